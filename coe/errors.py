@@ -1,0 +1,114 @@
+"""Everything that can go wrong, as a client sees it.
+
+    CoeError                      status  type                    code
+    ├── BadRequest                400     invalid_request_error   (given)
+    │   ├── UnknownModel          404     invalid_request_error   model_not_found
+    │   └── PayloadTooLarge       413     invalid_request_error   payload_too_large
+    ├── RoutingError              500     router_error            routing_failed
+    ├── Overloaded                429     overloaded_error        queue_full | wait_not_promised
+    ├── ExpertUnavailable         503     expert_error            expert_unavailable
+    ├── ExpertTimeout             504     expert_error            expert_timeout
+    ├── EngineError               502     expert_error            engine_failed
+    ├── ExpertRefused             (own)   (own)                   (own)     an expert's own 4xx, passed on
+    └── ConfigError               -       invalid_registry        -         never reaches a client
+
+``source`` says who failed: ``router`` (our side, before an expert was asked) or ``expert``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+Source = Literal["router", "expert"]
+
+
+class CoeError(Exception):
+    """Base of all errors that are shown. ``hint`` says what to do about it."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    source: ClassVar[Source] = "router"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        hint: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.code, self.param, self.hint = message, code or self.default_code, param, hint
+        self.retry_after_s = retry_after_s
+
+    default_code: ClassVar[str] = "internal_error"
+
+    @property
+    def http_status(self) -> int:
+        return self.status
+
+    def envelope(self) -> dict[str, Any]:
+        """OpenAI's error body."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "code": self.code,
+                "param": self.param,
+                "hint": self.hint,
+                "source": self.source,
+            }
+        }
+
+
+class BadRequest(CoeError):
+    status, type, default_code = 400, "invalid_request_error", "invalid_request"
+
+
+class UnknownModel(BadRequest):
+    status, default_code = 404, "model_not_found"
+
+
+class PayloadTooLarge(BadRequest):
+    status, default_code = 413, "payload_too_large"
+
+
+class RoutingError(CoeError):
+    status, type, default_code = 500, "router_error", "routing_failed"
+
+
+class Overloaded(CoeError):
+    status, type, default_code = 429, "overloaded_error", "queue_full"
+
+
+class ExpertUnavailable(CoeError):
+    status, type, default_code, source = 503, "expert_error", "expert_unavailable", "expert"
+
+
+class ExpertTimeout(CoeError):
+    status, type, default_code, source = 504, "expert_error", "expert_timeout", "expert"
+
+
+class EngineError(CoeError):
+    status, type, default_code, source = 502, "expert_error", "engine_failed", "expert"
+
+
+class ExpertRefused(CoeError):
+    """The expert itself answered with an error about the request (for example a prompt too long)."""
+
+    type, source = "invalid_request_error", "expert"
+
+    def __init__(self, status: int, message: str, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self._status = status
+
+    @property
+    def http_status(self) -> int:
+        return self._status
+
+
+class ConfigError(CoeError):
+    """experts.yaml cannot be used; the message carries file, line and what to write instead."""
+
+    type, default_code = "invalid_registry", "invalid_registry"

@@ -1,0 +1,201 @@
+"""experts.yaml as frozen objects. Unknown keys are refused; units are part of the names.
+
+    Registry
+    ├── service    where the API listens
+    ├── limits     sizes and times that protect the service
+    ├── pool       hosts (places where experts run) and how they are scheduled
+    ├── experts    one entry per expert, each on a host
+    ├── routers    named routers and the default one
+    └── aggregator how several answers become one
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from coe.types import ExpertView
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,95}$")]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Service(Model):
+    """Where the API listens, and the model name that means "route for me"."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    model_name: Name = "coe"
+
+
+class Limits(Model):
+    """Bounds on what one client may ask. A request over a bound is refused, never cut."""
+
+    max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
+    max_messages: Annotated[int, Field(gt=0)] = 256
+    max_prompt_chars: Annotated[int, Field(gt=0)] = 200_000
+    max_queue: Annotated[int, Field(gt=0)] = 1_000
+    request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+
+
+class VllmHost(Model):
+    """A managed vLLM server process.
+
+    ``swap: in_place`` keeps one process and replaces its weights (checkpoints of one architecture: the
+    way on a CPU, and quick on a GPU); ``swap: sleep`` gives each expert its own process and uses vLLM's
+    sleep levels (GPU). ``url`` names a server that already runs; it is then not managed.
+    """
+
+    id: Name
+    kind: Literal["vllm"] = "vllm"
+    swap: Literal["in_place", "sleep"] = "in_place"
+    url: str | None = None
+    device: Literal["cpu", "gpu"] = "gpu"
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    sleep_level: Literal[1, 2] = 1
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    max_running: Annotated[int, Field(ge=1)] = 16
+    max_model_len: Annotated[int, Field(ge=16)] | None = None
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)
+    start_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    canary: bool = True
+
+
+class AdapterHost(Model):
+    """One vLLM process with a base model; its experts are LoRA adapters loaded at run time."""
+
+    id: Name
+    kind: Literal["adapter"]
+    base: str
+    url: str | None = None
+    device: Literal["cpu", "gpu"] = "gpu"
+    max_adapters: Annotated[int, Field(ge=1)] = 8
+    max_adapters_in_batch: Annotated[int, Field(ge=1)] = 4
+    max_rank: Literal[8, 16, 32, 64, 128] = 16
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    max_running: Annotated[int, Field(ge=1)] = 16
+    max_model_len: Annotated[int, Field(ge=16)] | None = None
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)
+    start_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+
+
+class RemoteHost(Model):
+    """An API elsewhere: an OpenAI-compatible ``url``, or a ``provider`` through LiteLLM.
+
+    The key is read from the environment variable ``api_key_env`` or the file ``api_key_file``; it never
+    stands in experts.yaml.
+    """
+
+    id: Name
+    kind: Literal["remote"]
+    url: str | None = None
+    provider: str | None = None
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    max_running: Annotated[int, Field(ge=1)] = 64
+    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+
+    @model_validator(mode="after")
+    def _one_address(self) -> RemoteHost:
+        if (self.url is None) == (self.provider is None):
+            raise ValueError("give either url (an OpenAI-compatible server) or provider (through LiteLLM)")
+        return self
+
+
+Host = Annotated[VllmHost | AdapterHost | RemoteHost, Field(discriminator="kind")]
+
+
+class Pool(Model):
+    """Hosts, and the scheduling of experts onto them. Times in seconds."""
+
+    hosts: tuple[Host, ...]
+    policy: str = "coe"
+    ageing_s: Annotated[float, Field(gt=0)] = 20.0
+    min_residency_s: Annotated[float, Field(ge=0)] = 0.5
+    load_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+
+
+class Price(Model):
+    """US dollars per million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
+class Expert(Model):
+    """One expert LLM. ``model`` is a folder (relative to experts.yaml), a hub id, or a remote model name."""
+
+    id: Name
+    host: Name
+    model: str
+    adapter: str | None = None
+    card: str = ""
+    skills: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    general: bool = False
+    parameters_b: Annotated[float, Field(gt=0)] | None = None
+    active_b: Annotated[float, Field(gt=0)] | None = None
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    context_length: Annotated[int, Field(ge=16)] | None = None
+    price: Price | None = None
+    load_s: Annotated[float, Field(ge=0)] | None = None
+    max_running: Annotated[int, Field(ge=1)] | None = None
+
+    def view(self) -> ExpertView:
+        return ExpertView(
+            id=self.id,
+            card=self.card,
+            skills=self.skills,
+            tags=self.tags,
+            parameters_b=self.parameters_b,
+            usd_per_mtok_in=self.price.input if self.price else None,
+            usd_per_mtok_out=self.price.output if self.price else None,
+            general=self.general,
+        )
+
+
+class RouterSpec(Model):
+    """A named router: ``kind`` is a built-in's short name or ``package.module:Class``."""
+
+    name: Name
+    kind: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Routers(Model):
+    default: Name = "category"
+    available: tuple[RouterSpec, ...] = ()
+
+
+class AggregatorSpec(Model):
+    kind: str = "first"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Registry(Model):
+    """The whole of experts.yaml."""
+
+    version: Literal[1] = 1
+    service: Service = Service()
+    limits: Limits = Limits()
+    pool: Pool
+    experts: Annotated[tuple[Expert, ...], Field(min_length=1)]
+    routers: Routers = Routers()
+    aggregator: AggregatorSpec = AggregatorSpec()
+
+    def expert(self, expert_id: str) -> Expert | None:
+        return next((e for e in self.experts if e.id == expert_id), None)
+
+    def host(self, host_id: str) -> VllmHost | AdapterHost | RemoteHost | None:
+        return next((h for h in self.pool.hosts if h.id == host_id), None)
+
+    def experts_on(self, host_id: str) -> tuple[Expert, ...]:
+        return tuple(e for e in self.experts if e.host == host_id)

@@ -1,0 +1,217 @@
+"""The words that every part of CoE shares. No dependencies, no behaviour beyond small properties.
+
+A *request* comes in, a router makes a *decision* (ranked experts), the pool grants a *lease* on each
+chosen expert, the engine is *asked*, and the *receipt* says what happened on every leg.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+ExpertId = str
+RequestId = str
+DeadlineClass = Literal["interactive", "standard", "batch"]
+Endpoint = Literal["chat/completions", "completions"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The request's ``coe`` extension, validated. ``None`` means: as the registry says."""
+
+    router: str | None = None
+    experts: int | None = None
+    aggregate: str | None = None
+    quality: float | None = None
+    cost: float | None = None
+    patience_s: float | None = None
+    deadline_class: DeadlineClass = "standard"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion request. ``body`` is the OpenAI body without ``coe`` and is never changed.
+
+    ``text`` is what routers see: the last user message (or the prompt), without markup.
+    """
+
+    id: RequestId
+    endpoint: Endpoint
+    model: str
+    body: Mapping[str, Any]
+    text: str
+    options: Options = field(default_factory=Options)
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.body.get("stream"))
+
+
+@dataclass(frozen=True)
+class ExpertView:
+    """What a router may know of an expert: facts from the registry and its profile, no live state."""
+
+    id: ExpertId
+    card: str = ""
+    skills: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    parameters_b: float | None = None
+    usd_per_mtok_in: float | None = None
+    usd_per_mtok_out: float | None = None
+    general: bool = False
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """An expert and the router's probability that it is the right one (calibrated where the router can)."""
+
+    expert: ExpertId
+    probability: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A router's answer: at least one expert, best first, and a reason that a person can read.
+
+    ``chosen`` are the experts to ask (a prefix of the ranking unless the router says otherwise).
+    """
+
+    router: str
+    ranking: tuple[Ranked, ...]
+    chosen: tuple[ExpertId, ...]
+    confidence: float
+    reason: str
+
+    @property
+    def expert(self) -> ExpertId:
+        return self.chosen[0]
+
+    @property
+    def runner_up(self) -> ExpertId | None:
+        return next((r.expert for r in self.ranking if r.expert != self.expert), None)
+
+    @property
+    def margin(self) -> float | None:
+        """Probability of the chosen expert minus that of the runner-up."""
+        by_expert = {r.expert: r.probability for r in self.ranking}
+        if self.runner_up is None or self.expert not in by_expert:
+            return None
+        return by_expert[self.expert] - by_expert[self.runner_up]
+
+
+class Router(Protocol):
+    """Chooses experts for a text. CPU-cheap, thread-safe after construction, no I/O in ``route``."""
+
+    name: str
+
+    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
+        """Rank ``experts`` (never empty) for ``text``. Must rank only the experts passed in.
+
+        Raises :class:`coe.errors.RoutingError` when it cannot decide.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Leg:
+    """What happened on one expert for one request. Times in milliseconds."""
+
+    expert: ExpertId
+    role: Literal["answer", "proposer", "aggregator"] = "answer"
+    queue_ms: float = 0.0
+    swap_ms: float = 0.0
+    wake_from: Literal["awake", "sleeping", "cold"] = "awake"
+    run_ms: float | None = None
+    tokens: int | None = None
+    outcome: str = "ok"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The account of one answer, given to the client as ``coe`` and in ``x-coe-*`` headers."""
+
+    request_id: RequestId
+    generation: int
+    router: str
+    expert: ExpertId
+    confidence: float | None
+    runner_up: ExpertId | None
+    margin: float | None
+    reason: str
+    legs: tuple[Leg, ...]
+
+    @property
+    def queue_ms(self) -> float:
+        return max((leg.queue_ms for leg in self.legs), default=0.0)
+
+    @property
+    def swap_ms(self) -> float:
+        return max((leg.swap_ms for leg in self.legs), default=0.0)
+
+
+@dataclass(frozen=True)
+class EngineCall:
+    """What is sent to an engine: an OpenAI endpoint and its body (``model`` is set by the engine)."""
+
+    endpoint: Endpoint
+    body: Mapping[str, Any]
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.body.get("stream"))
+
+
+class EngineAnswer(Protocol):
+    """An engine's answer under way: ``chunks`` are the raw bytes of its body (SSE lines when streaming).
+
+    ``aclose`` aborts the generation on the engine if it is not finished; it is idempotent and must be
+    called on every path.
+    """
+
+    status: int
+
+    def chunks(self) -> AsyncIterator[bytes]: ...
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """A snapshot for people and metrics."""
+
+    state: Literal["stopped", "starting", "ready", "failed"]
+    awake: tuple[ExpertId, ...] = ()
+    swaps: int = 0
+    last_error: str | None = None
+
+
+class Engine(Protocol):
+    """A place where experts run: a vLLM process (slot), a base with adapters, a remote API.
+
+    One caller, the pool, moves experts in and out; it never asks for an expert that is not ready and
+    never frees one with leases out. All methods raise :class:`coe.errors.EngineError` on failure.
+    """
+
+    id: str
+
+    async def start(self) -> None:
+        """Start the process or open the connection; returns when it can load experts. Idempotent."""
+        ...
+
+    async def ensure_ready(self, expert: ExpertId) -> None:
+        """Make ``expert`` answer correctly (load, wake or swap, then canary). Idempotent."""
+        ...
+
+    async def sleep(self, expert: ExpertId, level: int = 1) -> None:
+        """Free what ``expert`` holds. Only after its leases are back. Idempotent."""
+        ...
+
+    async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
+        """Send a request to a ready expert. Returns at the first byte of the head."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop the process; returns when it is gone. Idempotent."""
+        ...
+
+    def stats(self) -> EngineStats: ...
