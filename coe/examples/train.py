@@ -49,6 +49,15 @@ class Recipe:
         return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+STEPS: dict[str, int] = {}
+"""Skills that need another number of steps than the recipe's."""
+
+
+def recipe_for(skill: str, steps: int | None = None) -> Recipe:
+    """The recipe that the shipped adapter of ``skill`` was trained with, or the same with other steps."""
+    return Recipe(steps=steps or STEPS.get(skill, Recipe.steps))
+
+
 @dataclass(frozen=True)
 class Batch:
     """Token ids, attention mask and labels (-100 = not trained on), each (questions, tokens)."""
@@ -103,12 +112,16 @@ class _Trainer:
         self.started = time.monotonic()
 
     def batches(self) -> Iterator[Batch]:
-        """Fresh questions, batched by length to waste little padding; skips the steps already done."""
+        """Fresh questions; skips the steps already done.
+
+        Pairs of batches are split by length, which saves padding; sorting more of them would make
+        batches of one kind of question, whose gradients pull the adapter to and fro.
+        """
         questions = self.skill.questions("train", self.recipe.seed)
         rng = random.Random(self.recipe.seed)
         made = 0
         while True:
-            pool = list(itertools.islice(questions, self.recipe.batch * 8))
+            pool = list(itertools.islice(questions, self.recipe.batch * 2))
             pool.sort(key=lambda q: len(q.text) + len(q.answer))
             groups = [pool[i : i + self.recipe.batch] for i in range(0, len(pool), self.recipe.batch)]
             rng.shuffle(groups)
