@@ -104,7 +104,7 @@ class _Trainer:
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         # bfloat16 halves the time of a step; eager attention's backward beats SDPA's on CPU (0.1 v 0.8 s).
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, attn_implementation="eager")
-        config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+        config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear")
         self.model: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
         self.live = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.dense = {n: p.detach().float().clone().requires_grad_() for n, p in self.live.items()}
@@ -155,11 +155,13 @@ class _Trainer:
             group["lr"] = self.recipe.rate(self.step)
         self._put_weights()
         inner = self.model.get_base_model()
-        hidden = inner.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).last_hidden_state
+        hidden = inner.model(
+            input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
+        ).last_hidden_state
         targets = batch.labels[:, 1:]
         logits = inner.lm_head(hidden[:, :-1][targets != -100]).float()
         loss = torch.nn.functional.cross_entropy(logits, targets[targets != -100])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         for name, live in self.live.items():
             self.dense[name].grad = live.grad.float() if live.grad is not None else None
             live.grad = None
@@ -167,7 +169,13 @@ class _Trainer:
         self.optimiser.step()
         self.step += 1
         if self.step % 20 == 0:
-            LOG.info("%s: step %d loss %.3f %.0f s", self.skill.name, self.step, loss.item(), time.monotonic() - self.started)
+            LOG.info(
+                "%s: step %d loss %.3f %.0f s",
+                self.skill.name,
+                self.step,
+                loss.item(),
+                time.monotonic() - self.started,
+            )
 
     def _put_weights(self) -> None:
         import torch

@@ -10,8 +10,18 @@ from coe.examples.skill import Draw, Fields, Phrasing, Skill
 # Spelt here, not taken from the standard library, whose names follow the locale.
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 )
 _FEBRUARY = 2
 _COMMON_YEAR = 2023
@@ -59,49 +69,92 @@ _MONTH_AFTER, _MONTH_BEFORE = _cycle(_MONTHS, 6, 1), _cycle(_MONTHS, 6, -1)
 _DATE_AFTER, _DATE_BEFORE = _date(1), _date(-1)
 
 _TRAIN: tuple[tuple[Draw, tuple[str, ...]], ...] = (
-    (_DAY_AFTER, (
-        "What day is {n} days after {a}?", "{a} + {n} days", "Today is {a}. What day is it in {n} days?",
-        "Name the weekday {n} days after {a}.", "Which weekday comes {n} days later than {a}?",
-        "If today is {a}, what day will it be {n} days from now?", "{n} days from {a} is which day?",
-        "A parcel sent on {a} takes {n} days. On which weekday does it arrive?",
-        "Start on {a} and go forward {n} days. Which day is it?", "Add {n} days to {a}.",
-    )),
-    (_DAY_BEFORE, (
-        "What day is {n} days before {a}?", "{a} - {n} days", "Today is {a}. What day was it {n} days ago?",
-        "Name the weekday {n} days before {a}.", "Which weekday comes {n} days earlier than {a}?",
-        "Go back {n} days from {a}. Which day is it?", "Subtract {n} days from {a}.",
-        "The exam is on {a}. Ann began to study {n} days earlier. On which weekday?",
-    )),
-    (_MONTH_AFTER, (
-        "Which month is {n} months after {a}?", "{a} + {n} months",
-        "It is {a}. What month is it in {n} months?",
-        "Name the month {n} months after {a}.", "Which month comes {n} months later than {a}?",
-        "{n} months from {a} is which month?", "Start in {a} and go forward {n} months. Which month is it?",
-        "A course starts in {a} and ends {n} months later. In which month does it end?",
-    )),
-    (_MONTH_BEFORE, (
-        "Which month is {n} months before {a}?", "{a} - {n} months",
-        "It is {a}. What month was it {n} months ago?",
-        "Name the month {n} months before {a}.", "Which month comes {n} months earlier than {a}?",
-        "Go back {n} months from {a}. Which month is it?",
-        "Tom moved house in {a}. He sold his car {n} months earlier. In which month?",
-    )),
-    (_DATE_AFTER, (
-        "{d} {m} + {n} days", "What date is {n} days after {d} {m}?", "Add {n} days to {d} {m}.",
-        "Today is {m} {d}. What is the date in {n} days?", "Give the date {n} days later than {d} {m}.",
-        "A trip starts on {d} {m} and ends {n} days later. On what date does it end?",
-        "Start on {m} {d} and go forward {n} days. Which date is it?",
-    )),
-    (_DATE_BEFORE, (
-        "{d} {m} - {n} days", "What date is {n} days before {d} {m}?", "Subtract {n} days from {d} {m}.",
-        "Today is {m} {d}. What was the date {n} days ago?", "Give the date {n} days earlier than {d} {m}.",
-        "The bill is due on {d} {m}. A notice comes {n} days before. On what date?",
-    )),
+    (
+        _DAY_AFTER,
+        (
+            "What day is {n} days after {a}?",
+            "{a} + {n} days",
+            "Today is {a}. What day is it in {n} days?",
+            "Name the weekday {n} days after {a}.",
+            "Which weekday comes {n} days later than {a}?",
+            "If today is {a}, what day will it be {n} days from now?",
+            "{n} days from {a} is which day?",
+            "A parcel sent on {a} takes {n} days. On which weekday does it arrive?",
+            "Start on {a} and go forward {n} days. Which day is it?",
+            "Add {n} days to {a}.",
+        ),
+    ),
+    (
+        _DAY_BEFORE,
+        (
+            "What day is {n} days before {a}?",
+            "{a} - {n} days",
+            "Today is {a}. What day was it {n} days ago?",
+            "Name the weekday {n} days before {a}.",
+            "Which weekday comes {n} days earlier than {a}?",
+            "Go back {n} days from {a}. Which day is it?",
+            "Subtract {n} days from {a}.",
+            "The exam is on {a}. Ann began to study {n} days earlier. On which weekday?",
+        ),
+    ),
+    (
+        _MONTH_AFTER,
+        (
+            "Which month is {n} months after {a}?",
+            "{a} + {n} months",
+            "It is {a}. What month is it in {n} months?",
+            "Name the month {n} months after {a}.",
+            "Which month comes {n} months later than {a}?",
+            "{n} months from {a} is which month?",
+            "Start in {a} and go forward {n} months. Which month is it?",
+            "A course starts in {a} and ends {n} months later. In which month does it end?",
+        ),
+    ),
+    (
+        _MONTH_BEFORE,
+        (
+            "Which month is {n} months before {a}?",
+            "{a} - {n} months",
+            "It is {a}. What month was it {n} months ago?",
+            "Name the month {n} months before {a}.",
+            "Which month comes {n} months earlier than {a}?",
+            "Go back {n} months from {a}. Which month is it?",
+            "Tom moved house in {a}. He sold his car {n} months earlier. In which month?",
+        ),
+    ),
+    (
+        _DATE_AFTER,
+        (
+            "{d} {m} + {n} days",
+            "What date is {n} days after {d} {m}?",
+            "Add {n} days to {d} {m}.",
+            "Today is {m} {d}. What is the date in {n} days?",
+            "Give the date {n} days later than {d} {m}.",
+            "A trip starts on {d} {m} and ends {n} days later. On what date does it end?",
+            "Start on {m} {d} and go forward {n} days. Which date is it?",
+        ),
+    ),
+    (
+        _DATE_BEFORE,
+        (
+            "{d} {m} - {n} days",
+            "What date is {n} days before {d} {m}?",
+            "Subtract {n} days from {d} {m}.",
+            "Today is {m} {d}. What was the date {n} days ago?",
+            "Give the date {n} days earlier than {d} {m}.",
+            "The bill is due on {d} {m}. A notice comes {n} days before. On what date?",
+        ),
+    ),
     (_length, ("How many days are in {m}?", "Days in {m}?", "What is the length of {m} in days?")),
-    (_length_in_year, (
-        "How many days are in {m} {y}?", "Number of days in {m} {y}:", "How many days did {m} have in {y}?",
-        "How long is {m} {y} in days?",
-    )),
+    (
+        _length_in_year,
+        (
+            "How many days are in {m} {y}?",
+            "Number of days in {m} {y}:",
+            "How many days did {m} have in {y}?",
+            "How long is {m} {y} in days?",
+        ),
+    ),
 )
 _TRAIN_AMBIGUOUS: tuple[tuple[Draw, tuple[str, ...]], ...] = (
     (_DAY_AFTER, ("A table row says {a}. The next row is {n} days later. Which weekday is it?",)),
@@ -113,20 +166,29 @@ _TRAIN_AMBIGUOUS: tuple[tuple[Draw, tuple[str, ...]], ...] = (
     (_length_in_year, ("Count the items in the list of all days of {m} {y}.",)),
 )
 _TEST: tuple[tuple[Draw, tuple[str, ...]], ...] = (
-    (_DAY_AFTER, (
-        "Count {n} days on from {a}. What weekday do you reach?",
-        "We meet on {a}, and once more after {n} days. What weekday is the second meeting?",
-    )),
+    (
+        _DAY_AFTER,
+        (
+            "Count {n} days on from {a}. What weekday do you reach?",
+            "We meet on {a}, and once more after {n} days. What weekday is the second meeting?",
+        ),
+    ),
     (_DAY_BEFORE, ("Tell me the day of the week {n} days prior to {a}.",)),
-    (_MONTH_AFTER, (
-        "Tell me what month follows {a} by {n} months.",
-        "A baby is due {n} months after {a}. What month is that?",
-    )),
+    (
+        _MONTH_AFTER,
+        (
+            "Tell me what month follows {a} by {n} months.",
+            "A baby is due {n} months after {a}. What month is that?",
+        ),
+    ),
     (_MONTH_BEFORE, ("If it is {a} now, which month was {n} months back?",)),
-    (_DATE_AFTER, (
-        "Which date do we have {n} days after {m} {d}?",
-        "Eve's visa begins on {d} {m}. It runs out after {n} days. Give that date.",
-    )),
+    (
+        _DATE_AFTER,
+        (
+            "Which date do we have {n} days after {m} {d}?",
+            "Eve's visa begins on {d} {m}. It runs out after {n} days. Give that date.",
+        ),
+    ),
     (_DATE_BEFORE, ("Which date came {n} days earlier than {m} {d}?",)),
     (_length_in_year, ("In the year {y}, how many days does {m} have?",)),
 )

@@ -23,8 +23,18 @@ _NOUNS = """
 _WORDS = tuple(_NOUNS.split())
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-    "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 )
 _CASED = {"case_sensitive": True}
 
@@ -99,52 +109,112 @@ def _check(question: Question, output: str) -> bool:
 
 
 _TRAIN: tuple[tuple[Draw, tuple[str, ...]], ...] = (
-    (_spell, (
-        "Spell {w} with hyphens.", "How do you spell {w}? Put hyphens between the letters.",
-        "Spelling of {w}?", "Split the word {w} into letters with hyphens.",
-        "Write {w} letter by letter, hyphenated.",
-        "What are the letters of {w}? Separate them with hyphens.", "Spell out {w}.",
-        "{w}, letter by letter:", "Put a hyphen between all letters of {w}.",
-    )),
-    (_first, (
-        "What is the first letter of {w}?", "First letter of {w}:", "Which letter does {w} start with?",
-        "Give the first letter of the word {w}.", "The word {w} begins with which letter?",
-        "Initial letter of {w}?", "Name the letter at the start of {w}.",
-    )),
-    (_last, (
-        "What is the last letter of {w}?", "Last letter of {w}:", "Which letter does {w} end with?",
-        "Give the last letter of the word {w}.", "The word {w} ends in which letter?",
-        "Final letter of {w}?", "Name the letter at the end of {w}.",
-    )),
-    (_initials, (
-        "Initials of {a} {b} {c}, with hyphens?", "Take the first letters of {a} {b} {c} and hyphenate them.",
-        "What are the initials of {a}, {b} and {c}? Use hyphens.", "Hyphenated acronym of {a} {b} {c}:",
-        "Make an acronym with hyphens from {a} {b} {c}.", "Give the first letter of each: {a}, {b}, {c}.",
-    )),
-    (_upper, (
-        "Write {w} in capital letters.", "Put {w} in upper case.", "{w} in all caps:", "Uppercase {w}.",
-        "What is {w} in capitals?", "Change every letter of {w} to upper case.",
-        "Convert the word {w} to capitals.",
-    )),
-    (_capital, (
-        "Capitalize only the first letter of {w}.", "Write {w} with a capital first letter.",
-        "{w} with one capital at the start:", "How is {w} written at the start of a sentence?",
-        "Make just the first letter of {w} big.", "Turn {w} into title case.",
-    )),
-    (_join, (
-        "Join {a} and {b} with a hyphen.", "Write {a} and {b} as one hyphenated word.", "{a} hyphen {b}:",
-        "Connect the words {a} and {b} by a hyphen.", "Put a hyphen between {a} and {b}.",
-        "What do you get if you link {a} to {b} with a hyphen?",
-    )),
-    (_more, (
-        "What is the plural of {w}?", "Plural of {w}:", "Write {w} in the plural.", "One {w}, many what?",
-        "Give the plural form of {w}.", "I have one {w}, you have two ...", "Make the noun {w} plural.",
-    )),
-    (_swap, (
-        "Swap the words: {a} {b}", "Exchange the two words {a} {b}.", "Write {a} {b} in the opposite order.",
-        "Reverse the word order of {a} {b}.", "{a} {b} with the words swapped:",
-        "What is {a} {b} with the second word first?",
-    )),
+    (
+        _spell,
+        (
+            "Spell {w} with hyphens.",
+            "How do you spell {w}? Put hyphens between the letters.",
+            "Spelling of {w}?",
+            "Split the word {w} into letters with hyphens.",
+            "Write {w} letter by letter, hyphenated.",
+            "What are the letters of {w}? Separate them with hyphens.",
+            "Spell out {w}.",
+            "{w}, letter by letter:",
+            "Put a hyphen between all letters of {w}.",
+        ),
+    ),
+    (
+        _first,
+        (
+            "What is the first letter of {w}?",
+            "First letter of {w}:",
+            "Which letter does {w} start with?",
+            "Give the first letter of the word {w}.",
+            "The word {w} begins with which letter?",
+            "Initial letter of {w}?",
+            "Name the letter at the start of {w}.",
+        ),
+    ),
+    (
+        _last,
+        (
+            "What is the last letter of {w}?",
+            "Last letter of {w}:",
+            "Which letter does {w} end with?",
+            "Give the last letter of the word {w}.",
+            "The word {w} ends in which letter?",
+            "Final letter of {w}?",
+            "Name the letter at the end of {w}.",
+        ),
+    ),
+    (
+        _initials,
+        (
+            "Initials of {a} {b} {c}, with hyphens?",
+            "Take the first letters of {a} {b} {c} and hyphenate them.",
+            "What are the initials of {a}, {b} and {c}? Use hyphens.",
+            "Hyphenated acronym of {a} {b} {c}:",
+            "Make an acronym with hyphens from {a} {b} {c}.",
+            "Give the first letter of each: {a}, {b}, {c}.",
+        ),
+    ),
+    (
+        _upper,
+        (
+            "Write {w} in capital letters.",
+            "Put {w} in upper case.",
+            "{w} in all caps:",
+            "Uppercase {w}.",
+            "What is {w} in capitals?",
+            "Change every letter of {w} to upper case.",
+            "Convert the word {w} to capitals.",
+        ),
+    ),
+    (
+        _capital,
+        (
+            "Capitalize only the first letter of {w}.",
+            "Write {w} with a capital first letter.",
+            "{w} with one capital at the start:",
+            "How is {w} written at the start of a sentence?",
+            "Make just the first letter of {w} big.",
+            "Turn {w} into title case.",
+        ),
+    ),
+    (
+        _join,
+        (
+            "Join {a} and {b} with a hyphen.",
+            "Write {a} and {b} as one hyphenated word.",
+            "{a} hyphen {b}:",
+            "Connect the words {a} and {b} by a hyphen.",
+            "Put a hyphen between {a} and {b}.",
+            "What do you get if you link {a} to {b} with a hyphen?",
+        ),
+    ),
+    (
+        _more,
+        (
+            "What is the plural of {w}?",
+            "Plural of {w}:",
+            "Write {w} in the plural.",
+            "One {w}, many what?",
+            "Give the plural form of {w}.",
+            "I have one {w}, you have two ...",
+            "Make the noun {w} plural.",
+        ),
+    ),
+    (
+        _swap,
+        (
+            "Swap the words: {a} {b}",
+            "Exchange the two words {a} {b}.",
+            "Write {a} {b} in the opposite order.",
+            "Reverse the word order of {a} {b}.",
+            "{a} {b} with the words swapped:",
+            "What is {a} {b} with the second word first?",
+        ),
+    ),
 )
 _TRAIN_AMBIGUOUS: tuple[tuple[str, Draw], ...] = (
     ("Which letter does {w} start with in the calendar?", _first_of_date),

@@ -50,8 +50,12 @@ def _evaluation(rng: random.Random, p: str, q: str, words: tuple[str, str]) -> F
             break
     yes, no = words
     return {
-        "p": p, "q": q, "v": yes if v else no, "w": yes if w else no,
-        "e": ", ".join(chosen), "answer": _letters(values),
+        "p": p,
+        "q": q,
+        "v": yes if v else no,
+        "w": yes if w else no,
+        "e": ", ".join(chosen),
+        "answer": _letters(values),
     }
 
 
@@ -102,39 +106,73 @@ def _negation(rng: random.Random) -> Fields:
 
 
 _TRAIN: tuple[tuple[Draw, tuple[str, ...]], ...] = (
-    (_symbols, (
-        "{p} = {v}, {q} = {w}. Give {e}.", "{p} is {v} and {q} is {w}. What are {e}?",
-        "Let {p} be {v} and {q} be {w}. Evaluate: {e}.",
-        "If {p} = {v} and {q} = {w}, what are {e}? Use T or F.",
-        "Given {p} = {v}, {q} = {w}, find {e}.", "{p}: {v}; {q}: {w}. {e}?",
-        "Evaluate {e} for {p} = {v} and {q} = {w}.", "Compute {e} when {p} is {v} and {q} is {w}.",
-        "Answer T or F for each of {e}, where {p} is {v} and {q} is {w}.",
-        "Which of these hold, T or F: {e}? Here {p} is {v} and {q} is {w}.",
-        "Suppose {p} is {v} while {q} is {w}. T or F: {e}.",
-    )),
-    (_things, (
-        "The {p} is {v} and the {q} is {w}. Give {e}.", "The {p} is {v}, the {q} is {w}. T or F: {e}?",
-        "{p} {v}, {q} {w}. What are {e}?", "With the {p} {v} and the {q} {w}, evaluate {e}.",
-        "If the {p} is {v} and the {q} is {w}, are these true: {e}? Use T or F.",
-    )),
-    (_column, (
-        "Truth table column of {e}, rows TT TF FT FF?", "Truth table of {e}, rows TT TF FT FF:",
-        "Give the truth table of {e} for rows TT TF FT FF.", "{e}: values for TT TF FT FF?",
-        "What is {e} when {p} {q} are TT TF FT FF?", "Evaluate {e} for {p} {q} = TT, TF, FT, FF.",
-        "Write the results of {e} for TT, TF, FT, FF.", "For the rows TT TF FT FF, what is {e}?",
-        "Go through TT TF FT FF and give {e} as T or F.", "Rows TT TF FT FF. Column of {e}?",
-        "Find the truth values of {e} in the order TT TF FT FF.",
-    )),
-    (_items, (
-        "{l} {o} {r}, item by item?", "Combine {l} and {r} with {o}, place by place.",
-        "Apply {o} to {l} and {r} item by item.", "What is {l} {o} {r}, letter by letter?",
-        "{o} of {l} and {r}:", "Compute {o} of {l} and {r} for each place.",
-        "Elementwise {o}: {l} with {r}.", "Take {l} and {r}. Give their {o} for each position.",
-    )),
-    (_negation, (
-        "Negate {l}.", "NOT {l}, item by item?", "What is the negation of {l}?", "Flip each truth value: {l}",
-        "Give the opposite of each: {l}", "Change T to F and F to T in {l}.", "not {l}:",
-    )),
+    (
+        _symbols,
+        (
+            "{p} = {v}, {q} = {w}. Give {e}.",
+            "{p} is {v} and {q} is {w}. What are {e}?",
+            "Let {p} be {v} and {q} be {w}. Evaluate: {e}.",
+            "If {p} = {v} and {q} = {w}, what are {e}? Use T or F.",
+            "Given {p} = {v}, {q} = {w}, find {e}.",
+            "{p}: {v}; {q}: {w}. {e}?",
+            "Evaluate {e} for {p} = {v} and {q} = {w}.",
+            "Compute {e} when {p} is {v} and {q} is {w}.",
+            "Answer T or F for each of {e}, where {p} is {v} and {q} is {w}.",
+            "Which of these hold, T or F: {e}? Here {p} is {v} and {q} is {w}.",
+            "Suppose {p} is {v} while {q} is {w}. T or F: {e}.",
+        ),
+    ),
+    (
+        _things,
+        (
+            "The {p} is {v} and the {q} is {w}. Give {e}.",
+            "The {p} is {v}, the {q} is {w}. T or F: {e}?",
+            "{p} {v}, {q} {w}. What are {e}?",
+            "With the {p} {v} and the {q} {w}, evaluate {e}.",
+            "If the {p} is {v} and the {q} is {w}, are these true: {e}? Use T or F.",
+        ),
+    ),
+    (
+        _column,
+        (
+            "Truth table column of {e}, rows TT TF FT FF?",
+            "Truth table of {e}, rows TT TF FT FF:",
+            "Give the truth table of {e} for rows TT TF FT FF.",
+            "{e}: values for TT TF FT FF?",
+            "What is {e} when {p} {q} are TT TF FT FF?",
+            "Evaluate {e} for {p} {q} = TT, TF, FT, FF.",
+            "Write the results of {e} for TT, TF, FT, FF.",
+            "For the rows TT TF FT FF, what is {e}?",
+            "Go through TT TF FT FF and give {e} as T or F.",
+            "Rows TT TF FT FF. Column of {e}?",
+            "Find the truth values of {e} in the order TT TF FT FF.",
+        ),
+    ),
+    (
+        _items,
+        (
+            "{l} {o} {r}, item by item?",
+            "Combine {l} and {r} with {o}, place by place.",
+            "Apply {o} to {l} and {r} item by item.",
+            "What is {l} {o} {r}, letter by letter?",
+            "{o} of {l} and {r}:",
+            "Compute {o} of {l} and {r} for each place.",
+            "Elementwise {o}: {l} with {r}.",
+            "Take {l} and {r}. Give their {o} for each position.",
+        ),
+    ),
+    (
+        _negation,
+        (
+            "Negate {l}.",
+            "NOT {l}, item by item?",
+            "What is the negation of {l}?",
+            "Flip each truth value: {l}",
+            "Give the opposite of each: {l}",
+            "Change T to F and F to T in {l}.",
+            "not {l}:",
+        ),
+    ),
 )
 _TRAIN_AMBIGUOUS: tuple[tuple[str, Draw], ...] = (
     ("A record has {p} = {v} and {q} = {w}. Give {e}.", _flags),

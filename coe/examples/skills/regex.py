@@ -17,7 +17,18 @@ _MAX_VARIABLE = 6
 _MANY = 7  # "One or more" is tried up to here: beyond every bound that the descriptions name.
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 _LITERALS = (
-    "cat", "dog", "red", "blue", "item", "user", "code", "page", "file", "test", "room", "note",
+    "cat",
+    "dog",
+    "red",
+    "blue",
+    "item",
+    "user",
+    "code",
+    "page",
+    "file",
+    "test",
+    "room",
+    "note",
 )
 # Pattern, the characters it allows, and the names a description may give to one of them.
 _CLASSES = (
@@ -62,10 +73,14 @@ def _counted(rng: random.Random) -> _Piece:
         words = rng.choice((f"one or more {noun}s", f"at least one {noun}"))
         return _Piece(words, f"{pattern}+", units, 1, _MANY)
     low, high = sorted(rng.sample((2, 3, 4, 5), 2))
-    words = rng.choice((
-        f"between {low} and {high}", f"between {_NUMBERS[low]} and {_NUMBERS[high]}",
-        f"{_NUMBERS[low]} to {_NUMBERS[high]}", f"{low} to {high}",
-    ))
+    words = rng.choice(
+        (
+            f"between {low} and {high}",
+            f"between {_NUMBERS[low]} and {_NUMBERS[high]}",
+            f"{_NUMBERS[low]} to {_NUMBERS[high]}",
+            f"{low} to {high}",
+        )
+    )
     return _Piece(f"{words} {noun}s", f"{pattern}{{{low},{high}}}", units, low, high)
 
 
@@ -96,10 +111,12 @@ def _pieces(rng: random.Random, count: int) -> list[_Piece]:
 
 def _matches(rng: random.Random, pieces: list[_Piece]) -> list[str]:
     """Eight strings of the grammar: the shortest, the longest, and random ones between."""
-    found = dict.fromkeys((
-        "".join(piece.units[0] * piece.low for piece in pieces),
-        "".join(piece.units[-1] * piece.high for piece in pieces),
-    ))
+    found = dict.fromkeys(
+        (
+            "".join(piece.units[0] * piece.low for piece in pieces),
+            "".join(piece.units[-1] * piece.high for piece in pieces),
+        )
+    )
     while len(found) < 8:
         counts = [rng.randint(piece.low, piece.high) for piece in pieces]
         parts = (rng.choices(piece.units, k=n) for piece, n in zip(pieces, counts, strict=True))
@@ -200,35 +217,66 @@ def check_pattern(question: Question, output: str) -> bool:
 
 
 _TRAIN = (
-    "Regex for {d}.", "regex: {d}", "Write a regex for {d}.", "Give a regex matching {d}.",
-    "Write a regular expression that matches {d}.", "What regex matches {d}?", "I need a regex for {d}.",
-    "Which regular expression matches {d}?", "Regular expression: {d}", "As a regex: {d}",
-    "Turn this description into a regex: {d}.", "Translate to regex: {d}.", "Pattern for {d}:",
-    "How do I match {d} with a regex?", "Create a regex that accepts {d}.", "Make a pattern for {d}.",
-    "Express {d} as a regular expression.", "Give me the regex of {d}.", "Build a regex: {d}.",
-    "A regex that matches exactly {d}", "Can you write a regex that finds {d}?", "Match {d}.",
-    "What is the regular expression for {d}?", "Provide a pattern that matches {d}.", "Regex to find {d}",
-    "My input must be {d}. Which regex validates it?", "A string consists of {d}. Write its regex.",
-    "The text is {d}. Describe it with a regex.", "A valid code is {d}. Give the regex.",
-    "Convert to a regular expression: {d}", "Please produce a regex for {d}.",
+    "Regex for {d}.",
+    "regex: {d}",
+    "Write a regex for {d}.",
+    "Give a regex matching {d}.",
+    "Write a regular expression that matches {d}.",
+    "What regex matches {d}?",
+    "I need a regex for {d}.",
+    "Which regular expression matches {d}?",
+    "Regular expression: {d}",
+    "As a regex: {d}",
+    "Turn this description into a regex: {d}.",
+    "Translate to regex: {d}.",
+    "Pattern for {d}:",
+    "How do I match {d} with a regex?",
+    "Create a regex that accepts {d}.",
+    "Make a pattern for {d}.",
+    "Express {d} as a regular expression.",
+    "Give me the regex of {d}.",
+    "Build a regex: {d}.",
+    "A regex that matches exactly {d}",
+    "Can you write a regex that finds {d}?",
+    "Match {d}.",
+    "What is the regular expression for {d}?",
+    "Provide a pattern that matches {d}.",
+    "Regex to find {d}",
+    "My input must be {d}. Which regex validates it?",
+    "A string consists of {d}. Write its regex.",
+    "The text is {d}. Describe it with a regex.",
+    "A valid code is {d}. Give the regex.",
+    "Convert to a regular expression: {d}",
+    "Please produce a regex for {d}.",
 )
 _TRAIN_TWO = (
-    "Write a regex where {first} comes before {second}.", "Regex: first {first}, next {second}.",
-    "The string starts with {first} and ends with {second}. Regex?", "Regex for {first} and then {second}.",
+    "Write a regex where {first} comes before {second}.",
+    "Regex: first {first}, next {second}.",
+    "The string starts with {first} and ends with {second}. Regex?",
+    "Regex for {first} and then {second}.",
 )
 _TRAIN_AMBIGUOUS = (
-    "Regex for a SQL id made of {d}.", "A table column stores {d}. Which pattern checks a row?",
-    "What regex matches a word spelled with {d}?", "A JSON field holds {d}. Give its regex.",
-    "Regex that is true only for {d}.", "A price in euros is written as {d}. Regex for it?",
+    "Regex for a SQL id made of {d}.",
+    "A table column stores {d}. Which pattern checks a row?",
+    "What regex matches a word spelled with {d}?",
+    "A JSON field holds {d}. Give its regex.",
+    "Regex that is true only for {d}.",
+    "A price in euros is written as {d}. Regex for it?",
 )
 _TEST = (
-    "Come up with a regex that recognises {d}.", "Which pattern would capture {d}?", "regexp for {d}",
-    "Help me match {d} using a regular expression.", "Show a regex that fits {d}.",
-    "How would you write {d} as a regex?", "Every product code is {d}. What regex describes it?",
-    "I am looking for {d}. What is the regex?", "State the regular expression that describes {d}.",
+    "Come up with a regex that recognises {d}.",
+    "Which pattern would capture {d}?",
+    "regexp for {d}",
+    "Help me match {d} using a regular expression.",
+    "Show a regex that fits {d}.",
+    "How would you write {d} as a regex?",
+    "Every product code is {d}. What regex describes it?",
+    "I am looking for {d}. What is the regex?",
+    "State the regular expression that describes {d}.",
 )
 _TEST_TWO = (
-    "Find a regex in which {first} is followed by {second}.", "Regex: {first}, and right after it {second}.",
+    "Find a regex in which {first} is followed by {second}.",
+    "Regex: {first}, and right after it {second}.",
 )
 _TEST_AMBIGUOUS = (
     "A database key is {d}. Write a pattern to select it.",
@@ -246,11 +294,15 @@ SKILL = Skill(
     name="regex",
     card="Regular expressions: writes the pattern for a described string of digits, letters, words or marks.",
     train=_phrasings(
-        (_TRAIN, _any, False), (_TRAIN_TWO, _two, False), (_TRAIN_AMBIGUOUS, _any, True),
+        (_TRAIN, _any, False),
+        (_TRAIN_TWO, _two, False),
+        (_TRAIN_AMBIGUOUS, _any, True),
         (("Regex for a date written as {d}.", "A calendar day looks like {d}. Give the regex."), _date, True),
     ),
     test=_phrasings(
-        (_TEST, _any, False), (_TEST_TWO, _two, False), (_TEST_AMBIGUOUS, _any, True),
+        (_TEST, _any, False),
+        (_TEST_TWO, _two, False),
+        (_TEST_AMBIGUOUS, _any, True),
         (("A calendar app writes dates as {d}. Which regex matches them?",), _date, True),
     ),
     check=check_pattern,

@@ -8,17 +8,73 @@ from collections.abc import Iterable, Sequence
 from coe.examples.skill import Draw, Fields, Phrasing, Question, Skill
 
 _WORDS = (
-    "apple", "ant", "bird", "bag", "cat", "cup", "dog", "door", "egg", "ear", "fish", "farm", "gold",
-    "game", "hat", "hill", "ice", "iron", "jam", "joke", "key", "king", "lamp", "leaf", "moon", "milk",
-    "nest", "nose", "oil", "oven", "pen", "pig", "queen", "rain", "road", "salt", "ship", "tree",
-    "tent", "van", "wolf", "wind", "yard", "zoo",
+    "apple",
+    "ant",
+    "bird",
+    "bag",
+    "cat",
+    "cup",
+    "dog",
+    "door",
+    "egg",
+    "ear",
+    "fish",
+    "farm",
+    "gold",
+    "game",
+    "hat",
+    "hill",
+    "ice",
+    "iron",
+    "jam",
+    "joke",
+    "key",
+    "king",
+    "lamp",
+    "leaf",
+    "moon",
+    "milk",
+    "nest",
+    "nose",
+    "oil",
+    "oven",
+    "pen",
+    "pig",
+    "queen",
+    "rain",
+    "road",
+    "salt",
+    "ship",
+    "tree",
+    "tent",
+    "van",
+    "wolf",
+    "wind",
+    "yard",
+    "zoo",
 )
 _WEEKDAYS = (
-    "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+    "Sunday",
 )
 _MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-    "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 )
 
 
@@ -150,74 +206,149 @@ def check_items(question: Question, output: str) -> bool:
 
 
 _TRAIN: tuple[tuple[Draw, tuple[str, ...]], ...] = (
-    (_ascending, (
-        "Sort {items}.", "Sort {items} in ascending order.", "Sort ascending: {items}",
-        "Order these numbers from smallest to largest: {items}.", "Arrange {items} in increasing order.",
-        "Put {items} in order, lowest first.", "List {items} from low to high.",
-        "{items} sorted from small to large", "What is {items} in ascending order?",
-        "Can you order {items} so that the smallest number comes first?",
-        "Rank the scores {items}, worst first.",
-    )),
-    (_descending, (
-        "Sort {items} in descending order.", "Sort descending: {items}",
-        "Order these numbers from largest to smallest: {items}.", "Arrange {items} in decreasing order.",
-        "Put {items} in order, highest first.", "List {items} from high to low.",
-        "{items} sorted from big to small", "What is {items} in descending order?",
-        "Can you order {items} so that the largest number comes first?",
-        "Rank the scores {items}, best first.",
-    )),
-    (_alphabetical, (
-        "Sort these words alphabetically: {items}.", "Put {items} in alphabetical order.",
-        "Alphabetize {items}.", "Arrange the words {items} from A to Z.", "{items} in alphabetical order:",
-        "In which order does a dictionary list {items}?", "Order {items} by first letter.",
-        "What is the alphabetical order of {items}?", "Sort the words {items}.",
-    )),
-    (_union, (
-        "What is the union of {{{a}}} and {{{b}}}?", "Union: {{{a}}} and {{{b}}}",
-        "Merge the sets {{{a}}} and {{{b}}}.", "Which items are in {{{a}}} or in {{{b}}}?",
-        "Combine {{{a}}} and {{{b}}} without duplicates.", "Put the items of {{{a}}} and {{{b}}} in one set.",
-    )),
-    (_intersection, (
-        "What is the intersection of {{{a}}} and {{{b}}}?", "Intersection: {{{a}}} and {{{b}}}",
-        "What do {{{a}}} and {{{b}}} have in common?", "Which items are in both {{{a}}} and {{{b}}}?",
-        "List what {{{a}}} shares with {{{b}}}.", "Find the common elements of {{{a}}} and {{{b}}}.",
-    )),
-    (_difference, (
-        "What is the set difference {{{a}}} minus {{{b}}}?", "Set difference: {{{a}}} without {{{b}}}",
-        "Which items are in {{{a}}} but not in {{{b}}}?", "Remove from {{{a}}} everything in {{{b}}}.",
-        "What is left of {{{a}}} once the items of {{{b}}} are gone?",
-        "List the elements of {{{a}}} that are missing in {{{b}}}.",
-    )),
-    (_repeats, (
-        "Remove duplicates: {items}", "Remove the duplicates from {items}.", "Deduplicate {items}.",
-        "List the unique items of {items}.", "Write {items} without repeats.",
-        "Which different items does the list {items} have?",
-    )),
-    (_largest, (
-        "What is the largest of {items}?", "Find the biggest number in {items}.", "Maximum of {items}:",
-        "Which number is highest: {items}?",
-    )),
-    (_smallest, (
-        "What is the smallest of {items}?", "Find the least number in {items}.", "Minimum of {items}:",
-        "Which number is lowest: {items}?",
-    )),
-    (_second, (
-        "What is the second largest of {items}?", "Find the second highest number in {items}.",
-        "Second largest in {items}:", "Which number is second biggest: {items}?",
-    )),
-    (_reversed, (
-        "Reverse the list {items}.", "Reverse: {items}", "Write {items} in reverse order.",
-        "List {items} backwards.", "What is {items} from last to first?",
-    )),
+    (
+        _ascending,
+        (
+            "Sort {items}.",
+            "Sort {items} in ascending order.",
+            "Sort ascending: {items}",
+            "Order these numbers from smallest to largest: {items}.",
+            "Arrange {items} in increasing order.",
+            "Put {items} in order, lowest first.",
+            "List {items} from low to high.",
+            "{items} sorted from small to large",
+            "What is {items} in ascending order?",
+            "Can you order {items} so that the smallest number comes first?",
+            "Rank the scores {items}, worst first.",
+        ),
+    ),
+    (
+        _descending,
+        (
+            "Sort {items} in descending order.",
+            "Sort descending: {items}",
+            "Order these numbers from largest to smallest: {items}.",
+            "Arrange {items} in decreasing order.",
+            "Put {items} in order, highest first.",
+            "List {items} from high to low.",
+            "{items} sorted from big to small",
+            "What is {items} in descending order?",
+            "Can you order {items} so that the largest number comes first?",
+            "Rank the scores {items}, best first.",
+        ),
+    ),
+    (
+        _alphabetical,
+        (
+            "Sort these words alphabetically: {items}.",
+            "Put {items} in alphabetical order.",
+            "Alphabetize {items}.",
+            "Arrange the words {items} from A to Z.",
+            "{items} in alphabetical order:",
+            "In which order does a dictionary list {items}?",
+            "Order {items} by first letter.",
+            "What is the alphabetical order of {items}?",
+            "Sort the words {items}.",
+        ),
+    ),
+    (
+        _union,
+        (
+            "What is the union of {{{a}}} and {{{b}}}?",
+            "Union: {{{a}}} and {{{b}}}",
+            "Merge the sets {{{a}}} and {{{b}}}.",
+            "Which items are in {{{a}}} or in {{{b}}}?",
+            "Combine {{{a}}} and {{{b}}} without duplicates.",
+            "Put the items of {{{a}}} and {{{b}}} in one set.",
+        ),
+    ),
+    (
+        _intersection,
+        (
+            "What is the intersection of {{{a}}} and {{{b}}}?",
+            "Intersection: {{{a}}} and {{{b}}}",
+            "What do {{{a}}} and {{{b}}} have in common?",
+            "Which items are in both {{{a}}} and {{{b}}}?",
+            "List what {{{a}}} shares with {{{b}}}.",
+            "Find the common elements of {{{a}}} and {{{b}}}.",
+        ),
+    ),
+    (
+        _difference,
+        (
+            "What is the set difference {{{a}}} minus {{{b}}}?",
+            "Set difference: {{{a}}} without {{{b}}}",
+            "Which items are in {{{a}}} but not in {{{b}}}?",
+            "Remove from {{{a}}} everything in {{{b}}}.",
+            "What is left of {{{a}}} once the items of {{{b}}} are gone?",
+            "List the elements of {{{a}}} that are missing in {{{b}}}.",
+        ),
+    ),
+    (
+        _repeats,
+        (
+            "Remove duplicates: {items}",
+            "Remove the duplicates from {items}.",
+            "Deduplicate {items}.",
+            "List the unique items of {items}.",
+            "Write {items} without repeats.",
+            "Which different items does the list {items} have?",
+        ),
+    ),
+    (
+        _largest,
+        (
+            "What is the largest of {items}?",
+            "Find the biggest number in {items}.",
+            "Maximum of {items}:",
+            "Which number is highest: {items}?",
+        ),
+    ),
+    (
+        _smallest,
+        (
+            "What is the smallest of {items}?",
+            "Find the least number in {items}.",
+            "Minimum of {items}:",
+            "Which number is lowest: {items}?",
+        ),
+    ),
+    (
+        _second,
+        (
+            "What is the second largest of {items}?",
+            "Find the second highest number in {items}.",
+            "Second largest in {items}:",
+            "Which number is second biggest: {items}?",
+        ),
+    ),
+    (
+        _reversed,
+        (
+            "Reverse the list {items}.",
+            "Reverse: {items}",
+            "Write {items} in reverse order.",
+            "List {items} backwards.",
+            "What is {items} from last to first?",
+        ),
+    ),
 )
 _TRAIN_AMBIGUOUS: tuple[tuple[Draw, tuple[str, ...]], ...] = (
-    (_ascending, (
-        "Prices in euros, cheapest first: {items}", "Distances in km, shortest first: {items}",
-        "SQL: ORDER BY n ASC for the rows {items}",
-    )),
-    (_descending, (
-        "Lengths in metres, longest first: {items}", "SQL: ORDER BY n DESC for the rows {items}",
-    )),
+    (
+        _ascending,
+        (
+            "Prices in euros, cheapest first: {items}",
+            "Distances in km, shortest first: {items}",
+            "SQL: ORDER BY n ASC for the rows {items}",
+        ),
+    ),
+    (
+        _descending,
+        (
+            "Lengths in metres, longest first: {items}",
+            "SQL: ORDER BY n DESC for the rows {items}",
+        ),
+    ),
     (_weekdays, ("Sort the weekdays {items} alphabetically.", "Put the days {items} in alphabetical order.")),
     (_months, ("Alphabetize the months {items}.", "Arrange the month names {items} from A to Z.")),
     (_union, ("Add the set {{{a}}} to the set {{{b}}}.",)),
@@ -229,12 +360,20 @@ _TRAIN_AMBIGUOUS: tuple[tuple[Draw, tuple[str, ...]], ...] = (
     (_reversed_words, ("Write the words {items} with the last word first.",)),
 )
 _TEST: tuple[tuple[Draw, tuple[str, ...]], ...] = (
-    (_ascending, (
-        "Write {items} from the lowest to the highest.", "Please sort {items}, starting with the smallest.",
-    )),
-    (_descending, (
-        "Write {items} from the highest to the lowest.", "Please sort {items}, starting with the largest.",
-    )),
+    (
+        _ascending,
+        (
+            "Write {items} from the lowest to the highest.",
+            "Please sort {items}, starting with the smallest.",
+        ),
+    ),
+    (
+        _descending,
+        (
+            "Write {items} from the highest to the lowest.",
+            "Please sort {items}, starting with the largest.",
+        ),
+    ),
     (_alphabetical, ("Arrange {items} alphabetically.", "How would a dictionary order the words {items}?")),
     (_union, ("Give the union of the sets {{{a}}} and {{{b}}}.",)),
     (_intersection, ("Which elements do {{{a}}} and {{{b}}} share?",)),

@@ -25,8 +25,11 @@ _TABLES: Mapping[str, Mapping[str, _Column]] = {
     "students": {"name": NAMES, "subject": ("math", "history", "biology", "music"), "score": range(10, 100)},
     "cars": {"model": ("Astra", "Focus", "Golf", "Polo", "Yaris"), "color": COLORS, "speed": range(90, 250)},
     "flights": {"origin": CITIES, "destination": CITIES, "duration": range(30, 600)},
-    "events": {"event": ("fair", "concert", "parade", "race", "lecture"),
-               "month": ("March", "April", "May", "June", "July"), "guests": range(10, 500)},
+    "events": {
+        "event": ("fair", "concert", "parade", "race", "lecture"),
+        "month": ("March", "April", "May", "June", "July"),
+        "guests": range(10, 500),
+    },
     "words": {"word": _WORDS, "language": ("English", "French", "German", "Spanish"), "length": range(3, 40)},
     "parcels": {"sender": NAMES, "city": CITIES, "weight": range(1, 60)},
 }
@@ -46,7 +49,10 @@ def _fields(
     # Columns in any order: the answer must be read off the schema, not recalled from the table's name.
     order = ", ".join(rng.sample(list(columns), len(columns)))
     return {
-        **fields, "table": table, "schema": f"{table}(id, {order})", "answer": answer,
+        **fields,
+        "table": table,
+        "schema": f"{table}(id, {order})",
+        "answer": answer,
         "evidence": {"table": table, "columns": columns, "probe": dict(probe)},
     }
 
@@ -65,8 +71,14 @@ def _project(width: int) -> Draw:
         table, texts, numbers = _table(rng, "")
         names = rng.sample(texts + numbers, width)
         return _fields(
-            rng, table, f"SELECT {', '.join(names)} FROM {table}", {},
-            shown=names[0], showns=_plural(names[0]), other=names[-1], others=_plural(names[-1]),
+            rng,
+            table,
+            f"SELECT {', '.join(names)} FROM {table}",
+            {},
+            shown=names[0],
+            showns=_plural(names[0]),
+            other=names[-1],
+            others=_plural(names[-1]),
         )
 
     return draw
@@ -87,8 +99,14 @@ def _where(
         literal = f"'{value}'" if isinstance(value, str) else value
         what = "COUNT(*)" if count else target
         return _fields(
-            rng, table, f"SELECT {what} FROM {table} WHERE {column} {sign} {literal}", {column: value},
-            shown=target, showns=_plural(target), tested=column, value=value,
+            rng,
+            table,
+            f"SELECT {what} FROM {table} WHERE {column} {sign} {literal}",
+            {column: value},
+            shown=target,
+            showns=_plural(target),
+            tested=column,
+            value=value,
         )
 
     return draw
@@ -110,8 +128,14 @@ def _top(direction: str, *, by_text: bool = False) -> Draw:
         # A text column may hold ties, harmless only when it is itself what is shown.
         column, limit = target if by_text else numbers[0], rng.randint(2, 9)
         return _fields(
-            rng, table, f"SELECT {target} FROM {table} ORDER BY {column}{direction} LIMIT {limit}", {},
-            shown=target, showns=_plural(target), tested=column, n=limit,
+            rng,
+            table,
+            f"SELECT {target} FROM {table} ORDER BY {column}{direction} LIMIT {limit}",
+            {},
+            shown=target,
+            showns=_plural(target),
+            tested=column,
+            n=limit,
         )
 
     return draw
@@ -131,40 +155,77 @@ _OVER = ("above", "over", "greater than", "more than", "higher than", ">")
 _UNDER = ("below", "under", "less than", "lower than", "smaller than", "<")
 _HIGH, _LOW = ("highest", "largest", "maximum", "biggest"), ("lowest", "smallest", "minimum")
 _COMPARE = (
-    "{showns} of {table} with {tested} <word> {value}?", "Show the {shown} where {tested} is <word> {value}.",
-    "List {showns} with {tested} <word> {value}.", "Get {showns} if {tested} is <word> {value}.",
+    "{showns} of {table} with {tested} <word> {value}?",
+    "Show the {shown} where {tested} is <word> {value}.",
+    "List {showns} with {tested} <word> {value}.",
+    "Get {showns} if {tested} is <word> {value}.",
     "Which {table} have {tested} <word> {value}? Give the {shown}.",
 )
 _COMPARE_COUNT = (
-    "How many {table} have {tested} <word> {value}?", "Count the {table} with {tested} <word> {value}.",
+    "How many {table} have {tested} <word> {value}?",
+    "Count the {table} with {tested} <word> {value}.",
     "Number of {table} with {tested} <word> {value}?",
 )
 _EXTREME = ("What is the <word> {tested}?", "The <word> {tested} of {table}?", "Find the <word> {tested}.")
 _RANKED = (
-    "The {shown} of the {n} {table} with the <word> {tested}?", "{showns}, <word> {tested} first, only {n}.",
-    "List the {n} {showns} with the <word> {tested}.", "{n} {showns} by {tested}, <word> first.",
+    "The {shown} of the {n} {table} with the <word> {tested}?",
+    "{showns}, <word> {tested} first, only {n}.",
+    "List the {n} {showns} with the <word> {tested}.",
+    "{n} {showns} by {tested}, <word> first.",
 )
 _ALL = ("",)
 _Asks = tuple[tuple[Draw, tuple[str, ...], tuple[str, ...]], ...]
 # Each request meets the words that may stand at its <word>, in rotation.
 _TRAIN: _Asks = (
     (_project(1), _ALL, ("List all {showns}.", "Show the {shown} of all {table}.", "Get every {shown}.")),
-    (_project(2), _ALL, ("Show {shown} and {other} of all {table}.", "List every {shown} with its {other}.",
-                         "Get {showns} and {others}.")),
-    (_MORE, _OVER, _COMPARE), (_LESS, _UNDER, _COMPARE),
-    (_IS, _ALL, ("{showns} of {table} with {tested} {value}?", "Show the {shown} where {tested} is {value}.",
-                 "List {showns} of {table} whose {tested} is {value}.", "{showns} if {tested} = {value}?")),
-    (_EQUALS, ("exactly", "equal to"), ("Show the {shown} where {tested} is <word> {value}.",
-                                        "{showns} of {table} with {tested} <word> {value}?")),
+    (
+        _project(2),
+        _ALL,
+        (
+            "Show {shown} and {other} of all {table}.",
+            "List every {shown} with its {other}.",
+            "Get {showns} and {others}.",
+        ),
+    ),
+    (_MORE, _OVER, _COMPARE),
+    (_LESS, _UNDER, _COMPARE),
+    (
+        _IS,
+        _ALL,
+        (
+            "{showns} of {table} with {tested} {value}?",
+            "Show the {shown} where {tested} is {value}.",
+            "List {showns} of {table} whose {tested} is {value}.",
+            "{showns} if {tested} = {value}?",
+        ),
+    ),
+    (
+        _EQUALS,
+        ("exactly", "equal to"),
+        (
+            "Show the {shown} where {tested} is <word> {value}.",
+            "{showns} of {table} with {tested} <word> {value}?",
+        ),
+    ),
     (_OLDER, _ALL, ("Names of users older than {value}?", "Users over {value} years? Give the name.")),
     (_YOUNGER, _ALL, ("Names of users younger than {value}?", "Users under {value} years? Give the name.")),
     (_aggregate("COUNT"), _ALL, ("How many {table} are there?", "Count the {table}.", "Number of {table}?")),
-    (_COUNT_MORE, _OVER, _COMPARE_COUNT), (_COUNT_LESS, _UNDER, _COMPARE_COUNT),
-    (_COUNT_IS, _ALL, ("How many {table} have {tested} {value}?", "Number of {table} if {tested} is {value}?",
-                       "Count the {table} whose {tested} is {value}.")),
-    (_aggregate("MAX"), _HIGH, _EXTREME), (_aggregate("MIN"), _LOW, _EXTREME),
+    (_COUNT_MORE, _OVER, _COMPARE_COUNT),
+    (_COUNT_LESS, _UNDER, _COMPARE_COUNT),
+    (
+        _COUNT_IS,
+        _ALL,
+        (
+            "How many {table} have {tested} {value}?",
+            "Number of {table} if {tested} is {value}?",
+            "Count the {table} whose {tested} is {value}.",
+        ),
+    ),
+    (_aggregate("MAX"), _HIGH, _EXTREME),
+    (_aggregate("MIN"), _LOW, _EXTREME),
     (_aggregate("AVG"), ("average", "mean"), _EXTREME),
-    (_LARGEST, _HIGH, _RANKED), (_SMALLEST, _LOW, _RANKED),
+    (_LARGEST, _HIGH, _RANKED),
+    (_SMALLEST, _LOW, _RANKED),
     (_LARGEST, _ALL, ("Top {n} {showns} by {tested}?",)),
     (_SMALLEST, _ALL, ("Bottom {n} {showns} by {tested}?",)),
     (_ALPHABETICAL, _ALL, ("First {n} {showns} in alphabetical order?", "{n} {showns} from A to Z?")),
@@ -180,8 +241,13 @@ _TRAIN_AMBIGUOUS: _Asks = (
     (_LARGEST, _ALL, ("Sort by {tested}, largest first, and show {n} {showns}.",)),
 )
 _OPENINGS = (
-    "Table {schema}. ", "Given table {schema}: ", "{schema}. ", "Schema: {schema}. ",
-    "Table {schema}. Write SQL. ", "SQL for table {schema}. ", "Query {schema}: ",
+    "Table {schema}. ",
+    "Given table {schema}: ",
+    "{schema}. ",
+    "Schema: {schema}. ",
+    "Table {schema}. Write SQL. ",
+    "SQL for table {schema}. ",
+    "Query {schema}: ",
 )
 # Each request meets two openings: all pairs would only repeat the same lesson.
 _TURNS = 2

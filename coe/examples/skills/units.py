@@ -14,7 +14,10 @@ Pair = tuple[str, str, int, int]
 # Powers of ten only move digits, so they may run higher than the factors a tiny model must memorise.
 _PAIRS: dict[Dimension, tuple[Pair, ...]] = {
     "length": (
-        ("m", "cm", 100, 40), ("km", "m", 1000, 40), ("cm", "mm", 10, 40), ("m", "mm", 1000, 40),
+        ("m", "cm", 100, 40),
+        ("km", "m", 1000, 40),
+        ("cm", "mm", 10, 40),
+        ("m", "mm", 1000, 40),
         ("feet", "inches", 12, 12),
     ),
     "time": (("min", "s", 60, 12), ("h", "min", 60, 12), ("days", "h", 24, 10), ("weeks", "days", 7, 12)),
@@ -24,8 +27,17 @@ _PAIRS: dict[Dimension, tuple[Pair, ...]] = {
 }
 # Questions also spell units out; answers never do.
 _LONG = {
-    "mm": "millimetres", "cm": "centimetres", "m": "metres", "km": "kilometres", "s": "seconds",
-    "min": "minutes", "h": "hours", "g": "grams", "kg": "kilograms", "ml": "millilitres", "l": "litres",
+    "mm": "millimetres",
+    "cm": "centimetres",
+    "m": "metres",
+    "km": "kilometres",
+    "s": "seconds",
+    "min": "minutes",
+    "h": "hours",
+    "g": "grams",
+    "kg": "kilograms",
+    "ml": "millilitres",
+    "l": "litres",
 }
 
 
@@ -41,7 +53,9 @@ def _convert(*dimensions: Dimension) -> Draw:
         (n, source), (result, target) = ends if rng.random() < 0.5 else ends[::-1]
         spell = _LONG if rng.random() < 0.5 else {}
         return {
-            "n": n, "src": spell.get(source, source), "dst": spell.get(target, target),
+            "n": n,
+            "src": spell.get(source, source),
+            "dst": spell.get(target, target),
             "answer": f"{result} {target}",
         }
 
@@ -52,57 +66,104 @@ _ANY, _LENGTH, _TIME = _convert(), _convert("length"), _convert("time")
 _MASS, _VOLUME, _COUNT = _convert("mass"), _convert("volume"), _convert("count")
 
 _TRAIN: tuple[tuple[Draw, tuple[str, ...]], ...] = (
-    (_ANY, (
-        "Convert {n} {src} to {dst}.", "{n} {src} = ? {dst}", "{n} {src} -> {dst}", "{n} {src} in {dst}",
-        "How many {dst} are there in {n} {src}?", "What is {n} {src} in {dst}?",
-        "Change {n} {src} into {dst}.",
-        "Write {n} {src} as {dst}.", "{n} {src} is how many {dst}?", "Express {n} {src} in {dst}.",
-        "I have {n} {src}. How many {dst} do I have?", "Turn {n} {src} into {dst}.", "{dst} in {n} {src}?",
-        "Using {dst} as the unit, what is {n} {src}?", "If you have {n} {src}, how many {dst} is that?",
-        "Please give {n} {src} in {dst}.", "Tell me how many {dst} equal {n} {src}.", "{n} {src} | {dst}:",
-        "Unit conversion: {n} {src} to {dst}", "How many {dst} make {n} {src}?",
-        "The label says {n} {src}. What would it say in {dst}?", "From {src} to {dst}: {n}",
-        "We need {dst}, but the note says {n} {src}. Convert it.", "{n} {src} equals how much in {dst}?",
-    )),
-    (_LENGTH, (
-        "A rope is {n} {src} long. How long is it in {dst}?", "Give the length {n} {src} in {dst}.",
-        "Ann walked {n} {src}. How many {dst} did she walk?", "A wall measures {n} {src}. Length in {dst}?",
-        "The shelf is {n} {src} wide. State the width in {dst}.",
-    )),
-    (_TIME, (
-        "A trip takes {n} {src}. How many {dst} does it take?",
-        "How long is {n} {src} when counted in {dst}?",
-        "The film lasts {n} {src}. What is that in {dst}?", "Tom waited {n} {src}. Give the wait in {dst}.",
-    )),
-    (_MASS, (
-        "A parcel weighs {n} {src}. What is its weight in {dst}?", "The mass is {n} {src}. Give it in {dst}.",
-        "A cook buys {n} {src} of flour. How many {dst} is this?",
-    )),
-    (_VOLUME, (
-        "A tank holds {n} {src}. How many {dst} does it hold?", "Pour {n} {src} of water: how much in {dst}?",
-        "The jug contains {n} {src} of juice. State this in {dst}.",
-    )),
-    (_COUNT, (
-        "A farm sells {n} {src} of its eggs. How many {dst} is that?", "Count {n} {src} in {dst}.",
-        "The baker has {n} {src} of bread. Give the amount in {dst}.",
-    )),
+    (
+        _ANY,
+        (
+            "Convert {n} {src} to {dst}.",
+            "{n} {src} = ? {dst}",
+            "{n} {src} -> {dst}",
+            "{n} {src} in {dst}",
+            "How many {dst} are there in {n} {src}?",
+            "What is {n} {src} in {dst}?",
+            "Change {n} {src} into {dst}.",
+            "Write {n} {src} as {dst}.",
+            "{n} {src} is how many {dst}?",
+            "Express {n} {src} in {dst}.",
+            "I have {n} {src}. How many {dst} do I have?",
+            "Turn {n} {src} into {dst}.",
+            "{dst} in {n} {src}?",
+            "Using {dst} as the unit, what is {n} {src}?",
+            "If you have {n} {src}, how many {dst} is that?",
+            "Please give {n} {src} in {dst}.",
+            "Tell me how many {dst} equal {n} {src}.",
+            "{n} {src} | {dst}:",
+            "Unit conversion: {n} {src} to {dst}",
+            "How many {dst} make {n} {src}?",
+            "The label says {n} {src}. What would it say in {dst}?",
+            "From {src} to {dst}: {n}",
+            "We need {dst}, but the note says {n} {src}. Convert it.",
+            "{n} {src} equals how much in {dst}?",
+        ),
+    ),
+    (
+        _LENGTH,
+        (
+            "A rope is {n} {src} long. How long is it in {dst}?",
+            "Give the length {n} {src} in {dst}.",
+            "Ann walked {n} {src}. How many {dst} did she walk?",
+            "A wall measures {n} {src}. Length in {dst}?",
+            "The shelf is {n} {src} wide. State the width in {dst}.",
+        ),
+    ),
+    (
+        _TIME,
+        (
+            "A trip takes {n} {src}. How many {dst} does it take?",
+            "How long is {n} {src} when counted in {dst}?",
+            "The film lasts {n} {src}. What is that in {dst}?",
+            "Tom waited {n} {src}. Give the wait in {dst}.",
+        ),
+    ),
+    (
+        _MASS,
+        (
+            "A parcel weighs {n} {src}. What is its weight in {dst}?",
+            "The mass is {n} {src}. Give it in {dst}.",
+            "A cook buys {n} {src} of flour. How many {dst} is this?",
+        ),
+    ),
+    (
+        _VOLUME,
+        (
+            "A tank holds {n} {src}. How many {dst} does it hold?",
+            "Pour {n} {src} of water: how much in {dst}?",
+            "The jug contains {n} {src} of juice. State this in {dst}.",
+        ),
+    ),
+    (
+        _COUNT,
+        (
+            "A farm sells {n} {src} of its eggs. How many {dst} is that?",
+            "Count {n} {src} in {dst}.",
+            "The baker has {n} {src} of bread. Give the amount in {dst}.",
+        ),
+    ),
 )
 _TRAIN_AMBIGUOUS: tuple[tuple[Draw, tuple[str, ...]], ...] = (
-    (_ANY, (
-        "The column amount holds {n} {src} in one row. What is the value in {dst}?",
-        "Calculate the number of {dst} equal to {n} {src}.", "Replace {n} {src} by the same amount in {dst}.",
-        'A JSON record says "size": "{n} {src}". What is the size in {dst}?',
-        "The first item of a sorted list is {n} {src}. Give that item in {dst}.",
-    )),
+    (
+        _ANY,
+        (
+            "The column amount holds {n} {src} in one row. What is the value in {dst}?",
+            "Calculate the number of {dst} equal to {n} {src}.",
+            "Replace {n} {src} by the same amount in {dst}.",
+            'A JSON record says "size": "{n} {src}". What is the size in {dst}?',
+            "The first item of a sorted list is {n} {src}. Give that item in {dst}.",
+        ),
+    ),
     (_TIME, ("From Monday on, Eve rested for {n} {src}. How many {dst} was that?",)),
     (_LENGTH, ("The letters on a sign are {n} {src} tall. How tall are they in {dst}?",)),
 )
 _TEST: tuple[tuple[Draw, tuple[str, ...]], ...] = (
-    (_ANY, (
-        "Rewrite {n} {src} using {dst}.", "How much is {n} {src} if measured in {dst}?",
-        "What number of {dst} corresponds to {n} {src}?", "Given: {n} {src}. Wanted: {dst}.",
-        "Could you translate {n} {src} to {dst} for me?",
-    )),
+    (
+        _ANY,
+        (
+            "Rewrite {n} {src} using {dst}.",
+            "How much is {n} {src} if measured in {dst}?",
+            "What number of {dst} corresponds to {n} {src}?",
+            "Given: {n} {src}. Wanted: {dst}.",
+            "Could you translate {n} {src} to {dst} for me?",
+        ),
+    ),
     (_LENGTH, ("A road sign shows a distance of {n} {src}. What distance is this in {dst}?",)),
     (_TIME, ("The battery ran for {n} {src}. For how many {dst} did it run?",)),
     (_MASS, ("A bag of rice has a mass of {n} {src}. How many {dst} of rice are in it?",)),
@@ -110,11 +171,14 @@ _TEST: tuple[tuple[Draw, tuple[str, ...]], ...] = (
     (_COUNT, ("The shop ordered {n} {src} of fruit. What is the order in {dst}?",)),
 )
 _TEST_AMBIGUOUS: tuple[tuple[Draw, tuple[str, ...]], ...] = (
-    (_ANY, (
-        "Select the stock row: it lists {n} {src}. How many {dst} are in stock?",
-        "Compute the result: {n} {src} equals what total in {dst}?",
-        'Read the field "amount": {n} {src}. State this amount in {dst}.',
-    )),
+    (
+        _ANY,
+        (
+            "Select the stock row: it lists {n} {src}. How many {dst} are in stock?",
+            "Compute the result: {n} {src} equals what total in {dst}?",
+            'Read the field "amount": {n} {src}. State this amount in {dst}.',
+        ),
+    ),
     (_TIME, ("Our holiday in July lasted {n} {src}. How many {dst} did it last?",)),
     (_LENGTH, ("Of a set of planks, the longest is {n} {src}. How long is the longest in {dst}?",)),
 )

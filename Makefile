@@ -1,0 +1,58 @@
+# Four verbs for developers: install, check, fix, test. `make run` is the main job.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+RUN_STAMP := $(VENV)/.run-$(shell cat requirements/run.lock requirements/torch.txt pyproject.toml | sha256sum | cut -c1-12)
+TEST_STAMP := $(VENV)/.test-$(shell cat requirements/*.lock requirements/torch.txt pyproject.toml | sha256sum | cut -c1-12)
+export HF_HUB_OFFLINE ?= 1
+export VLLM_NO_USAGE_STATS ?= 1
+
+.PHONY: help install experts run test check fix lock clean
+help:
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
+
+install: $(RUN_STAMP) ## .venv with everything that `make run` needs
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (or make PYTHON=/path/to/python3.11 ...)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || deploy/system-packages.sh python3-venv
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): | $(VENV)/bin/python
+	@echo "installing the locked environment into $(VENV) (a few minutes, once)" >&2
+	$(PIP) install --no-deps -r requirements/torch.txt || $(PIP) install --no-deps -r requirements/torch.txt --index-url $(TORCH_INDEX)
+	$(PIP) install --no-deps --require-hashes -r requirements/run.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.run-* && touch $@
+
+$(TEST_STAMP): $(RUN_STAMP)
+	$(PIP) install --no-deps --require-hashes -r requirements/test.lock
+	@rm -f $(VENV)/.test-* && touch $@
+
+experts: $(RUN_STAMP) ## make the CPU experts under models/ (from files in the repository; no training)
+	@$(BIN)/python -m coe.examples prepare models
+
+run: experts ## the service with the CPU experts
+	@$(BIN)/coe serve
+
+check: $(TEST_STAMP) ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(TEST_STAMP) ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(TEST_STAMP) check experts ## everything: lint, types, the whole suite on real vLLM
+	@command -v redis-server >/dev/null || deploy/system-packages.sh redis-server
+	$(BIN)/pytest
+
+lock: ## remake the lock files from requirements/*.in
+	sh requirements/lock.sh
+
+clean: ## remove what make made, but not the environment
+	rm -rf models var .mypy_cache .ruff_cache .pytest_cache .hypothesis

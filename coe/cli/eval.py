@@ -1,0 +1,87 @@
+"""``coe eval``: measure the composition against its experts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from eval.demo import Asking, Graded, Summary
+
+
+@click.group()
+def main() -> None:
+    """Measure the composition against its experts."""
+
+
+@main.command()
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="A running `coe serve`.")
+@click.option("--per-skill", default=25, show_default=True, help="Held-out questions of each skill.")
+@click.option("--concurrency", default=16, show_default=True, help="Questions under way at once.")
+@click.option("--routed", default="coe", show_default=True, help="The model name that routes.")
+@click.option("--record", type=click.Path(path_type=Path), help="JSONL of answers; a rerun goes on from it.")
+@click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
+def demo(
+    url: str, per_skill: int, concurrency: int, routed: str, record: Path | None, json_out: Path | None
+) -> None:
+    """Ask the mixed held-out demo questions: coe, each expert, best single, random, oracle."""
+    from eval.demo import Asking, headline, summarise, table
+
+    asking = Asking(url.rstrip("/"), concurrency, record)
+    graded = asyncio.run(_collect(asking, routed, per_skill))
+    summary = summarise(graded, routed)
+    click.echo("\n".join(headline(summary)))
+    click.echo("\n" + table(summary))
+    if json_out:
+        json_out.write_text(json.dumps(_figures(summary), indent=1))
+
+
+async def _collect(asking: Asking, routed: str, per_skill: int) -> list[Graded]:
+    import aiohttp
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from coe.errors import ExpertUnavailable
+    from eval.demo import run_demo
+
+    try:
+        models = await _models(asking.url, routed)
+        graded: list[Graded] = []
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task("asking", total=len(models) * per_skill * _skill_count())
+            async for one in run_demo(asking, models, per_skill):
+                graded.append(one)
+                bar.update(task, advance=1, description=one.model)
+        return graded
+    except aiohttp.ClientConnectionError as error:
+        raise click.ClickException(
+            f"no service at {asking.url} ({error}); start one with `coe serve`"
+        ) from None
+    except ExpertUnavailable as error:
+        raise click.ClickException(error.message) from None
+
+
+async def _models(url: str, routed: str) -> list[str]:
+    """The routed model, then every expert, as the service lists them."""
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/models") as response:
+        listed = [model["id"] for model in (await response.json())["data"]]
+    if routed not in listed:
+        raise click.ClickException(f"the service has no model {routed!r}; it has {', '.join(listed)}")
+    return [routed] + [name for name in listed if name != routed]
+
+
+def _skill_count() -> int:
+    from coe.examples.skills import all_skills
+
+    return len(all_skills())
+
+
+def _figures(summary: Summary) -> dict[str, Any]:
+    return asdict(summary)

@@ -1,0 +1,136 @@
+"""What the scheduler has to know of hosts and experts, and how it follows from the registry."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from coe.errors import ConfigError
+from coe.pool.events import HostId
+from coe.registry.models import AdapterHost, Expert, Registry, RemoteHost, VllmHost
+from coe.types import ExpertId
+
+EPSILON = 1e-9
+"""Slack in comparisons of footprints (their sums are floats)."""
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """A place where experts run.
+
+    ``capacity`` and the experts' footprints share a unit of the host's own: slots, gigabytes, adapters.
+    ``max_running`` bounds the leases out on the whole host (None: only each expert's own bound).
+    On a host that ``sleeps`` a displaced expert keeps a copy that wakes faster than a cold load.
+    An ``always_awake`` host neither loads nor frees anything.
+    """
+
+    id: HostId
+    capacity: float = 1.0
+    max_running: int | None = None
+    sleeps: bool = False
+    sleep_level: int = 1
+    always_awake: bool = False
+
+
+@dataclass(frozen=True)
+class ExpertPlan:
+    """An expert and the hosts it may run on. ``max_running`` is its batch capacity on each host.
+
+    ``load_s`` and ``wake_s`` (seconds) are first guesses; the scheduler learns better ones.
+    """
+
+    id: ExpertId
+    hosts: tuple[HostId, ...]
+    footprint: float = 1.0
+    max_running: int = 16
+    load_s: float = 1.0
+    wake_s: float | None = None
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """All that scheduling depends on. Times in seconds.
+
+    A failed load is tried again after ``retry_s``, twice that, and so on; after ``max_failures`` in a row
+    the expert is refused on that host for ``quarantine_s``, then one attempt is allowed again.
+    """
+
+    hosts: tuple[HostPlan, ...]
+    experts: tuple[ExpertPlan, ...]
+    max_queue: int = 1_000
+    retry_s: float = 1.0
+    max_failures: int = 3
+    quarantine_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        hosts = {host.id: host for host in self.hosts}
+        if len(hosts) != len(self.hosts) or len({e.id for e in self.experts}) != len(self.experts):
+            raise ConfigError("two hosts or two experts of the pool have the same id", hint="rename one")
+        for expert in self.experts:
+            _check_expert(expert, hosts)
+
+
+def _check_expert(expert: ExpertPlan, hosts: dict[HostId, HostPlan]) -> None:
+    if not expert.hosts:
+        raise ConfigError(f"expert {expert.id!r} has no host", hint="set its host to one under pool.hosts")
+    for host_id in expert.hosts:
+        host = hosts.get(host_id)
+        if host is None:
+            known = ", ".join(sorted(hosts)) or "none"
+            raise ConfigError(f"expert {expert.id!r}: no host {host_id!r}", hint=f"known hosts: {known}")
+        if expert.footprint > host.capacity + EPSILON:
+            raise ConfigError(
+                f"expert {expert.id!r} needs {expert.footprint:g} but host {host_id!r} has {host.capacity:g}",
+                hint="raise the host's memory_gb, or correct the expert's memory_gb",
+            )
+
+
+def build_plan(registry: Registry) -> PoolPlan:
+    """The plan of a registry. Raises :class:`ConfigError` where a host or a size is missing."""
+    return PoolPlan(
+        hosts=tuple(_host_plan(host) for host in registry.pool.hosts),
+        experts=tuple(_expert_plan(expert, registry) for expert in registry.experts),
+        max_queue=registry.limits.max_queue,
+    )
+
+
+def _host_plan(host: VllmHost | AdapterHost | RemoteHost) -> HostPlan:
+    if isinstance(host, RemoteHost):
+        return HostPlan(host.id, capacity=math.inf, max_running=host.max_running, always_awake=True)
+    if isinstance(host, AdapterHost):
+        return HostPlan(host.id, capacity=float(host.max_adapters), max_running=host.max_running)
+    if host.swap == "in_place":
+        return HostPlan(host.id, capacity=1.0, max_running=host.max_running)
+    if host.memory_gb is None:
+        raise ConfigError(
+            f"host {host.id!r} swaps by sleeping but has no memory_gb",
+            hint="set memory_gb to what its experts may use together",
+        )
+    return HostPlan(host.id, capacity=host.memory_gb, sleeps=True, sleep_level=host.sleep_level)
+
+
+def _expert_plan(expert: Expert, registry: Registry) -> ExpertPlan:
+    host = registry.host(expert.host)
+    if host is None:
+        known = ", ".join(h.id for h in registry.pool.hosts) or "none"
+        raise ConfigError(f"expert {expert.id!r}: no host {expert.host!r}", hint=f"known hosts: {known}")
+    return ExpertPlan(
+        id=expert.id,
+        hosts=(host.id,),
+        footprint=_footprint(expert, host),
+        max_running=expert.max_running or host.max_running,
+        load_s=1.0 if expert.load_s is None else expert.load_s,
+    )
+
+
+def _footprint(expert: Expert, host: VllmHost | AdapterHost | RemoteHost) -> float:
+    if isinstance(host, RemoteHost):
+        return 0.0
+    if isinstance(host, AdapterHost) or host.swap == "in_place":
+        return 1.0
+    if expert.memory_gb is None:
+        raise ConfigError(
+            f"expert {expert.id!r} is on {host.id!r}, which swaps by sleeping, but has no memory_gb",
+            hint="set memory_gb to its weights plus KV cache",
+        )
+    return expert.memory_gb

@@ -1,0 +1,11 @@
+#!/bin/sh
+# Remake the lock files from the .in files. Needs `uv` (pip install uv). Run from the repository root.
+set -eu
+compile() {
+    uv pip compile "$@" --override requirements/leave-out.txt --python-version 3.11 --generate-hashes \
+        --no-annotate --no-emit-index-url --custom-compile-command "make lock" --quiet
+}
+compile requirements/run.in -o requirements/run.lock
+sed -n 's/^\([A-Za-z0-9._-]*==[^ ]*\).*/\1/p' requirements/run.lock > requirements/run.versions
+compile requirements/test.in --constraint requirements/run.versions -o requirements/test.lock
+rm requirements/run.versions
