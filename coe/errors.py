@@ -3,7 +3,8 @@
     CoeError                      status  type                    code
     ├── BadRequest                400     invalid_request_error   (given)
     │   ├── UnknownModel          404     invalid_request_error   model_not_found
-    │   └── PayloadTooLarge       413     invalid_request_error   payload_too_large
+    │   ├── PayloadTooLarge       413     invalid_request_error   payload_too_large
+    │   └── BadHttp               (given) invalid_request_error   (given)   path, method or content type
     ├── RoutingError              500     router_error            routing_failed
     ├── Overloaded                429     overloaded_error        queue_full | wait_not_promised
     ├── ExpertUnavailable         503     expert_error            expert_unavailable
@@ -72,6 +73,18 @@ class UnknownModel(BadRequest):
 
 class PayloadTooLarge(BadRequest):
     status, default_code = 413, "payload_too_large"
+
+
+class BadHttp(BadRequest):
+    """HTTP itself was used wrongly: 404 no such path, 405 wrong method, 415 not JSON."""
+
+    def __init__(self, status: int, message: str, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self._status = status
+
+    @property
+    def http_status(self) -> int:
+        return self._status
 
 
 class RoutingError(CoeError):

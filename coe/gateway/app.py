@@ -1,0 +1,211 @@
+"""The ASGI application: paths, and what each of them answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.routing import Route, Router
+
+from coe.errors import BadHttp, EngineError, ExpertTimeout, UnknownModel
+from coe.gateway.answers import DONE_EVENT, UntilDone, body_with_receipt, receipt_event, receipt_headers
+from coe.gateway.exchange import Endpoint, Exchange, Handler, hang_up_cancels
+from coe.gateway.health import Readiness
+from coe.gateway.metrics import CONTENT_TYPE, Metrics
+from coe.gateway.openapi import openapi_document
+from coe.gateway.requests import parse_completion, parse_route, read_body
+from coe.generation import Generation, Generations
+from coe.pipeline import Answer, Pipeline, Preview
+from coe.suggest import suggest
+from coe.types import Endpoint as CompletionEndpoint
+from coe.types import Request
+
+ReadinessSource = Callable[[], Readiness]
+
+
+class Gateway:
+    """The handlers. State lives in what it is given; it has none of its own."""
+
+    def __init__(
+        self, pipeline: Pipeline, generations: Generations, metrics: Metrics, readiness: ReadinessSource
+    ) -> None:
+        self._pipeline = pipeline
+        self._generations = generations
+        self._metrics = metrics
+        self._readiness = readiness
+
+    def app(self) -> Router:
+        """The ASGI app. A bare router: middleware would cost every chunk of every stream."""
+        return Router(
+            routes=[
+                self._route("POST", "/v1/chat/completions", self._chat),
+                self._route("POST", "/v1/completions", self._completions),
+                self._route("POST", "/v1/route", self._preview),
+                self._route("GET", "/v1/models", self._models),
+                self._route("GET", "/v1/models/{id:path}", self._model),
+                self._route("GET", "/healthz", self._alive),
+                self._route("GET", "/readyz", self._ready),
+                self._route("GET", "/metrics", self._prometheus),
+                self._route("GET", "/openapi.json", self._openapi),
+            ],
+            default=_NotFound(self._metrics),
+            redirect_slashes=False,
+        )
+
+    def _route(self, method: str, path: str, handler: Handler) -> Route:
+        # Endpoint checks the method itself: Starlette's own refusal is not in OpenAI's envelope.
+        return Route(path, Endpoint(path, method, handler, self._metrics), methods=None)
+
+    async def _chat(self, exchange: Exchange) -> None:
+        await self._complete(exchange, "chat/completions")
+
+    async def _completions(self, exchange: Exchange) -> None:
+        await self._complete(exchange, "completions")
+
+    async def _complete(self, exchange: Exchange, endpoint: CompletionEndpoint) -> None:
+        limits = self._generations.current.registry.limits
+        try:
+            async with asyncio.timeout(limits.request_timeout_s) as deadline:
+                raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
+                request = parse_completion(endpoint, raw, exchange.headers, limits, exchange.request_id)
+                async with hang_up_cancels(exchange.receive):
+                    await self._answer(exchange, request)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise _too_slow(limits.request_timeout_s) from None
+
+    async def _answer(self, exchange: Exchange, request: Request) -> None:
+        answer = await self._pipeline.answer(request)
+        try:
+            if request.stream:
+                await _stream(exchange, request, answer)
+            else:
+                await _send_whole(exchange, answer)
+        finally:
+            await answer.aclose()
+            exchange.receipt = answer.receipt()
+
+    async def _preview(self, exchange: Exchange) -> None:
+        registry = self._generations.current.registry
+        raw = await read_body(exchange.receive, exchange.headers, registry.limits.max_body_bytes)
+        request = parse_route(raw, registry.limits, exchange.request_id, registry.service.model_name)
+        await exchange.send_json(_preview_json(await self._pipeline.preview(request)))
+
+    async def _models(self, exchange: Exchange) -> None:
+        models = _models(self._generations.current)
+        await exchange.send_json({"object": "list", "data": list(models.values())})
+
+    async def _model(self, exchange: Exchange) -> None:
+        models = _models(self._generations.current)
+        name = exchange.scope["path_params"]["id"]
+        if name not in models:
+            raise UnknownModel(
+                f'the model "{name}" does not exist; {suggest(name, models)}',
+                param="model",
+                hint="GET /v1/models lists all models.",
+            )
+        await exchange.send_json(models[name])
+
+    async def _alive(self, exchange: Exchange) -> None:
+        await exchange.send_json({"status": "ok"})
+
+    async def _ready(self, exchange: Exchange) -> None:
+        state = self._readiness()
+        payload = {"status": "ready" if state.ready else "not_ready", "reasons": list(state.reasons)}
+        await exchange.send_json(payload, status=200 if state.ready else 503)
+
+    async def _prometheus(self, exchange: Exchange) -> None:
+        await exchange.send_bytes(self._metrics.render(), content_type=CONTENT_TYPE)
+
+    async def _openapi(self, exchange: Exchange) -> None:
+        await exchange.send_json(openapi_document())
+
+
+class _NotFound(Endpoint):
+    """Every path that is not there, by any method."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__("other", "any", _no_such_path, metrics)
+
+    def _takes(self, method: str) -> bool:  # noqa: ARG002
+        return True
+
+
+async def _no_such_path(exchange: Exchange) -> None:
+    raise BadHttp(
+        404,
+        f"there is nothing at {exchange.scope['path'][:200]}",
+        code="not_found",
+        hint="The API is under /v1; GET /openapi.json lists its paths.",
+    )
+
+
+async def _send_whole(exchange: Exchange, answer: Answer) -> None:
+    raw = b"".join([chunk async for chunk in answer.chunks()])
+    receipt = answer.receipt()
+    await exchange.send_bytes(body_with_receipt(raw, receipt), headers=receipt_headers(receipt))
+
+
+async def _stream(exchange: Exchange, request: Request, answer: Answer) -> None:
+    await exchange.start_stream(receipt_headers(answer.receipt()))
+    events = UntilDone(answer.chunks())
+    async for chunk in events:
+        await exchange.write(chunk)
+    if not events.done:
+        raise EngineError(
+            f"{answer.receipt().expert} broke off its answer",
+            code="stream_broken",
+            hint="What came is not complete; ask again.",
+        )
+    receipt = receipt_event(answer.receipt(), request.endpoint, answer.created)
+    await exchange.end(receipt + DONE_EVENT)
+
+
+def _models(generation: Generation) -> Mapping[str, dict[str, Any]]:
+    """OpenAI's model objects by id: the routed name first, then every expert."""
+    routed = _model(
+        generation.registry.service.model_name, generation.created, "Chooses the expert for each request."
+    )
+    experts = [_model(view.id, generation.created, view.card, view.skills) for view in generation.experts]
+    return {model["id"]: model for model in (routed, *experts)}
+
+
+def _model(name: str, created: int, card: str, skills: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "coe",
+        "description": card,
+        "skills": list(skills),
+    }
+
+
+def _preview_json(preview: Preview) -> dict[str, Any]:
+    decision = preview.decision
+    return {
+        "object": "coe.route",
+        "generation": preview.generation,
+        "router": decision.router,
+        "expert": decision.expert,
+        "confidence": round(decision.confidence, 4),
+        "margin": None if decision.margin is None else round(decision.margin, 4),
+        "reason": decision.reason,
+        "experts": [
+            {
+                "expert": ranked.expert,
+                "probability": round(ranked.probability, 4),
+                "expected_wait_s": round(wait, 3),
+            }
+            for ranked, wait in zip(decision.ranking, preview.waits_s, strict=True)
+        ],
+    }
+
+
+def _too_slow(seconds: float) -> ExpertTimeout:
+    return ExpertTimeout(
+        f"no complete answer within {seconds:g} s",
+        hint="Ask for fewer tokens, or raise limits.request_timeout_s in experts.yaml.",
+    )

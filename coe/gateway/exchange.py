@@ -1,0 +1,168 @@
+"""One HTTP request and its response: the only place that speaks ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from coe.errors import BadHttp, CoeError
+from coe.gateway.answers import HeaderList, error_event, to_json
+from coe.gateway.metrics import Metrics
+from coe.gateway.requests import ClientGone
+from coe.types import Receipt
+
+log = logging.getLogger(__name__)
+
+CLIENT_GONE = 499
+"""Status in metrics for a request whose client hung up; nothing was sent."""
+
+
+class Exchange:
+    """A request under way. Exactly one of the sending methods is used, and ``fail`` after any of them."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self._send = send
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id = "req-" + os.urandom(12).hex()
+        self.arrived = time.monotonic()
+        self.status: int | None = None
+        self.first_byte_s: float | None = None
+        self.receipt: Receipt | None = None
+        self._streaming = False
+
+    async def send_json(
+        self, payload: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        await self.send_bytes(to_json(payload), status=status, headers=headers)
+
+    async def send_bytes(
+        self,
+        raw: bytes,
+        content_type: bytes = b"application/json",
+        status: int = 200,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+    ) -> None:
+        """A whole response."""
+        head = [(b"content-type", content_type), (b"content-length", b"%d" % len(raw)), *headers]
+        await self._start(status, head)
+        await self._send({"type": "http.response.body", "body": raw})
+
+    async def start_stream(self, headers: HeaderList) -> None:
+        """The head of an event stream; ``write`` and ``end`` follow. Proxies are asked not to buffer."""
+        self._streaming = True
+        head = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+            *headers,
+        ]
+        await self._start(200, head)
+
+    async def write(self, chunk: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end(self, last: bytes = b"") -> None:
+        self._streaming = False
+        await self._send({"type": "http.response.body", "body": last})
+
+    async def fail(self, error: CoeError, headers: HeaderList | None = None) -> None:
+        """Tell the client: a JSON error, or an error event that ends a stream that has begun."""
+        if self.status is None:
+            headers = headers or []
+            if error.retry_after_s is not None or error.http_status in (429, 503):
+                headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s or 1))))
+            await self.send_json(error.envelope(), status=error.http_status, headers=headers)
+        elif self._streaming:
+            self.status = error.http_status
+            await self.end(error_event(error))
+
+    async def _start(self, status: int, headers: HeaderList) -> None:
+        self.status = status
+        self.first_byte_s = time.monotonic() - self.arrived
+        head = [*headers, (b"x-coe-request-id", self.request_id.encode())]
+        await self._send({"type": "http.response.start", "status": status, "headers": head})
+
+
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+class Endpoint:
+    """A handler as an ASGI app: the one place where errors become responses."""
+
+    def __init__(self, name: str, method: str, handler: Handler, metrics: Metrics) -> None:
+        self._name = name
+        self._method = method
+        self._handler = handler
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(scope, receive, send)
+        self._metrics.arrived(self._name)
+        try:
+            if self._takes(scope["method"]):
+                await self._handler(exchange)
+            else:
+                await exchange.fail(_wrong_method(self._method), [(b"allow", self._method.encode())])
+        except ClientGone:
+            exchange.status = CLIENT_GONE
+        except CoeError as error:
+            await exchange.fail(error)
+        except Exception:
+            log.exception("request %s failed unexpectedly", exchange.request_id)
+            await exchange.fail(_unexpected(exchange.request_id))
+        finally:
+            seconds = time.monotonic() - exchange.arrived
+            status = exchange.status or CLIENT_GONE
+            self._metrics.finished(self._name, status, seconds, exchange.first_byte_s, exchange.receipt)
+
+    def _takes(self, method: str) -> bool:
+        return method == self._method or (method == "HEAD" and self._method == "GET")
+
+
+@asynccontextmanager
+async def hang_up_cancels(receive: Receive) -> AsyncIterator[None]:
+    """Cancels the block when the client hangs up, and raises ClientGone then.
+
+    The body must have been read: from then on ``receive`` tells only of the end of the connection.
+    """
+    try:
+        # A timeout without a time: the one clean way in asyncio to cancel a block from beside it.
+        async with asyncio.timeout(None) as block:
+            watcher = asyncio.create_task(_expire_on_hang_up(receive, block))
+            try:
+                yield
+            finally:
+                watcher.cancel()
+    except TimeoutError:
+        if block.expired():
+            raise ClientGone from None
+        raise
+
+
+async def _expire_on_hang_up(receive: Receive, block: asyncio.Timeout) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    block.reschedule(0)
+
+
+def _wrong_method(right: str) -> BadHttp:
+    return BadHttp(405, f"this path takes {right} only", code="method_not_allowed", hint=f"Use {right}.")
+
+
+def _unexpected(request_id: str) -> CoeError:
+    return CoeError(
+        f"an unexpected error in the service; its log has the cause under {request_id}",
+        hint="Ask again; if it stays, report it with the log.",
+    )

@@ -1,0 +1,211 @@
+"""/openapi.json, made from the models that also check requests."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
+
+import coe
+from coe.gateway.schemas import ChatBody, CompletionBody, RouteBody
+from coe.types import DeadlineClass
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    code: str
+    param: str | None
+    hint: str | None
+    source: Literal["router", "expert"]
+
+
+class ErrorBody(BaseModel):
+    """Every error. ``source`` says who failed; ``hint`` what to do."""
+
+    error: ErrorDetail
+
+
+class LegBody(BaseModel):
+    expert: str
+    role: Literal["answer", "proposer", "aggregator"]
+    queue_ms: float
+    swap_ms: float
+    wake_from: Literal["awake", "sleeping", "cold"]
+    run_ms: float | None
+    tokens: int | None
+    outcome: str
+
+
+class ReceiptBody(BaseModel):
+    """How the answer came about."""
+
+    request_id: str
+    generation: int
+    router: str
+    expert: str
+    confidence: float | None
+    runner_up: str | None
+    margin: float | None
+    reason: str
+    legs: list[LegBody]
+    queue_ms: float
+    swap_ms: float
+
+
+class Completion(BaseModel):
+    """OpenAI's completion object as the expert made it, with ``model`` naming the expert, and the receipt."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: dict[str, Any] | None = None
+    coe: ReceiptBody
+
+
+class ModelBody(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    description: str
+    skills: list[str]
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[ModelBody]
+
+
+class RankedBody(BaseModel):
+    expert: str
+    probability: float
+    expected_wait_s: float = Field(description="Wait for this expert if asked now, in seconds.")
+
+
+class RouteAnswer(BaseModel):
+    object: Literal["coe.route"]
+    generation: int
+    router: str
+    expert: str
+    confidence: float
+    margin: float | None
+    reason: str
+    experts: list[RankedBody] = Field(description="All experts, best first.")
+
+
+class Alive(BaseModel):
+    status: Literal["ok"]
+
+
+class Ready(BaseModel):
+    status: Literal["ready", "not_ready"]
+    reasons: list[str]
+
+
+class DeadlineHeader(BaseModel):
+    deadline_class: DeadlineClass
+
+
+_ASKED, _ANSWERED = (ChatBody, CompletionBody, RouteBody), (Completion, RouteAnswer, ModelBody, ModelList)
+_OTHERS = (ErrorBody, Alive, Ready)
+_REF = "#/components/schemas/"
+
+
+@functools.cache
+def openapi_document() -> dict[str, Any]:
+    """The document as a JSON object. Do not change it: it is made once."""
+    _, schemas = models_json_schema(
+        [
+            *((model, "validation") for model in _ASKED),
+            *((model, "serialization") for model in (*_ANSWERED, *_OTHERS)),
+        ],
+        ref_template=_REF + "{model}",
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "CoE", "version": coe.__version__, "license": {"name": "Apache-2.0"}},
+        "paths": {
+            "/v1/chat/completions": {"post": _completion("Answer a chat", ChatBody)},
+            "/v1/completions": {"post": _completion("Complete a text", CompletionBody)},
+            "/v1/route": {"post": _operation("Route without asking", RouteAnswer, asked=RouteBody)},
+            "/v1/models": {"get": _operation("List the models", ModelList)},
+            "/v1/models/{id}": {"get": _operation("Show a model", ModelBody, parameters=[_model_id()])},
+            "/healthz": {"get": _operation("Is the process alive?", Alive)},
+            "/readyz": {"get": _readyz()},
+            "/metrics": {"get": _metrics()},
+        },
+        "components": {"schemas": schemas["$defs"]},
+    }
+
+
+def _operation(
+    summary: str,
+    answered: type[BaseModel],
+    asked: type[BaseModel] | None = None,
+    parameters: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "responses": {"200": _json("The answer.", answered), "default": _json("An error.", ErrorBody)},
+    }
+    if asked is not None:
+        operation["requestBody"] = {"required": True, "content": _content(asked)}
+    if parameters:
+        operation["parameters"] = parameters
+    return operation
+
+
+def _completion(summary: str, asked: type[BaseModel]) -> dict[str, Any]:
+    operation = _operation(summary, Completion, asked, [_deadline_header()])
+    events = "With stream: chunks, then one with empty choices and the receipt as coe, then [DONE]."
+    operation["responses"]["200"]["content"]["text/event-stream"] = {
+        "schema": {"type": "string", "description": events}
+    }
+    operation["responses"]["200"]["headers"] = {
+        name: {"schema": {"type": kind}}
+        for name, kind in (
+            ("x-coe-request-id", "string"),
+            ("x-coe-expert", "string"),
+            ("x-coe-router", "string"),
+            ("x-coe-generation", "integer"),
+            ("x-coe-queue-ms", "number"),
+            ("x-coe-swap-ms", "number"),
+        )
+    }
+    return operation
+
+
+def _readyz() -> dict[str, Any]:
+    operation = _operation("Can it answer?", Ready)
+    operation["responses"]["503"] = _json("It cannot; the reasons say why.", Ready)
+    return operation
+
+
+def _metrics() -> dict[str, Any]:
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    return {
+        "summary": "Metrics for Prometheus",
+        "responses": {"200": {"description": "The text format.", "content": text}},
+    }
+
+
+def _deadline_header() -> dict[str, Any]:
+    schema = DeadlineHeader.model_json_schema()["properties"]["deadline_class"]
+    return {"name": "x-coe-deadline-class", "in": "header", "required": False, "schema": schema}
+
+
+def _model_id() -> dict[str, Any]:
+    return {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _json(description: str, model: type[BaseModel]) -> dict[str, Any]:
+    return {"description": description, "content": _content(model)}
+
+
+def _content(model: type[BaseModel]) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": _REF + model.__name__}}}

@@ -1,0 +1,214 @@
+"""From HTTP to a :class:`coe.types.Request`: reading within bounds, parsing, checking, and the routing text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, NoReturn, cast, get_args
+
+from coe.errors import BadHttp, BadRequest, PayloadTooLarge
+from coe.gateway.faults import json_kind, validate
+from coe.gateway.schemas import (
+    ChatBody,
+    CoeOptions,
+    CompletionBody,
+    ContentPart,
+    Message,
+    RouteBody,
+    Sampling,
+)
+from coe.registry.models import Limits
+from coe.suggest import nearest
+from coe.types import DeadlineClass, Endpoint, Options, Request, RequestId
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Headers = Mapping[bytes, bytes]
+
+DEADLINE_HEADER = "x-coe-deadline-class"
+_BODIES: Mapping[Endpoint, type[Sampling]] = {"chat/completions": ChatBody, "completions": CompletionBody}
+
+
+class ClientGone(Exception):  # noqa: N818 (not a fault: nobody is left to tell)
+    """The client hung up."""
+
+
+async def read_body(receive: Receive, headers: Headers, max_bytes: int) -> bytes:
+    """The whole body. Refuses one over ``max_bytes`` as soon as that shows, and anything but JSON."""
+    _check_content_type(headers)
+    declared = headers.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        parts.append(part)
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def parse_json(raw: bytes) -> dict[str, Any]:
+    """The body as an object. Raises BadRequest with line and column of the fault."""
+    if not raw.strip():
+        raise BadRequest("the body is empty", code="empty_body", hint="Send a JSON object.")
+    try:
+        body = json.loads(raw, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise _malformed(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
+    except UnicodeDecodeError as error:
+        raise _malformed(f"the body is not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise _malformed("it is nested too deeply") from None
+    except ValueError as error:
+        raise _malformed(str(error)) from None
+    if not isinstance(body, dict):
+        raise BadRequest(
+            f"the body must be a JSON object, not {json_kind(body)}", code="invalid_json", hint="Send {...}."
+        )
+    return body
+
+
+def parse_completion(
+    endpoint: Endpoint, raw: bytes, headers: Headers, limits: Limits, request_id: RequestId
+) -> Request:
+    """A checked request. Raises BadRequest naming the field at fault."""
+    body = parse_json(raw)
+    checked = validate(_BODIES[endpoint], body)
+    options = _options(checked.coe, headers)
+    if isinstance(checked, ChatBody):
+        _check_messages(checked.messages, limits)
+        text = routing_text(checked.messages)
+    else:
+        text = _prompt_text(cast(CompletionBody, checked).prompt, limits)
+    body.pop("coe", None)
+    return Request(request_id, endpoint, checked.model, body, _printable(text), options)
+
+
+def parse_route(raw: bytes, limits: Limits, request_id: RequestId, routed_model: str) -> Request:
+    """A dry run: a request that is routed and never asked."""
+    checked = validate(RouteBody, parse_json(raw))
+    if (checked.input is None) == (checked.messages is None):
+        raise BadRequest(
+            "give one of input and messages", param="input", hint='For example {"input": "2+2?"}.'
+        )
+    if checked.messages is not None:
+        _check_messages(checked.messages, limits)
+        text = routing_text(checked.messages)
+    else:
+        text = _prompt_text(checked.input, limits)
+    options = Options(router=checked.router)
+    return Request(request_id, "chat/completions", routed_model, {}, _printable(text), options)
+
+
+def routing_text(messages: Sequence[Message]) -> str:
+    """What routers see: the last user message that has text, else the last message that has."""
+    texts = [(message.role, _text(message)) for message in messages]
+    by_user = [text for role, text in texts if role == "user" and text]
+    return next(reversed(by_user), None) or next((text for _, text in reversed(texts) if text), "")
+
+
+def _text(message: Message) -> str:
+    if isinstance(message.content, str):
+        return message.content.strip()
+    return "\n".join(part.text for part in message.content or () if _is_text(part) and part.text).strip()
+
+
+def _is_text(part: ContentPart) -> bool:
+    return part.type in ("text", "input_text")
+
+
+def _check_messages(messages: Sequence[Message], limits: Limits) -> None:
+    if len(messages) > limits.max_messages:
+        raise BadRequest(
+            f"{len(messages)} messages are more than the {limits.max_messages} that this service takes",
+            code="too_many_messages",
+            param="messages",
+            hint="Send fewer messages, or raise limits.max_messages in experts.yaml.",
+        )
+    for index, message in enumerate(messages):
+        for place, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            if _is_text(part) and part.text is None:
+                where = f"messages[{index}].content[{place}].text"
+                raise BadRequest(f"{where} is missing", param=where, hint="A text part has a text.")
+    _check_length(sum(len(_text(message)) for message in messages), "messages", limits)
+
+
+def _check_length(chars: int, param: str, limits: Limits) -> None:
+    if chars > limits.max_prompt_chars:
+        raise BadRequest(
+            f"the prompt has {chars} characters, more than the {limits.max_prompt_chars} that this service takes",
+            code="prompt_too_long",
+            param=param,
+            hint="Shorten it, or raise limits.max_prompt_chars in experts.yaml.",
+        )
+
+
+def _prompt_text(prompt: Any, limits: Limits) -> str:
+    """Token ids belong to one expert's tokenizer; as text they are empty."""
+    texts = [prompt] if isinstance(prompt, str) else [text for text in prompt if isinstance(text, str)]
+    _check_length(sum(map(len, texts)), "prompt", limits)
+    return "\n".join(texts).strip()
+
+
+def _options(checked: CoeOptions | None, headers: Headers) -> Options:
+    word = headers.get(DEADLINE_HEADER.encode())
+    deadline_class: DeadlineClass = "standard" if word is None else _deadline_class(word.decode("latin-1"))
+    if checked is None:
+        return Options(deadline_class=deadline_class)
+    return checked.options(deadline_class)
+
+
+def _deadline_class(word: str) -> DeadlineClass:
+    choices = get_args(DeadlineClass)
+    if word not in choices:
+        raise BadRequest(
+            f'{DEADLINE_HEADER} must be one of {", ".join(choices)}, not "{word[:60]}"',
+            param=DEADLINE_HEADER,
+            hint=f"Send {nearest(word, choices) or 'standard'}, or leave the header out.",
+        )
+    return cast(DeadlineClass, word)
+
+
+def _check_content_type(headers: Headers) -> None:
+    given = headers.get(b"content-type", b"").decode("latin-1")
+    if given.partition(";")[0].strip().lower() != "application/json":
+        raise BadHttp(
+            415,
+            f"the content type is {given[:80] or 'missing'}; it must be application/json",
+            code="unsupported_content_type",
+            hint="Send the header Content-Type: application/json.",
+        )
+    coding = headers.get(b"content-encoding", b"identity").decode("latin-1")
+    if coding.strip().lower() != "identity":
+        raise BadHttp(
+            415,
+            f"the content encoding {coding[:40]} is not taken",
+            code="unsupported_content_encoding",
+            hint="Send the body uncompressed.",
+        )
+
+
+def _too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"the body is larger than {max_bytes} bytes",
+        hint="Send less, or raise limits.max_body_bytes in experts.yaml.",
+    )
+
+
+def _malformed(what: str) -> BadRequest:
+    return BadRequest(f"the body is not JSON: {what}", code="invalid_json", hint="Correct the JSON.")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _printable(text: str) -> str:
+    """Lone surrogates, which JSON can write and UTF-8 cannot, would break tokenizers."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,172 @@
+"""Request bodies as pydantic models: the fields that we check. Also the source of /openapi.json.
+
+Fields that are not here pass through to the expert unchanged, except inside ``coe``, which is ours: there an
+unknown key is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+
+from coe.types import DeadlineClass, Options
+
+MAX_CHOICES = 16
+
+Positive = Annotated[int, Field(ge=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+class Passing(BaseModel):
+    """Checks the known fields, lets others pass. JSON types are taken at their word: "1" is no number."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, protected_namespaces=())
+
+
+class CoeOptions(BaseModel):
+    """The ``coe`` extension. Fields left out are as experts.yaml says."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    router: str | None = Field(None, description="Name of a router in experts.yaml.")
+    experts: Positive | None = Field(None, description="How many experts to ask.")
+    aggregate: str | None = Field(None, description="How several answers become one.")
+    quality: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Weight of quality, 0 to 1."
+    )
+    cost: Annotated[float, Field(ge=0)] | None = Field(None, description="Weight of cost.")
+    patience_s: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Longest wait for an expert, in seconds; then the request is refused."
+    )
+    deadline_class: DeadlineClass | None = Field(None, description="How urgent the request is.")
+
+    def options(self, deadline_class: DeadlineClass) -> Options:
+        """``deadline_class`` counts where the body has none."""
+        values = self.model_dump()
+        values["deadline_class"] = self.deadline_class or deadline_class
+        return Options(**values)
+
+
+class ContentPart(Passing):
+    """A part of a message. Only ``text`` parts are used for routing; all are passed to the expert."""
+
+    type: str
+    text: str | None = None
+
+
+def _content_kind(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "~text"
+    return "~parts" if isinstance(value, list) else None
+
+
+# Tags start with "~" so that error messages can leave them out of a field's path.
+Content = Annotated[
+    Annotated[str, Tag("~text")] | Annotated[list[ContentPart], Tag("~parts")],
+    Discriminator(
+        _content_kind,
+        custom_error_type="content_type",
+        custom_error_message="must be text or a list of content parts",
+    ),
+]
+
+
+def _all(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and bool(values) and all(type(value) is kind for value in values)
+
+
+def _stop(value: Any) -> Any:
+    if value is None or isinstance(value, str) or _all(value, str):
+        return value
+    raise ValueError("must be text or a list of texts")
+
+
+def _prompt(value: Any) -> Any:
+    texts = isinstance(value, str) or _all(value, str)
+    tokens = _all(value, int) or (_all(value, list) and all(_all(prompt, int) for prompt in value))
+    if texts or tokens:
+        return value
+    raise ValueError("must be text, a list of texts, or token ids, and not empty")
+
+
+def _tool_choice(value: Any) -> Any:
+    if value is None or isinstance(value, (str, dict)):
+        return value
+    raise ValueError('must be "none", "auto", "required" or an object that names a tool')
+
+
+def _schema(*kinds: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": list(kinds)})
+
+
+_TEXT, _TEXTS = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
+_TOKENS = {"type": "array", "items": {"type": "integer"}}
+_NULL = {"type": "null"}
+
+Stop = Annotated[Any, AfterValidator(_stop), _schema(_TEXT, _TEXTS, _NULL)]
+Prompt = Annotated[
+    Any, AfterValidator(_prompt), _schema(_TEXT, _TEXTS, _TOKENS, {"type": "array", "items": _TOKENS})
+]
+ToolChoice = Annotated[Any, AfterValidator(_tool_choice), _schema(_TEXT, {"type": "object"}, _NULL)]
+
+
+class Message(Passing):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content | None = None
+
+
+class StreamOptions(Passing):
+    include_usage: bool | None = None
+
+
+class Sampling(Passing):
+    """The fields that both completion endpoints share."""
+
+    model: str = Field(description='"coe" has an expert chosen; an expert\'s id names it.')
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: Positive | None = None
+    stop: Stop = None
+    seed: int | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[str, float] | None = None
+    user: str | None = None
+    coe: CoeOptions | None = None
+
+
+class ChatBody(Sampling):
+    """Body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Positive | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class CompletionBody(Sampling):
+    """Body of POST /v1/completions."""
+
+    prompt: Prompt = Field(description="Token ids need a named expert: they cannot be routed.")
+    suffix: str | None = None
+    echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+
+class RouteBody(BaseModel):
+    """Body of POST /v1/route: one of ``input`` and ``messages``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    input: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    router: str | None = Field(None, description="Name of a router in experts.yaml.")

@@ -1,0 +1,41 @@
+"""A generation: one accepted version of experts.yaml, with the routers and the aggregator built for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coe.aggregators import Aggregator
+from coe.registry.models import Registry
+from coe.types import ExpertView, Router
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Everything that a request reads about the registry. Never changes; a new version is a new object."""
+
+    number: int
+    registry: Registry
+    experts: tuple[ExpertView, ...]
+    routers: Mapping[str, Router]
+    aggregator: Aggregator
+    created: int
+    """Unix time in seconds."""
+
+
+class Generations:
+    """Holds the generation that new requests use.
+
+    Only the service publishes. A request reads ``current`` once and keeps what it read, so that it never
+    sees parts of two generations.
+    """
+
+    def __init__(self, first: Generation) -> None:
+        self._current = first
+
+    @property
+    def current(self) -> Generation:
+        return self._current
+
+    def publish(self, generation: Generation) -> None:
+        self._current = generation

@@ -1,0 +1,260 @@
+"""The one path of a request: route -> lease -> ask -> combine -> receipt.
+
+:meth:`Pipeline.answer` reads top to bottom in that order. Everything that happens before the first byte of
+an expert's answer may be tried once more on the next expert of the ranking; after it, never.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from coe.errors import CoeError, EngineError, ExpertUnavailable
+from coe.generation import Generation, Generations
+from coe.routing import choose
+from coe.types import (
+    DeadlineClass,
+    Decision,
+    Engine,
+    EngineAnswer,
+    EngineCall,
+    ExpertId,
+    Leg,
+    Options,
+    Receipt,
+    Request,
+    RequestId,
+)
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+
+_TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
+_ERROR_EVENT = re.compile(rb'(?:^|\n)data:\s*\{"error"')
+_TAIL_CHUNKS = 4
+_TAIL_BYTES = 8192
+
+
+class Lease(Protocol):
+    """The right to ask one expert, held while it answers. Times in milliseconds."""
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def queue_ms(self) -> float: ...
+    @property
+    def swap_ms(self) -> float: ...
+    @property
+    def wake_from(self) -> Literal["awake", "sleeping", "cold"]: ...
+
+
+class Leases(Protocol):
+    """What the pipeline needs of the pool."""
+
+    def lease(
+        self, request_id: RequestId, expert: ExpertId, deadline_class: DeadlineClass, timeout_s: float
+    ) -> AbstractAsyncContextManager[Lease]:
+        """Waits until ``expert`` is ready and has room. Leaving the block gives the lease back."""
+        ...
+
+    def forecast(self, expert: ExpertId) -> float:
+        """Seconds that a request for ``expert`` arriving now would wait."""
+        ...
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What the router would do with a text now, and the wait at each ranked expert in seconds."""
+
+    generation: int
+    decision: Decision
+    waits_s: tuple[float, ...]
+
+
+class LiveLeg:
+    """One expert answering: the lease, the engine's answer under way, and what is known of it so far."""
+
+    def __init__(
+        self, expert: ExpertId, lease: Lease, answer: EngineAnswer, held: AsyncExitStack, clock: Clock
+    ) -> None:
+        self.expert = expert
+        self._lease = lease
+        self._held = held
+        self._clock = clock
+        self._chunks = answer.chunks()
+        self._asked_at = clock()
+        self._tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
+        self._run_ms: float | None = None
+        self._outcome = "cancelled"
+
+    async def first_byte(self) -> None:
+        """Wait for the first bytes, which :meth:`chunks` gives again. Raises EngineError if none come."""
+        try:
+            self._tail.append(await anext(self._chunks))
+        except StopAsyncIteration:
+            raise EngineError(
+                f"{self.expert} answered nothing", hint="Ask again; look at the log of its engine."
+            ) from None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            yield self._tail[0]
+            async for chunk in self._chunks:
+                self._tail.append(chunk)
+                yield chunk
+            self._outcome = "failed" if _ERROR_EVENT.search(self._last_bytes()) else "ok"
+        except CoeError as error:
+            self._outcome = f"failed: {error.code}"
+            raise
+        finally:
+            self._run_ms = (self._clock() - self._asked_at) * 1000
+
+    def leg(self) -> Leg:
+        lease = self._lease
+        return Leg(
+            expert=self.expert,
+            queue_ms=lease.queue_ms,
+            swap_ms=lease.swap_ms,
+            wake_from=lease.wake_from,
+            run_ms=self._run_ms,
+            tokens=self._tokens(),
+            outcome=self._outcome,
+        )
+
+    async def aclose(self) -> None:
+        """Abort the generation if it still runs, then give the lease back. Idempotent."""
+        await self._held.aclose()
+
+    def _tokens(self) -> int | None:
+        """Completion tokens, from the usage at the end of the body or stream; None where it has none."""
+        found = _TOKENS.findall(self._last_bytes())
+        return int(found[-1]) if found else None
+
+    def _last_bytes(self) -> bytes:
+        return b"".join(self._tail)[-_TAIL_BYTES:]
+
+
+class Answer:
+    """An answer under way: at least one byte of it is here. Close it on every path."""
+
+    def __init__(
+        self,
+        request: Request,
+        generation: Generation,
+        decision: Decision,
+        leg: LiveLeg,
+        failed: tuple[Leg, ...],
+    ) -> None:
+        self._request = request
+        self._generation = generation
+        self._decision = decision
+        self._leg = leg
+        self._failed = failed
+
+    @property
+    def created(self) -> int:
+        """Unix time in seconds at which the answer's generation of the registry was made."""
+        return self._generation.created
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body's bytes as the expert sent them (SSE events when streaming). Take them once."""
+        return self._generation.aggregator.combine(self._request, (self._leg,))
+
+    def receipt(self) -> Receipt:
+        """What is known now; run time, tokens and outcome are there once ``chunks`` is exhausted."""
+        decision, expert = self._decision, self._leg.expert
+        pinned = decision.router == "pinned"
+        fell_back = expert != decision.expert
+        return Receipt(
+            request_id=self._request.id,
+            generation=self._generation.number,
+            router=decision.router,
+            expert=expert,
+            confidence=None if pinned else decision.confidence,
+            runner_up=decision.expert if fell_back else decision.runner_up,
+            margin=None if fell_back else decision.margin,
+            reason=decision.reason + "".join(_because(leg, expert) for leg in self._failed),
+            legs=(*self._failed, self._leg.leg()),
+        )
+
+    async def aclose(self) -> None:
+        """Abort what still runs and give the lease back. Idempotent."""
+        await self._leg.aclose()
+
+
+def _because(failed: Leg, instead: ExpertId) -> str:
+    return f"; {failed.expert} could not answer ({failed.outcome}), so {instead} was asked"
+
+
+class Pipeline:
+    """Answers requests with the generation that is current when they arrive."""
+
+    def __init__(self, generations: Generations, pool: Leases, clock: Clock = time.monotonic) -> None:
+        self._generations = generations
+        self._pool = pool
+        self._clock = clock
+
+    async def answer(self, request: Request) -> Answer:
+        """Returns at the first byte of the answer. Cancelling it gives back everything that it holds.
+
+        Raises any :class:`coe.errors.CoeError` but ConfigError.
+        """
+        generation = self._generations.current
+        decision = await choose(request, generation)
+        failed: list[Leg] = []
+        for expert in _candidates(decision):
+            try:
+                leg = await self._ask(request, expert, generation)
+            except (ExpertUnavailable, EngineError) as error:
+                log.warning("request %s: %s could not answer: %s", request.id, expert, error.message)
+                failed.append(Leg(expert=expert, outcome=f"failed: {error.code}"))
+                last_error = error
+            else:
+                return Answer(request, generation, decision, leg, tuple(failed))
+        raise last_error
+
+    async def preview(self, request: Request) -> Preview:
+        """Route without asking anybody."""
+        generation = self._generations.current
+        decision = await choose(request, generation)
+        waits = tuple(self._pool.forecast(ranked.expert) for ranked in decision.ranking)
+        return Preview(generation=generation.number, decision=decision, waits_s=waits)
+
+    async def _ask(self, request: Request, expert: ExpertId, generation: Generation) -> LiveLeg:
+        """Lease ``expert`` and ask it; on any failure both are given back before the error leaves."""
+        async with AsyncExitStack() as held:
+            lease = await held.enter_async_context(
+                self._pool.lease(
+                    request.id,
+                    expert,
+                    request.options.deadline_class,
+                    _patience_s(request.options, generation),
+                )
+            )
+            answer = await lease.engine.ask(expert, EngineCall(request.endpoint, request.body))
+            held.push_async_callback(answer.aclose)
+            leg = LiveLeg(expert, lease, answer, held.pop_all(), self._clock)
+        try:
+            await leg.first_byte()
+        except BaseException:
+            await leg.aclose()
+            raise
+        return leg
+
+
+def _candidates(decision: Decision) -> tuple[ExpertId, ...]:
+    """The chosen expert and the one to ask if it cannot answer. A pinned decision ranks only one."""
+    second = decision.runner_up
+    return (decision.expert,) if second is None else (decision.expert, second)
+
+
+def _patience_s(options: Options, generation: Generation) -> float:
+    bound = generation.registry.limits.request_timeout_s
+    return bound if options.patience_s is None else min(options.patience_s, bound)

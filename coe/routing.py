@@ -1,0 +1,110 @@
+"""From a request to a decision: which router is asked, or which expert the client named itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from coe.errors import BadRequest, CoeError, RoutingError, UnknownModel
+from coe.generation import Generation
+from coe.suggest import suggest
+from coe.types import Decision, Ranked, Request, Router
+
+log = logging.getLogger(__name__)
+
+PINNED = "pinned"
+"""The router's name in decisions that the client made by naming an expert."""
+
+
+async def choose(request: Request, generation: Generation) -> Decision:
+    """The decision for ``request``: at most as many experts as the aggregator can combine.
+
+    Raises BadRequest (unknown router, too many experts, no text to route by), UnknownModel or RoutingError.
+    """
+    _check_aggregation(request, generation)
+    if request.model == generation.registry.service.model_name:
+        return await _routed(request, generation)
+    if generation.registry.expert(request.model) is None:
+        raise _unknown_model(request.model, generation)
+    return _pinned(request.model)
+
+
+async def _routed(request: Request, generation: Generation) -> Decision:
+    router = _router(request, generation)
+    try:
+        if getattr(router, "blocking", False):
+            decision = await asyncio.to_thread(router.route, request.text, generation.experts)
+        else:
+            decision = router.route(request.text, generation.experts)
+    except CoeError:
+        raise
+    except Exception as error:
+        log.exception("request %s: router %s failed", request.id, router.name)
+        raise RoutingError(
+            f"the router {router.name} could not decide ({type(error).__name__})",
+            hint="Name an expert as the model, or another router in coe.router; the service's log has the cause.",
+        ) from error
+    _check_decision(decision, generation)
+    return decision
+
+
+def _router(request: Request, generation: Generation) -> Router:
+    name = request.options.router or generation.registry.routers.default
+    router = generation.routers.get(name)
+    if router is None:
+        raise BadRequest(
+            f'the router "{name}" does not exist; {suggest(name, generation.routers)}',
+            code="unknown_router",
+            param="coe.router",
+            hint="Leave coe.router out to use the default router.",
+        )
+    return router
+
+
+def _pinned(expert: str) -> Decision:
+    return Decision(
+        router=PINNED,
+        ranking=(Ranked(expert, 1.0),),
+        chosen=(expert,),
+        confidence=1.0,
+        reason=f"the request named {expert}",
+    )
+
+
+def _unknown_model(model: str, generation: Generation) -> UnknownModel:
+    service = generation.registry.service
+    names = [service.model_name, *(expert.id for expert in generation.experts)]
+    return UnknownModel(
+        f'the model "{model}" does not exist; {suggest(model, names)}',
+        param="model",
+        hint=f'Use "{service.model_name}" to have an expert chosen, or name one; GET /v1/models lists them.',
+    )
+
+
+def _check_aggregation(request: Request, generation: Generation) -> None:
+    options, aggregator = request.options, generation.aggregator
+    if options.aggregate is not None and options.aggregate != aggregator.name:
+        raise BadRequest(
+            f'the aggregator "{options.aggregate}" is not available; {suggest(options.aggregate, [aggregator.name])}',
+            code="unknown_aggregator",
+            param="coe.aggregate",
+            hint="Leave coe.aggregate out to use the one of experts.yaml.",
+        )
+    if options.experts is not None and options.experts > aggregator.max_experts:
+        raise BadRequest(
+            f"coe.experts is {options.experts}, but the aggregator {aggregator.name} takes at most"
+            f" {aggregator.max_experts}",
+            code="too_many_experts",
+            param="coe.experts",
+            hint="Leave coe.experts out, or ask for fewer.",
+        )
+
+
+def _check_decision(decision: Decision, generation: Generation) -> None:
+    known = {expert.id for expert in generation.experts}
+    named = {*decision.chosen, *(ranked.expert for ranked in decision.ranking)}
+    if not decision.chosen or not named <= known:
+        raise RoutingError(
+            f"the router {decision.router} chose an expert that does not exist",
+            hint="Correct the router; name another one in coe.router meanwhile.",
+        )
