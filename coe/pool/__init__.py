@@ -1,0 +1,1 @@
+"""The pool: which experts are in memory, and who may use them."""

@@ -1,0 +1,233 @@
+"""Decisions about one host: carry out what the policy wants within the rules that always hold.
+
+No budget is exceeded, nothing with leases out is put away, and what was promised is kept or withdrawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from coe.pool.events import Action, Evict, Grant, Load, Sleep, Wake
+from coe.pool.plan import EPSILON
+from coe.pool.policies import HostView, Policy, Swap
+from coe.pool.state import Commitment, HostState, Replica
+from coe.types import ExpertId
+
+
+@dataclass(slots=True)
+class Turn:
+    """One call of ``step``: the time, the actions so far, and the hosts to look at again."""
+
+    now: float
+    actions: list[Action] = field(default_factory=list)
+    dirty: dict[str, HostState] = field(default_factory=dict)
+
+    def touch(self, host: HostState) -> None:
+        self.dirty[host.plan.id] = host
+
+    def touch_hosts_of(self, replica: Replica) -> None:
+        """What one replica does changes what the expert's others should do."""
+        for other in replica.expert.replicas.values():
+            self.touch(other.host)
+
+
+@dataclass(frozen=True, slots=True)
+class Decider:
+    """``on_grant`` hands over the head of a queue and keeps the lease: the scheduler's part."""
+
+    policy: Policy
+    on_grant: Callable[[Replica, Turn], Grant]
+
+    def decide(self, host: HostState, turn: Turn) -> None:
+        """Bring ``host`` to rest: afterwards nothing is left to do before the next event or wake_at."""
+        self._withdraw(host, turn)
+        changed = True
+        while changed:
+            self._retry_sleeps(host, turn)
+            self._retire(host, turn)
+            swapped = not host.plan.always_awake and self._swap(host, turn)
+            self._load(host, turn)
+            changed = self._grant(host, turn) or swapped
+        host.wake_at = self._wake_at(host, turn)
+
+    def _withdraw(self, host: HostState, turn: Turn) -> None:
+        """Give up loads that nobody waits for any more, and let their victims stay."""
+        kept: list[Commitment] = []
+        for commitment in host.commitments:
+            if commitment.replica.expert.queued and not commitment.replica.retired:
+                kept.append(commitment)
+            else:
+                withdraw(commitment, turn)
+        host.commitments = kept
+
+    def _swap(self, host: HostState, turn: Turn) -> bool:
+        """Close residents and promise loads until the policy is content."""
+        changed = False
+        while True:
+            view = self._view(host, turn.now)
+            if not view.residents and (not view.candidates or view.room <= EPSILON):
+                return changed
+            swap = self.policy.swap(view)
+            if swap is None:
+                return changed
+            self._commit(host, view, swap, turn)
+            changed = True
+
+    def _commit(self, host: HostState, view: HostView, swap: Swap, turn: Turn) -> None:
+        victims = tuple(self._resident(host, expert) for expert in swap.victims)
+        if swap.load is not None:
+            replica = host.replicas[swap.load]
+            freed = sum(v.held for v in victims)
+            if (
+                all(c is not replica for c in view.candidates)
+                or replica.footprint > view.room + freed + EPSILON
+            ):
+                raise ValueError(f"policy {self.policy.name!r}: {swap.load!r} cannot be loaded now")
+            replica.committed = True
+            replica.expert.recount()
+            host.commitments.append(Commitment(replica, victims))
+            turn.touch_hosts_of(replica)
+        elif not victims:
+            raise ValueError(f"policy {self.policy.name!r}: a swap without load and victims")
+        for victim in victims:
+            drain(victim, turn)
+
+    def _resident(self, host: HostState, expert: ExpertId) -> Replica:
+        resident = host.residents.get(expert)
+        if resident is None or resident.state != "awake":
+            raise ValueError(f"policy {self.policy.name!r}: {expert!r} is not awake and cannot be closed")
+        return resident
+
+    def _load(self, host: HostState, turn: Turn) -> None:
+        """Start promised loads, oldest promise first; a later one may not take an earlier one's room."""
+        if not host.commitments:
+            return
+        free, waiting = host.free, []
+        for commitment in host.commitments:
+            replica = commitment.replica
+            free -= replica.footprint
+            if free >= -EPSILON:
+                start_load(replica, turn)
+            else:
+                waiting.append(commitment)
+        host.commitments = waiting
+
+    def _grant(self, host: HostState, turn: Turn) -> bool:
+        """Hand out batch room until it or the work is used up, or the policy holds back."""
+        view: HostView | None = None
+        changed = False
+        while host.waiting and host.has_batch_room:
+            smaller = host.residents if len(host.residents) < len(host.waiting) else host.waiting
+            grantable = [r for r in smaller.values() if r.has_batch_room and r.expert.queued]
+            if not grantable:
+                break
+            view = view or self._view(host, turn.now)
+            chosen = self.policy.grant(view, grantable)
+            if chosen is None:
+                break
+            replica = host.replicas[chosen]
+            if not (replica.has_batch_room and replica.expert.queued):
+                raise ValueError(f"policy {self.policy.name!r}: {chosen!r} cannot take a request now")
+            turn.actions.append(self.on_grant(replica, turn))
+            changed = True
+        return changed
+
+    def _retire(self, host: HostState, turn: Turn) -> None:
+        """Put away what the plan no longer has: a moved replica at once, an expert after its queue."""
+        if not host.leavers:
+            return
+        for replica in list(host.replicas.values()):
+            if not (replica.retired or (replica.expert.retiring and not replica.expert.queued)):
+                continue
+            if replica.state == "awake":
+                drain(replica, turn)
+            elif replica.state == "sleeping":
+                evict(replica, turn)
+            if replica.state == "cold" and not replica.running and not replica.committed:
+                _forget(replica)
+        host.leavers = any(r.retired or r.expert.retiring for r in host.replicas.values())
+
+    def _retry_sleeps(self, host: HostState, turn: Turn) -> None:
+        for replica in host.residents.values():
+            if replica.state == "going_to_sleep" and replica.sleep_failures and turn.now >= replica.retry_at:
+                evict(replica, turn)
+
+    def _wake_at(self, host: HostState, turn: Turn) -> float:
+        moments = [r.retry_at for r in host.waiting.values() if r.state in ("cold", "sleeping")]
+        moments.extend(r.retry_at for r in host.residents.values() if r.state == "going_to_sleep")
+        earliest = min((m for m in moments if m > turn.now), default=math.inf)
+        if host.plan.always_awake:
+            return earliest
+        return min(earliest, self.policy.wake_at(self._view(host, turn.now)))
+
+    def _view(self, host: HostState, now: float) -> HostView:
+        candidates = [
+            r
+            for r in host.waiting.values()
+            if r.state in ("cold", "sleeping") and not r.committed and not r.running and r.retry_at <= now
+        ]
+        residents = [r for r in host.residents.values() if r.state == "awake"]
+        return HostView(host.plan.id, now, host.room, candidates, residents, host.waiting.values())
+
+
+def withdraw(commitment: Commitment, turn: Turn) -> None:
+    """Take back a promise: its victims stay, unless they have left or must leave anyway."""
+    commitment.replica.committed = False
+    commitment.replica.expert.recount()
+    turn.touch_hosts_of(commitment.replica)
+    for victim in commitment.victims:
+        if victim.state == "draining" and not victim.crashed:
+            victim.move("awake")
+            turn.touch_hosts_of(victim)
+
+
+def start_load(replica: Replica, turn: Turn) -> None:
+    waking = replica.state == "sleeping"
+    replica.committed = False
+    replica.loaded_from = "sleeping" if waking else "cold"
+    replica.load_started = turn.now
+    replica.move("loading")
+    order = Wake if waking else Load
+    turn.actions.append(order(replica.expert.id, replica.host.plan.id))
+
+
+def drain(replica: Replica, turn: Turn) -> None:
+    """Grant nothing more on an awake replica; put it away when its leases are back."""
+    replica.move("draining")
+    turn.touch_hosts_of(replica)
+    put_away(replica, turn)
+
+
+def put_away(replica: Replica, turn: Turn) -> None:
+    """Order a drained replica to sleep. One that has nothing to free is cold at once."""
+    if replica.state != "draining" or replica.running:
+        return
+    turn.touch_hosts_of(replica)
+    if replica.crashed or replica.host.plan.always_awake:
+        replica.crashed = False
+        replica.move("cold")
+        return
+    host = replica.host.plan
+    replica.sleep_failures = 0
+    if replica.retired or replica.expert.retiring or not host.sleeps:
+        evict(replica, turn)
+        return
+    replica.sleeps_to, replica.retry_at = "sleeping", math.inf
+    replica.move("going_to_sleep")
+    turn.actions.append(Sleep(replica.expert.id, host.id, host.sleep_level))
+
+
+def evict(replica: Replica, turn: Turn) -> None:
+    """Order that nothing of the expert stays. ``retry_at`` is inf until the order is answered."""
+    replica.sleeps_to, replica.retry_at = "cold", math.inf
+    replica.move("going_to_sleep")
+    turn.actions.append(Evict(replica.expert.id, replica.host.plan.id))
+
+
+def _forget(replica: Replica) -> None:
+    replica.expert.replicas.pop(replica.host.plan.id, None)
+    replica.host.replicas.pop(replica.expert.id, None)
+    replica.host.waiting.pop(replica.expert.id, None)
+    replica.expert.recount()

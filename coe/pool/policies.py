@@ -1,0 +1,243 @@
+"""Which expert comes next, at whose expense, and who is served: the replaceable part of scheduling.
+
+The scheduler does the bookkeeping (states, budgets, leases, failures) and asks a policy about one host at
+a time. A policy is pure and silent: it reads a view, keeps no clock and changes nothing. Whatever it
+answers, no work in flight is killed and no budget is exceeded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from coe.errors import ConfigError
+from coe.pool.events import HostId
+from coe.pool.plan import EPSILON
+from coe.registry.models import Pool
+from coe.types import ExpertId
+
+
+class QueueView(Protocol):
+    """An expert and its requests that wait, over all its hosts. Times in seconds."""
+
+    @property
+    def id(self) -> ExpertId: ...
+    @property
+    def queued(self) -> int: ...
+    @property
+    def oldest(self) -> float:
+        """Arrival of the head of the queue; ``inf`` when nobody waits."""
+        ...
+
+    @property
+    def arrivals_sum(self) -> float:
+        """Sum of the waiting requests' arrival times: total waiting is ``queued * now`` minus this."""
+        ...
+
+    @property
+    def run_s(self) -> float:
+        """Moving mean of the time a lease is out."""
+        ...
+
+    @property
+    def supply(self) -> int:
+        """Batch capacity of the replicas that serve it now or will as soon as they are loaded."""
+        ...
+
+
+class ReplicaView(Protocol):
+    """One expert on one host. Times in seconds."""
+
+    @property
+    def expert(self) -> QueueView: ...
+    @property
+    def running(self) -> int:
+        """Leases out."""
+        ...
+
+    @property
+    def max_running(self) -> int: ...
+    @property
+    def footprint(self) -> float: ...
+    @property
+    def frame_left(self) -> int:
+        """Requests of its frame that still wait to be granted."""
+        ...
+
+    @property
+    def ready_at(self) -> float: ...
+    @property
+    def used_at(self) -> float:
+        """Last grant or finish."""
+        ...
+
+    @property
+    def load_s(self) -> float:
+        """Expected cost of bringing it in from its present state."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """A host at one moment.
+
+    ``room``: capacity that is free once everything that is leaving has left and everything that is
+    promised has come. ``candidates``: experts with work that could be brought in now. ``residents``: awake
+    experts that are not already leaving. ``waiting``: every expert with work here, whatever its state.
+    """
+
+    host: HostId
+    now: float
+    room: float
+    candidates: Sequence[ReplicaView]
+    residents: Sequence[ReplicaView]
+    waiting: Collection[ReplicaView]
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Close ``victims`` (residents), and load ``load`` (a candidate) when they have left."""
+
+    load: ExpertId | None
+    victims: tuple[ExpertId, ...] = ()
+
+
+class Policy(Protocol):
+    """Pure decisions about one host. Called again whenever something changes there."""
+
+    @property
+    def name(self) -> str: ...
+
+    def swap(self, view: HostView) -> Swap | None:
+        """The next change of residents, or None. Victims and room must suffice for ``load``."""
+        ...
+
+    def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:
+        """Whose oldest request is granted next; ``grantable`` (never empty) have work and batch room."""
+        ...
+
+    def frame(self, replica: ReplicaView) -> int:
+        """How many of the requests queued at this moment, when it is loaded, are served before it may
+        be closed."""
+        ...
+
+    def wake_at(self, view: HostView) -> float:
+        """When ``swap`` could answer otherwise though nothing happened; ``inf`` for never. Must be later
+        than ``view.now``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Serve an expert's requests together, and nobody waits for ever.
+
+    * Next is the expert with the most waiting time per second that it would hold its place, swap
+      included; from ``ageing_s`` on, the one whose head waited longest goes before all others.
+    * A resident is closed once its frame is served, it has stayed ``min_residency_s`` and its queue is
+      empty; idle ones first, least recently used first. While it still works it also stays ``linger``
+      times what its own load cost, so that costly swaps are rarer. One with a queue is closed only for
+      an overdue expert whose head is older.
+    * A resident that nobody's work displaces stays.
+
+    All times in seconds; a frame is ``frame_batches`` times the batch capacity.
+    """
+
+    ageing_s: float = 20.0
+    min_residency_s: float = 0.5
+    linger: float = 1.0
+    frame_batches: int = 1
+    name: str = "coe"
+
+    def swap(self, view: HostView) -> Swap | None:
+        wanted = [c for c in view.candidates if c.expert.queued > c.expert.supply]
+        if not wanted:
+            return None
+        first = min(wanted, key=_oldest)
+        overdue = view.now >= first.expert.oldest + self.ageing_s
+        closable = [r for r in view.residents if self._closable(r, view.now, first if overdue else None)]
+        available = view.room + sum(r.footprint for r in closable) + EPSILON
+        # An overdue expert is tried alone: small ones must not keep taking the room it waits for.
+        fitting = [c for c in ([first] if overdue else wanted) if c.footprint <= available]
+        if not fitting:
+            return None
+        best = max(fitting, key=lambda c: (_gain(c, view.now), -c.expert.oldest))
+        return Swap(best.expert.id, _victims(closable, best.footprint - view.room))
+
+    def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:  # noqa: ARG002
+        return min(grantable, key=_oldest).expert.id
+
+    def frame(self, replica: ReplicaView) -> int:
+        return min(replica.expert.queued, self.frame_batches * replica.max_running)
+
+    def wake_at(self, view: HostView) -> float:
+        moments = [c.expert.oldest + self.ageing_s for c in view.candidates]
+        if moments:
+            moments.extend(r.ready_at + self.min_residency_s for r in view.residents)
+            moments.extend(r.ready_at + self.linger * r.load_s for r in view.residents)
+        return min((moment for moment in moments if moment > view.now), default=math.inf)
+
+    def _closable(self, resident: ReplicaView, now: float, overdue: ReplicaView | None) -> bool:
+        if resident.frame_left or now < resident.ready_at + self.min_residency_s:
+            return False
+        if resident.expert.queued:
+            return overdue is not None and overdue.expert.oldest < resident.expert.oldest
+        if resident.running and overdue is None:
+            return now >= resident.ready_at + self.linger * resident.load_s
+        return True
+
+
+def _oldest(replica: ReplicaView) -> float:
+    return replica.expert.oldest
+
+
+def _gain(replica: ReplicaView, now: float) -> float:
+    """Seconds of waiting ended per second of the host's time. A millisecond per request breaks ties
+    between requests that have only just arrived in favour of the longer queue."""
+    expert = replica.expert
+    waited = expert.queued * (now + 0.001) - expert.arrivals_sum
+    batches = -(-expert.queued // replica.max_running)
+    return waited / (replica.load_s + batches * expert.run_s + EPSILON)
+
+
+def _victims(closable: Sequence[ReplicaView], missing: float) -> tuple[ExpertId, ...]:
+    """The fewest losses that free ``missing``: without work first, then without a queue, then those
+    whose queue is youngest; least recently used first."""
+
+    def loss(resident: ReplicaView) -> tuple[bool, bool, float, float]:
+        queued = resident.expert.queued > 0
+        return queued, resident.running > 0, -resident.expert.oldest if queued else 0.0, resident.used_at
+
+    chosen: list[ReplicaView] = []
+    for resident in sorted(closable, key=loss):
+        if missing <= EPSILON:
+            break
+        chosen.append(resident)
+        missing -= resident.footprint
+    return tuple(r.expert.id for r in _needed(chosen, -missing))
+
+
+def _needed(chosen: Sequence[ReplicaView], spare: float) -> Iterator[ReplicaView]:
+    """``chosen`` without those that turn out not to be needed (a later one freed enough for both)."""
+    for resident in chosen:
+        if resident.footprint <= spare + EPSILON:
+            spare -= resident.footprint
+        else:
+            yield resident
+
+
+POLICIES: Mapping[str, Callable[[Pool], Policy]] = {
+    "coe": lambda pool: Collate(ageing_s=pool.ageing_s, min_residency_s=pool.min_residency_s),
+}
+
+
+def make_policy(pool: Pool) -> Policy:
+    """The policy that the registry names. Raises :class:`ConfigError` with the choices."""
+    make = POLICIES.get(pool.policy)
+    if make is None:
+        nearest = difflib.get_close_matches(pool.policy, POLICIES, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known policies: {', '.join(POLICIES)}"
+        raise ConfigError(f"pool.policy: no policy {pool.policy!r}", hint=hint)
+    return make(pool)

@@ -1,0 +1,57 @@
+"""Bring the scheduler's books into line with a plan, the first one included."""
+
+from __future__ import annotations
+
+from coe.errors import ConfigError
+from coe.pool.deciding import Turn
+from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
+from coe.pool.state import Books, ExpertState, HostState, new_replica
+
+
+def apply_plan(books: Books, plan: PoolPlan, turn: Turn) -> None:
+    """Add what is new, change what has changed, mark what is gone so that it leaves when it may.
+
+    What an expert holds now keeps its size until it is loaded again. Raises :class:`ConfigError`, with
+    nothing changed, when a host became one of another kind.
+    """
+    for host_plan in plan.hosts:
+        _check_kind(books.hosts.get(host_plan.id), host_plan)
+    books.plan = plan
+    _apply_hosts(books, plan)
+    for expert_plan in plan.experts:
+        _apply_expert(books, expert_plan)
+    kept = {expert.id for expert in plan.experts}
+    for expert in books.experts.values():
+        expert.retiring = expert.id not in kept
+        expert.recount()
+    for host in books.hosts.values():
+        host.leavers = any(r.retired or r.expert.retiring for r in host.replicas.values())
+        turn.touch(host)
+    books.leavers = any(host.retired or host.leavers for host in books.hosts.values())
+
+
+def _check_kind(host: HostState | None, plan: HostPlan) -> None:
+    if host and (host.plan.always_awake, host.plan.sleeps) != (plan.always_awake, plan.sleeps):
+        raise ConfigError(
+            f"host {plan.id!r} cannot change its kind or way of swapping while the pool runs",
+            hint="give the new host another id, or restart the service",
+        )
+
+
+def _apply_hosts(books: Books, plan: PoolPlan) -> None:
+    for host_plan in plan.hosts:
+        host = books.hosts.setdefault(host_plan.id, HostState(host_plan))
+        host.plan = host_plan
+    kept = {host.id for host in plan.hosts}
+    for host in books.hosts.values():
+        host.retired = host.plan.id not in kept
+
+
+def _apply_expert(books: Books, plan: ExpertPlan) -> None:
+    expert = books.experts.setdefault(plan.id, ExpertState(plan.id))
+    for replica in expert.replicas.values():
+        replica.retired = replica.host.plan.id not in plan.hosts
+        replica.list_waiting()
+    for host_id in plan.hosts:
+        replica = expert.replicas.get(host_id) or new_replica(expert, books.hosts[host_id], plan)
+        replica.max_running, replica.footprint = plan.max_running, plan.footprint

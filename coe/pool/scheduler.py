@@ -1,0 +1,253 @@
+"""The swap-aware scheduler: events in, actions out. Pure: no clock, log, random numbers or asyncio.
+
+The service, the simulator and the property tests run this same object. It guarantees, whatever the
+policy answers: every request ends once (granted and finished, rejected, or cancelled); an expert with
+leases out is never put to sleep or evicted; capacity and batch bounds hold; the same events give the same
+actions. ``step`` costs time in the number of experts with work on the hosts concerned, not of requests.
+"""
+
+from __future__ import annotations
+
+import math
+
+from coe.pool.deciding import Decider, Turn, put_away, withdraw
+from coe.pool.events import (
+    Action,
+    Arrived,
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    Grant,
+    HostId,
+    Ready,
+    Reject,
+    RejectCode,
+    Slept,
+    Tick,
+    WakeFrom,
+)
+from coe.pool.forecast import expected_wait
+from coe.pool.plan import PoolPlan
+from coe.pool.policies import Policy
+from coe.pool.reconfigure import apply_plan
+from coe.pool.snapshot import PoolSnapshot, take_snapshot
+from coe.pool.state import Books, ExpertState, Lease, Replica, Waiter
+from coe.types import ExpertId, RequestId
+
+
+class Scheduler:
+    """Owns which experts are in memory and who may use them. Not thread-safe: one caller.
+
+    ``now`` (seconds, any origin) must not go backwards between calls.
+    """
+
+    def __init__(self, plan: PoolPlan, policy: Policy) -> None:
+        self._books = Books(plan)
+        self._decider = Decider(policy, self._take_head)
+        apply_plan(self._books, plan, Turn(-math.inf))
+
+    def step(self, event: Event, now: float) -> list[Action]:
+        """Take note of ``event`` and decide. Actions are to be carried out in order.
+
+        Reports that no longer fit (of a host or expert that is gone) are ignored. Raises ValueError for an
+        Arrived whose request is already here.
+        """
+        turn = Turn(now)
+        match event:
+            case Arrived():
+                self._arrived(event, turn)
+            case Finished():
+                self._release(event.request, turn, ok=event.ok)
+            case Cancelled():
+                self._cancelled(event.request, turn)
+            case Ready():
+                self._ready(event, turn)
+            case Slept():
+                self._slept(event, turn)
+            case Failed():
+                self._failed(event, turn)
+            case Tick():
+                pass
+        return self._settle(turn)
+
+    def reconfigure(self, plan: PoolPlan, now: float) -> list[Action]:
+        """Change to another plan. A removed expert takes no new requests, serves its queue, then leaves."""
+        turn = Turn(now)
+        for host in self._books.hosts.values():
+            for commitment in host.commitments:
+                withdraw(commitment, turn)
+            host.commitments = []
+        apply_plan(self._books, plan, turn)
+        return self._settle(turn)
+
+    def next_tick(self) -> float:
+        """When to send a Tick if nothing else happens before; ``inf``: never."""
+        return min((host.wake_at for host in self._books.hosts.values()), default=math.inf)
+
+    def forecast(self, expert: ExpertId, now: float) -> float:
+        """Expected wait in seconds of a request that came now; ``inf`` if it would be rejected."""
+        state = self._books.experts.get(expert)
+        return math.inf if state is None else expected_wait(state, now)
+
+    def snapshot(self) -> PoolSnapshot:
+        return take_snapshot(self._books)
+
+    def hosts(self) -> tuple[HostId, ...]:
+        """Hosts in use, those included that leave as soon as their last expert has."""
+        return tuple(self._books.hosts)
+
+    def residents(self, host: HostId) -> tuple[ExpertId, ...]:
+        """Experts that are awake or draining on ``host``."""
+        state = self._books.hosts.get(host)
+        residents = state.residents.values() if state else ()
+        return tuple(r.expert.id for r in residents if r.state in ("awake", "draining"))
+
+    def _settle(self, turn: Turn) -> list[Action]:
+        for host in self._books.hosts.values():
+            if host.wake_at <= turn.now:
+                turn.touch(host)
+        while turn.dirty:
+            host = next(iter(turn.dirty.values()))
+            self._decider.decide(host, turn)
+            turn.dirty.pop(host.plan.id, None)
+        self._books.forget_the_gone()
+        return turn.actions
+
+    def _arrived(self, event: Arrived, turn: Turn) -> None:
+        books = self._books
+        if event.request in books.waiting or event.request in books.leases:
+            raise ValueError(f"request {event.request!r} is already in the pool")
+        expert = books.experts.get(event.expert)
+        if expert is None or expert.retiring:
+            self._reject(event, "expert_unavailable", "is not in the pool", turn)
+        elif (until := expert.quarantined_until(turn.now)) is not None:
+            why = f"could not be loaded and is tried again in {until - turn.now:.0f} s"
+            self._reject(event, "expert_unavailable", why, turn)
+        elif len(books.waiting) >= books.plan.max_queue and not expert.has_batch_room:
+            why = f"cannot be queued: {len(books.waiting)} requests are waiting already"
+            self._reject(event, "queue_full", why, turn)
+        else:
+            expert.push(Waiter(event.request, turn.now, event.deadline_class))
+            books.waiting[event.request] = expert
+            for replica in sorted(expert.replicas.values(), key=lambda r: r.running / r.max_running):
+                turn.touch(replica.host)
+
+    def _reject(self, event: Arrived, code: RejectCode, why: str, turn: Turn) -> None:
+        message = f"expert {event.expert!r} {why}"
+        turn.actions.append(Reject(event.request, event.expert, code, message))
+
+    def _take_head(self, replica: Replica, turn: Turn) -> Grant:
+        """Turn the oldest request of a replica's expert into a lease."""
+        expert, now = replica.expert, turn.now
+        waiter = expert.pop(expert.head())
+        del self._books.waiting[waiter.request]
+        self._books.leases[waiter.request] = Lease(replica, now)
+        replica.running += 1
+        replica.host.running += 1
+        replica.used_at = now
+        replica.frame_left = max(0, replica.frame_left - 1)
+        loaded: WakeFrom = "awake" if replica.ready_at <= waiter.arrived else replica.loaded_from
+        swap_s = max(0.0, replica.ready_at - max(waiter.arrived, replica.load_started))
+        return Grant(
+            waiter.request,
+            expert.id,
+            replica.host.plan.id,
+            queued_s=now - waiter.arrived,
+            swap_s=0.0 if loaded == "awake" else swap_s,
+            wake_from=loaded,
+        )
+
+    def _release(self, request: RequestId, turn: Turn, ok: bool) -> None:
+        lease = self._books.leases.pop(request, None)
+        if lease is None:
+            return
+        replica = lease.replica
+        replica.running -= 1
+        replica.host.running -= 1
+        replica.used_at = turn.now
+        if ok:
+            replica.expert.run.add(turn.now - lease.granted)
+            if replica.state == "awake":
+                replica.failures, replica.quarantined = 0, False
+        put_away(replica, turn)
+        turn.touch(replica.host)
+
+    def _cancelled(self, request: RequestId, turn: Turn) -> None:
+        expert = self._books.waiting.pop(request, None)
+        if expert is None:
+            self._release(request, turn, ok=False)
+            return
+        expert.pop(request)
+        for replica in expert.replicas.values():
+            turn.touch(replica.host)
+
+    def _ready(self, event: Ready, turn: Turn) -> None:
+        replica = self._books.replica(event.expert, event.host)
+        if replica is None or replica.state != "loading":
+            return
+        took = turn.now - replica.load_started if event.took_s is None else event.took_s
+        replica.load_mean(replica.loaded_from == "sleeping").add(took)
+        replica.swaps += 1
+        replica.ready_at = replica.used_at = turn.now
+        replica.move("awake")
+        replica.frame_left = min(self._decider.policy.frame(replica), replica.expert.queued)
+        turn.touch_hosts_of(replica)
+
+    def _slept(self, event: Slept, turn: Turn) -> None:
+        replica = self._books.replica(event.expert, event.host)
+        if replica is None or replica.state != "going_to_sleep":
+            return
+        replica.retry_at, replica.sleep_failures = -math.inf, 0
+        replica.move(replica.sleeps_to)
+        turn.touch_hosts_of(replica)
+
+    def _failed(self, event: Failed, turn: Turn) -> None:
+        replica = self._books.replica(event.expert, event.host)
+        if replica is None:
+            return
+        if event.during == "sleep" and replica.state == "going_to_sleep":
+            self._sleep_failed(replica, turn)
+        elif event.during == "load" and replica.state == "loading":
+            replica.move("cold")
+            self._count_failure(replica, event.reason, turn)
+        elif event.during == "run" and replica.state in ("awake", "draining"):
+            if replica.crashed or replica.host.plan.always_awake:
+                return
+            replica.crashed = True
+            replica.move("draining")
+            self._count_failure(replica, event.reason, turn)
+            put_away(replica, turn)
+
+    def _sleep_failed(self, replica: Replica, turn: Turn) -> None:
+        """Try again. After too many failures take the room to be free: a load that does not fit fails by
+        itself, while a place held for ever would fail everyone."""
+        replica.sleep_failures += 1
+        turn.touch_hosts_of(replica)
+        if replica.sleep_failures < self._books.plan.max_failures:
+            replica.retry_at = turn.now + self._backoff(replica.sleep_failures)
+        else:
+            replica.retry_at, replica.sleep_failures = -math.inf, 0
+            replica.move("cold")
+
+    def _count_failure(self, replica: Replica, reason: str, turn: Turn) -> None:
+        """Try again later; give up on those who wait when no host is left to try."""
+        plan = self._books.plan
+        replica.failures += 1
+        replica.quarantined = replica.failures >= plan.max_failures
+        pause_s = plan.quarantine_s if replica.quarantined else self._backoff(replica.failures)
+        replica.retry_at = turn.now + pause_s
+        turn.touch_hosts_of(replica)
+        expert = replica.expert
+        if expert.quarantined_until(turn.now) is not None:
+            self._reject_all(expert, f"could not be loaded: {reason}", turn)
+
+    def _reject_all(self, expert: ExpertState, why: str, turn: Turn) -> None:
+        while expert.queued:
+            request = expert.pop(expert.head()).request
+            del self._books.waiting[request]
+            message = f"expert {expert.id!r} {why}"
+            turn.actions.append(Reject(request, expert.id, "expert_unavailable", message))
+
+    def _backoff(self, failures: int) -> float:
+        return self._books.plan.retry_s * 2.0 ** (failures - 1)

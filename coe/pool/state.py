@@ -1,0 +1,265 @@
+"""The scheduler's books: experts with their queues, hosts with their residents, leases.
+
+Only ``Scheduler`` changes these objects; policies see them through the read-only protocols in
+:mod:`coe.pool.policies`. Times in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Literal
+
+from coe.pool.events import HostId, WakeFrom
+from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
+from coe.types import DeadlineClass, ExpertId, RequestId
+
+State = Literal["cold", "sleeping", "loading", "awake", "draining", "going_to_sleep"]
+
+LEARNING_RATE = 0.2
+"""Weight of the newest observation in a moving mean."""
+
+
+@dataclass(slots=True)
+class Waiter:
+    request: RequestId
+    arrived: float
+    deadline_class: DeadlineClass
+
+
+@dataclass(slots=True)
+class Lease:
+    replica: Replica
+    granted: float
+
+
+@dataclass(slots=True)
+class MovingMean:
+    """Follows the first observation at once, later ones slowly."""
+
+    value: float
+    seen: bool = False
+
+    def add(self, observation: float) -> None:
+        rate = LEARNING_RATE if self.seen else 1.0
+        self.value += rate * (observation - self.value)
+        self.seen = True
+
+
+@dataclass(slots=True, eq=False)
+class ExpertState:
+    """An expert and its queue. ``retiring``: no longer in the plan, only its queue is still served."""
+
+    id: ExpertId
+    replicas: dict[HostId, Replica] = field(default_factory=dict)
+    queue: OrderedDict[RequestId, Waiter] = field(default_factory=OrderedDict)
+    run: MovingMean = field(default_factory=lambda: MovingMean(1.0))
+    retiring: bool = False
+    queued: int = 0
+    oldest: float = math.inf
+    arrivals_sum: float = 0.0
+    supply: int = 0
+
+    @property
+    def run_s(self) -> float:
+        return self.run.value
+
+    def push(self, waiter: Waiter) -> None:
+        self.queue[waiter.request] = waiter
+        self.arrivals_sum += waiter.arrived
+        self._count()
+
+    def pop(self, request: RequestId) -> Waiter:
+        waiter = self.queue.pop(request)
+        self.arrivals_sum -= waiter.arrived
+        self._count()
+        for replica in self.replicas.values():
+            replica.frame_left = min(replica.frame_left, self.queued)
+        return waiter
+
+    def head(self) -> RequestId:
+        return next(iter(self.queue))
+
+    def recount(self) -> None:
+        """Bring ``supply`` up to date after a change of a replica."""
+        self.supply = sum(r.max_running for r in self.replicas.values() if r.serves)
+
+    @property
+    def has_batch_room(self) -> bool:
+        """Whether a request that came now would not have to wait."""
+        return not self.queued and any(r.has_batch_room for r in self.replicas.values())
+
+    def quarantined_until(self, now: float) -> float | None:
+        """When it may be tried again, if it may not be tried on any host now."""
+        replicas = [r for r in self.replicas.values() if not r.retired]
+        if not all(r.quarantined and now < r.retry_at for r in replicas):
+            return None
+        return min(r.retry_at for r in replicas)
+
+    def _count(self) -> None:
+        had, self.queued = self.queued, len(self.queue)
+        self.oldest = self.queue[self.head()].arrived if self.queue else math.inf
+        if not self.queue:
+            self.arrivals_sum = 0.0
+        if bool(had) == bool(self.queued):
+            return
+        for replica in self.replicas.values():
+            replica.list_waiting()
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One expert on one host.
+
+    ``retired``: the plan no longer has this pair. ``crashed``: it was lost with leases out; its place is
+    free when they are back. ``quarantined``: it failed too often in a row. ``committed``: it will be
+    loaded as soon as its victims have left.
+    """
+
+    expert: ExpertState
+    host: HostState
+    max_running: int
+    footprint: float
+    cold_load: MovingMean
+    wake_load: MovingMean
+    state: State = "cold"
+    running: int = 0
+    held: float = 0.0
+    frame_left: int = 0
+    load_started: float = -math.inf
+    ready_at: float = -math.inf
+    used_at: float = -math.inf
+    loaded_from: WakeFrom = "cold"
+    sleeps_to: Literal["cold", "sleeping"] = "cold"
+    committed: bool = False
+    crashed: bool = False
+    retired: bool = False
+    quarantined: bool = False
+    failures: int = 0
+    retry_at: float = -math.inf
+    sleep_failures: int = 0
+    swaps: int = 0
+
+    @property
+    def load_s(self) -> float:
+        """Expected cost of bringing it in from where it is (or was, when it is in)."""
+        origin = self.state if self.state in ("cold", "sleeping") else self.loaded_from
+        return self.load_mean(origin == "sleeping").value
+
+    @property
+    def serves(self) -> bool:
+        return self.committed or self.state in ("loading", "awake")
+
+    @property
+    def leaving(self) -> bool:
+        return self.state in ("draining", "going_to_sleep")
+
+    @property
+    def has_batch_room(self) -> bool:
+        return self.state == "awake" and self.running < self.max_running and self.host.has_batch_room
+
+    def load_mean(self, waking: bool) -> MovingMean:
+        return self.wake_load if waking else self.cold_load
+
+    def move(self, state: State) -> None:
+        """Change state and with it the host's residents and the expert's supply."""
+        self.state = state
+        if state in ("cold", "sleeping"):
+            self.held = 0.0
+            self.host.residents.pop(self.expert.id, None)
+        elif self.expert.id not in self.host.residents:
+            self.held = self.footprint
+            self.host.residents[self.expert.id] = self
+        if state != "awake":
+            self.frame_left = 0
+        self.expert.recount()
+
+    def list_waiting(self) -> None:
+        """Keep the host's list of replicas with work true."""
+        if self.expert.queued and not self.retired:
+            self.host.waiting[self.expert.id] = self
+        else:
+            self.host.waiting.pop(self.expert.id, None)
+
+
+@dataclass(slots=True)
+class Commitment:
+    """A load that waits for its victims to leave."""
+
+    replica: Replica
+    victims: tuple[Replica, ...]
+
+
+@dataclass(slots=True, eq=False)
+class HostState:
+    """A host, its replicas that hold room (``residents``) and those with work (``waiting``).
+
+    ``retired``: no longer in the plan. ``leavers``: some of its replicas have to be put away for good.
+    """
+
+    plan: HostPlan
+    replicas: dict[ExpertId, Replica] = field(default_factory=dict)
+    residents: dict[ExpertId, Replica] = field(default_factory=dict)
+    waiting: dict[ExpertId, Replica] = field(default_factory=dict)
+    commitments: list[Commitment] = field(default_factory=list)
+    running: int = 0
+    wake_at: float = math.inf
+    retired: bool = False
+    leavers: bool = False
+
+    @property
+    def has_batch_room(self) -> bool:
+        return self.plan.max_running is None or self.running < self.plan.max_running
+
+    @property
+    def free(self) -> float:
+        """Capacity that nobody holds now."""
+        return self.plan.capacity - sum(r.held for r in self.residents.values())
+
+    @property
+    def room(self) -> float:
+        """Capacity that is free once all that leaves has left and all that is promised has come."""
+        leaving = sum(r.held for r in self.residents.values() if r.leaving)
+        return self.free + leaving - sum(c.replica.footprint for c in self.commitments)
+
+
+def new_replica(expert: ExpertState, host: HostState, plan: ExpertPlan) -> Replica:
+    """A replica as the plan has it: cold, or awake where everything always is."""
+    wake_s = plan.load_s if plan.wake_s is None else plan.wake_s
+    replica = Replica(
+        expert, host, plan.max_running, plan.footprint, MovingMean(plan.load_s), MovingMean(wake_s)
+    )
+    expert.replicas[host.plan.id] = replica
+    host.replicas[expert.id] = replica
+    if host.plan.always_awake:
+        replica.loaded_from = "awake"
+        replica.move("awake")
+    replica.list_waiting()
+    return replica
+
+
+@dataclass(slots=True)
+class Books:
+    """Everything the scheduler knows. ``waiting`` and ``leases`` together are the requests in the pool."""
+
+    plan: PoolPlan
+    hosts: dict[HostId, HostState] = field(default_factory=dict)
+    experts: dict[ExpertId, ExpertState] = field(default_factory=dict)
+    waiting: dict[RequestId, ExpertState] = field(default_factory=dict)
+    leases: dict[RequestId, Lease] = field(default_factory=dict)
+    leavers: bool = False
+
+    def replica(self, expert: ExpertId, host: HostId) -> Replica | None:
+        state = self.experts.get(expert)
+        return state.replicas.get(host) if state else None
+
+    def forget_the_gone(self) -> None:
+        """Drop experts and hosts that the plan no longer has and that hold nothing any more."""
+        if not self.leavers:
+            return
+        for expert in [e for e in self.experts.values() if e.retiring and not e.replicas]:
+            del self.experts[expert.id]
+        for host in [h for h in self.hosts.values() if h.retired and not h.replicas]:
+            del self.hosts[host.plan.id]
+        self.leavers = any(h.retired or h.leavers for h in self.hosts.values())
