@@ -1,0 +1,219 @@
+"""The HTTP client of all engines that speak OpenAI's API, and what its errors mean.
+
+What goes wrong before the first byte: a 4xx about the request becomes :class:`ExpertRefused`; all else
+(5xx, a lost connection, a refused key) becomes :class:`EngineError`, as does a break in mid-stream.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from coe.errors import CoeError, EngineError, ExpertRefused
+
+CONNECT_TIMEOUT_S = 10.0
+MAX_ERROR_BYTES = 65_536
+OURS_TO_FIX = frozenset({401, 402, 403, 404, 405, 408})
+"""Upstream's 4xx that a client of ours cannot mend: our key, our model name, our URL."""
+STREAM_ERROR = b'data: {"error"'
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Where a server is: ``url`` without a trailing slash (its OpenAI API below ``/v1`` for vLLM).
+
+    ``socket`` is the Unix socket to reach it by, ``keepalive_s`` must be below the server's own, so
+    that we never send on a connection that it is closing.
+    """
+
+    name: str
+    url: str
+    socket: Path | None = None
+    api_key: str | None = None
+    keepalive_s: float = 4.0
+    read_timeout_s: float | None = None
+    hint: str | None = None
+
+
+class HttpClient:
+    """Keep-alive connections to one upstream. Belongs to one event loop; close it."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def get(self, path: str) -> Any:
+        """The JSON (or ``None`` for an empty or other body) of a GET; raises EngineError unless 2xx."""
+        return await self._control("GET", path, None)
+
+    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """As :meth:`get`, for a POST with a JSON body."""
+        return await self._control("POST", path, body)
+
+    async def ask(self, path: str, body: Mapping[str, Any], rename: Rename | None = None) -> HttpAnswer:
+        """POST ``body``; returns at the head of a 2xx answer, else raises (see the module)."""
+        async with self._translated():
+            response = await self._open().post(self.upstream.url + path, json=body)
+        if response.status < 400:
+            return HttpAnswer(self.upstream.name, response, rename)
+        raise await self._failure(response)
+
+    async def _control(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        async with self._translated():
+            url = self.upstream.url + path
+            async with self._open().request(method, url, json=body) as response:
+                if response.status >= 400:
+                    refusal = await self._failure(response)
+                    raise EngineError(f"{self.upstream.name}: {method} {path}: {refusal.message}")
+                text = await response.text()
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            return None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            where, keep = self.upstream, self.upstream.keepalive_s
+            connector: aiohttp.BaseConnector = (
+                aiohttp.UnixConnector(path=str(where.socket), limit=0, keepalive_timeout=keep)
+                if where.socket
+                else aiohttp.TCPConnector(limit=0, keepalive_timeout=keep)
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                headers={"Authorization": f"Bearer {where.api_key}"} if where.api_key else None,
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=where.read_timeout_s
+                ),
+            )
+        return self._session
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise lost(self.upstream.name, error, self.upstream.hint) from error
+
+    async def _failure(self, response: aiohttp.ClientResponse) -> CoeError:
+        """The error for a 4xx or 5xx answer; releases the connection."""
+        try:
+            async with self._translated():
+                raw = await response.content.read(MAX_ERROR_BYTES)
+        finally:
+            response.close()
+        return refusal(self.upstream, response.status, raw, response.headers.get("Retry-After"))
+
+
+@dataclass(frozen=True)
+class Rename:
+    """The upstream's internal model name, and the expert's id that clients shall read in its place.
+
+    Replaced in the bytes: inside a JSON string the quotes are escaped, so only the field can match.
+    """
+
+    served: str
+    shown: str
+
+    def apply(self, data: bytes) -> bytes:
+        for separator in (b'"model":', b'"model": '):
+            data = data.replace(
+                separator + json.dumps(self.served).encode(), separator + json.dumps(self.shown).encode()
+            )
+        return data
+
+
+class HttpAnswer:
+    """An answer under way (:class:`coe.types.EngineAnswer`). Closing it early makes vLLM abort."""
+
+    def __init__(self, name: str, response: aiohttp.ClientResponse, rename: Rename | None) -> None:
+        self._name, self._response, self._rename = name, response, rename
+        self.status = response.status
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, cut at line ends. Raises EngineError when the connection breaks."""
+        carry = b""
+        try:
+            async for data in self._response.content.iter_any():
+                carry += data
+                cut = carry.rfind(b"\n") + 1
+                if cut:
+                    yield self._edit(carry[:cut])
+                    carry = carry[cut:]
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise lost(self._name, error, "The answer broke off; ask again.") from error
+        if carry:
+            yield self._edit(carry)
+
+    async def aclose(self) -> None:
+        """Closes the connection unless the body was read to its end. Idempotent."""
+        self._response.close()
+
+    def _edit(self, data: bytes) -> bytes:
+        if data.startswith(STREAM_ERROR) or b"\n" + STREAM_ERROR in data:
+            raise EngineError(f"{self._name} failed in mid-answer: {_stream_error(data)}")
+        return self._rename.apply(data) if self._rename else data
+
+
+def lost(name: str, error: BaseException, hint: str | None = None) -> EngineError:
+    what = "took too long" if isinstance(error, TimeoutError) else (str(error) or type(error).__name__)
+    return EngineError(f"{name} did not answer: {what}", hint=hint)
+
+
+def refusal(upstream: Upstream, status: int, raw: bytes, retry_after: str | None = None) -> CoeError:
+    """What an upstream's error answer means for our client."""
+    fields = _error_fields(raw)
+    message = str(fields.get("message") or raw[:500].decode(errors="replace") or f"HTTP {status}")
+    if status >= 500 or status in OURS_TO_FIX:
+        return EngineError(f"{upstream.name} answered {status}: {message}", hint=upstream.hint)
+    wait = float(retry_after) if retry_after and retry_after.isdigit() else None
+    code = _code(status, fields, message)
+    hint = "Shorten the prompt or lower max_tokens." if code == "context_length_exceeded" else None
+    param = fields.get("param")
+    return ExpertRefused(
+        status,
+        message,
+        code=code,
+        param=param if isinstance(param, str) else None,
+        hint=hint,
+        retry_after_s=wait,
+    )
+
+
+def _error_fields(raw: bytes) -> dict[str, Any]:
+    """The fields of OpenAI's envelope, and of the flat forms that other servers send."""
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        return {}
+    if not isinstance(body, dict):
+        return {}
+    error = body.get("error", body)
+    if isinstance(error, dict):
+        return error
+    return {"message": error} if isinstance(error, str) else {}
+
+
+def _code(status: int, fields: Mapping[str, Any], message: str) -> str:
+    if "context length" in message.lower() or fields.get("code") == "context_length_exceeded":
+        return "context_length_exceeded"
+    code = fields.get("code")
+    if isinstance(code, str) and not code.isdigit():
+        return code
+    return "rate_limit_exceeded" if status == 429 else "invalid_request"
+
+
+def _stream_error(data: bytes) -> str:
+    line = next(line for line in data.splitlines() if line.startswith(STREAM_ERROR))
+    return str(_error_fields(line.removeprefix(b"data: ")).get("message", "no reason given"))

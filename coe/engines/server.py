@@ -1,0 +1,200 @@
+"""A vLLM server as an object: started or found, controlled over HTTP, stopped.
+
+Knows vLLM's endpoints and nothing of experts or policies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from coe.engines.canary import Fingerprint, fingerprint, question
+from coe.engines.http import HttpAnswer, HttpClient, Rename, Upstream
+from coe.engines.launch import SERVER_KEEPALIVE_S, Launch
+from coe.engines.process import LogFile, ManagedProcess
+from coe.errors import EngineError
+from coe.types import EngineCall
+
+POLL_S = 0.2
+MAX_SOCKET_PATH = 100
+"""Bytes; the kernel's limit for the path of a Unix socket is 107."""
+CORRUPTION = re.compile(
+    r"(?<!RotaryEmbedding): Failed to load weights|weights were not loaded from checkpoint"
+)
+"""What vLLM logs, while it answers 200, when a reload left old or empty tensors in the model.
+
+It says the same of every rotary embedding, which has nothing to load: that one is harmless."""
+
+
+class VllmServer:
+    """One vLLM server; ``name`` is the model name it is asked by. Used by one engine only."""
+
+    def __init__(
+        self, name: str, client: HttpClient, process: ManagedProcess | None, home: Path | None
+    ) -> None:
+        self.name, self._client, self._process, self._home = name, client, process, home
+
+    @classmethod
+    async def launch(
+        cls, name: str, command: Callable[[Path], Launch], log: Path, timeout_s: float
+    ) -> VllmServer:
+        """Start the process that ``command`` builds for a socket; returns when it is healthy.
+
+        Raises EngineError with the log's last lines when it dies or is not healthy after ``timeout_s``.
+        """
+        home = private_folder()
+        socket = home / "vllm.sock"
+        try:
+            plan = command(socket)
+            process = await ManagedProcess.spawn(plan.argv, plan.env, LogFile(log))
+        except BaseException:
+            shutil.rmtree(home, ignore_errors=True)
+            raise
+        upstream = Upstream(name, "http://vllm", socket=socket, keepalive_s=SERVER_KEEPALIVE_S - 15)
+        server = cls(name, HttpClient(upstream), process, home)
+        try:
+            await server._until_healthy(timeout_s)
+        except BaseException:
+            await server.stop(grace_s=1.0)
+            raise
+        return server
+
+    @classmethod
+    async def connect(cls, name: str, url: str) -> VllmServer:
+        """A server that already runs at ``url``. Raises EngineError when it does not answer."""
+        hint = f"Is a vLLM server running at {url}?"
+        server = cls(name, HttpClient(Upstream(name, url.removesuffix("/v1"), hint=hint)), None, None)
+        try:
+            await server._client.get("/health")
+        except BaseException:
+            await server.stop()
+            raise
+        return server
+
+    @property
+    def alive(self) -> bool:
+        return self._process is None or self._process.running
+
+    @property
+    def managed(self) -> bool:
+        return self._process is not None
+
+    async def died(self) -> EngineError:
+        """Wait for the process to end on its own (forever for a server that is not ours); clean up."""
+        if self._process is None:
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+        await self._process.wait()
+        await self._process.sweep()
+        return self._death()
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Close the connections and stop the process, if it is ours. Idempotent."""
+        await self._client.close()
+        if self._process is not None:
+            await self._process.stop(grace_s)
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+
+    async def ask(self, call: EngineCall, shown: str, model: str | None = None) -> HttpAnswer:
+        """Pass ``call`` on. ``shown`` is the expert's id, ``model`` an adapter's name instead of ours."""
+        served = model or self.name
+        return await self._client.ask(
+            f"/v1/{call.endpoint}", {**call.body, "model": served}, Rename(served, shown)
+        )
+
+    async def models(self) -> list[dict[str, Any]]:
+        return list((await self._client.get("/v1/models"))["data"])
+
+    async def fingerprint(self, prompt: str, model: str | None = None) -> Fingerprint:
+        body = {**question(prompt), "model": model or self.name}
+        return fingerprint(prompt, await self._client.post("/v1/completions", body))
+
+    async def swap_weights(self, weights: str) -> None:
+        """Replace the weights in place by those of the folder ``weights``. No request may be under way.
+
+        Raises EngineError when vLLM refuses or logs that weights are missing; the weights are then
+        undefined. Generation is resumed on every path, so that nothing hangs.
+        """
+        mark = self._process.log.size() if self._process else 0
+        await self._client.post("/pause?mode=wait")
+        try:
+            await self.reload_weights(weights)
+        finally:
+            await self._client.post("/resume")
+        self._require_clean_log(mark)
+
+    async def reload_weights(self, weights: str | None = None) -> None:
+        """vLLM's ``reload_weights`` (``None``: those it was started with), and an empty prefix cache."""
+        kwargs = {"weights_path": weights} if weights else {}
+        await self._client.post("/collective_rpc", {"method": "reload_weights", "kwargs": kwargs})
+        answer = await self._client.post("/reset_prefix_cache")
+        if answer is not None and answer.get("success") is False:
+            raise EngineError(f"{self.name} did not drop its prefix cache: a request was still under way.")
+
+    async def sleep(self, level: int) -> None:
+        await self._client.post(f"/sleep?level={level}&mode=wait")
+
+    async def wake(self) -> None:
+        await self._client.post("/wake_up")
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        await self._client.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+
+    async def unload_adapter(self, name: str) -> None:
+        await self._client.post("/v1/unload_lora_adapter", {"lora_name": name})
+
+    async def _until_healthy(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not await self._healthy():  # noqa: ASYNC110 (the process tells nobody that it is up)
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            raise EngineError(
+                f"{self.name} was not ready after {timeout_s:g} s.{self._tail()}",
+                hint="Raise start_timeout_s of the host in experts.yaml, or see the log above.",
+            ) from None
+
+    async def _healthy(self) -> bool:
+        if not self.alive:
+            raise self._death()
+        with contextlib.suppress(EngineError):
+            await self._client.get("/health")
+            return True
+        return False
+
+    def _death(self) -> EngineError:
+        code = self._process.returncode if self._process else None
+        return EngineError(
+            f"The vLLM process of {self.name} ended (exit code {code}).{self._tail()}",
+            hint=f"The whole log is in {self._process.log.path}." if self._process else None,
+        )
+
+    def _tail(self) -> str:
+        tail = self._process.log.tail() if self._process else ""
+        return f" Last lines of its log:\n{tail}" if tail else ""
+
+    def _require_clean_log(self, mark: int) -> None:
+        written = self._process.log.since(mark) if self._process else ""
+        line = next((line for line in written.splitlines() if CORRUPTION.search(line)), None)
+        if line is not None:
+            raise EngineError(
+                f"{self.name} did not load all weights: {line.strip()[:300]}",
+                code="weights_corrupted",
+                hint="Export the checkpoint untied, with the tensors of its slot's architecture.",
+            )
+
+
+def private_folder() -> Path:
+    """A new folder that only we can enter, with a path short enough for a socket."""
+    folder = Path(tempfile.mkdtemp(prefix="coe-"))
+    if len(str(folder)) < MAX_SOCKET_PATH - len("/vllm.sock"):
+        return folder
+    folder.rmdir()
+    return Path(tempfile.mkdtemp(prefix="coe-", dir="/tmp"))
