@@ -114,7 +114,7 @@ class LiveLeg:
             self._outcome = f"failed: {error.code}"
             raise
         finally:
-            self._run_ms = (self._clock() - self._asked_at) * 1000
+            self._finish()
 
     def leg(self) -> Leg:
         lease = self._lease
@@ -130,7 +130,12 @@ class LiveLeg:
 
     async def aclose(self) -> None:
         """Abort the generation if it still runs, then give the lease back. Idempotent."""
+        self._finish()
         await self._held.aclose()
+
+    def _finish(self) -> None:
+        if self._run_ms is None:
+            self._run_ms = (self._clock() - self._asked_at) * 1000
 
     def _tokens(self) -> int | None:
         """Completion tokens, from the usage at the end of the body or stream; None where it has none."""
@@ -157,11 +162,6 @@ class Answer:
         self._decision = decision
         self._leg = leg
         self._failed = failed
-
-    @property
-    def created(self) -> int:
-        """Unix time in seconds at which the answer's generation of the registry was made."""
-        return self._generation.created
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body's bytes as the expert sent them (SSE events when streaming). Take them once."""
@@ -229,14 +229,10 @@ class Pipeline:
 
     async def _ask(self, request: Request, expert: ExpertId, generation: Generation) -> LiveLeg:
         """Lease ``expert`` and ask it; on any failure both are given back before the error leaves."""
+        patience_s = _patience_s(request.options, generation)
         async with AsyncExitStack() as held:
             lease = await held.enter_async_context(
-                self._pool.lease(
-                    request.id,
-                    expert,
-                    request.options.deadline_class,
-                    _patience_s(request.options, generation),
-                )
+                self._pool.lease(request.id, expert, request.options.deadline_class, patience_s)
             )
             answer = await lease.engine.ask(expert, EngineCall(request.endpoint, request.body))
             held.push_async_callback(answer.aclose)

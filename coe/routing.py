@@ -31,6 +31,7 @@ async def choose(request: Request, generation: Generation) -> Decision:
 
 async def _routed(request: Request, generation: Generation) -> Decision:
     router = _router(request, generation)
+    _check_text(request)
     try:
         if getattr(router, "blocking", False):
             decision = await asyncio.to_thread(router.route, request.text, generation.experts)
@@ -42,7 +43,7 @@ async def _routed(request: Request, generation: Generation) -> Decision:
         log.exception("request %s: router %s failed", request.id, router.name)
         raise RoutingError(
             f"the router {router.name} could not decide ({type(error).__name__})",
-            hint="Name an expert as the model, or another router in coe.router; the service's log has the cause.",
+            hint="Name an expert as the model, or another router in coe.router; the log has the cause.",
         ) from error
     _check_decision(decision, generation)
     return decision
@@ -81,11 +82,21 @@ def _unknown_model(model: str, generation: Generation) -> UnknownModel:
     )
 
 
+def _check_text(request: Request) -> None:
+    if request.endpoint == "completions" and not request.text and not isinstance(request.body["prompt"], str):
+        raise BadRequest(
+            "a prompt of token ids cannot be routed: each expert has its own tokens",
+            code="prompt_not_text",
+            param="prompt",
+            hint="Send text, or name the expert that the tokens are for as the model.",
+        )
+
+
 def _check_aggregation(request: Request, generation: Generation) -> None:
     options, aggregator = request.options, generation.aggregator
     if options.aggregate is not None and options.aggregate != aggregator.name:
         raise BadRequest(
-            f'the aggregator "{options.aggregate}" is not available; {suggest(options.aggregate, [aggregator.name])}',
+            f'no aggregator "{options.aggregate}"; {suggest(options.aggregate, [aggregator.name])}',
             code="unknown_aggregator",
             param="coe.aggregate",
             hint="Leave coe.aggregate out to use the one of experts.yaml.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -159,7 +160,7 @@ async def _stream(exchange: Exchange, request: Request, answer: Answer) -> None:
             code="stream_broken",
             hint="What came is not complete; ask again.",
         )
-    receipt = receipt_event(answer.receipt(), request.endpoint, answer.created)
+    receipt = receipt_event(answer.receipt(), request.endpoint, created=int(time.time()))
     await exchange.end(receipt + DONE_EVENT)
 
 

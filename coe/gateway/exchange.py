@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -40,9 +40,7 @@ class Exchange:
         self.receipt: Receipt | None = None
         self._streaming = False
 
-    async def send_json(
-        self, payload: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()
-    ) -> None:
+    async def send_json(self, payload: Any, status: int = 200, headers: HeaderList | None = None) -> None:
         await self.send_bytes(to_json(payload), status=status, headers=headers)
 
     async def send_bytes(
@@ -50,10 +48,10 @@ class Exchange:
         raw: bytes,
         content_type: bytes = b"application/json",
         status: int = 200,
-        headers: Iterable[tuple[bytes, bytes]] = (),
+        headers: HeaderList | None = None,
     ) -> None:
         """A whole response."""
-        head = [(b"content-type", content_type), (b"content-length", b"%d" % len(raw)), *headers]
+        head = [(b"content-type", content_type), (b"content-length", b"%d" % len(raw)), *(headers or ())]
         await self._start(status, head)
         await self._send({"type": "http.response.body", "body": raw})
 

@@ -10,7 +10,7 @@ from coe.types import EngineStats
 
 @dataclass(frozen=True)
 class Readiness:
-    """``ready``: some engine can answer and none is still starting. ``reasons``: what is not as it should be."""
+    """``ready``: some engine can answer and none is still starting. ``reasons``: what is amiss."""
 
     ready: bool
     reasons: tuple[str, ...] = ()

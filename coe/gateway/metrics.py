@@ -23,37 +23,22 @@ class Metrics:
 
     def __init__(self, engine_stats: StatsSource) -> None:
         registry = self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "coe_requests", "Requests by endpoint and HTTP status.", ["endpoint", "status"], registry=registry
-        )
-        self._answers = Counter(
-            "coe_answers",
-            "Answers by expert and the router that chose it.",
-            ["expert", "router"],
-            registry=registry,
-        )
-        self._in_flight = Gauge(
-            "coe_requests_in_flight", "Requests under way.", ["endpoint"], registry=registry
-        )
-        self._seconds = _histogram(
-            "coe_request_seconds", "From arrival to the last byte.", "endpoint", registry
-        )
-        self._first_byte = _histogram(
-            "coe_first_byte_seconds", "From arrival to the first byte.", "endpoint", registry
-        )
-        self._queue = _histogram("coe_queue_seconds", "Waiting for an expert.", "expert", registry)
-        self._swap = _histogram(
-            "coe_swap_seconds", "Waiting for an expert's weights, where it had to wait.", "expert", registry
-        )
-        self._tokens = Counter(
-            "coe_completion_tokens",
-            "Completion tokens, where the expert reports them.",
-            ["expert"],
-            registry=registry,
-        )
-        self._failed_legs = Counter(
-            "coe_failed_legs", "Experts that were asked and did not answer.", ["expert"], registry=registry
-        )
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"coe_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"coe_{name}", text, labels, buckets=_SECONDS, registry=registry)
+
+        self._requests = counter("requests", "Requests by endpoint and HTTP status.", "endpoint", "status")
+        self._answers = counter("answers", "Answers by expert and the router that chose.", "expert", "router")
+        self._tokens = counter("completion_tokens", "Completion tokens, where reported.", "expert")
+        self._failed_legs = counter("failed_legs", "Experts asked that did not answer.", "expert")
+        self._in_flight = Gauge("coe_requests_in_flight", "Under way.", ["endpoint"], registry=registry)
+        self._seconds = histogram("request_seconds", "From arrival to the last byte.", "endpoint")
+        self._first_byte = histogram("first_byte_seconds", "From arrival to the first byte.", "endpoint")
+        self._queue = histogram("queue_seconds", "Waiting for an expert.", "expert")
+        self._swap = histogram("swap_seconds", "Waiting for weights, where there was a swap.", "expert")
         registry.register(_EngineCollector(engine_stats))
 
     def arrived(self, endpoint: str) -> None:
@@ -100,7 +85,3 @@ class _EngineCollector(Collector):
             for expert in stats.awake:
                 awake.add_metric([engine, expert], 1.0)
         return [ready, swaps, awake]
-
-
-def _histogram(name: str, text: str, label: str, registry: CollectorRegistry) -> Histogram:
-    return Histogram(name, text, [label], buckets=_SECONDS, registry=registry)

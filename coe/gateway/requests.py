@@ -1,4 +1,4 @@
-"""From HTTP to a :class:`coe.types.Request`: reading within bounds, parsing, checking, and the routing text."""
+"""From HTTP to a :class:`coe.types.Request`: reading within bounds, parsing, checking, the routing text."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _is_text(part: ContentPart) -> bool:
 def _check_messages(messages: Sequence[Message], limits: Limits) -> None:
     if len(messages) > limits.max_messages:
         raise BadRequest(
-            f"{len(messages)} messages are more than the {limits.max_messages} that this service takes",
+            f"{len(messages)} messages are more than the {limits.max_messages} allowed",
             code="too_many_messages",
             param="messages",
             hint="Send fewer messages, or raise limits.max_messages in experts.yaml.",
@@ -142,7 +142,7 @@ def _check_messages(messages: Sequence[Message], limits: Limits) -> None:
 def _check_length(chars: int, param: str, limits: Limits) -> None:
     if chars > limits.max_prompt_chars:
         raise BadRequest(
-            f"the prompt has {chars} characters, more than the {limits.max_prompt_chars} that this service takes",
+            f"the prompt has {chars} characters, more than the {limits.max_prompt_chars} allowed",
             code="prompt_too_long",
             param=param,
             hint="Shorten it, or raise limits.max_prompt_chars in experts.yaml.",

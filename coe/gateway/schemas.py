@@ -32,9 +32,7 @@ class CoeOptions(BaseModel):
     router: str | None = Field(None, description="Name of a router in experts.yaml.")
     experts: Positive | None = Field(None, description="How many experts to ask.")
     aggregate: str | None = Field(None, description="How several answers become one.")
-    quality: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="Weight of quality, 0 to 1."
-    )
+    quality: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="Weight of quality.")
     cost: Annotated[float, Field(ge=0)] | None = Field(None, description="Weight of cost.")
     patience_s: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Longest wait for an expert, in seconds; then the request is refused."
