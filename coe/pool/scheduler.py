@@ -98,9 +98,9 @@ class Scheduler:
         return tuple(self._books.hosts)
 
     def residents(self, host: HostId) -> tuple[ExpertId, ...]:
-        """Experts that are awake or draining on ``host``."""
+        """Experts that are awake or draining on ``host``; none where all always are."""
         state = self._books.hosts.get(host)
-        residents = state.residents.values() if state else ()
+        residents = state.residents.values() if state and not state.plan.always_awake else ()
         return tuple(r.expert.id for r in residents if r.state in ("awake", "draining"))
 
     def _settle(self, turn: Turn) -> list[Action]:

@@ -1,0 +1,280 @@
+"""The asyncio shell around the scheduler: the one owner of the engines' states.
+
+Callers take leases; the scheduler's actions become tasks on the engines, whose ends come back as events.
+Everything runs on one event loop, so there are no locks, and nothing is polled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from coe.errors import CoeError, EngineError, ExpertTimeout, ExpertUnavailable, Overloaded
+from coe.pool.events import (
+    Action,
+    Arrived,
+    Cancelled,
+    Event,
+    Evict,
+    Failed,
+    Finished,
+    Grant,
+    HostId,
+    Load,
+    Prefetch,
+    Reject,
+    Sleep,
+    Tick,
+    Wake,
+    WakeFrom,
+)
+from coe.pool.machinery import Clock, Machinery
+from coe.pool.plan import PoolPlan
+from coe.pool.scheduler import Scheduler
+from coe.pool.snapshot import PoolSnapshot
+from coe.types import DeadlineClass, Engine, ExpertId, RequestId
+
+log = logging.getLogger(__name__)
+
+DISCARD = 2
+"""vLLM's sleep level that keeps nothing."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to ask ``expert`` on ``engine`` while the context lasts.
+
+    ``queue_ms`` is all the waiting; ``swap_ms`` the part of it in which the expert was being loaded.
+    """
+
+    request: RequestId
+    expert: ExpertId
+    host: HostId
+    engine: Engine
+    queue_ms: float
+    swap_ms: float
+    wake_from: WakeFrom
+
+
+class Pool:
+    """Grants leases on experts and moves experts in and out of memory.
+
+    Use from one event loop: ``await start()``, any number of ``lease(...)``, ``await stop()``. It owns the
+    scheduler and the engines: nobody else may call their moving methods.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        engines: Mapping[HostId, Engine],
+        clock: Clock = time.monotonic,
+        load_timeout_s: float = 120.0,
+    ) -> None:
+        self._scheduler = scheduler
+        self._machinery = Machinery(engines, self._dispatch, clock, load_timeout_s)
+        self._clock = clock
+        self._numbers = itertools.count()
+        self._waiting: dict[RequestId, asyncio.Future[Grant]] = {}
+        self._leases: set[RequestId] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._all_back = asyncio.Event()
+        self._all_back.set()
+        self._open = False
+
+    async def start(self) -> None:
+        """Start the engines in the background; experts are loaded when they are asked for. Idempotent."""
+        self._open = True
+        for host in self._machinery.engines:
+            self._machinery.start(host)
+
+    async def stop(self, drain_s: float = 30.0) -> None:
+        """Refuse those who wait, let leases end for up to ``drain_s`` seconds, stop the engines."""
+        self._open = False
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(_stopping())
+        try:
+            async with asyncio.timeout(drain_s):
+                await self._all_back.wait()
+        except TimeoutError:
+            log.warning("stopping with %d leases still out after %g s", len(self._leases), drain_s)
+        await self._machinery.stop()
+        if self._timer:
+            self._timer.cancel()
+
+    @asynccontextmanager
+    async def lease(
+        self,
+        request_id: RequestId,
+        expert: ExpertId,
+        deadline_class: DeadlineClass = "standard",
+        timeout_s: float = math.inf,
+    ) -> AsyncIterator[Lease]:
+        """Wait until ``expert`` is ready and has room, and hold that room until the block is left.
+
+        Raises Overloaded (queue full), ExpertUnavailable (cannot be loaded, not in the pool, shutting
+        down) or ExpertTimeout (not granted within ``timeout_s``).
+        """
+        # A request may hold several leases, so each gets a name of its own inside the pool.
+        ticket = f"{request_id}#{next(self._numbers)}"
+        grant = await self._granted(ticket, Arrived(ticket, expert, deadline_class), timeout_s)
+        engine = self._machinery.engines[grant.host]
+        ok = True
+        try:
+            yield Lease(
+                request=request_id,
+                expert=grant.expert,
+                host=grant.host,
+                engine=engine,
+                queue_ms=grant.queued_s * 1000,
+                swap_ms=grant.swap_s * 1000,
+                wake_from=grant.wake_from,
+            )
+        except EngineError:
+            ok = False
+            raise
+        finally:
+            self._report_lost(grant)
+            self._end(Finished(ticket, ok))
+
+    def forecast(self, expert: ExpertId) -> float:
+        """Seconds that a request arriving now would wait; ``inf`` if it would be refused."""
+        return self._scheduler.forecast(expert, self._clock())
+
+    def snapshot(self) -> PoolSnapshot:
+        return self._scheduler.snapshot()
+
+    async def reconfigure(self, plan: PoolPlan, engines: Mapping[HostId, Engine]) -> None:
+        """Change to ``plan``. ``engines`` are those of hosts that are new in it.
+
+        Removed experts finish their work first; engines of removed hosts are stopped after that. Raises
+        ConfigError, with nothing changed, when a host changed its kind, ValueError when an engine is missing.
+        """
+        missing = {h.id for h in plan.hosts} - set(self._machinery.engines) - set(engines)
+        if missing:
+            raise ValueError(f"no engine for the new hosts {sorted(missing)}")
+        actions = self._scheduler.reconfigure(plan, self._clock())
+        for host, engine in engines.items():
+            if host not in self._machinery.engines:
+                self._machinery.add(host, engine)
+        self._carry_out(actions)
+
+    async def _granted(self, ticket: RequestId, arrived: Arrived, timeout_s: float) -> Grant:
+        if not self._open:
+            raise _stopping()
+        future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = future
+        try:
+            async with asyncio.timeout(timeout_s if math.isfinite(timeout_s) else None):
+                self._dispatch(arrived)
+                grant = future.result() if future.done() else await future
+                self._leases.add(ticket)
+                self._all_back.clear()
+                await self._up(grant)
+            return grant
+        except TimeoutError:
+            self._end(Cancelled(ticket))
+            raise ExpertTimeout(
+                f"expert {arrived.expert!r} was not free within {timeout_s:g} s",
+                hint="ask again later, or allow a longer wait with coe.patience_s",
+            ) from None
+        except BaseException:
+            self._end(Cancelled(ticket))
+            raise
+        finally:
+            del self._waiting[ticket]
+
+    async def _up(self, grant: Grant) -> None:
+        """Wait for the host of an expert that is always awake: nothing else has waited for its start."""
+        start = self._machinery.start(grant.host)
+        if start.done() and not start.exception():
+            return
+        try:
+            await asyncio.shield(start)
+        except CoeError as error:
+            raise ExpertUnavailable(f"expert {grant.expert!r}: {error.message}", hint=error.hint) from error
+
+    def _end(self, event: Finished | Cancelled) -> None:
+        """A request leaves the pool, with or without a lease."""
+        self._leases.discard(event.request)
+        if not self._leases:
+            self._all_back.set()
+        self._dispatch(event)
+
+    def _report_lost(self, grant: Grant) -> None:
+        """An expert that was leased and that its engine no longer has was lost in a crash."""
+        residents = self._scheduler.residents(grant.host)
+        loss = self._machinery.lost(grant.host, residents) if grant.expert in residents else None
+        if loss is None:
+            return
+        for expert in loss.experts:
+            log.warning("%s on %s was lost: %s", expert, grant.host, loss.reason)
+            self._dispatch(Failed(expert, grant.host, loss.reason, "run"))
+
+    def _dispatch(self, event: Event) -> None:
+        self._carry_out(self._scheduler.step(event, self._clock()))
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
+            self._act(action)
+        for host in [h for h in self._machinery.engines if h not in self._scheduler.hosts()]:
+            self._machinery.retire(host)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Come back when the scheduler has something to do though nothing happens."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        moment = self._scheduler.next_tick()
+        if math.isfinite(moment):
+            delay = max(0.0, moment - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._dispatch, Tick())
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Grant():
+                self._resolve(action)
+            case Reject():
+                self._refuse(action)
+            case Load() | Wake():
+                log.info("%s %s on %s", type(action).__name__.lower(), action.expert, action.host)
+                self._machinery.load(action.expert, action.host)
+            case Sleep():
+                log.info("sleep %s on %s", action.expert, action.host)
+                self._machinery.sleep(action.expert, action.host, action.level)
+            case Evict():
+                log.info("evict %s on %s", action.expert, action.host)
+                self._machinery.sleep(action.expert, action.host, DISCARD)
+            case Prefetch():
+                pass  # A hint; no engine has a use for it yet.
+
+    def _resolve(self, grant: Grant) -> None:
+        """Wake the caller. One that is being cancelled sends Cancelled itself, which ends the lease."""
+        future = self._waiting.get(grant.request)
+        if future and not future.done():
+            future.set_result(grant)
+
+    def _refuse(self, reject: Reject) -> None:
+        log.warning("refused %s: %s", reject.request, reject.message)
+        future = self._waiting.get(reject.request)
+        if future and not future.done():
+            future.set_exception(_refusal(reject))
+
+
+def _refusal(reject: Reject) -> CoeError:
+    if reject.code == "queue_full":
+        return Overloaded(reject.message, hint="send fewer requests at once, or try again in a moment")
+    return ExpertUnavailable(
+        reject.message, hint="look at the service's log, or ask another expert with `model`"
+    )
+
+
+def _stopping() -> CoeError:
+    return ExpertUnavailable("the service is shutting down", hint="send the request again when it is back")

@@ -1,0 +1,1 @@
+"""Helpers for tests of CoE and of third-party parts."""
