@@ -1,0 +1,384 @@
+"""The path of a request, on fakes of its three neighbours: router, pool and engine."""
+
+# ruff: noqa: ARG002 (fakes take what the real ones take)
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+
+from coe.aggregators import build_aggregator
+from coe.errors import (
+    BadRequest,
+    CoeError,
+    EngineError,
+    ExpertRefused,
+    ExpertUnavailable,
+    RoutingError,
+    UnknownModel,
+)
+from coe.generation import Generation, Generations
+from coe.pipeline import Pipeline
+from coe.registry.models import AggregatorSpec, Registry
+from coe.types import Decision, EngineCall, EngineStats, ExpertView, Options, Ranked, Request
+
+EXPERTS = ("sums", "words", "base")
+
+
+class Ranking:
+    """A router that always ranks in the order given."""
+
+    name = "ranking"
+
+    def __init__(self, *order: str, blocking: bool = False) -> None:
+        self.order = order or EXPERTS
+        self.blocking = blocking
+        self.thread: int | None = None
+
+    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
+        self.thread = threading.get_ident()
+        share = 1 / len(self.order)
+        ranking = tuple(
+            Ranked(name, share * (2 if place == 0 else 1)) for place, name in enumerate(self.order)
+        )
+        return Decision(self.name, ranking, self.order[:1], 0.8, f"{text!r} looks like {self.order[0]}")
+
+
+class Confused:
+    name = "confused"
+
+    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
+        raise KeyError(text)
+
+
+@dataclass
+class FakeAnswer:
+    script: list[bytes | BaseException]
+    status: int = 200
+    closed: bool = False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        for step in self.script:
+            await asyncio.sleep(0)
+            if isinstance(step, BaseException):
+                raise step
+            yield step
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class FakeEngine:
+    """Answers by script; ``asked`` has the calls."""
+
+    id: str = "engine"
+    scripts: dict[str, list[bytes | BaseException]] = field(default_factory=dict)
+    refusals: dict[str, CoeError] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    answers: list[FakeAnswer] = field(default_factory=list)
+    hang: bool = False
+
+    async def ask(self, expert: str, call: EngineCall) -> FakeAnswer:
+        self.asked.append(expert)
+        if self.hang:
+            await asyncio.Event().wait()
+        if expert in self.refusals:
+            raise self.refusals[expert]
+        answer = FakeAnswer(self.scripts.get(expert, [b'{"usage":{"completion_tokens":3}}']))
+        self.answers.append(answer)
+        return answer
+
+    async def start(self) -> None: ...
+    async def ensure_ready(self, expert: str) -> None: ...
+    async def sleep(self, expert: str, level: int = 1) -> None: ...
+    async def stop(self) -> None: ...
+    def stats(self) -> EngineStats:
+        return EngineStats("ready")
+
+
+@dataclass(frozen=True)
+class FakeLease:
+    engine: FakeEngine
+    queue_ms: float = 12.0
+    swap_ms: float = 700.0
+    wake_from: Literal["awake", "sleeping", "cold"] = "cold"
+
+
+@dataclass
+class FakePool:
+    """Grants at once, or never (``full``). ``out`` has the experts with leases out."""
+
+    engine: FakeEngine = field(default_factory=FakeEngine)
+    unavailable: set[str] = field(default_factory=set)
+    full: bool = False
+    out: list[str] = field(default_factory=list)
+    timeouts: list[float] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def lease(
+        self, request_id: str, expert: str, deadline_class: str, timeout_s: float
+    ) -> AsyncIterator[FakeLease]:
+        self.timeouts.append(timeout_s)
+        if expert in self.unavailable:
+            raise ExpertUnavailable(f"{expert} cannot be loaded")
+        if self.full:
+            await asyncio.Event().wait()
+        self.out.append(expert)
+        try:
+            yield FakeLease(self.engine)
+        finally:
+            self.out.remove(expert)
+
+    def forecast(self, expert: str) -> float:
+        return {"sums": 0.0}.get(expert, 1.5)
+
+
+def registry() -> Registry:
+    return Registry.model_validate(
+        {
+            "pool": {"hosts": [{"id": "slot"}]},
+            "experts": [{"id": name, "host": "slot", "model": name} for name in EXPERTS],
+            "routers": {"default": "ranking"},
+            "limits": {"request_timeout_s": 60},
+        }
+    )
+
+
+def generation(number: int = 1, **routers: Any) -> Generation:
+    spec = registry()
+    return Generation(
+        number=number,
+        registry=spec,
+        experts=tuple(expert.view() for expert in spec.experts),
+        routers={"ranking": Ranking(), "confused": Confused(), **routers},
+        aggregator=build_aggregator(AggregatorSpec()),
+        created=0,
+    )
+
+
+def request(model: str = "coe", stream: bool = False, **options: Any) -> Request:
+    body = {"model": model, "messages": [{"role": "user", "content": "2+2?"}], "stream": stream}
+    return Request("req-1", "chat/completions", model, body, "2+2?", Options(**options))
+
+
+def pipeline(pool: FakePool, current: Generation | None = None) -> Pipeline:
+    return Pipeline(Generations(current or generation()), pool)
+
+
+async def read(pool: FakePool, asked: Request) -> tuple[bytes, Any]:
+    answer = await pipeline(pool).answer(asked)
+    raw = b"".join([chunk async for chunk in answer.chunks()])
+    await answer.aclose()
+    return raw, answer.receipt()
+
+
+async def test_a_routed_request_is_answered_by_the_best_ranked_expert() -> None:
+    pool = FakePool()
+    raw, receipt = await read(pool, request())
+    assert raw == b'{"usage":{"completion_tokens":3}}'
+    assert (receipt.router, receipt.expert, receipt.runner_up) == ("ranking", "sums", "words")
+    assert receipt.confidence == 0.8
+    assert receipt.margin == pytest.approx(1 / 3)
+    assert "looks like sums" in receipt.reason
+    assert pool.out == []
+
+
+async def test_the_receipt_has_the_lease_s_times_the_tokens_and_the_outcome() -> None:
+    _, receipt = await read(FakePool(), request())
+    (leg,) = receipt.legs
+    assert (leg.queue_ms, leg.swap_ms, leg.wake_from, leg.tokens, leg.outcome) == (12, 700, "cold", 3, "ok")
+    assert leg.run_ms is not None
+    assert (receipt.queue_ms, receipt.swap_ms) == (12, 700)
+
+
+async def test_tokens_of_a_stream_come_from_its_last_chunks() -> None:
+    script = [b"data: {}\n\n"] * 9 + [
+        b'data: {"usage":{"completion_tok',
+        b'ens": 41}}\n\n',
+        b"data: [DONE]\n\n",
+    ]
+    pool = FakePool(FakeEngine(scripts={"sums": script}))
+    raw, receipt = await read(pool, request(stream=True))
+    assert raw == b"".join(script)  # untouched
+    assert receipt.legs[0].tokens == 41
+
+
+async def test_tokens_in_an_answer_s_text_do_not_count() -> None:
+    script: list[bytes | BaseException] = [b'{"content":"\\"completion_tokens\\":5"}']
+    _, receipt = await read(FakePool(FakeEngine(scripts={"sums": script})), request())
+    assert receipt.legs[0].tokens is None
+
+
+async def test_a_named_expert_is_asked_without_a_router() -> None:
+    _, receipt = await read(FakePool(), request(model="words", router="confused"))
+    assert (receipt.router, receipt.expert, receipt.runner_up, receipt.margin) == (
+        "pinned",
+        "words",
+        None,
+        None,
+    )
+    assert receipt.confidence is None
+    assert receipt.reason == "the request named words"
+
+
+async def test_an_unknown_model_names_the_nearest() -> None:
+    with pytest.raises(UnknownModel, match='"wrods" does not exist; did you mean "words"') as caught:
+        await pipeline(FakePool()).answer(request(model="wrods"))
+    assert caught.value.param == "model"
+
+
+async def test_an_unknown_router_names_the_nearest() -> None:
+    with pytest.raises(BadRequest, match='did you mean "ranking"') as caught:
+        await pipeline(FakePool()).answer(request(router="rankin"))
+    assert caught.value.param == "coe.router"
+
+
+@pytest.mark.parametrize(
+    ("options", "param"), [({"experts": 2}, "coe.experts"), ({"aggregate": "vote"}, "coe.aggregate")]
+)
+async def test_what_the_aggregator_cannot_do_is_refused(options: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        await pipeline(FakePool()).answer(request(**options))
+    assert caught.value.param == param
+
+
+async def test_a_prompt_of_token_ids_needs_a_named_expert() -> None:
+    body = {"model": "coe", "prompt": [1, 2, 3]}
+    with pytest.raises(BadRequest, match="token ids"):
+        await pipeline(FakePool()).answer(Request("req-1", "completions", "coe", body, ""))
+    await (await pipeline(FakePool()).answer(Request("req-1", "completions", "sums", body, ""))).aclose()
+
+
+async def test_an_unavailable_expert_is_replaced_by_the_next_and_the_receipt_says_so() -> None:
+    pool = FakePool(unavailable={"sums"})
+    _, receipt = await read(pool, request())
+    assert receipt.expert == "words"
+    assert "sums could not answer (failed: expert_unavailable), so words was asked" in receipt.reason
+    assert [(leg.expert, leg.outcome) for leg in receipt.legs] == [
+        ("sums", "failed: expert_unavailable"),
+        ("words", "ok"),
+    ]
+    assert receipt.runner_up == "sums"
+    assert receipt.margin is None
+
+
+@pytest.mark.parametrize("script", [[EngineError("the connection broke")], []])
+async def test_an_expert_that_fails_before_its_first_byte_is_replaced(
+    script: list[bytes | BaseException],
+) -> None:
+    pool = FakePool(FakeEngine(scripts={"sums": script}))
+    _, receipt = await read(pool, request(stream=True))
+    assert pool.engine.asked == ["sums", "words"]
+    assert receipt.legs[0].outcome == "failed: engine_failed"
+    assert all(answer.closed for answer in pool.engine.answers)
+    assert pool.out == []
+
+
+async def test_only_one_other_expert_is_tried() -> None:
+    pool = FakePool(unavailable={"sums", "words"})
+    with pytest.raises(ExpertUnavailable, match="words"):
+        await pipeline(pool).answer(request())
+    assert pool.engine.asked == []
+
+
+async def test_a_named_expert_is_never_replaced() -> None:
+    with pytest.raises(ExpertUnavailable, match="sums"):
+        await pipeline(FakePool(unavailable={"sums"})).answer(request(model="sums"))
+
+
+async def test_an_expert_s_own_refusal_is_passed_on_without_asking_another() -> None:
+    pool = FakePool(FakeEngine(refusals={"sums": ExpertRefused(400, "the prompt is too long")}))
+    with pytest.raises(ExpertRefused):
+        await pipeline(pool).answer(request())
+    assert pool.engine.asked == ["sums"]
+    assert pool.out == []
+
+
+async def test_after_the_first_byte_a_failure_is_the_client_s_to_see() -> None:
+    pool = FakePool(FakeEngine(scripts={"sums": [b"data: {}\n\n", EngineError("gone")]}))
+    answer = await pipeline(pool).answer(request(stream=True))
+    with pytest.raises(EngineError, match="gone"):
+        _ = [chunk async for chunk in answer.chunks()]
+    await answer.aclose()
+    assert answer.receipt().legs[0].outcome == "failed: engine_failed"
+    assert pool.engine.asked == ["sums"]
+    assert pool.out == []
+
+
+async def test_closing_an_answer_under_way_aborts_it_and_gives_the_lease_back() -> None:
+    pool = FakePool(FakeEngine(scripts={"sums": [b"data: {}\n\n"] * 3}))
+    answer = await pipeline(pool).answer(request(stream=True))
+    await anext(answer.chunks())
+    assert pool.out == ["sums"]
+    await answer.aclose()
+    await answer.aclose()
+    assert pool.engine.answers[0].closed
+    assert pool.out == []
+    assert answer.receipt().legs[0].outcome == "cancelled"
+
+
+@pytest.mark.parametrize("where", ["queue", "engine"])
+async def test_cancelling_a_waiting_request_gives_everything_back(where: str) -> None:
+    pool = FakePool(FakeEngine(hang=where == "engine"), full=where == "queue")
+    waiting = asyncio.create_task(pipeline(pool).answer(request()))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert pool.out == []
+    assert len(pool.timeouts) == 1  # a cancelled request does not go on to the next expert
+
+
+async def test_a_blocking_router_runs_beside_the_loop_and_a_quick_one_in_it() -> None:
+    slow, quick = Ranking(blocking=True), Ranking()
+    current = generation(slow=slow, quick=quick)
+    for name in ("slow", "quick"):
+        await (await pipeline(FakePool(), current).answer(request(router=name))).aclose()
+    assert quick.thread == threading.get_ident() != slow.thread
+
+
+async def test_a_router_that_breaks_is_a_routing_error_without_its_insides() -> None:
+    with pytest.raises(RoutingError, match=r"confused could not decide \(KeyError\)") as caught:
+        await pipeline(FakePool()).answer(request(router="confused"))
+    assert caught.value.source == "router"
+
+
+async def test_a_router_that_invents_an_expert_is_a_routing_error() -> None:
+    with pytest.raises(RoutingError, match="does not exist"):
+        await pipeline(FakePool(), generation(odd=Ranking("ghost"))).answer(request(router="odd"))
+
+
+async def test_a_request_keeps_the_generation_that_it_began_with() -> None:
+    generations = Generations(generation(1))
+    pool = FakePool()
+    subject = Pipeline(generations, pool)
+    answer = await subject.answer(request())
+    generations.publish(generation(2))
+    later = await subject.answer(request())
+    assert (answer.receipt().generation, later.receipt().generation) == (1, 2)
+    await answer.aclose()
+    await later.aclose()
+
+
+@pytest.mark.parametrize(("patience_s", "expected"), [(None, 60), (5, 5), (500, 60)])
+async def test_the_wait_is_bounded_by_the_client_s_patience_and_the_service_s(
+    patience_s: float | None, expected: float
+) -> None:
+    pool = FakePool()
+    await read(pool, request(patience_s=patience_s))
+    assert pool.timeouts == [expected]
+
+
+async def test_a_preview_ranks_with_waits_and_asks_nobody() -> None:
+    pool = FakePool()
+    preview = await pipeline(pool).preview(request())
+    assert preview.decision.expert == "sums"
+    assert preview.waits_s == (0.0, 1.5, 1.5)
+    assert pool.timeouts == []
