@@ -1,19 +1,19 @@
 """experts.yaml as frozen objects. Unknown keys are refused; units are part of the names.
 
-    Registry
-    ├── service    where the API listens
-    ├── limits     sizes and times that protect the service
-    ├── pool       hosts (places where experts run) and how they are scheduled
-    ├── experts    one entry per expert, each on a host
-    ├── routers    named routers and the default one
-    └── aggregator how several answers become one
+Registry
+├── service    where the API listens
+├── limits     sizes and times that protect the service
+├── pool       hosts (places where experts run) and how they are scheduled
+├── experts    one entry per expert, each on a host
+├── routers    named routers and the default one
+└── aggregator how several answers become one
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from coe.types import ExpertView
 
@@ -21,7 +21,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,95}$")]
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Service(Model):
@@ -110,7 +110,17 @@ class RemoteHost(Model):
         return self
 
 
-Host = Annotated[VllmHost | AdapterHost | RemoteHost, Field(discriminator="kind")]
+def _kind(host: object) -> object:
+    """A host without ``kind`` is a vllm host."""
+    return host.get("kind", "vllm") if isinstance(host, dict) else getattr(host, "kind", None)
+
+
+Host = Annotated[
+    Annotated[VllmHost, Tag("vllm")]
+    | Annotated[AdapterHost, Tag("adapter")]
+    | Annotated[RemoteHost, Tag("remote")],
+    Discriminator(_kind),
+]
 
 
 class Pool(Model):

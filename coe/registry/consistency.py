@@ -1,0 +1,145 @@
+"""Faults between entries of experts.yaml, which no single field shows.
+
+They are found on the raw data, so that they are reported together with wrong types and unknown keys.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from coe.registry.problems import Loc, describe
+from coe.suggest import suggest
+
+
+@dataclass(frozen=True)
+class Inconsistency:
+    message: str
+    loc: Loc
+
+
+def inconsistencies(data: Mapping[str, Any]) -> list[Inconsistency]:
+    """All faults between entries of ``data`` (the raw file, perhaps invalid elsewhere)."""
+    hosts = _entries(_mapping(data.get("pool")).get("hosts"), ("pool", "hosts"))
+    experts = _entries(data.get("experts"), ("experts",))
+    return [
+        *_duplicates(hosts, "id", "host"),
+        *_duplicates(experts, "id", "expert"),
+        *_expert_places(experts, hosts),
+        *_model_name_clashes(experts, data),
+        *_routers(_mapping(data.get("routers")), experts),
+    ]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    loc: Loc
+    data: Mapping[str, Any]
+
+    def text(self, key: str) -> str | None:
+        value = self.data.get(key)
+        return value if isinstance(value, str) else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _entries(value: object, loc: Loc) -> list[_Entry]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return []
+    return [_Entry((*loc, index), item) for index, item in enumerate(value) if isinstance(item, Mapping)]
+
+
+def _names(entries: Sequence[_Entry], key: str = "id") -> list[str]:
+    return list(dict.fromkeys(name for entry in entries if (name := entry.text(key)) is not None))
+
+
+def _duplicates(entries: Sequence[_Entry], key: str, noun: str) -> Iterator[Inconsistency]:
+    seen: set[str] = set()
+    for entry in entries:
+        name = entry.text(key)
+        if name in seen:
+            yield Inconsistency(f'two {noun}s are called "{name}"; rename one', (*entry.loc, key))
+        if name is not None:
+            seen.add(name)
+
+
+def _expert_places(experts: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+    kinds = {name: host.data.get("kind", "vllm") for host in hosts if (name := host.text("id"))}
+    for expert in experts:
+        host, label = expert.text("host"), expert.text("id") or "?"
+        if host is None:
+            continue
+        if host not in kinds:
+            message = (
+                f'expert "{label}" is on host "{host}", which is not in pool.hosts; {suggest(host, kinds)}'
+            )
+            yield Inconsistency(message, (*expert.loc, "host"))
+        elif kinds[host] == "adapter" and expert.data.get("adapter") is None:
+            message = (
+                f'expert "{label}" is on adapter host "{host}" but names no adapter; write "adapter: FOLDER"'
+            )
+            yield Inconsistency(message, expert.loc)
+        elif kinds[host] != "adapter" and expert.data.get("adapter") is not None:
+            message = (
+                f'expert "{label}" names an adapter, but host "{host}" is of kind {kinds[host]}; put it on a'
+                " host of kind adapter, or name a merged checkpoint as model"
+            )
+            yield Inconsistency(message, (*expert.loc, "adapter"))
+
+
+def _model_name_clashes(experts: Sequence[_Entry], data: Mapping[str, Any]) -> Iterator[Inconsistency]:
+    model_name = _mapping(data.get("service")).get("model_name", "coe")
+    for expert in experts:
+        if expert.text("id") == model_name:
+            message = (
+                f'expert "{model_name}" has the name that means "choose for me"; rename the expert or change'
+                " service.model_name"
+            )
+            yield Inconsistency(message, (*expert.loc, "id"))
+
+
+def _routers(routers: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+    # Imported here: the table of routers stands above the registry's models, which routers use.
+    from routers import BUILTINS
+
+    available = _entries(routers.get("available"), ("routers", "available"))
+    yield from _duplicates(available, "name", "router")
+    for entry in available:
+        kind = entry.text("kind")
+        if kind is None or ":" in kind:
+            continue
+        if kind in BUILTINS:
+            yield from _router_options(entry, kind, _names(experts))
+        else:
+            message = (
+                f'unknown router kind "{kind}"; {suggest(kind, BUILTINS)}, or write "package.module:Class"'
+            )
+            yield Inconsistency(message, (*entry.loc, "kind"))
+    default = routers.get("default", "category")
+    choices = dict.fromkeys((*_names(available, "name"), *BUILTINS))
+    if isinstance(default, str) and default not in choices:
+        message = f'the default router "{default}" is not known; {suggest(default, choices)}'
+        yield Inconsistency(message, ("routers", "default"))
+
+
+def _router_options(entry: _Entry, kind: str, experts: Sequence[str]) -> Iterator[Inconsistency]:
+    from routers import router_class
+
+    options_type = router_class(kind).options_type
+    loc = (*entry.loc, "options")
+    try:
+        options = options_type.model_validate_json(json.dumps(entry.data.get("options", {})), strict=True)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            # A missing option is no step of the text, so its message names the options as a whole.
+            step = () if detail["type"] == "missing" else detail["loc"]
+            yield Inconsistency(describe(detail, (*loc, *step), options_type), (*loc, *step))
+        return
+    for option, message in options.faults(experts).items():
+        yield Inconsistency(message, (*loc, option))

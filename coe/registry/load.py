@@ -1,0 +1,45 @@
+"""experts.yaml -> :class:`Registry`, or every fault of the file at once with line and column."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from coe.registry.consistency import inconsistencies
+from coe.registry.models import Registry
+from coe.registry.problems import Problem, RegistryError, describe
+from coe.registry.source import Source, read_source
+
+
+def load_registry(path: Path | str) -> Registry:
+    """Read, validate and freeze a registry file. Blocking (file I/O), no network, no side effects.
+
+    Raises :class:`coe.errors.ConfigError` (as :class:`RegistryError`, which also carries the single
+    problems) naming file, line, column, the fault and what to write instead.
+    """
+    source = read_source(Path(path))
+    problems: list[Problem] = []
+    registry: Registry | None = None
+    try:
+        # Strict, and from JSON: "8000" is no port and true is no number, as in the JSON schema.
+        registry = Registry.model_validate_json(json.dumps(source.data), strict=True)
+    except ValidationError as error:
+        problems += _validation_problems(source, error)
+    problems += [Problem(found.message, source.position(found.loc)) for found in inconsistencies(source.data)]
+    if registry is None or problems:
+        raise RegistryError(source.path, problems)
+    return registry
+
+
+def _validation_problems(source: Source, error: ValidationError) -> list[Problem]:
+    problems = []
+    for detail in error.errors(include_url=False):
+        loc = detail["loc"]
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # the list has entries; that they are faulty is reported for each of them
+        if detail["type"] == "union_tag_invalid":
+            loc = (*loc, "kind")
+        problems.append(Problem(describe(detail, source.existing(loc), Registry), source.position(loc)))
+    return problems

@@ -1,0 +1,118 @@
+"""The text of experts.yaml: parsed once for its data and once for the place of every entry in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+
+from coe.registry.problems import Loc, Position, Problem, RegistryError
+
+_MAX_BYTES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parsed file: ``data`` is plain JSON-like Python, ``position`` finds an entry in the text."""
+
+    path: Path
+    data: dict[str, Any]
+    tree: Node
+
+    def position(self, loc: Loc) -> Position:
+        """Where ``loc`` stands; steps that the text does not have (union tags, missing keys) are skipped."""
+        node, mark = self.tree, self.tree.start_mark
+        for step in loc:
+            found = _child(node, step)
+            if found is not None:
+                node, mark = found.value, found.label.start_mark
+        return Position(line=mark.line + 1, column=mark.column + 1)
+
+    def existing(self, loc: Loc) -> Loc:
+        """``loc`` without the steps that the text does not have."""
+        node, kept = self.tree, []
+        for step in loc:
+            found = _child(node, step)
+            if found is not None:
+                node = found.value
+                kept.append(step)
+        return tuple(kept)
+
+
+@dataclass(frozen=True)
+class _Child:
+    label: Node
+    value: Node
+
+
+def _child(node: Node, step: str | int) -> _Child | None:
+    if isinstance(node, MappingNode):
+        pairs = (_Child(key, value) for key, value in node.value)
+        return next((pair for pair in pairs if str(pair.label.value) == str(step)), None)
+    if isinstance(node, SequenceNode) and isinstance(step, int) and 0 <= step < len(node.value):
+        return _Child(node.value[step], node.value[step])
+    return None
+
+
+def read_source(path: Path) -> Source:
+    """Read and parse ``path``. Raises :class:`RegistryError` when it cannot be read or is not YAML."""
+    text = _read(path)
+    try:
+        tree = YAML(typ="safe", pure=True).compose(text)
+        data = YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        raise RegistryError(path, (_syntax_problem(error),)) from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise RegistryError(path, (Problem(f"not readable as YAML: {error}"),)) from None
+    if tree is None or data is None:
+        raise RegistryError(path, (Problem('the file is empty; it needs at least "pool" and "experts"'),))
+    if not isinstance(data, dict):
+        message = 'the file must be a mapping with keys such as "pool" and "experts"'
+        raise RegistryError(path, (Problem(message, Position(1, 1)),))
+    return Source(path, _plain(path, data), tree)
+
+
+def _read(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        message = "no such file; name one with --registry, or start from docs/experts.example.yaml"
+        raise RegistryError(path, (Problem(message),)) from None
+    except OSError as error:
+        raise RegistryError(path, (Problem(f"cannot be read: {error.strerror or error}"),)) from None
+    if len(raw) > _MAX_BYTES:
+        raise RegistryError(path, (Problem(f"larger than {_MAX_BYTES} bytes: this is no registry"),))
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise RegistryError(path, (Problem("not UTF-8 text; save it as UTF-8", Position(line, 1)),)) from None
+
+
+def _plain(path: Path, data: dict[Any, Any]) -> dict[str, Any]:
+    """The data as JSON has it (dates become text), so that models and JSON schema judge the same thing."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(data, default=str))
+    except (TypeError, ValueError, RecursionError) as error:
+        message = f"only plain keys, lists and values are allowed here: {error}"
+        raise RegistryError(path, (Problem(message),)) from None
+    return plain
+
+
+def _syntax_problem(error: MarkedYAMLError) -> Problem:
+    mark = error.problem_mark or error.context_mark
+    place = Position(mark.line + 1, mark.column + 1) if mark is not None else None
+    parts: Sequence[str | None] = (error.context, error.problem)
+    text = ", ".join(" ".join(part.split()) for part in parts if part) or "unreadable"
+    if "\\t" in text or "'\\t'" in text:
+        text += " (indent with spaces, not tabs)"
+    if "duplicate key" in text:
+        text = text.split(" with value")[0].replace("while constructing a mapping, ", "")
+        return Problem(f"{text}; keep one of the two", place)
+    return Problem(f"YAML syntax: {text}", place)

@@ -1,0 +1,85 @@
+"""Routers choose experts by a query's content: one file per method, and the table of built-ins.
+
+A plug-in is named ``package.module:Class`` in experts.yaml and is built exactly as a built-in is
+(see :class:`routers.base.RouterClass`); :func:`coe.testing.conformance_router.check_router` checks it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import cast
+
+from pydantic import ValidationError
+
+from coe.errors import ConfigError
+from coe.registry.models import Expert, RouterSpec
+from coe.suggest import suggest
+from coe.types import Router
+from routers.base import RouterClass, RouterOptions, Setting
+
+__all__ = ["BUILTINS", "build_router", "router_class"]
+
+BUILTINS: Mapping[str, str] = MappingProxyType(
+    {
+        "category": "routers.category:CategoryRouter",
+        "static": "routers.static:StaticRouter",
+        "random": "routers.uniform:RandomRouter",
+    }
+)
+
+
+def build_router(spec: RouterSpec, experts: Sequence[Expert], root: Path) -> Router:
+    """Build a router. Blocking: it may load an encoder and learn from examples (seconds).
+
+    ``root`` is the folder of experts.yaml, where relative paths in options start.
+    Raises :class:`ConfigError` for an unknown kind, a plug-in that cannot be imported, or bad options.
+    """
+    cls = router_class(spec.kind)
+    setting = Setting(experts=tuple(expert.view() for expert in experts), root=root)
+    options = _options(spec, cls)
+    faults = options.faults([expert.id for expert in experts])
+    if faults:
+        raise ConfigError(f'router "{spec.name}": ' + "; ".join(faults.values()))
+    return cls(spec.name, options, setting)
+
+
+def router_class(kind: str) -> RouterClass:
+    """The class behind a built-in's short name or ``package.module:Class``; imports its module only."""
+    target = BUILTINS.get(kind, kind)
+    module_name, colon, class_name = target.partition(":")
+    if not colon:
+        raise ConfigError(
+            f'unknown router kind "{kind}"; {suggest(kind, BUILTINS)}',
+            hint='A router of your own is written "package.module:Class".',
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f'router kind "{kind}" cannot be imported: {error}',
+            hint="Install the package that holds it in the service's environment, and check the spelling.",
+        ) from error
+    if not (isinstance(found, type) and isinstance(getattr(found, "options_type", None), type)):
+        raise ConfigError(
+            f'router kind "{kind}" is no router class: it must be a class with options_type and route',
+            hint="See routers.base.RouterClass for what a router class must offer.",
+        )
+    return cast(RouterClass, found)
+
+
+def _options(spec: RouterSpec, cls: RouterClass) -> RouterOptions:
+    try:
+        return cls.options_type.model_validate_json(json.dumps(spec.options), strict=True)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(step) for step in detail['loc']) or 'options'}: {detail['msg']}"
+            for detail in error.errors(include_url=False)
+        )
+        raise ConfigError(
+            f'router "{spec.name}" (kind {spec.kind}) has wrong options: {faults}',
+            hint=f"Its options are: {', '.join(cls.options_type.model_fields) or 'none'}.",
+        ) from None

@@ -1,0 +1,44 @@
+"""What every router class offers, so that built-ins and plug-ins are built in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from coe.types import ExpertId, ExpertView, Router
+
+
+class RouterOptions(BaseModel):
+    """Base of a router's ``options`` in experts.yaml: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:  # noqa: ARG002 (for subclasses)
+        """Faults that only show beside the experts: option name -> what is wrong. Pure."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a router may know when it is built. The experts may change later: ``route`` gets them anew."""
+
+    experts: tuple[ExpertView, ...] = ()
+    root: Path = Path()
+
+
+class RouterClass(Protocol):
+    """A class whose objects are routers.
+
+    Besides :class:`coe.types.Router` its objects may set ``blocking = True``: ``route`` takes more than
+    about a millisecond of CPU and the pipeline calls it in a thread.
+    """
+
+    options_type: ClassVar[type[RouterOptions]]
+
+    def __call__(self, name: str, options: Any, setting: Setting) -> Router:
+        """Build the router. ``options`` is an ``options_type``; raises ConfigError for what it cannot use."""
+        ...

@@ -1,0 +1,48 @@
+"""Always the same expert: the baseline "best single expert", and a way to switch routing off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from coe.errors import RoutingError
+from coe.suggest import suggest
+from coe.types import Decision, ExpertId, ExpertView, Ranked
+from routers.base import RouterOptions, Setting
+
+
+class StaticOptions(RouterOptions):
+    """``expert``: the id of the expert that gets every request."""
+
+    expert: ExpertId
+
+    def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:
+        if self.expert in experts:
+            return {}
+        return {"expert": f'there is no expert "{self.expert}"; {suggest(self.expert, experts)}'}
+
+
+class StaticRouter:
+    """Refuses, rather than choosing another, when its expert is not among the experts of the moment."""
+
+    options_type: ClassVar[type[RouterOptions]] = StaticOptions
+    blocking = False
+
+    def __init__(self, name: str, options: StaticOptions, setting: Setting) -> None:  # noqa: ARG002
+        self.name = name
+        self._expert = options.expert
+
+    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:  # noqa: ARG002
+        if all(view.id != self._expert for view in experts):
+            raise RoutingError(
+                f'router "{self.name}" always asks expert "{self._expert}", which is not available',
+                hint="Name another router in coe.router, or put the expert back into experts.yaml.",
+            )
+        others = (Ranked(view.id, 0.0) for view in experts if view.id != self._expert)
+        return Decision(
+            router=self.name,
+            ranking=(Ranked(self._expert, 1.0), *others),
+            chosen=(self._expert,),
+            confidence=1.0,
+            reason=f"always {self._expert}",
+        )

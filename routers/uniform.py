@@ -1,0 +1,41 @@
+"""A random expert: the baseline that every router must beat. (``random.py`` would shadow the library.)"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from typing import ClassVar
+
+from coe.types import Decision, ExpertView, Ranked
+from routers.base import RouterOptions, Setting
+
+
+class RandomOptions(RouterOptions):
+    """``seed``: the same seed gives the same sequence of choices."""
+
+    seed: int = 0
+
+
+class RandomRouter:
+    """Draw ``n`` depends on the seed and ``n`` only, so concurrent callers cannot disturb the sequence."""
+
+    options_type: ClassVar[type[RouterOptions]] = RandomOptions
+    blocking = False
+
+    def __init__(self, name: str, options: RandomOptions, setting: Setting) -> None:  # noqa: ARG002
+        self.name = name
+        self._seed = options.seed
+        self._draws = itertools.count()  # next() on it is atomic in CPython
+
+    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:  # noqa: ARG002
+        ids = [view.id for view in experts]
+        random.Random(f"{self._seed}/{next(self._draws)}").shuffle(ids)
+        probability = 1.0 / len(ids)
+        return Decision(
+            router=self.name,
+            ranking=tuple(Ranked(expert, probability) for expert in ids),
+            chosen=(ids[0],),
+            confidence=probability,
+            reason=f"drawn at random from {len(ids)} experts",
+        )
