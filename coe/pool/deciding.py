@@ -158,11 +158,11 @@ class Decider:
         moments = [r.retry_at for r in host.waiting.values() if r.state in ("cold", "sleeping")]
         moments.extend(r.retry_at for r in host.residents.values() if r.state == "going_to_sleep")
         earliest = min((m for m in moments if m > turn.now), default=math.inf)
-        if host.plan.always_awake:
-            return earliest
         return min(earliest, self.policy.wake_at(self._view(host, turn.now)))
 
     def _view(self, host: HostState, now: float) -> HostView:
+        if host.plan.always_awake:
+            return HostView(host.plan.id, now, math.inf, (), (), host.waiting.values())
         candidates = [
             r
             for r in host.waiting.values()

@@ -87,6 +87,7 @@ class HostView:
     ``room``: capacity that is free once everything that is leaving has left and everything that is
     promised has come. ``candidates``: experts with work that could be brought in now. ``residents``: awake
     experts that are not already leaving. ``waiting``: every expert with work here, whatever its state.
+    Where experts are always awake there are neither candidates nor residents.
     """
 
     host: HostId
@@ -116,7 +117,8 @@ class Policy(Protocol):
         ...
 
     def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:
-        """Whose oldest request is granted next; ``grantable`` (never empty) have work and batch room."""
+        """Whose oldest request is granted next; ``grantable`` (never empty) have work and batch room.
+        None holds them all back until something happens or ``wake_at``."""
         ...
 
     def frame(self, replica: ReplicaView) -> int:
@@ -125,8 +127,8 @@ class Policy(Protocol):
         ...
 
     def wake_at(self, view: HostView) -> float:
-        """When ``swap`` could answer otherwise though nothing happened; ``inf`` for never. Must be later
-        than ``view.now``."""
+        """When ``swap`` or ``grant`` could answer otherwise though nothing happened; ``inf`` for never.
+        Must be later than ``view.now``."""
         ...
 
 

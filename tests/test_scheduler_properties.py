@@ -1,0 +1,258 @@
+"""Rules of the scheduler that hold for any order of events. ``World`` checks every action as it comes:
+grants only to those who wait, never two, batch bounds, budgets, nothing put away with leases out."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from coe.pool.events import Action, Evict, Grant, Load, Sleep, Wake
+from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
+from coe.pool.policies import Collate, HostView, ReplicaView, Swap
+from coe.testing.scheduling import World
+from coe.types import ExpertId
+
+SLOT = HostPlan("slot", capacity=1.0, max_running=2)
+TWIN = HostPlan("twin", capacity=1.0, max_running=3)
+GPU = HostPlan("gpu", capacity=24.0, sleeps=True)
+ADAPTERS = HostPlan("adapters", capacity=2.0, max_running=3)
+REMOTE = HostPlan("remote", capacity=math.inf, max_running=2, always_awake=True)
+
+EXPERTS = (
+    ExpertPlan("a", ("slot",), max_running=2),
+    ExpertPlan("b", ("slot", "twin"), max_running=2),
+    ExpertPlan("c", ("slot", "twin"), max_running=1, load_s=3.0),
+    ExpertPlan("d", ("twin",), max_running=3),
+    ExpertPlan("small", ("gpu",), footprint=5.1, max_running=2, load_s=4.0, wake_s=0.5),
+    ExpertPlan("medium", ("gpu",), footprint=9.7, max_running=2, load_s=8.0, wake_s=1.0),
+    ExpertPlan("large", ("gpu",), footprint=23.9, max_running=1, load_s=20.0, wake_s=2.0),
+    ExpertPlan("lora-1", ("adapters",), max_running=3, load_s=0.05),
+    ExpertPlan("lora-2", ("adapters",), max_running=3, load_s=0.05),
+    ExpertPlan("lora-3", ("adapters",), max_running=2, load_s=0.05),
+    ExpertPlan("api", ("remote",), footprint=0.0, max_running=2),
+)
+PLAN = PoolPlan((SLOT, TWIN, GPU, ADAPTERS, REMOTE), EXPERTS, max_queue=12, retry_s=0.5, quarantine_s=10.0)
+NAMES = [expert.id for expert in EXPERTS]
+
+
+@dataclass(frozen=True)
+class Erratic:
+    """A policy without sense: any legal answer, chosen by a number that changes with time."""
+
+    seed: int
+    name: str = "erratic"
+
+    def _pick(self, view: HostView, salt: int) -> int:
+        return hash((self.seed, view.now, len(view.residents), len(view.candidates), salt))
+
+    def swap(self, view: HostView) -> Swap | None:
+        number = self._pick(view, 1)
+        if number % 3 == 0 and view.residents:
+            return Swap(None, (view.residents[number % len(view.residents)].expert.id,))
+        if not view.candidates or number % 3 == 1:
+            return None
+        wanted = view.candidates[number % len(view.candidates)]
+        missing, victims = wanted.footprint - view.room, list[ExpertId]()
+        for resident in view.residents:
+            if missing > 0:
+                victims.append(resident.expert.id)
+                missing -= resident.footprint
+        return Swap(wanted.expert.id, tuple(victims)) if missing <= 0 else None
+
+    def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:
+        number = self._pick(view, 2)
+        return grantable[number % len(grantable)].expert.id if number % 4 else None
+
+    def frame(self, replica: ReplicaView) -> int:
+        return replica.max_running
+
+    def wake_at(self, view: HostView) -> float:
+        return view.now + 0.5
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Everything that can happen to the pool, in any order."""
+
+    policy: Collate | Erratic = Collate(ageing_s=5.0, min_residency_s=0.5)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(PLAN, self.policy)
+        self.numbers = itertools.count()
+        self.arrived: list[str] = []
+
+    @rule(expert=st.sampled_from(NAMES), count=st.integers(1, 4))
+    def arrive(self, expert: ExpertId, count: int) -> None:
+        for _ in range(count):
+            request = f"r{next(self.numbers)}"
+            self.arrived.append(request)
+            self.world.arrive(request, expert)
+
+    @precondition(lambda self: self.world.leases)
+    @rule(data=st.data(), ok=st.booleans())
+    def finish(self, data: st.DataObject, ok: bool) -> None:
+        self.world.finish(data.draw(st.sampled_from(list(self.world.leases))), ok)
+
+    @precondition(lambda self: self.world.waiting or self.world.leases)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.world.cancel(data.draw(st.sampled_from([*self.world.waiting, *self.world.leases])))
+
+    @precondition(lambda self: self.world.seats("loading"))
+    @rule(data=st.data(), fails=st.sampled_from([False, False, True]))
+    def end_load(self, data: st.DataObject, fails: bool) -> None:
+        seat = data.draw(st.sampled_from(self.world.seats("loading")))
+        (self.world.fail_load if fails else self.world.ready)(seat.expert, seat.host)
+
+    @precondition(lambda self: self.world.seats("going"))
+    @rule(data=st.data(), fails=st.sampled_from([False, False, True]))
+    def end_sleep(self, data: st.DataObject, fails: bool) -> None:
+        seat = data.draw(st.sampled_from(self.world.seats("going")))
+        (self.world.fail_sleep if fails else self.world.slept)(seat.expert, seat.host)
+
+    @precondition(lambda self: self.world.seats("awake"))
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        seat = data.draw(st.sampled_from(self.world.seats("awake")))
+        self.world.lose(seat.expert, seat.host)
+
+    @rule(seconds=st.sampled_from([0.01, 0.1, 0.5, 1.0, 6.0, 40.0]))
+    def wait(self, seconds: float) -> None:
+        self.world.wait(seconds)
+
+    @precondition(lambda self: math.isfinite(self.world.scheduler.next_tick()))
+    @rule()
+    def tick(self) -> None:
+        self.world.wait(self.world.scheduler.next_tick() - self.world.now)
+
+    @rule(kept=st.sets(st.sampled_from(NAMES), min_size=1), moved=st.booleans())
+    def reconfigure(self, kept: set[ExpertId], moved: bool) -> None:
+        experts = [replace(e, hosts=e.hosts[-1:]) if moved else e for e in EXPERTS if e.id in kept]
+        used = {host for expert in experts for host in expert.hosts}
+        self.world.reconfigure(
+            replace(PLAN, experts=tuple(experts), hosts=tuple(h for h in PLAN.hosts if h.id in used))
+        )
+
+    @invariant()
+    def someone_who_waits_has_something_to_wait_for(self) -> None:
+        self.world.check_progress()
+        self.world.check_books()
+
+    def teardown(self) -> None:
+        if isinstance(self.policy, Collate):
+            self.world.settle()
+            assert sorted(self.world.ended) == sorted(self.arrived)
+            self.check_the_removed_are_gone()
+        self.world.replay()
+
+    def check_the_removed_are_gone(self) -> None:
+        kept = {expert.id for expert in self.world.plan.experts}
+        assert {e.expert for e in self.world.scheduler.snapshot().experts} == kept
+        assert set(self.world.scheduler.hosts()) == {host.id for host in self.world.plan.hosts}
+
+
+class AnyOrderWithoutSense(AnyOrder):
+    """The rules hold whatever the policy answers."""
+
+    @initialize(seed=st.integers(0, 1_000))
+    def choose_policy(self, seed: int) -> None:
+        self.policy = Erratic(seed)
+        self.world = World(PLAN, self.policy)
+
+
+BUDGET = settings(max_examples=120, stateful_step_count=40, deadline=None, derandomize=True)
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = BUDGET
+TestAnyOrderWithoutSense = AnyOrderWithoutSense.TestCase
+TestAnyOrderWithoutSense.settings = settings(BUDGET, max_examples=60)
+
+
+RUN_S, LOAD_S, SLEEP_S, AGEING_S, RESIDENCY_S = 2.0, 0.8, 0.1, 5.0, 0.5
+
+
+class Feed:
+    """Experts that always have ``depth`` requests waiting, on hosts where everything takes its time."""
+
+    def __init__(self, plan: PoolPlan, fed: Sequence[ExpertId], depth: int) -> None:
+        self.world = World(plan, Collate(ageing_s=AGEING_S, min_residency_s=RESIDENCY_S))
+        self.fed = frozenset(fed)
+        self.numbers = itertools.count()
+        self.due: list[tuple[float, int, Action]] = []
+        for expert in fed:
+            for _ in range(depth):
+                self.arrive(expert)
+
+    def arrive(self, expert: ExpertId) -> str:
+        request = f"{expert}-{next(self.numbers)}"
+        self.carry_out(self.world.arrive(request, expert))
+        return request
+
+    def carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Load | Wake):
+                self.schedule(LOAD_S, action)
+            elif isinstance(action, Sleep | Evict):
+                self.schedule(SLEEP_S, action)
+            elif isinstance(action, Grant):
+                self.schedule(RUN_S, action)
+                if action.expert in self.fed:
+                    self.arrive(action.expert)
+
+    def schedule(self, delay: float, action: Action) -> None:
+        heapq.heappush(self.due, (self.world.now + delay, next(self.numbers), action))
+
+    def run(self, until: float) -> None:
+        world = self.world
+        while (moment := min(self.due[0][0] if self.due else math.inf, world.scheduler.next_tick())) <= until:
+            self.carry_out(world.wait(max(0.0, moment - world.now)))
+            while self.due and self.due[0][0] <= world.now:
+                self.end(heapq.heappop(self.due)[2])
+        self.carry_out(world.wait(until - world.now))
+
+    def end(self, action: Action) -> None:
+        if isinstance(action, Load | Wake):
+            self.carry_out(self.world.ready(action.expert, action.host))
+        elif isinstance(action, Sleep | Evict):
+            self.carry_out(self.world.slept(action.expert, action.host))
+        elif isinstance(action, Grant):
+            self.carry_out(self.world.finish(action.request))
+
+
+@pytest.mark.parametrize("fed", [["a"], ["a", "d"], ["d", "e", "f"]])
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(depth=st.integers(1, 7), arrives=st.floats(0.0, 20.0))
+def test_no_one_waits_beyond_the_bound_while_others_are_fed_without_end(
+    fed: list[ExpertId], depth: int, arrives: float
+) -> None:
+    batch = 2
+    experts = tuple(ExpertPlan(e, ("slot",), max_running=batch) for e in [*fed, "rare"])
+    feed = Feed(PoolPlan((HostPlan("slot", max_running=batch),), experts), fed, depth)
+    feed.run(arrives)
+    request = feed.arrive("rare")
+    turn_s = RESIDENCY_S + SLEEP_S + LOAD_S + (math.ceil(depth / batch) + 2) * RUN_S
+    feed.run(arrives + AGEING_S + (len(fed) + 1) * turn_s)
+    assert request not in feed.world.waiting
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(depth=st.integers(1, 5), arrives=st.floats(0.0, 20.0))
+def test_a_large_expert_gets_its_room_while_small_ones_are_fed_without_end(
+    depth: int, arrives: float
+) -> None:
+    host = HostPlan("gpu", capacity=24.0, sleeps=True)
+    small = [ExpertPlan(f"small-{i}", ("gpu",), footprint=6.0, max_running=2) for i in range(6)]
+    large = ExpertPlan("large", ("gpu",), footprint=24.0, max_running=2)
+    feed = Feed(PoolPlan((host,), (*small, large)), [e.id for e in small], depth)
+    feed.run(arrives)
+    request = feed.arrive("large")
+    turn_s = RESIDENCY_S + SLEEP_S + LOAD_S + (math.ceil(depth / 2) + 2) * RUN_S
+    feed.run(arrives + AGEING_S + (len(small) + 1) * turn_s)
+    assert request not in feed.world.waiting
