@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from coe.errors import CoeError, EngineError, ExpertUnavailable
+from coe.errors import EngineError, ExpertUnavailable
 from coe.generation import Generation, Generations
 from coe.routing import choose
 from coe.types import (
@@ -80,18 +80,21 @@ class Preview:
 class LiveLeg:
     """One expert answering: the lease, the engine's answer under way, and what is known of it so far."""
 
-    def __init__(
-        self, expert: ExpertId, lease: Lease, answer: EngineAnswer, held: AsyncExitStack, clock: Clock
-    ) -> None:
+    def __init__(self, expert: ExpertId, lease: Lease, answer: EngineAnswer, clock: Clock) -> None:
         self.expert = expert
         self._lease = lease
-        self._held = held
+        self._held = AsyncExitStack()
         self._clock = clock
         self._chunks = answer.chunks()
         self._asked_at = clock()
         self._tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
         self._run_ms: float | None = None
         self._outcome = "cancelled"
+        self._error: EngineError | None = None
+
+    def hold(self, held: AsyncExitStack) -> None:
+        """Own what :meth:`aclose` gives back."""
+        self._held = held
 
     async def first_byte(self) -> None:
         """Wait for the first bytes, which :meth:`chunks` gives again. Raises EngineError if none come."""
@@ -109,8 +112,8 @@ class LiveLeg:
                 self._tail.append(chunk)
                 yield chunk
             self._outcome = "ok"
-        except CoeError as error:
-            self._outcome = f"failed: {error.code}"
+        except EngineError as error:
+            self._outcome, self._error = f"failed: {error.code}", error
             raise
         finally:
             self._finish()
@@ -130,7 +133,11 @@ class LiveLeg:
     async def aclose(self) -> None:
         """Abort the generation if it still runs, then give the lease back. Idempotent."""
         self._finish()
-        await self._held.aclose()
+        # The pool learns of the failure as it would from a `with` block around all of it.
+        error = self._error
+        await self._held.__aexit__(
+            type(error) if error else None, error, error.__traceback__ if error else None
+        )
 
     def _finish(self) -> None:
         if self._run_ms is None:
@@ -232,13 +239,11 @@ class Pipeline:
             )
             answer = await lease.engine.ask(expert, EngineCall(request.endpoint, request.body))
             held.push_async_callback(answer.aclose)
-            leg = LiveLeg(expert, lease, answer, held.pop_all(), self._clock)
-        try:
+            leg = LiveLeg(expert, lease, answer, self._clock)
             await leg.first_byte()
-        except BaseException:
-            await leg.aclose()
-            raise
-        return leg
+            leg.hold(held.pop_all())
+            return leg
+        raise AssertionError("a lease swallowed an error")
 
 
 def _candidates(decision: Decision) -> tuple[ExpertId, ...]:

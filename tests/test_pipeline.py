@@ -198,14 +198,15 @@ async def test_the_receipt_has_the_lease_s_times_the_tokens_and_the_outcome() ->
 
 
 async def test_tokens_of_a_stream_come_from_its_last_chunks() -> None:
-    script = [b"data: {}\n\n"] * 9 + [
+    script: list[bytes | BaseException] = [b"data: {}\n\n"] * 9
+    script += [
         b'data: {"usage":{"completion_tok',
         b'ens": 41}}\n\n',
         b"data: [DONE]\n\n",
     ]
     pool = FakePool(FakeEngine(scripts={"sums": script}))
     raw, receipt = await read(pool, request(stream=True))
-    assert raw == b"".join(script)  # untouched
+    assert raw == b"".join(step for step in script if isinstance(step, bytes))  # untouched
     assert receipt.legs[0].tokens == 41
 
 

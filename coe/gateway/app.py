@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.routing import Route, Router
@@ -12,29 +13,27 @@ from starlette.routing import Route, Router
 from coe.errors import BadHttp, EngineError, ExpertTimeout, UnknownModel
 from coe.gateway.answers import DONE_EVENT, UntilDone, body_with_receipt, receipt_event, receipt_headers
 from coe.gateway.exchange import Endpoint, Exchange, Handler, hang_up_cancels
-from coe.gateway.health import Readiness
 from coe.gateway.metrics import CONTENT_TYPE, Metrics
 from coe.gateway.openapi import openapi_document
 from coe.gateway.requests import parse_completion, parse_route, read_body
+from coe.gateway.status import Status
 from coe.generation import Generation, Generations
 from coe.pipeline import Answer, Pipeline, Preview
 from coe.suggest import suggest
 from coe.types import Endpoint as CompletionEndpoint
 from coe.types import Request
 
-ReadinessSource = Callable[[], Readiness]
-
 
 class Gateway:
     """The handlers. State lives in what it is given; it has none of its own."""
 
     def __init__(
-        self, pipeline: Pipeline, generations: Generations, metrics: Metrics, readiness: ReadinessSource
+        self, pipeline: Pipeline, generations: Generations, metrics: Metrics, status: Status
     ) -> None:
         self._pipeline = pipeline
         self._generations = generations
         self._metrics = metrics
-        self._readiness = readiness
+        self._status = status
 
     def app(self) -> Router:
         """The ASGI app. A bare router: middleware would cost every chunk of every stream."""
@@ -95,11 +94,11 @@ class Gateway:
         await exchange.send_json(_preview_json(await self._pipeline.preview(request)))
 
     async def _models(self, exchange: Exchange) -> None:
-        models = _models(self._generations.current)
+        models = _model_objects(self._generations.current, self._status)
         await exchange.send_json({"object": "list", "data": list(models.values())})
 
     async def _model(self, exchange: Exchange) -> None:
-        models = _models(self._generations.current)
+        models = _model_objects(self._generations.current, self._status)
         name = exchange.scope["path_params"]["id"]
         if name not in models:
             raise UnknownModel(
@@ -113,7 +112,7 @@ class Gateway:
         await exchange.send_json({"status": "ok"})
 
     async def _ready(self, exchange: Exchange) -> None:
-        state = self._readiness()
+        state = self._status.readiness()
         payload = {"status": "ready" if state.ready else "not_ready", "reasons": list(state.reasons)}
         await exchange.send_json(payload, status=200 if state.ready else 503)
 
@@ -164,24 +163,24 @@ async def _stream(exchange: Exchange, request: Request, answer: Answer) -> None:
     await exchange.end(receipt + DONE_EVENT)
 
 
-def _models(generation: Generation) -> Mapping[str, dict[str, Any]]:
+def _model_objects(generation: Generation, status: Status) -> Mapping[str, dict[str, Any]]:
     """OpenAI's model objects by id: the routed name first, then every expert."""
-    routed = _model(
-        generation.registry.service.model_name, generation.created, "Chooses the expert for each request."
-    )
-    experts = [_model(view.id, generation.created, view.card, view.skills) for view in generation.experts]
-    return {model["id"]: model for model in (routed, *experts)}
-
-
-def _model(name: str, created: int, card: str, skills: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {
-        "id": name,
-        "object": "model",
-        "created": created,
-        "owned_by": "coe",
-        "description": card,
-        "skills": list(skills),
+    routed = generation.registry.service.model_name
+    common = {"object": "model", "created": generation.created, "owned_by": "coe"}
+    models: dict[str, dict[str, Any]] = {
+        routed: {"id": routed, **common, "description": "Chooses the expert for each request."}
     }
+    live = status.experts()
+    for view in generation.experts:
+        state = live[view.id].state if view.id in live else None
+        models[view.id] = {
+            "id": view.id,
+            **common,
+            "description": view.card,
+            "skills": list(view.skills),
+            "state": state,
+        }
+    return models
 
 
 def _preview_json(preview: Preview) -> dict[str, Any]:
@@ -198,7 +197,8 @@ def _preview_json(preview: Preview) -> dict[str, Any]:
             {
                 "expert": ranked.expert,
                 "probability": round(ranked.probability, 4),
-                "expected_wait_s": round(wait, 3),
+                # A wait without end (it would be refused) has no number in JSON.
+                "expected_wait_s": round(wait, 3) if math.isfinite(wait) else None,
             }
             for ranked, wait in zip(decision.ranking, preview.waits_s, strict=True)
         ],

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from coe.types import EngineStats, Receipt
+from coe.gateway.status import Status
+from coe.types import Receipt
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
-StatsSource = Callable[[], Mapping[str, EngineStats]]
-"""The stats of every engine by its id, at the moment of the call."""
-
 
 class Metrics:
     """Numbers about requests; those about engines are read when Prometheus asks."""
 
-    def __init__(self, engine_stats: StatsSource) -> None:
+    def __init__(self, status: Status) -> None:
         registry = self._registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -39,7 +37,7 @@ class Metrics:
         self._first_byte = histogram("first_byte_seconds", "From arrival to the first byte.", "endpoint")
         self._queue = histogram("queue_seconds", "Waiting for an expert.", "expert")
         self._swap = histogram("swap_seconds", "Waiting for weights, where there was a swap.", "expert")
-        registry.register(_EngineCollector(engine_stats))
+        registry.register(_StatusCollector(status))
 
     def arrived(self, endpoint: str) -> None:
         self._in_flight.labels(endpoint).inc()
@@ -71,17 +69,29 @@ class Metrics:
                 self._tokens.labels(leg.expert).inc(leg.tokens)
 
 
-class _EngineCollector(Collector):
-    def __init__(self, engine_stats: StatsSource) -> None:
-        self._engine_stats = engine_stats
+class _StatusCollector(Collector):
+    """Read when Prometheus asks, so that nothing has to be kept up to date."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
 
     def collect(self) -> Iterable[Metric]:
+        return [*self._engines(), *self._experts()]
+
+    def _engines(self) -> Iterable[Metric]:
         ready = GaugeMetricFamily("coe_engine_ready", "1 when the engine can answer.", labels=["engine"])
         swaps = CounterMetricFamily("coe_engine_swaps", "Experts moved in.", labels=["engine"])
-        awake = GaugeMetricFamily("coe_expert_awake", "1 for experts in memory.", labels=["engine", "expert"])
-        for engine, stats in self._engine_stats().items():
+        for engine, stats in self._status.engines().items():
             ready.add_metric([engine], float(stats.state == "ready"))
             swaps.add_metric([engine], stats.swaps)
-            for expert in stats.awake:
-                awake.add_metric([engine, expert], 1.0)
-        return [ready, swaps, awake]
+        return [ready, swaps]
+
+    def _experts(self) -> Iterable[Metric]:
+        awake = GaugeMetricFamily("coe_expert_awake", "1 when the expert can answer.", labels=["expert"])
+        queued = GaugeMetricFamily("coe_expert_queued", "Requests that wait for it.", labels=["expert"])
+        running = GaugeMetricFamily("coe_expert_running", "Requests that it answers.", labels=["expert"])
+        for expert, status in self._status.experts().items():
+            awake.add_metric([expert], float(status.state == "awake"))
+            queued.add_metric([expert], status.queued)
+            running.add_metric([expert], status.running)
+        return [awake, queued, running]

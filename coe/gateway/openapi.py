@@ -73,7 +73,8 @@ class ModelBody(BaseModel):
     created: int
     owned_by: str
     description: str
-    skills: list[str]
+    skills: list[str] | None = Field(None, description="Of experts.")
+    state: str | None = Field(None, description="Of experts: awake, sleeping, cold, or on the way.")
 
 
 class ModelList(BaseModel):
@@ -84,7 +85,9 @@ class ModelList(BaseModel):
 class RankedBody(BaseModel):
     expert: str
     probability: float
-    expected_wait_s: float = Field(description="Wait for this expert if asked now, in seconds.")
+    expected_wait_s: float | None = Field(
+        description="Wait for this expert if asked now, in seconds; null: it would be refused."
+    )
 
 
 class RouteAnswer(BaseModel):

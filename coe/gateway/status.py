@@ -1,0 +1,48 @@
+"""The live state of the service, as /readyz, /v1/models and /metrics show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from coe.types import EngineStats, ExpertId
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """``ready``: some engine can answer and none is still starting. ``reasons``: what is amiss."""
+
+    ready: bool
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExpertStatus:
+    """``state``: awake, sleeping, cold, or on the way between them. ``queued``, ``running``: requests."""
+
+    state: str
+    queued: int
+    running: int
+
+
+class Status(Protocol):
+    """What the gateway may ask about the service at any moment. All methods are quick."""
+
+    def readiness(self) -> Readiness: ...
+    def engines(self) -> Mapping[str, EngineStats]: ...
+    def experts(self) -> Mapping[ExpertId, ExpertStatus]: ...
+
+
+def judge(engines: Mapping[str, EngineStats], draining: bool = False) -> Readiness:
+    """Readiness by the engines' stats. A failed engine beside a ready one is a reason, not an end."""
+    reasons = [_reason(engine, stats) for engine, stats in engines.items() if stats.state != "ready"]
+    if draining:
+        return Readiness(False, ("the service is stopping", *reasons))
+    states = {stats.state for stats in engines.values()}
+    return Readiness("ready" in states and states <= {"ready", "failed"}, tuple(reasons))
+
+
+def _reason(engine: str, stats: EngineStats) -> str:
+    cause = f": {stats.last_error}" if stats.last_error else ""
+    return f"engine {engine} is {stats.state}{cause}"

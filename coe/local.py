@@ -1,0 +1,228 @@
+"""One process: registry, routers, pool, engines, pipeline and gateway bound together and served.
+
+:func:`build_service` is the composition root, by plain constructor injection; nothing else makes these
+objects. :func:`run_service` is what `coe serve` runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from coe.aggregators import build_aggregator
+from coe.engines import build_engine
+from coe.errors import ConfigError
+from coe.gateway.app import Gateway
+from coe.gateway.metrics import Metrics
+from coe.gateway.status import ExpertStatus, Readiness, judge
+from coe.generation import Generation, Generations
+from coe.pipeline import Pipeline
+from coe.pool.plan import build_plan
+from coe.pool.policies import make_policy
+from coe.pool.pool import Pool
+from coe.pool.scheduler import Scheduler
+from coe.registry.models import Expert, Host, Registry, RouterSpec, Service
+from coe.types import Engine, EngineStats, ExpertId, Router
+from routers import build_router
+
+log = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
+DRAIN_S = 30.0
+"""How long answers under way may go on after the service was told to stop."""
+
+EngineBuilder = Callable[[Host, Sequence[Expert], Path], Engine]
+
+
+class LocalService:
+    """The bound objects. Use from one event loop: ``start``, then serve ``app``, then ``stop``."""
+
+    def __init__(self, generations: Generations, pool: Pool, engines: Mapping[str, Engine]) -> None:
+        self.generations = generations
+        self.pool = pool
+        self._engines = engines
+        self._draining = False
+        self.pipeline = Pipeline(generations, pool)
+        self.app = Gateway(self.pipeline, generations, Metrics(self), self).app()
+
+    async def start(self) -> None:
+        """Returns at once; the engines start behind it (:meth:`readiness`). Idempotent."""
+        await self.pool.start()
+
+    async def stop(self, drain_s: float = DRAIN_S) -> None:
+        """Refuse those who wait, let answers under way end for up to ``drain_s`` s, stop the engines."""
+        self._draining = True
+        await self.pool.stop(drain_s)
+
+    def readiness(self) -> Readiness:
+        return judge(self.engines(), self._draining)
+
+    def engines(self) -> Mapping[str, EngineStats]:
+        return {name: engine.stats() for name, engine in self._engines.items()}
+
+    def experts(self) -> Mapping[ExpertId, ExpertStatus]:
+        return {
+            expert.expert: ExpertStatus(expert.state, expert.queued, expert.running)
+            for expert in self.pool.snapshot().experts
+        }
+
+
+def build_service(
+    registry: Registry, root: Path, engine_builder: EngineBuilder = build_engine
+) -> LocalService:
+    """Bind everything that ``registry`` describes; nothing is started. ``root`` is its folder.
+
+    Blocking: routers may load an encoder and learn from examples (seconds). Raises ConfigError.
+    """
+    engines = {
+        host.id: engine_builder(host, registry.experts_on(host.id), root) for host in registry.pool.hosts
+    }
+    scheduler = Scheduler(build_plan(registry), make_policy(registry.pool))
+    pool = Pool(scheduler, engines, load_timeout_s=registry.pool.load_timeout_s)
+    return LocalService(Generations(build_generation(registry, root, number=1)), pool, engines)
+
+
+def build_generation(registry: Registry, root: Path, number: int) -> Generation:
+    """The routers and the aggregator of one version of the registry. Blocking; raises ConfigError."""
+    return Generation(
+        number=number,
+        registry=registry,
+        experts=tuple(expert.view() for expert in registry.experts),
+        routers={spec.name: _router(spec, registry, root) for spec in _router_specs(registry)},
+        aggregator=build_aggregator(registry.aggregator),
+        created=int(time.time()),
+    )
+
+
+def _router(spec: RouterSpec, registry: Registry, root: Path) -> Router:
+    log.info("building router %s", spec.name)
+    return build_router(spec, registry.experts, root)
+
+
+def _router_specs(registry: Registry) -> tuple[RouterSpec, ...]:
+    """Those of the registry, and the default one if it is a built-in that the registry does not list."""
+    available, default = registry.routers.available, registry.routers.default
+    if any(spec.name == default for spec in available):
+        return available
+    return (*available, RouterSpec(name=default, kind=default))
+
+
+def run_service(registry: Registry, root: Path, engine_builder: EngineBuilder = build_engine) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit code. Logs go to stderr, the URL to stdout."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        listener = _bind(registry.service)
+        with contextlib.closing(listener):
+            service = build_service(registry, root, engine_builder)
+            return uvloop.run(_serve(service, listener))
+    except ConfigError as error:
+        log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
+        return EXIT_CONFIG
+
+
+def _bind(service: Service) -> socket.socket:
+    """Take the port before anything slow starts, so that a port in use shows at once."""
+    family = socket.AF_INET6 if ":" in service.host else socket.AF_INET
+    try:
+        return socket.create_server((service.host, service.port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {service.host} port {service.port}: {error.strerror}",
+            code="cannot_listen",
+            hint="Stop what uses the port, or set another service.port or service.host in experts.yaml.",
+        ) from error
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers: it would end the process before the engines are stopped."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def abort(self) -> None:
+        """Give up what is under way."""
+        self.force_exit = True
+        for task in self.server_state.tasks:
+            task.cancel()
+
+
+def http_server(app: ASGIApp) -> HttpServer:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(DRAIN_S) + 5,
+    )
+    return HttpServer(config)
+
+
+async def _serve(service: LocalService, listener: socket.socket) -> int:
+    server = http_server(service.app)
+    stop = _stop_on_signals(server)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    await service.start()
+    exit_code = await _announce_and_wait(service, _url(listener), stop)
+    log.info("stopping: answers under way have %g s", DRAIN_S)
+    server.should_exit = True
+    await service.stop()
+    await serving
+    log.info("stopped")
+    return exit_code
+
+
+async def _announce_and_wait(service: LocalService, url: str, stop: asyncio.Event) -> int:
+    """Returns when told to stop, or at once when no engine could start."""
+    log.info("listening on %s, starting engines: %s", url, ", ".join(service.engines()))
+    while not stop.is_set():
+        engines = service.engines().values()
+        if all(stats.state == "failed" for stats in engines):
+            log.error("no engine could start: %s", "; ".join(service.readiness().reasons))
+            return EXIT_FAILED
+        if service.readiness().ready:
+            _announce(url, service.generations.current.registry.service.model_name)
+            await stop.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), timeout=0.2)
+    return EXIT_OK
+
+
+def _announce(url: str, model: str) -> None:
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "What is 12 + 30?"}]})
+    print(f"CoE answers at {url}/v1, for example:\n", flush=True)
+    print(f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n", flush=True)
+
+
+def _stop_on_signals(server: HttpServer) -> asyncio.Event:
+    """Set by the first SIGINT or SIGTERM; a second one gives up what is under way."""
+    stop = asyncio.Event()
+
+    def signalled() -> None:
+        if stop.is_set():
+            server.abort()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, signalled)
+    return stop
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"
