@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from coe.registry.models import Expert, Host, VllmHost
+from coe.registry.models import AdapterHost, Expert, Host, RemoteHost
 from coe.types import Engine
 
 __all__ = ["build_engine"]
 
 
 def build_engine(host: Host, experts: Sequence[Expert], root: Path) -> Engine:
-    """The engine of ``host`` for its ``experts``; nothing is started yet.
+    """The engine of ``host`` for its ``experts``; nothing is started yet and no weights are looked at.
 
     ``root`` is the folder of experts.yaml: relative models are below it, logs go to ``root/var/log``.
+    Raises ConfigError for a host that can never work (such as a remote URL that is none).
     """
-    if isinstance(host, VllmHost):
-        from coe.engines.vllm import InPlaceEngine
+    if isinstance(host, RemoteHost):
+        from coe.engines.remote import RemoteEngine
 
-        return InPlaceEngine(host, experts, root)
-    raise NotImplementedError(host.kind)
+        return RemoteEngine(host, experts, root)
+    if isinstance(host, AdapterHost):
+        from coe.engines.adapter import AdapterEngine
+
+        return AdapterEngine(host, experts, root)
+    if host.swap == "sleep":
+        from coe.engines.sleeping import SleepEngine
+
+        return SleepEngine(host, experts, root)
+    from coe.engines.vllm import InPlaceEngine
+
+    return InPlaceEngine(host, experts, root)

@@ -1,4 +1,4 @@
-"""A cheap proof that the right weights are loaded: the first token's log-probabilities of one prompt.
+"""The canary, a cheap proof that the right weights are loaded: one prompt's first log-probabilities.
 
 They are compared with ``canary.json`` in the checkpoint folder when there is one, else with what the
 same checkpoint gave the first time this process saw it. ``canary.json``::
@@ -10,13 +10,15 @@ Keys are token ids, values natural logarithms at temperature 0; ``tolerance`` is
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coe.engines.checkpoint import ModelSource, same_weights
 from coe.errors import EngineError
 
 PROMPT = "The capital of France is"
@@ -93,3 +95,50 @@ def read_canary(folder: Path | None) -> Recorded | None:
     if not values:
         raise EngineError(f"{file} has no top_logprobs.", code="canary_failed", hint="Delete it.")
     return recorded
+
+
+class Canaries:
+    """What the checkpoints answered, and the judgement whether one that was loaded is itself.
+
+    ``tolerance`` is what one machine may differ from itself: rounding of dtype and kernels, in nats.
+    """
+
+    def __init__(self, tolerance: float) -> None:
+        self._tolerance = tolerance
+        self._seen: dict[str, Fingerprint] = {}
+
+    async def prove(self, source: ModelSource, ask: Callable[[str], Awaitable[Fingerprint]]) -> None:
+        """Raises EngineError (``canary_failed``) unless ``ask`` answers with the weights of ``source``."""
+        recorded = read_canary(source.folder)
+        if recorded is not None:
+            seen = await ask(recorded.fingerprint.prompt)
+            _require_close(source, seen, recorded.fingerprint, recorded.tolerance)
+            return
+        seen, before = await ask(PROMPT), self._seen.get(source.name)
+        if before is not None:
+            _require_close(source, seen, before, self._tolerance)
+            return
+        await self._require_new(source, seen)
+        self._seen[source.name] = seen
+
+    async def _require_new(self, source: ModelSource, seen: Fingerprint) -> None:
+        """A first answer that equals another checkpoint's to all digits: the reload had no effect."""
+        twin = next((name for name, other in self._seen.items() if other == seen), None)
+        if twin is None or source.folder is None:
+            return
+        if not await asyncio.to_thread(same_weights, source.folder, Path(twin)):
+            raise EngineError(
+                f"The canary of {source.name} failed: the process still answers with the weights of {twin}.",
+                code="canary_failed",
+            )
+
+
+def _require_close(source: ModelSource, seen: Fingerprint, expected: Fingerprint, tolerance: float) -> None:
+    distance = seen.distance(expected)
+    if distance > tolerance:
+        raise EngineError(
+            f"The canary of {source.name} failed: its answer is {distance:.3g} away from the expected one"
+            f" (allowed: {tolerance:g}).",
+            code="canary_failed",
+            hint="The next request loads it again. If it stays so, repair the checkpoint or its canary.json.",
+        )

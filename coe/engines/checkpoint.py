@@ -47,6 +47,26 @@ def resolve_model(model: str, root: Path) -> ModelSource:
     )
 
 
+def require_adapter(adapter: str, root: Path, max_rank: int) -> Path:
+    """The PEFT folder ``adapter``. Raises EngineError when it is missing, incomplete or of too high rank."""
+    folder = (root / Path(adapter).expanduser()).resolve()
+    if not folder.is_dir():
+        raise EngineError(
+            f"The adapter folder {folder} does not exist.",
+            code="checkpoint_missing",
+            hint="Run `make experts` to prepare the CPU experts, or correct `adapter` in experts.yaml.",
+        )
+    rank = _json(folder, "adapter_config.json").get("r")
+    _shapes(folder)
+    if not isinstance(rank, int) or rank > max_rank:
+        raise EngineError(
+            f"The adapter {folder} has rank {rank}, but its host allows {max_rank}.",
+            code="checkpoint_mismatch",
+            hint="Raise max_rank of the host in experts.yaml.",
+        )
+    return folder
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The facts of a checkpoint folder that decide whether it may be swapped in."""
@@ -59,7 +79,7 @@ class Checkpoint:
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
         """Raises EngineError when the folder is not a complete safetensors checkpoint."""
-        config = _config(folder)
+        config = _json(folder, "config.json")
         shapes = _shapes(folder)
         tied = bool(config.get("tie_word_embeddings")) or "lm_head.weight" not in shapes
         template = folder / "chat_template.jinja"
@@ -108,14 +128,14 @@ def same_weights(one: Path, other: Path) -> bool:
     return all(filecmp.cmp(one / name, other / name, shallow=False) for name in names)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text())
+        content = json.loads((folder / name).read_text())
     except (OSError, ValueError) as error:
-        raise _broken(folder, f"config.json cannot be read ({error})") from error
-    if not isinstance(config, dict):
-        raise _broken(folder, "config.json is not an object")
-    return config
+        raise _broken(folder, f"{name} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise _broken(folder, f"{name} is not an object")
+    return content
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """The HTTP client of all engines that speak OpenAI's API, and what its errors mean.
 
 What goes wrong before the first byte: a 4xx about the request becomes :class:`ExpertRefused`; all else
-(5xx, a lost connection, a refused key) becomes :class:`EngineError`, as does a break in mid-stream.
+(5xx, a lost connection, a refused key, a redirect) becomes :class:`EngineError`, as does a break in mid-stream.
 """
 
 from __future__ import annotations
@@ -64,16 +64,17 @@ class HttpClient:
     async def ask(self, path: str, body: Mapping[str, Any], rename: Rename | None = None) -> HttpAnswer:
         """POST ``body``; returns at the head of a 2xx answer, else raises (see the module)."""
         async with self._translated():
-            response = await self._open().post(self.upstream.url + path, json=body)
-        if response.status < 400:
+            response = await self._open().post(self.upstream.url + path, json=body, allow_redirects=False)
+        if response.status < 300:
             return HttpAnswer(self.upstream.name, response, rename)
         raise await self._failure(response)
 
     async def _control(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         async with self._translated():
             url = self.upstream.url + path
-            async with self._open().request(method, url, json=body) as response:
-                if response.status >= 400:
+            session = self._open()
+            async with session.request(method, url, json=body, allow_redirects=False) as response:
+                if response.status >= 300:
                     refusal = await self._failure(response)
                     raise EngineError(f"{self.upstream.name}: {method} {path}: {refusal.message}")
                 text = await response.text()
@@ -175,7 +176,7 @@ def refusal(upstream: Upstream, status: int, raw: bytes, retry_after: str | None
     """What an upstream's error answer means for our client."""
     fields = _error_fields(raw)
     message = str(fields.get("message") or raw[:500].decode(errors="replace") or f"HTTP {status}")
-    if status >= 500 or status in OURS_TO_FIX:
+    if status < 400 or status >= 500 or status in OURS_TO_FIX:
         return EngineError(f"{upstream.name} answered {status}: {message}", hint=upstream.hint)
     wait = float(retry_after) if retry_after and retry_after.isdigit() else None
     code = _code(status, fields, message)

@@ -52,6 +52,11 @@ def vllm_launch(
     return Launch((*argv, *host.args), {**_environment(host, model), **host.env})
 
 
+def log_path(root: Path, name: str) -> Path:
+    """Where the output of the process ``name`` goes: ``root`` is the folder of experts.yaml."""
+    return root / "var" / "log" / f"{name.replace('/', '_')}.log"
+
+
 def _dtype(host: VllmHost | AdapterHost) -> str:
     """On a CPU "auto" means float32: bfloat16 gives garbage there."""
     return "float32" if host.device == "cpu" and host.dtype == "auto" else host.dtype

@@ -41,13 +41,8 @@ class VllmServer:
         self.name, self._client, self._process, self._home = name, client, process, home
 
     @classmethod
-    async def launch(
-        cls, name: str, command: Callable[[Path], Launch], log: Path, timeout_s: float
-    ) -> VllmServer:
-        """Start the process that ``command`` builds for a socket; returns when it is healthy.
-
-        Raises EngineError with the log's last lines when it dies or is not healthy after ``timeout_s``.
-        """
+    async def launch(cls, name: str, command: Callable[[Path], Launch], log: Path) -> VllmServer:
+        """Start the process that ``command`` builds for a socket; it is not healthy yet."""
         home = private_folder()
         socket = home / "vllm.sock"
         try:
@@ -57,21 +52,21 @@ class VllmServer:
             shutil.rmtree(home, ignore_errors=True)
             raise
         upstream = Upstream(name, "http://vllm", socket=socket, keepalive_s=SERVER_KEEPALIVE_S - 15)
-        server = cls(name, HttpClient(upstream), process, home)
-        try:
-            await server._until_healthy(timeout_s)
-        except BaseException:
-            await server.stop(grace_s=1.0)
-            raise
-        return server
+        return cls(name, HttpClient(upstream), process, home)
 
     @classmethod
-    async def connect(cls, name: str, url: str) -> VllmServer:
-        """A server that already runs at ``url``. Raises EngineError when it does not answer."""
-        hint = f"Is a vLLM server running at {url}?"
-        server = cls(name, HttpClient(Upstream(name, url.removesuffix("/v1"), hint=hint)), None, None)
+    async def connect(cls, url: str) -> VllmServer:
+        """A server that already runs at ``url``; its name is the first model that it lists.
+
+        Raises EngineError when it does not answer.
+        """
+        where = Upstream(f"the server at {url}", root_url(url), hint=f"Is a vLLM server running at {url}?")
+        server = cls("", HttpClient(where), None, None)
         try:
-            await server._client.get("/health")
+            server.name = str((await server.models())[0]["id"])
+        except (IndexError, KeyError, TypeError) as error:
+            await server.stop()
+            raise EngineError(f"{where.name} lists no models.", hint=where.hint) from error
         except BaseException:
             await server.stop()
             raise
@@ -81,15 +76,11 @@ class VllmServer:
     def alive(self) -> bool:
         return self._process is None or self._process.running
 
-    @property
-    def managed(self) -> bool:
-        return self._process is not None
-
     async def died(self) -> EngineError:
-        """Wait for the process to end on its own (forever for a server that is not ours); clean up."""
-        if self._process is None:
+        """Wait until the process ends by itself; what it leaves is killed. Never returns for a server
+        that is not ours."""
+        while self._process is None:
             await asyncio.Event().wait()
-            raise AssertionError("unreachable")
         await self._process.wait()
         await self._process.sweep()
         return self._death()
@@ -102,6 +93,18 @@ class VllmServer:
         if self._home is not None:
             shutil.rmtree(self._home, ignore_errors=True)
 
+    async def until_healthy(self, timeout_s: float) -> None:
+        """Raises EngineError with the log's last lines when the process dies or ``timeout_s`` pass."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not await self._healthy():  # noqa: ASYNC110 (the process tells nobody that it is up)
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            raise EngineError(
+                f"{self.name} was not ready after {timeout_s:g} s.{self._tail()}",
+                hint="Raise start_timeout_s of the host in experts.yaml, or see the log above.",
+            ) from None
+
     async def ask(self, call: EngineCall, shown: str, model: str | None = None) -> HttpAnswer:
         """Pass ``call`` on. ``shown`` is the expert's id, ``model`` an adapter's name instead of ours."""
         served = model or self.name
@@ -111,6 +114,15 @@ class VllmServer:
 
     async def models(self) -> list[dict[str, Any]]:
         return list((await self._client.get("/v1/models"))["data"])
+
+    async def require_serving(self, models: set[str]) -> None:
+        """Raises EngineError unless the server was started with one of ``models``."""
+        served = (await self.models())[0]
+        if not models & {str(served.get(key)) for key in ("id", "root")}:
+            raise EngineError(
+                f"{self._client.upstream.name} serves {self.name}, not {min(models)}.",
+                hint="Correct `model` or `url` in experts.yaml.",
+            )
 
     async def fingerprint(self, prompt: str, model: str | None = None) -> Fingerprint:
         body = {**question(prompt), "model": model or self.name}
@@ -150,17 +162,6 @@ class VllmServer:
     async def unload_adapter(self, name: str) -> None:
         await self._client.post("/v1/unload_lora_adapter", {"lora_name": name})
 
-    async def _until_healthy(self, timeout_s: float) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not await self._healthy():  # noqa: ASYNC110 (the process tells nobody that it is up)
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError:
-            raise EngineError(
-                f"{self.name} was not ready after {timeout_s:g} s.{self._tail()}",
-                hint="Raise start_timeout_s of the host in experts.yaml, or see the log above.",
-            ) from None
-
     async def _healthy(self) -> bool:
         if not self.alive:
             raise self._death()
@@ -189,6 +190,11 @@ class VllmServer:
                 code="weights_corrupted",
                 hint="Export the checkpoint untied, with the tensors of its slot's architecture.",
             )
+
+
+def root_url(url: str) -> str:
+    """``url`` without a trailing slash or ``/v1``: the control endpoints are beside, not below it."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def private_folder() -> Path:

@@ -1,0 +1,88 @@
+"""One vLLM server through its life: booted, watched, lost, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from coe.engines.server import VllmServer
+from coe.errors import EngineError
+
+LOG = logging.getLogger(__name__)
+
+State = Literal["stopped", "starting", "ready", "failed"]
+
+
+class Lifecycle:
+    """Holds the server while there is one and knows why there is none. One engine owns it; the engine
+    calls ``boot`` and ``stop`` one at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._server: VllmServer | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._booting = False
+        self._failed = False
+        self.last_error: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._server is not None and self._server.alive
+
+    @property
+    def server(self) -> VllmServer:
+        """Raises EngineError when there is none, or it has died."""
+        if self._server is None or not self._server.alive:
+            raise EngineError(
+                f"{self._name} is not running{f': {self.last_error}' if self.last_error else '.'}",
+                code="engine_not_running",
+            )
+        return self._server
+
+    @property
+    def state(self) -> State:
+        if self._booting:
+            return "starting"
+        if self.alive:
+            return "ready"
+        return "failed" if self._failed or self._server is not None else "stopped"
+
+    async def boot(self, connect: Callable[[], Awaitable[VllmServer]], timeout_s: float) -> None:
+        """Replace the server by the one ``connect`` gives, once that is healthy. Raises EngineError with
+        the end of its log when it dies first, or is not healthy after ``timeout_s``."""
+        self._booting = True
+        try:
+            await self.stop()
+            self._server = await connect()
+            self._watch = asyncio.create_task(self._notice_death(self._server))
+            await self._server.until_healthy(timeout_s)
+        except BaseException:
+            await self.stop()
+            raise
+        finally:
+            self._booting = False
+
+    async def stop(self) -> None:
+        """Idempotent; afterwards the state is ``stopped``."""
+        watch, self._watch = self._watch, None
+        server, self._server = self._server, None
+        if watch is not None:
+            watch.cancel()
+        if server is not None:
+            await server.stop()
+        self._failed = False
+
+    def failed(self, error: EngineError) -> None:
+        """Note why the last load went wrong; the state is ``failed`` if no server is left."""
+        self.last_error = error.message
+        self._failed = True
+
+    def healthy(self) -> None:
+        self._failed, self.last_error = False, None
+
+    async def _notice_death(self, server: VllmServer) -> None:
+        death = await server.died()
+        self.failed(death)
+        LOG.error("%s: %s", self._name, death.message)

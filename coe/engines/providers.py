@@ -1,0 +1,240 @@
+"""Any provider that LiteLLM knows, made to look like an OpenAI-compatible server.
+
+LiteLLM is imported when the first such host opens: it takes seconds and reads a price list. What a
+client sends never reaches LiteLLM as a keyword unless it is one of OpenAI's own parameters: others
+(``api_base``, ``api_key``, ``fallbacks``, ...) would steer where we connect and with which key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import AsyncIterator, Mapping
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+from coe.engines.http import Upstream, refusal
+from coe.engines.remote import read_key
+from coe.errors import CoeError, EngineError, ExpertRefused
+from coe.registry.models import RemoteHost
+from coe.types import EngineAnswer, EngineCall, ExpertId
+
+REFUSED_VERSIONS: Mapping[str, str] = {
+    "1.82.7": "a release with malware",
+    "1.82.8": "a release with malware",
+    "1.107.0": "a known bad release",
+}
+COMMON = frozenset(
+    [
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "max_tokens",
+        "n",
+        "presence_penalty",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_p",
+        "user",
+    ]
+)
+PARAMETERS: Mapping[str, frozenset[str]] = {
+    "chat/completions": COMMON
+    | frozenset(
+        [
+            "messages",
+            "audio",
+            "functions",
+            "function_call",
+            "max_completion_tokens",
+            "modalities",
+            "parallel_tool_calls",
+            "prediction",
+            "reasoning_effort",
+            "response_format",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "tool_choice",
+            "tools",
+            "top_logprobs",
+            "verbosity",
+        ]
+    ),
+    "completions": COMMON | frozenset(["prompt", "best_of", "echo", "suffix"]),
+}
+PREFIX = re.compile(r"^(litellm\.)?\w+: ((litellm\.)?\w*(Exception|Error)( - |: ))?")
+"""What LiteLLM puts before a provider's own words: "litellm.BadRequestError: OpenAIException - "."""
+
+
+class LiteLlmBackend:
+    """Models of ``host.provider``. Where it is and other keys are set as LiteLLM's documentation says."""
+
+    def __init__(self, host: RemoteHost, root: Path) -> None:
+        self._host, self._root = host, root
+        self._where = Upstream(
+            host.id,
+            f"litellm:{host.provider}",
+            hint=f"Check provider, key and model names of the host {host.id} in experts.yaml.",
+        )
+        self._litellm: Any = None
+        self._key: str | None = None
+
+    async def open(self) -> None:
+        if self._litellm is None:
+            self._key = read_key(self._host, self._root)
+            self._litellm = await asyncio.to_thread(import_litellm)
+
+    async def ask(self, model: str, call: EngineCall, shown: ExpertId) -> EngineAnswer:
+        if self._litellm is None:
+            raise EngineError(f"{self._host.id} is not open.", code="engine_not_running")
+        arguments = checked_arguments(call)
+        function = (
+            self._litellm.acompletion
+            if call.endpoint == "chat/completions"
+            else self._litellm.atext_completion
+        )
+        try:
+            async with asyncio.timeout(self._host.timeout_s):
+                answer = await function(
+                    **arguments,
+                    model=f"{self._host.provider}/{model}",
+                    api_key=self._key,
+                    timeout=self._host.timeout_s,
+                    num_retries=0,
+                    max_retries=0,
+                )
+        except Exception as error:  # LiteLLM's exceptions have no base of their own
+            raise translated(self._where, error) from error
+        return StreamedAnswer(self._where, answer, shown) if call.stream else WholeAnswer(answer, shown)
+
+    async def close(self) -> None:
+        self._litellm = None
+
+
+class WholeAnswer:
+    """A complete answer as the bytes of one JSON body."""
+
+    status = 200
+
+    def __init__(self, answer: Any, shown: ExpertId) -> None:
+        self._body = _as_json(answer, shown)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self._body
+
+    async def aclose(self) -> None:
+        """Nothing is under way."""
+
+
+class StreamedAnswer:
+    """LiteLLM's chunks as server-sent events, ended by ``[DONE]``."""
+
+    status = 200
+
+    def __init__(self, where: Upstream, stream: Any, shown: ExpertId) -> None:
+        self._where, self._stream, self._shown = where, stream, shown
+        self._closed = False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._stream:
+                yield b"data: " + _as_json(chunk, self._shown) + b"\n\n"
+        except Exception as error:
+            message = translated(self._where, error).message
+            raise EngineError(message, hint="The answer broke off; ask again.") from error
+        yield b"data: [DONE]\n\n"
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._stream.aclose()
+
+
+def import_litellm(version: str | None = None) -> Any:
+    """The module, without a look at the network. Raises EngineError when missing or known to be bad."""
+    try:
+        version = version or metadata.version("litellm")
+    except metadata.PackageNotFoundError:
+        raise EngineError(
+            "A host names a provider, which needs LiteLLM.", hint='Install it: pip install "litellm>=1.106.2"'
+        ) from None
+    if version in REFUSED_VERSIONS:
+        raise EngineError(
+            f"litellm {version} is {REFUSED_VERSIONS[version]} and is not used.",
+            code="litellm_refused",
+            hint="Install the version of the lock file (1.106.2). If 1.82.7 or 1.82.8 ever ran on this"
+            " machine, change the secrets that it could read.",
+        )
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else the import fetches a price list
+    litellm: Any = import_module("litellm")
+    litellm.suppress_debug_info = True  # else each error prints an advertisement to stdout
+    litellm.telemetry = False
+    return litellm
+
+
+def checked_arguments(call: EngineCall) -> dict[str, Any]:
+    """The request's parameters for LiteLLM. Raises ExpertRefused for one that OpenAI's API does not have
+    and for media by URL, which LiteLLM may fetch from here."""
+    body = {key: value for key, value in call.body.items() if key != "model"}
+    unknown = sorted(set(body) - PARAMETERS[call.endpoint])
+    if unknown:
+        raise ExpertRefused(
+            400,
+            f"This expert does not take the parameter {unknown[0]!r}.",
+            code="unknown_parameter",
+            param=unknown[0],
+            hint="It runs at a remote provider, which takes only OpenAI's own parameters.",
+        )
+    if _names_remote_media(body.get("messages")):
+        raise ExpertRefused(
+            400,
+            "This expert does not take media by URL.",
+            code="remote_media",
+            param="messages",
+            hint="Send the media itself, as a data: URL.",
+        )
+    return body
+
+
+def translated(where: Upstream, error: Exception) -> CoeError:
+    """LiteLLM's exceptions carry the provider's HTTP status; they mean what such an answer would."""
+    if isinstance(error, TimeoutError):
+        return EngineError(f"{where.name} did not answer in time.", hint=where.hint)
+    message = PREFIX.sub("", str(getattr(error, "message", None) or error))
+    too_long = type(error).__name__ == "ContextWindowExceededError"
+    code = "context_length_exceeded" if too_long else getattr(error, "code", None)
+    status = getattr(error, "status_code", None)
+    fields = {"message": message, "code": code, "param": getattr(error, "param", None)}
+    return refusal(
+        where, status if isinstance(status, int) else 502, json.dumps({"error": fields}, default=str).encode()
+    )
+
+
+def _as_json(answer: Any, shown: ExpertId) -> bytes:
+    fields = answer.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    return json.dumps({**fields, "model": shown}, separators=(",", ":")).encode()
+
+
+def _names_remote_media(messages: Any) -> bool:
+    """Whether any content part, at any depth, has a ``url`` that is not a data: URL."""
+    if isinstance(messages, list):
+        return any(_names_remote_media(item) for item in messages)
+    if not isinstance(messages, dict):
+        return False
+    for key, value in messages.items():
+        if (
+            key in {"url", "image_url", "file_url"}
+            and isinstance(value, str)
+            and not value.startswith("data:")
+        ):
+            return True
+        if isinstance(value, (list, dict)) and _names_remote_media(value):
+            return True
+    return False
