@@ -1,7 +1,8 @@
 """The HTTP client of all engines that speak OpenAI's API, and what its errors mean.
 
 What goes wrong before the first byte: a 4xx about the request becomes :class:`ExpertRefused`; all else
-(5xx, a lost connection, a refused key, a redirect) becomes :class:`EngineError`, as does a break in mid-stream.
+(5xx, a lost connection, a refused key, a redirect) becomes :class:`EngineError`, as does a break in the
+middle of an answer.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ def refusal(upstream: Upstream, status: int, raw: bytes, retry_after: str | None
         status,
         message,
         code=code,
-        param=param if isinstance(param, str) else None,
+        param=param.removeprefix("body.") if isinstance(param, str) else None,
         hint=hint,
         retry_after_s=wait,
     )

@@ -86,3 +86,4 @@ class Lifecycle:
         death = await server.died()
         self.failed(death)
         LOG.error("%s: %s", self._name, death.message)
+        await server.sweep()

@@ -99,10 +99,31 @@ class ManagedProcess:
         await self.sweep()
         await self.wait()
 
-    async def sweep(self, patience_s: float = 2.0) -> None:
+    async def sweep(self, patience_s: float = 5.0) -> None:
         """Kill what is left of the group: workers can survive the death of their leader."""
         deadline = asyncio.get_running_loop().time() + patience_s
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            while asyncio.get_running_loop().time() < deadline:
+        while group_lives(self.pid) and asyncio.get_running_loop().time() < deadline:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)
+
+
+def group_lives(group: int) -> bool:
+    """Whether a process of the group still runs; one that is dead and only not yet reaped does not."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    if not Path("/proc/self/stat").exists():
+        return True
+    return any(_runs_in(stat, group) for stat in Path("/proc").glob("[0-9]*/stat"))
+
+
+def _runs_in(stat: Path, group: int) -> bool:
+    try:
+        state, _parent, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+    except (OSError, ValueError):  # it ended while we looked
+        return False
+    return int(its_group) == group and state != "Z"

@@ -77,13 +77,16 @@ class VllmServer:
         return self._process is None or self._process.running
 
     async def died(self) -> EngineError:
-        """Wait until the process ends by itself; what it leaves is killed. Never returns for a server
-        that is not ours."""
+        """Wait until the process ends by itself, and say how. Never returns for a server not ours."""
         while self._process is None:
             await asyncio.Event().wait()
         await self._process.wait()
-        await self._process.sweep()
         return self._death()
+
+    async def sweep(self) -> None:
+        """Kill the workers that a dead process left."""
+        if self._process is not None:
+            await self._process.sweep()
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Close the connections and stop the process, if it is ours. Idempotent."""
