@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from coe.gateway.metrics import Metrics
+from coe.gateway.openapi import openapi_document
 from coe.gateway.requests import parse_completion, routing_text
 from coe.gateway.schemas import ChatBody, CoeOptions
 from coe.local import build_service
@@ -24,9 +26,8 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 CHAT = "/v1/chat/completions"
 
 
-@asynccontextmanager
-async def service(**limits: Any) -> AsyncIterator[httpx.AsyncClient]:
-    registry = Registry.model_validate(
+def _one_expert(**limits: Any) -> Registry:
+    return Registry.model_validate(
         {
             "pool": {"hosts": [{"id": "slot"}]},
             "experts": [{"id": "sums", "host": "slot", "model": "m"}],
@@ -34,7 +35,11 @@ async def service(**limits: Any) -> AsyncIterator[httpx.AsyncClient]:
             "limits": limits,
         }
     )
-    bound = build_service(registry, Path(), lambda *_: FakeEngine("slot"))
+
+
+@asynccontextmanager
+async def service(**limits: Any) -> AsyncIterator[httpx.AsyncClient]:
+    bound = build_service(_one_expert(**limits), Path(), lambda *_: FakeEngine("slot"))
     async with serving(bound) as url, httpx.AsyncClient(base_url=url) as client:
         yield client
 
@@ -300,3 +305,13 @@ def test_text_that_utf8_cannot_write_is_replaced_for_routers_only() -> None:
 )
 def test_the_text_of_a_prompt(prompt: Any, text: str) -> None:
     assert parsed("completions", prompt=prompt).text == text
+
+
+def test_the_api_page_names_every_path_option_and_metric() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
+    paths = set(openapi_document()["paths"]) | {"/openapi.json"}
+    status = build_service(_one_expert(), Path(), lambda *_: FakeEngine("slot"))
+    shown = Metrics(status).render().decode().splitlines()
+    metrics = {line.split()[2] for line in shown if line.startswith("# TYPE") and "_created" not in line}
+    named = {*(f"`{option}`" for option in CoeOptions.model_fields), *metrics}
+    assert {word for word in (*paths, *named) if word not in page} == set()

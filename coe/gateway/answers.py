@@ -111,6 +111,9 @@ class UntilDone:
     def _pass(self, chunk: bytes) -> bytes:
         if self.done or not chunk:
             return b""
+        if not self._held and chunk.endswith(b"\n") and b"[DONE]" not in chunk:
+            self._at_line_start = True  # the common case: whole events, not the last
+            return chunk
         if self._held:
             chunk, self._held = self._held + chunk, b""
         # Inside JSON a line break is escaped, so only a real event can have the mark at a line's start.
