@@ -80,13 +80,15 @@ class Preview:
 class LiveLeg:
     """One expert answering: the lease, the engine's answer under way, and what is known of it so far."""
 
-    def __init__(self, expert: ExpertId, lease: Lease, answer: EngineAnswer, clock: Clock) -> None:
+    def __init__(
+        self, expert: ExpertId, lease: Lease, answer: EngineAnswer, asked_at: float, clock: Clock
+    ) -> None:
         self.expert = expert
         self._lease = lease
         self._held = AsyncExitStack()
         self._clock = clock
         self._chunks = answer.chunks()
-        self._asked_at = clock()
+        self._asked_at = asked_at
         self._tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
         self._run_ms: float | None = None
         self._outcome = "cancelled"
@@ -237,9 +239,10 @@ class Pipeline:
             lease = await held.enter_async_context(
                 self._pool.lease(request.id, expert, request.options.deadline_class, patience_s)
             )
+            asked_at = self._clock()
             answer = await lease.engine.ask(expert, EngineCall(request.endpoint, request.body))
             held.push_async_callback(answer.aclose)
-            leg = LiveLeg(expert, lease, answer, self._clock)
+            leg = LiveLeg(expert, lease, answer, asked_at, self._clock)
             await leg.first_byte()
             leg.hold(held.pop_all())
             return leg
