@@ -19,8 +19,9 @@ from pydantic import Field
 from coe.errors import ConfigError
 from coe.types import Decision, ExpertId, ExpertView, Ranked
 from routers.base import RouterOptions, Setting
-from routers.classifier import CategoryClassifier
+from routers.classifier import CategoryClassifier, Neighbour
 from routers.encoder import Encoder, Vectors, open_encoder
+from routers.vectors import encode_examples
 
 GENERAL = "general"
 """The category whose questions belong to experts marked ``general``."""
@@ -79,7 +80,7 @@ class CategoryRouter:
     def _learn(self, examples: Sequence[Example]) -> CategoryClassifier:
         texts = [example.text for example in examples]
         labels = [example.category for example in examples]
-        return CategoryClassifier().fit(texts, labels, self._encoder.encode(texts))
+        return CategoryClassifier().fit(texts, labels, encode_examples(self._encoder, texts))
 
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
         vector = self._encoder.encode([text])
@@ -93,19 +94,18 @@ class CategoryRouter:
         self, classifier: CategoryClassifier, text: str, vector: Vectors, experts: Sequence[ExpertView]
     ) -> _Belief:
         probabilities = classifier.probabilities(text, vector)
-        nearest = int(np.argmax(classifier.vectors_ @ vector[0]))
-        similarity = float(classifier.vectors_[nearest] @ vector[0])
+        nearest = classifier.nearest(max(probabilities, key=probabilities.__getitem__), vector)
         masses = _map_to_experts(probabilities, experts)
-        reason = _category_reason(probabilities, classifier.texts_[nearest], similarity)
+        reason = _category_reason(probabilities, nearest)
         newcomers = _without_examples(experts, classifier.categories_)
         if not newcomers:
             return _Belief(masses, reason)
-        return self._with_newcomers(_Belief(masses, reason), similarity, vector, newcomers)
+        return self._with_newcomers(_Belief(masses, reason), nearest.similarity, vector, newcomers)
 
     def _with_newcomers(
         self, belief: _Belief, similarity: float, vector: Vectors, newcomers: Sequence[ExpertView]
     ) -> _Belief:
-        """Experts whose skills have no examples compete by card, against the nearest example."""
+        """Experts whose skills have no examples compete by card, against the category's nearest example."""
         cards = self._encoder.encode([_described(view) for view in newcomers]) @ vector[0]
         known, *new = _softmax([similarity, *cards.tolist()], self._options.card_temperature)
         masses = {expert: known * mass for expert, mass in belief.masses.items()}
@@ -180,12 +180,14 @@ def _softmax(values: Sequence[float], temperature: float) -> list[float]:
     return shares
 
 
-def _category_reason(probabilities: Mapping[str, float], nearest: str, similarity: float) -> str:
+def _category_reason(probabilities: Mapping[str, float], nearest: Neighbour) -> str:
     ordered = sorted(probabilities.items(), key=lambda item: -item[1])
-    shown = " ".join(nearest.split())
+    shown = " ".join(nearest.text.split())
     if len(shown) > _SHOWN_CHARS:
         shown = shown[: _SHOWN_CHARS - 3] + "..."
-    reason = f'category {ordered[0][0]} {ordered[0][1]:.2f}; nearest example "{shown}" ({similarity:.2f})'
+    reason = (
+        f'category {ordered[0][0]} {ordered[0][1]:.2f}; nearest example "{shown}" ({nearest.similarity:.2f})'
+    )
     if len(ordered) > 1:
         reason += f"; runner-up {ordered[1][0]} {ordered[1][1]:.2f}"
     return reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 _DIGITS = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An example, and its cosine to the text asked."""
+
+    text: str
+    similarity: float
 
 
 class CategoryClassifier:
@@ -57,6 +66,13 @@ class CategoryClassifier:
         """Probability of each category for one text and its vector (shape (1, d)); they sum to 1."""
         row: npt.NDArray[np.float64] = self._model.predict_proba(self._features([text], vector))[0]
         return {name: float(value) for name, value in zip(self.categories_, row, strict=True)}
+
+    def nearest(self, category: str, vector: Vectors) -> Neighbour:
+        """The example of ``category`` nearest to the text whose vector (shape (1, d)) is given."""
+        members = [index for index, label in enumerate(self.labels_) if label == category]
+        cosines = self.vectors_[members] @ vector[0]
+        best = int(np.argmax(cosines))
+        return Neighbour(self.texts_[members[best]], float(cosines[best]))
 
     def _features(self, texts: Sequence[str], vectors: Vectors) -> csr_matrix:
         from scipy.sparse import csr_matrix, hstack
