@@ -142,7 +142,7 @@ async def test_a_stream_ends_with_the_receipt_and_done() -> None:
         )
     *words, last = chunks
     assert "".join(c.choices[0].delta.content or "" for c in words) == "The answer of sums."
-    assert last.choices == []
+    assert last.choices[0].delta.content is None
     assert last.object == "chat.completion.chunk"
     assert receipt(last)["expert"] == "sums"
     assert receipt(last)["legs"][0]["outcome"] == "ok"

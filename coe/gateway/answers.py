@@ -63,17 +63,18 @@ def body_with_receipt(raw: bytes, receipt: Receipt) -> bytes:
 
 
 def receipt_event(receipt: Receipt, endpoint: Endpoint, created: int) -> bytes:
-    """The receipt as a stream event: a chunk of the endpoint's own shape without choices, plus ``coe``.
+    """The receipt as a stream event: a chunk of the endpoint's own shape that says nothing, plus ``coe``.
 
-    Clients parse every event as a chunk; like the usage chunk, this one has empty ``choices``.
+    Clients parse every event as a chunk, and many read ``choices[0]`` of each without looking.
     """
-    kind = "chat.completion.chunk" if endpoint == "chat/completions" else "text_completion"
+    chat = endpoint == "chat/completions"
+    silent: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
     chunk = {
         "id": receipt.request_id,
-        "object": kind,
+        "object": "chat.completion.chunk" if chat else "text_completion",
         "created": created,
         "model": receipt.expert,
-        "choices": [],
+        "choices": [{"index": 0, **silent, "logprobs": None, "finish_reason": None}],
         "coe": receipt_json(receipt),
     }
     return b"data: " + to_json(chunk) + b"\n\n"

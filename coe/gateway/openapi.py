@@ -165,7 +165,7 @@ def _operation(
 
 def _completion(summary: str, asked: type[BaseModel]) -> dict[str, Any]:
     operation = _operation(summary, Completion, asked, [_deadline_header()])
-    events = "With stream: chunks, then one with empty choices and the receipt as coe, then [DONE]."
+    events = "With stream: chunks, then one with an empty delta and the receipt as coe, then [DONE]."
     operation["responses"]["200"]["content"]["text/event-stream"] = {
         "schema": {"type": "string", "description": events}
     }

@@ -28,7 +28,7 @@ DEADLINE_HEADER = "x-coe-deadline-class"
 _BODIES: Mapping[Endpoint, type[Sampling]] = {"chat/completions": ChatBody, "completions": CompletionBody}
 
 
-class ClientGone(Exception):  # noqa: N818 (not a fault: nobody is left to tell)
+class ClientGone(Exception):
     """The client hung up."""
 
 
