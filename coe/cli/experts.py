@@ -1,0 +1,71 @@
+"""``coe experts``: the experts and their states."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coe.cli._client import NoService, ServiceClient
+from coe.cli._group import Failed, Group
+from coe.cli._options import json_option, registry_option, url_option
+
+
+@click.group(cls=Group)
+def main() -> None:
+    """See the experts."""
+
+
+@main.command("list")
+@url_option
+@registry_option
+@json_option
+def list_experts(url: str, registry: Path, as_json: bool) -> None:
+    """List the experts: with their states from the running service, else from the registry."""
+    try:
+        experts = _from_service(url)
+    except NoService as missing:
+        experts = _from_registry(registry)
+        click.echo(f"{missing.message.splitlines()[0]}: listing {registry}", err=True)
+    if as_json:
+        click.echo(json.dumps({"experts": experts}, indent=1))
+    else:
+        click.echo(_table(experts))
+
+
+def _from_service(url: str) -> list[dict[str, Any]]:
+    models = ServiceClient(url).get("/v1/models").get("data", [])
+    # The routed name is listed as a model too; only experts have a state.
+    experts = [
+        {
+            "id": model["id"],
+            "state": model["state"],
+            "skills": model.get("skills", []),
+            "card": model.get("description", ""),
+        }
+        for model in models
+        if "state" in model
+    ]
+    if not experts:
+        raise Failed(f"{url} lists no experts", "Is a CoE service at this address?")
+    return experts
+
+
+def _from_registry(path: Path) -> list[dict[str, Any]]:
+    from coe.registry.load import load_registry
+
+    return [
+        {"id": expert.id, "state": "not running", "skills": list(expert.skills), "card": expert.card}
+        for expert in load_registry(path).experts
+    ]
+
+
+def _table(experts: list[dict[str, Any]]) -> str:
+    names = max(len(expert["id"]) for expert in experts)
+    states = max(len(str(expert["state"])) for expert in experts)
+    return "\n".join(
+        f"{expert['id']:<{names}}  {expert['state']!s:<{states}}  {expert['card']}".rstrip()
+        for expert in experts
+    )

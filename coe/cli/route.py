@@ -1,0 +1,85 @@
+"""``coe route``: which expert would answer, and why; nothing is asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coe.cli._client import ServiceClient
+from coe.cli._options import json_option, registry_option, url_option
+
+if TYPE_CHECKING:
+    from coe.registry.models import Registry, RouterSpec
+
+
+@click.command()
+@click.argument("question")
+@url_option
+@click.option("--router", help="Ask this router instead of the default one.")
+@click.option("--local", is_flag=True, help="Build the router here from --registry; needs no service.")
+@registry_option
+@json_option
+def main(question: str, url: str, router: str | None, local: bool, registry: Path, as_json: bool) -> None:
+    """Show which experts QUESTION would go to, with the router's confidence and reason."""
+    route = _decide_here(question, router, registry) if local else _ask_service(question, router, url)
+    click.echo(json.dumps(route, indent=1) if as_json else _readable(route))
+
+
+def _ask_service(question: str, router: str | None, url: str) -> dict[str, Any]:
+    body = {"input": question} | ({"router": router} if router else {})
+    return ServiceClient(url).post("/v1/route", body)
+
+
+def _decide_here(question: str, router: str | None, path: Path) -> dict[str, Any]:
+    """As the service's /v1/route, without waits: no queue is known here."""
+    from coe.registry.load import load_registry
+    from routers import build_router
+
+    registry = load_registry(path)
+    built = build_router(_spec(registry, router), registry.experts, path.resolve().parent)
+    decision = built.route(question, [expert.view() for expert in registry.experts])
+    return {
+        "object": "coe.route",
+        "generation": None,
+        "router": decision.router,
+        "expert": decision.expert,
+        "confidence": round(decision.confidence, 4),
+        "margin": None if decision.margin is None else round(decision.margin, 4),
+        "reason": decision.reason,
+        "experts": [
+            {"expert": ranked.expert, "probability": round(ranked.probability, 4), "expected_wait_s": None}
+            for ranked in decision.ranking
+        ],
+    }
+
+
+def _spec(registry: Registry, name: str | None) -> RouterSpec:
+    from coe.errors import ConfigError
+    from coe.registry.models import RouterSpec
+    from coe.suggest import suggest
+    from routers import BUILTINS
+
+    wanted = name or registry.routers.default
+    known = {spec.name: spec for spec in registry.routers.available}
+    if wanted in known:
+        return known[wanted]
+    if wanted in BUILTINS:
+        return RouterSpec(name=wanted, kind=wanted)
+    raise ConfigError(f'there is no router "{wanted}"; {suggest(wanted, [*known, *BUILTINS])}')
+
+
+def _readable(route: dict[str, Any]) -> str:
+    width = max(len(row["expert"]) for row in route["experts"])
+    lines = [
+        f"{route['expert']}: {route['reason']}",
+        f"router {route['router']}, confidence {route['confidence']:.2f}",
+        "",
+    ]
+    for row in route["experts"]:
+        wait = row.get("expected_wait_s")
+        line = f"  {row['expert']:<{width}}  {row['probability']:.3f}"
+        lines.append(line if wait is None else f"{line}  expected wait {wait:.2f} s")
+    return "\n".join(lines)

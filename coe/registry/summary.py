@@ -1,0 +1,63 @@
+"""A registry in sentences: what the service will do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coe.registry.models import AdapterHost, Expert, Host, Registry, RemoteHost, VllmHost
+
+_LISTED = 12
+
+
+def summary(registry: Registry) -> tuple[str, ...]:
+    """Lines for people. Pure."""
+    service = registry.service
+    return (
+        f"{_count(registry.experts, 'expert')} on {_count(registry.pool.hosts, 'host')}, behind the model name"
+        f' "{service.model_name}" at http://{service.host}:{service.port}/v1',
+        *(_host_line(host, registry.experts_on(host.id)) for host in registry.pool.hosts),
+        *_router_lines(registry),
+        f"scheduling: policy {registry.pool.policy}; a request that waited {registry.pool.ageing_s:g} s goes"
+        f" first; at most {registry.limits.max_queue} wait",
+        f"several answers become one by: {registry.aggregator.kind}",
+    )
+
+
+def _count(things: Sequence[object], noun: str) -> str:
+    return f"{len(things)} {noun}" + ("" if len(things) == 1 else "s")
+
+
+def _host_line(host: Host, experts: Sequence[Expert]) -> str:
+    ids = [expert.id for expert in experts]
+    names = ", ".join(ids[:_LISTED]) + (f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else "")
+    return f"host {host.id}: {_way(host, len(ids))}; experts: {names or 'none'}"
+
+
+def _way(host: Host, count: int) -> str:
+    if isinstance(host, RemoteHost):
+        return f"remote, {host.url or f'provider {host.provider} through LiteLLM'}"
+    where = f"the server at {host.url}" if host.url else f"one vLLM process on the {host.device.upper()}"
+    if isinstance(host, AdapterHost):
+        return f"{where} with base {host.base}, up to {host.max_adapters} adapters loaded at a time"
+    return _vllm_way(host, count, where)
+
+
+def _vllm_way(host: VllmHost, count: int, where: str) -> str:
+    if host.swap == "sleep":
+        memory = f" within {host.memory_gb:g} GB" if host.memory_gb else ""
+        return f"a vLLM process for each expert on the {host.device.upper()}, put to sleep and woken{memory}"
+    turns = "holds its only expert" if count == 1 else "the experts take turns by in-place weight swaps"
+    length = f", {host.max_model_len} tokens" if host.max_model_len else ""
+    return f"{where}, {turns}; up to {host.max_running} requests at once{length}"
+
+
+def _router_lines(registry: Registry) -> list[str]:
+    routers = registry.routers
+    lines = []
+    for spec in routers.available:
+        options = ", ".join(f"{key}: {value}" for key, value in spec.options.items())
+        mark = " (default)" if spec.name == routers.default else ""
+        lines.append(f"router {spec.name}{mark}: kind {spec.kind}" + (f", {options}" if options else ""))
+    if all(spec.name != routers.default for spec in routers.available):
+        lines.insert(0, f"router {routers.default} (default): built in, with its own defaults")
+    return lines
