@@ -1,0 +1,67 @@
+"""Engines over the tiny models, on the stand-in server or on real vLLM, ready to be tested."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from coe.engines.adapter import AdapterEngine
+from coe.engines.sleeping import SleepEngine
+from coe.engines.vllm import InPlaceEngine
+from coe.registry.models import AdapterHost, Expert, VllmHost
+from coe.testing.tiny_models import TinyFamily
+
+FAKE = (sys.executable, "-m", "coe.testing.fake_vllm")
+CPU: dict[str, Any] = {"device": "cpu", "threads": 1, "max_model_len": 256, "max_running": 4}
+
+
+def slot(family: TinyFamily, logs: Path, faults: str = "", **options: Any) -> InPlaceEngine:
+    """``a`` and ``b`` sharing a stand-in process."""
+    return InPlaceEngine(_host(faults, options), experts(family, "a", "b"), logs, program=FAKE)
+
+
+def sleepers(family: TinyFamily, logs: Path, faults: str = "", **options: Any) -> SleepEngine:
+    """``a`` and ``b`` with a stand-in process each."""
+    host = _host(faults, {"swap": "sleep", **options})
+    return SleepEngine(host, experts(family, "a", "b"), logs, program=FAKE)
+
+
+def adapters(family: TinyFamily, logs: Path, faults: str = "", **options: Any) -> AdapterEngine:
+    """``a`` alone and ``a`` with the adapter ``lora``, on a stand-in process."""
+    return AdapterEngine(_adapter_host(family, faults, options), lora_experts(family), logs, program=FAKE)
+
+
+def experts(family: TinyFamily, *names: str) -> tuple[Expert, ...]:
+    """Experts on the host ``slot`` whose ids are the names of their checkpoints."""
+    return tuple(Expert(id=name, host="slot", model=str(family.root / name)) for name in names)
+
+
+def lora_experts(family: TinyFamily) -> tuple[Expert, ...]:
+    base, adapter = str(family.a), str(family.lora)
+    return (
+        Expert(id="a", host="loras", model=base),
+        Expert(id="lora", host="loras", model=base, adapter=adapter),
+    )
+
+
+def _host(faults: str, options: dict[str, Any]) -> VllmHost:
+    return VllmHost(id="slot", **{**CPU, "start_timeout_s": 60.0, "env": _env(faults), **options})
+
+
+def _adapter_host(family: TinyFamily, faults: str, options: dict[str, Any]) -> AdapterHost:
+    settings = {**CPU, "start_timeout_s": 60.0, "env": _env(faults), **options}
+    return AdapterHost(id="loras", kind="adapter", base=str(family.a), **settings)
+
+
+def _env(faults: str) -> dict[str, str]:
+    return {"FAKE_VLLM_FAULTS": faults}
+
+
+async def until(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Wait for what another process does. Raises TimeoutError when it does not."""
+    async with asyncio.timeout(timeout_s):
+        while not holds():  # noqa: ASYNC110 (nobody tells us)
+            await asyncio.sleep(0.02)
