@@ -91,7 +91,7 @@ def _host(host: Host, registry: Registry, root: Path) -> Iterator[Finding]:
         yield Finding(
             "warning",
             host.id,
-            f"host {host.id} runs on a CPU with dtype {host.dtype}, which may give garbage there (bfloat16 does)",
+            f"host {host.id} runs on a CPU with dtype {host.dtype}, which may give garbage (bfloat16 does)",
             "Write `dtype: float32`.",
         )
     if isinstance(host, AdapterHost):
@@ -104,9 +104,11 @@ def _host(host: Host, registry: Registry, root: Path) -> Iterator[Finding]:
 def _remote(host: RemoteHost, root: Path) -> Iterator[Finding]:
     from coe.engines.remote import read_key
 
-    for finding in _tried(host.id, lambda: read_key(host, root)):
+    try:
+        read_key(host, root)
+    except CoeError as error:
         # The key may be set where the service runs and not here.
-        yield Finding("warning", finding.subject, finding.message, finding.hint)
+        yield Finding("warning", host.id, error.message, error.hint)
 
 
 def _lengths(host: VllmHost | AdapterHost, experts: Sequence[Expert]) -> Iterator[Finding]:
@@ -116,8 +118,8 @@ def _lengths(host: VllmHost | AdapterHost, experts: Sequence[Expert]) -> Iterato
             yield Finding(
                 "warning",
                 expert.id,
-                f"expert {expert.id} says context_length {expert.context_length}, but host {host.id} is limited"
-                f" to max_model_len {limit}: longer prompts are refused",
+                f"expert {expert.id} says context_length {expert.context_length}, but host {host.id} has"
+                f" max_model_len {limit}: longer prompts are refused",
                 "Raise max_model_len of the host, or lower context_length of the expert.",
             )
 
@@ -187,8 +189,8 @@ def _memory(host: VllmHost, experts: Sequence[Expert]) -> Iterator[Finding]:
     total = sum(sizes.values())
     if host.swap == "sleep" and total > host.memory_gb:
         message = (
-            f"the experts of host {host.id} take {total:.1f} GB together, more than its {host.memory_gb:.1f} GB,"
-            " so they will be swapped"
+            f"the experts of host {host.id} take {total:.1f} GB, more than its {host.memory_gb:.1f} GB, so"
+            " they will be swapped"
         )
         yield Finding("note", host.id, message)
 
@@ -229,6 +231,8 @@ def _routers(registry: Registry, root: Path) -> Iterator[Finding]:
 
 
 def _skills_without_examples(registry: Registry, categories: set[str]) -> Iterator[Finding]:
+    from routers.category import GENERAL
+
     if not categories:
         return
     for expert in registry.experts:
@@ -238,7 +242,10 @@ def _skills_without_examples(registry: Registry, categories: set[str]) -> Iterat
                 f"expert {expert.id}: the router has no examples of {skills}, so it is found by its card"
             )
             yield Finding("note", expert.id, message)
-    owned = {skill for expert in registry.experts for skill in expert.skills} | {"general"}
-    for category in sorted(categories - owned):
-        message = f'no expert has the skill "{category}", which the router knows: it goes to a general expert'
+    owned = {skill for expert in registry.experts for skill in expert.skills} | {GENERAL}
+    unowned = ", ".join(sorted(categories - owned))
+    if unowned:
+        message = (
+            f"the router also knows {unowned}, skills of no expert: such questions go to a general expert"
+        )
         yield Finding("note", "routers", message)

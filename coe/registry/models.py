@@ -21,7 +21,14 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,95}$")]
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    # Attribute docstrings become descriptions in the JSON schema, which editors show.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
 class Service(Model):
@@ -29,7 +36,9 @@ class Service(Model):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """0 takes any free port"""
     model_name: Name = "coe"
+    """the model name that means: choose the expert for me"""
 
 
 class Limits(Model):
@@ -39,7 +48,9 @@ class Limits(Model):
     max_messages: Annotated[int, Field(gt=0)] = 256
     max_prompt_chars: Annotated[int, Field(gt=0)] = 200_000
     max_queue: Annotated[int, Field(gt=0)] = 1_000
+    """waiting requests; one more is refused with status 429"""
     request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """from arrival to the end of the answer"""
 
 
 class VllmHost(Model):
@@ -54,17 +65,27 @@ class VllmHost(Model):
     kind: Literal["vllm"] = "vllm"
     swap: Literal["in_place", "sleep"] = "in_place"
     url: str | None = None
+    """a server that already runs; it is not managed"""
     device: Literal["cpu", "gpu"] = "gpu"
     memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """GPU memory that the awake experts of a sleeping host may take together"""
     sleep_level: Literal[1, 2] = 1
+    """1 keeps the weights in RAM, 2 drops them"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """on a CPU write float32"""
     threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of the process"""
     max_running: Annotated[int, Field(ge=1)] = 16
+    """requests in the process at once"""
     max_model_len: Annotated[int, Field(ge=16)] | None = None
+    """tokens of prompt and answer together"""
     args: tuple[str, ...] = ()
+    """further arguments of the vLLM server"""
     env: dict[str, str] = Field(default_factory=dict)
+    """further environment variables of the process"""
     start_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     canary: bool = True
+    """ask a known prompt after each swap and refuse the expert when the answer is wrong"""
 
 
 class AdapterHost(Model):
@@ -73,11 +94,15 @@ class AdapterHost(Model):
     id: Name
     kind: Literal["adapter"]
     base: str
+    """the base model: a folder or a hub id"""
     url: str | None = None
     device: Literal["cpu", "gpu"] = "gpu"
     max_adapters: Annotated[int, Field(ge=1)] = 8
+    """adapters kept loaded"""
     max_adapters_in_batch: Annotated[int, Field(ge=1)] = 4
+    """different adapters in one batch"""
     max_rank: Literal[8, 16, 32, 64, 128] = 16
+    """the largest LoRA rank that is accepted"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
     max_running: Annotated[int, Field(ge=1)] = 16
@@ -97,9 +122,13 @@ class RemoteHost(Model):
     id: Name
     kind: Literal["remote"]
     url: str | None = None
+    """an OpenAI-compatible server, with or without /v1"""
     provider: str | None = None
+    """a provider's name in LiteLLM"""
     api_key_env: str | None = None
+    """environment variable that holds the key"""
     api_key_file: str | None = None
+    """file that holds the key, relative to experts.yaml"""
     max_running: Annotated[int, Field(ge=1)] = 64
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
 
@@ -128,9 +157,13 @@ class Pool(Model):
 
     hosts: tuple[Host, ...]
     policy: str = "coe"
+    """how experts are scheduled"""
     ageing_s: Annotated[float, Field(gt=0)] = 20.0
+    """a request that waited longer goes before any other expert's"""
     min_residency_s: Annotated[float, Field(ge=0)] = 0.5
+    """an expert just loaded is not swapped out sooner"""
     load_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """a load that takes longer has failed"""
 
 
 class Price(Model):
@@ -141,23 +174,39 @@ class Price(Model):
 
 
 class Expert(Model):
-    """One expert LLM. ``model`` is a folder (relative to experts.yaml), a hub id, or a remote model name."""
+    """One expert LLM.
+
+    ``model`` is a folder (relative to experts.yaml), a hub id (``org/name``, or ``hf:org/name`` to be sure)
+    or the model's name on a remote host.
+    """
 
     id: Name
+    """also the model name that pins this expert"""
     host: Name
+    """the id of a host under pool.hosts"""
     model: str
     adapter: str | None = None
+    """LoRA folder (hosts of kind adapter)"""
     card: str = ""
+    """one sentence: what it is best at; routers read it"""
     skills: tuple[str, ...] = ()
+    """categories of the router's examples that it covers"""
     tags: tuple[str, ...] = ()
     general: bool = False
+    """takes what no specialist covers, and what the router is unsure of"""
     parameters_b: Annotated[float, Field(gt=0)] | None = None
+    """billions of parameters"""
     active_b: Annotated[float, Field(gt=0)] | None = None
+    """billions of parameters used per token (mixtures of experts)"""
     memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """memory of its weights"""
     context_length: Annotated[int, Field(ge=16)] | None = None
+    """tokens of prompt and answer together"""
     price: Price | None = None
     load_s: Annotated[float, Field(ge=0)] | None = None
+    """first guess of the time a load takes; it is measured from then on"""
     max_running: Annotated[int, Field(ge=1)] | None = None
+    """requests to this expert at once"""
 
     def view(self) -> ExpertView:
         return ExpertView(
@@ -182,6 +231,7 @@ class RouterSpec(Model):
 
 class Routers(Model):
     default: Name = "category"
+    """the router that is used unasked"""
     available: tuple[RouterSpec, ...] = ()
 
 

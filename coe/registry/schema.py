@@ -1,4 +1,7 @@
-"""The JSON schema of experts.yaml, for editors: ``python -m coe.registry.schema > docs/experts.schema.json``."""
+"""The JSON schema of experts.yaml, for editors.
+
+``python -m coe.registry.schema > docs/experts.schema.json`` remakes the file; a test checks it is current.
+"""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ def summary(registry: Registry) -> tuple[str, ...]:
     """Lines for people. Pure."""
     service = registry.service
     return (
-        f"{_count(registry.experts, 'expert')} on {_count(registry.pool.hosts, 'host')}, behind the model name"
-        f' "{service.model_name}" at http://{service.host}:{service.port}/v1',
+        f"{_count(registry.experts, 'expert')} on {_count(registry.pool.hosts, 'host')}, behind the model"
+        f' name "{service.model_name}" at http://{service.host}:{service.port}/v1',
         *(_host_line(host, registry.experts_on(host.id)) for host in registry.pool.hosts),
         *_router_lines(registry),
         f"scheduling: policy {registry.pool.policy}; a request that waited {registry.pool.ageing_s:g} s goes"
