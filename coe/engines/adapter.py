@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coe.engines.canary import Canaries
-from coe.engines.checkpoint import ModelSource, require_adapter, resolve_model
+from coe.engines.checkpoint import ModelSource, resolve_adapter, resolve_model
 from coe.engines.experts import Experts
 from coe.engines.launch import VLLM, log_path, vllm_launch
 from coe.engines.lifecycle import Lifecycle
@@ -53,7 +53,8 @@ class AdapterEngine:
                 async with asyncio.timeout(self._host.start_timeout_s):
                     await self._load(spec, source)
             except (EngineError, TimeoutError) as error:
-                failure = self._experts.load_failed(expert, error, self._host.start_timeout_s)
+                cause = await self._life.cause(error)
+                failure = self._experts.load_failed(expert, cause, self._host.start_timeout_s)
                 self._life.failed(failure)
                 raise failure from error
             self._awake.append(expert)
@@ -97,8 +98,7 @@ class AdapterEngine:
             )
         if spec.adapter is None:
             return source
-        folder = require_adapter(spec.adapter, self._root, self._host.max_rank)
-        return ModelSource(str(folder), folder)
+        return resolve_adapter(spec.adapter, self._root, self._host.max_rank)
 
     async def _require_process(self) -> None:
         if self._life.alive:

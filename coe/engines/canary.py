@@ -105,7 +105,7 @@ class Canaries:
 
     def __init__(self, tolerance: float) -> None:
         self._tolerance = tolerance
-        self._seen: dict[str, Fingerprint] = {}
+        self._seen: dict[ModelSource, Fingerprint] = {}
 
     async def prove(self, source: ModelSource, ask: Callable[[str], Awaitable[Fingerprint]]) -> None:
         """Raises EngineError (``canary_failed``) unless ``ask`` answers with the weights of ``source``."""
@@ -114,21 +114,21 @@ class Canaries:
             seen = await ask(recorded.fingerprint.prompt)
             _require_close(source, seen, recorded.fingerprint, recorded.tolerance)
             return
-        seen, before = await ask(PROMPT), self._seen.get(source.name)
+        seen, before = await ask(PROMPT), self._seen.get(source)
         if before is not None:
             _require_close(source, seen, before, self._tolerance)
             return
         await self._require_new(source, seen)
-        self._seen[source.name] = seen
+        self._seen[source] = seen
 
     async def _require_new(self, source: ModelSource, seen: Fingerprint) -> None:
         """A first answer that equals another checkpoint's to all digits: the reload had no effect."""
-        twin = next((name for name, other in self._seen.items() if other == seen), None)
-        if twin is None or source.folder is None:
+        twin = next((other for other, answer in self._seen.items() if answer == seen), None)
+        if twin is None or twin.folder is None or source.folder is None or twin.name == source.name:
             return
-        if not await asyncio.to_thread(same_weights, source.folder, Path(twin)):
+        if not await asyncio.to_thread(same_weights, source.folder, twin.folder):
             raise EngineError(
-                f"The canary of {source.name} failed: the process still answers with the weights of {twin}.",
+                f"The canary of {source.name} failed: it answers with the weights of {twin.name}.",
                 code="canary_failed",
             )
 

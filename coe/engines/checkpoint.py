@@ -20,10 +20,19 @@ MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A folder on this machine, or a hub id (then ``folder`` is ``None``). ``name`` is what vLLM is given."""
+    """A folder on this machine, or a hub id (then ``folder`` is ``None``). ``name`` is what vLLM is given.
+
+    ``version`` changes when the folder's weight files do: weights trained anew are other weights.
+    """
 
     name: str
     folder: Path | None
+    version: str = ""
+
+    @classmethod
+    def of(cls, folder: Path) -> ModelSource:
+        stats = [file.stat() for file in sorted(folder.glob("*.safetensors"))]
+        return cls(str(folder), folder, "-".join(f"{s.st_size}.{s.st_mtime_ns}" for s in stats))
 
 
 def resolve_model(model: str, root: Path) -> ModelSource:
@@ -36,7 +45,7 @@ def resolve_model(model: str, root: Path) -> ModelSource:
         return ModelSource(model.removeprefix("hf:"), None)
     folder = (root / Path(model).expanduser()).resolve()
     if folder.is_dir():
-        return ModelSource(str(folder), folder)
+        return ModelSource.of(folder)
     parts = Path(model).parts
     if len(parts) == 2 and parts[0] not in {".", "..", "/", "~", "models"} and not (root / parts[0]).exists():
         return ModelSource(model, None)
@@ -47,7 +56,7 @@ def resolve_model(model: str, root: Path) -> ModelSource:
     )
 
 
-def require_adapter(adapter: str, root: Path, max_rank: int) -> Path:
+def resolve_adapter(adapter: str, root: Path, max_rank: int) -> ModelSource:
     """The PEFT folder ``adapter``. Raises EngineError when it is missing, incomplete or of too high rank."""
     folder = (root / Path(adapter).expanduser()).resolve()
     if not folder.is_dir():
@@ -64,7 +73,7 @@ def require_adapter(adapter: str, root: Path, max_rank: int) -> Path:
             code="checkpoint_mismatch",
             hint="Raise max_rank of the host in experts.yaml.",
         )
-    return folder
+    return ModelSource.of(folder)
 
 
 @dataclass(frozen=True)

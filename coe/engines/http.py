@@ -77,7 +77,8 @@ class HttpClient:
             async with session.request(method, url, json=body, allow_redirects=False) as response:
                 if response.status >= 300:
                     refusal = await self._failure(response)
-                    raise EngineError(f"{self.upstream.name}: {method} {path}: {refusal.message}")
+                    message = f"{self.upstream.name}: {method} {path}: {refusal.message}"
+                    raise EngineError(message, hint=self.upstream.hint)
                 text = await response.text()
         try:
             return json.loads(text) if text else None

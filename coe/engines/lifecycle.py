@@ -12,6 +12,7 @@ from coe.errors import EngineError
 
 LOG = logging.getLogger(__name__)
 
+DEATH_NOTICE_S = 0.5
 State = Literal["stopped", "starting", "ready", "failed"]
 
 
@@ -73,6 +74,11 @@ class Lifecycle:
         if server is not None:
             await server.stop()
         self._failed = False
+
+    async def cause(self, error: EngineError | TimeoutError) -> EngineError | TimeoutError:
+        """``error``, or what is behind it: a process that has just died shows first as a lost connection."""
+        death = await self._server.death_within(DEATH_NOTICE_S) if self._server is not None else None
+        return death or error
 
     def failed(self, error: EngineError) -> None:
         """Note why the last load went wrong; the state is ``failed`` if no server is left."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from coe.errors import EngineError
 
 TAIL_BYTES = 16_384
+MAX_LOG_BYTES = 50_000_000
 
 
 class LogFile:
@@ -28,6 +30,13 @@ class LogFile:
 
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
+
+    def trim(self) -> int:
+        """Empty the file if it has grown too large; its writer appends, so it can go on. Returns the size."""
+        if self.size() > MAX_LOG_BYTES:
+            shutil.copyfile(self.path, self.path.with_suffix(".previous.log"))
+            os.truncate(self.path, 0)
+        return self.size()
 
     def since(self, offset: int) -> str:
         """What was written after ``offset`` bytes."""
@@ -57,9 +66,9 @@ class ManagedProcess:
     async def spawn(cls, argv: Sequence[str], env: Mapping[str, str], log: LogFile) -> ManagedProcess:
         """Start ``argv`` with ``env`` added to our environment. Raises EngineError when it cannot start."""
         leash = Path(__file__).with_name("leash.py")
-        log.rotate()
-        with log.path.open("wb") as output:
-            try:
+        try:
+            log.rotate()
+            with log.path.open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-I", "-S", str(leash), str(os.getpid()), *argv),
                     stdin=asyncio.subprocess.DEVNULL,
@@ -68,8 +77,8 @@ class ManagedProcess:
                     env={**os.environ, **env},
                     start_new_session=True,
                 )
-            except OSError as error:
-                raise EngineError(f"{argv[0]} cannot be started: {error}") from error
+        except OSError as error:
+            raise EngineError(f"{argv[0]} cannot be started, or its log not written: {error}") from error
         return cls(process, log)
 
     @property

@@ -60,7 +60,11 @@ class VllmServer:
 
         Raises EngineError when it does not answer.
         """
-        where = Upstream(f"the server at {url}", root_url(url), hint=f"Is a vLLM server running at {url}?")
+        where = Upstream(
+            f"the server at {url}",
+            root_url(url),
+            hint=f"Is a vLLM server running at {url}? Swapping and sleeping need VLLM_SERVER_DEV_MODE=1.",
+        )
         server = cls("", HttpClient(where), None, None)
         try:
             server.name = str((await server.models())[0]["id"])
@@ -82,6 +86,13 @@ class VllmServer:
             await asyncio.Event().wait()
         await self._process.wait()
         return self._death()
+
+    async def death_within(self, seconds: float) -> EngineError | None:
+        """How the process ended, if it has or does so within ``seconds``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                return await self.died()
+        return None
 
     async def sweep(self) -> None:
         """Kill the workers that a dead process left."""
@@ -137,7 +148,7 @@ class VllmServer:
         Raises EngineError when vLLM refuses or logs that weights are missing; the weights are then
         undefined. Generation is resumed on every path, so that nothing hangs.
         """
-        mark = self._process.log.size() if self._process else 0
+        mark = self._process.log.trim() if self._process else 0
         await self._client.post("/pause?mode=wait")
         try:
             await self.reload_weights(weights)

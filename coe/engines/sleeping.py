@@ -70,7 +70,8 @@ class SleepEngine:
             try:
                 await self._raise_up(spec, place)
             except (EngineError, TimeoutError) as error:
-                failure = self._experts.load_failed(expert, error, self._host.start_timeout_s)
+                cause = await place.life.cause(error)
+                failure = self._experts.load_failed(expert, cause, self._host.start_timeout_s)
                 self._last_error = failure.message
                 await place.life.stop()
                 place.life.failed(failure)

@@ -42,7 +42,7 @@ class InPlaceEngine:
         self._canaries = Canaries(tolerance=0.001 if host.device == "cpu" else 0.1)
         self._life = Lifecycle(host.id)
         self._started_with: Checkpoint | None = None
-        self._loaded: str | None = None  # the checkpoint that is in the process and was proven right
+        self._loaded: ModelSource | None = None  # what is in the process and was proven right
         self._awake: ExpertId | None = None
         self._wanted: ExpertId | None = None
         self._failures = 0
@@ -62,7 +62,7 @@ class InPlaceEngine:
             source = self._admit(spec)
             if not self._life.alive:
                 await self._boot(spec)
-            elif self._loaded != source.name:
+            elif self._loaded != source:
                 await self._swap(spec, source)
             self._awake = expert
 
@@ -160,11 +160,12 @@ class InPlaceEngine:
             yield
         except (EngineError, TimeoutError) as error:
             self._failures += 1
-            failure = self._experts.load_failed(spec.id, error, self._host.start_timeout_s)
+            cause = await self._life.cause(error)
+            failure = self._experts.load_failed(spec.id, cause, self._host.start_timeout_s)
             if self._failures >= FAILURES_BEFORE_RESTART:
                 await self._life.stop()
                 self._failures = 0
             self._life.failed(failure)
             raise failure from error
-        self._loaded, self._failures = source.name, 0
+        self._loaded, self._failures = source, 0
         self._life.healthy()

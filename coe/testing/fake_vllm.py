@@ -2,7 +2,7 @@
 
 ``python -m coe.testing.fake_vllm`` takes the options of vLLM that it knows, ignores the others, is up in
 half a second and answers like vLLM 0.32 on the endpoints that engines use. Its "weights" are the digest
-of the checkpoint's files. ``FAKE_VLLM_FAULTS`` (a comma-separated list, see :class:`Faults`) makes it
+of the checkpoint's files. ``FAKE_VLLM_FAULTS`` (names of :data:`FAULTS`, comma-separated) makes it
 misbehave. It proves nothing about vLLM: the tests marked ``real_vllm`` do that.
 """
 
@@ -23,20 +23,20 @@ from aiohttp import web
 MAX_PROMPT_CHARS = 4_000
 
 
-@dataclass
-class Faults:
-    """What goes wrong: ``die_at_start``, ``never_healthy``, ``log_corruption`` (answer 200 to a reload and
-    log what vLLM logs), ``ignore_reload``, ``garbage_once`` (wrong weights after the next reload),
-    ``fail_reload``, ``keep_prefix_cache``, ``nan``, ``break_stream``, ``error_in_stream``."""
-
-    active: set[str]
-
-    def once(self, name: str) -> bool:
-        """Whether ``name`` is active; it is not any more."""
-        if name not in self.active:
-            return False
-        self.active.discard(name)
-        return True
+FAULTS = frozenset(
+    {
+        "die_at_start",
+        "never_healthy",
+        "fail_reload",
+        "die_at_reload",
+        "ignore_reload",
+        "log_corruption",  # answer 200 to a reload and log what vLLM logs when it loaded not all weights
+        "keep_prefix_cache",
+        "nan",
+        "break_stream",
+        "error_in_stream",
+    }
+)
 
 
 @dataclass
@@ -46,7 +46,7 @@ class FakeVllm:
 
     name: str
     weights: str
-    faults: Faults
+    faults: frozenset[str] = frozenset()
     paused: bool = False
     asleep: int = 0
     adapters: dict[str, str] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class FakeVllm:
         return app
 
     async def health(self, _: web.Request) -> web.Response:
-        return web.Response(status=503 if "never_healthy" in self.faults.active else 200)
+        return web.Response(status=503 if "never_healthy" in self.faults else 200)
 
     async def models(self, _: web.Request) -> web.Response:
         cards = [{"id": self.name, "root": self.weights}]
@@ -94,17 +94,20 @@ class FakeVllm:
 
     async def rpc(self, request: web.Request) -> web.Response:
         body = await request.json()
-        if body["method"] != "reload_weights" or "fail_reload" in self.faults.active:
+        if body["method"] != "reload_weights" or "fail_reload" in self.faults:
             return _error(500, "Internal server error")
-        if "log_corruption" in self.faults.active:
+        if "die_at_reload" in self.faults:
+            print("out of memory", flush=True)
+            os._exit(9)
+        if "log_corruption" in self.faults:
             print("WARNING [layerwise.py:266] ParallelLMHead: Failed to load weights", flush=True)
         print("WARNING [layerwise.py:266] RotaryEmbedding: Failed to load weights", flush=True)
-        if "ignore_reload" not in self.faults.active:
+        if "ignore_reload" not in self.faults:
             self.weights = body["kwargs"].get("weights_path", self.weights)
         return web.json_response({"results": [None]})
 
     async def reset(self, _: web.Request) -> web.Response:
-        return web.json_response({"success": "keep_prefix_cache" not in self.faults.active})
+        return web.json_response({"success": "keep_prefix_cache" not in self.faults})
 
     async def sleep(self, request: web.Request) -> web.Response:
         self.asleep = int(request.query["level"])
@@ -151,8 +154,7 @@ class FakeVllm:
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "text": seed}
         choice["message"] = {"role": "assistant", "content": seed}
         if body.get("logprobs"):
-            wrong = 1.0 if self.faults.once("garbage_once") else 0.0
-            value = float("nan") if "nan" in self.faults.active else -int(seed[:4], 16) / 65_536 - wrong
+            value = float("nan") if "nan" in self.faults else -int(seed[:4], 16) / 65_536
             choice["logprobs"] = {"top_logprobs": [{"token_id:1": value, "token_id:2": value - 1}]}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         content = {"id": "fake", "object": "chat.completion", "model": body["model"]}
@@ -162,9 +164,9 @@ class FakeVllm:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for index in range(int(body.get("max_tokens") or 3)):
-            if index == 1 and "break_stream" in self.faults.active:
+            if index == 1 and "break_stream" in self.faults:
                 os._exit(9)
-            if index == 1 and "error_in_stream" in self.faults.active:
+            if index == 1 and "error_in_stream" in self.faults:
                 await response.write(b'data: {"error":{"message":"EngineCore died","code":500}}\n\n')
             delta = {"index": 0, "delta": {"content": self._seed(body["model"])}, "finish_reason": None}
             chunk = {"id": "fake", "object": "chat.completion.chunk", "model": body["model"]}
@@ -193,9 +195,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--served-model-name", required=True)
     parser.add_argument("--uds", required=True)
     options, _ = parser.parse_known_args(arguments)
-    faults = Faults(set(filter(None, os.environ.get("FAKE_VLLM_FAULTS", "").split(","))))
+    faults = frozenset(filter(None, os.environ.get("FAKE_VLLM_FAULTS", "").split(",")))
+    if faults - FAULTS:
+        sys.exit(f"unknown faults: {sorted(faults - FAULTS)}")
     print("fake vLLM with", options.model, flush=True)
-    if "die_at_start" in faults.active:
+    if "die_at_start" in faults:
         sys.exit("ValueError: this checkpoint cannot be loaded")
     server = FakeVllm(options.served_model_name, options.model, faults)
     web.run_app(server.application(), path=options.uds, print=None, handler_cancellation=True)

@@ -1,0 +1,125 @@
+"""One process for each expert: the protocol of sleeping and waking, and crashes of one of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from coe.engines.sleeping import SleepEngine
+from coe.errors import EngineError
+from coe.testing.engine_hosts import adapters, sleepers, until
+from coe.testing.tiny_models import TinyFamily
+from coe.types import Engine, EngineCall
+
+CALL = EngineCall("completions", {"prompt": "Once", "max_tokens": 5})
+
+
+async def text(engine: Engine, expert: str) -> str:
+    answer = await engine.ask(expert, CALL)
+    body = json.loads(b"".join([chunk async for chunk in answer.chunks()]))
+    await answer.aclose()
+    return str(body["choices"][0]["text"])
+
+
+def pid(engine: SleepEngine, expert: str) -> int:
+    process = engine._places[expert].life.server._process
+    assert process is not None
+    return process.pid
+
+
+async def test_two_experts_can_be_awake_and_keep_their_processes_while_asleep(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    engine = sleepers(tiny_family, tmp_path)
+    await engine.start()
+    assert (engine.stats().state, engine.stats().awake) == ("ready", ())
+    await engine.ensure_ready("a")
+    await engine.ensure_ready("b")
+    assert engine.stats().awake == ("a", "b")
+    first, process = await text(engine, "a"), pid(engine, "a")
+    for level in (1, 2):
+        await engine.sleep("a", level)
+        assert engine.stats().awake == ("b",)
+        with pytest.raises(EngineError) as refused:
+            await engine.ask("a", CALL)
+        assert refused.value.code == "expert_not_ready"
+        await engine.ensure_ready("a")
+        assert (await text(engine, "a"), pid(engine, "a")) == (first, process)
+    await engine.stop()
+
+
+async def test_a_crash_takes_down_one_expert_only(tiny_family: TinyFamily, tmp_path: Path) -> None:
+    engine = sleepers(tiny_family, tmp_path)
+    await engine.ensure_ready("a")
+    await engine.ensure_ready("b")
+    first = await text(engine, "a")
+    os.kill(pid(engine, "a"), signal.SIGKILL)
+    await until(lambda: engine.stats().awake == ("b",))
+    await until(lambda: "exit code -9" in str(engine.stats().last_error))
+    await engine.ensure_ready("a")
+    assert await text(engine, "a") == first
+    await engine.stop()
+
+
+async def test_a_start_that_fails_says_why(tiny_family: TinyFamily, tmp_path: Path) -> None:
+    engine = sleepers(tiny_family, tmp_path, "die_at_start")
+    with pytest.raises(EngineError, match="this checkpoint cannot be loaded"):
+        await engine.ensure_ready("a")
+    assert engine.stats().awake == ()
+    assert "this checkpoint cannot be loaded" in str(engine.stats().last_error)
+    await engine.stop()
+
+
+async def test_adapters_and_the_base_are_awake_together_and_answer_differently(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    engine = adapters(tiny_family, tmp_path)
+    await engine.ensure_ready("a")
+    await engine.ensure_ready("lora")
+    assert engine.stats().awake == ("a", "lora")
+    assert await text(engine, "a") != await text(engine, "lora")
+    await engine.sleep("lora")
+    assert engine.stats().awake == ("a",)
+    await engine.stop()
+
+
+async def test_a_crash_of_the_base_takes_down_all_adapters_and_the_next_call_restarts_it(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    engine = adapters(tiny_family, tmp_path)
+    await engine.ensure_ready("a")
+    await engine.ensure_ready("lora")
+    before = await text(engine, "lora")
+    process = engine._life.server._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+    await until(lambda: engine.stats().state == "failed")
+    assert engine.stats().awake == ()
+    await engine.ensure_ready("lora")
+    assert engine.stats().awake == ("lora",)
+    assert await text(engine, "lora") == before
+    await engine.stop()
+
+
+async def test_an_adapter_load_that_was_cut_off_is_done_again(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    engine = adapters(tiny_family, tmp_path)
+    await engine.start()
+    await engine._life.server.load_adapter("lora", tiny_family.lora)  # the answer was lost
+    engine._doubtful.add("lora")
+    await engine.ensure_ready("lora")
+    assert engine.stats().awake == ("lora",)
+    await engine.stop()
+
+
+async def test_an_adapter_for_another_base_is_refused(tiny_family: TinyFamily, tmp_path: Path) -> None:
+    engine = adapters(tiny_family, tmp_path)
+    spec = engine._experts["lora"].model_copy(update={"model": str(tiny_family.b)})
+    engine._experts._by_id["lora"] = spec
+    with pytest.raises(EngineError, match="base of its host"):
+        await engine.ensure_ready("lora")
