@@ -43,14 +43,15 @@ class Decider:
     def decide(self, host: HostState, turn: Turn) -> None:
         """Bring ``host`` to rest: afterwards nothing is left to do before the next event or wake_at."""
         self._withdraw(host, turn)
-        changed = True
-        while changed:
+        granted = True
+        while granted:  # A grant may empty a queue, which may let its expert be closed.
             self._retry_sleeps(host, turn)
             self._retire(host, turn)
-            swapped = not host.plan.always_awake and self._swap(host, turn)
-            self._load(host, turn)
-            changed = self._grant(host, turn) or swapped
-        host.wake_at = self._wake_at(host, turn)
+            view = self._swap(host, turn)
+            if self._load(host, turn):
+                view = self._view(host, turn.now)
+            granted = self._grant(host, view, turn)
+        host.wake_at = min(self._retry_at(host, turn), self.policy.wake_at(view))
 
     def _withdraw(self, host: HostState, turn: Turn) -> None:
         """Give up loads that nobody waits for any more, and let their victims stay."""
@@ -62,18 +63,16 @@ class Decider:
                 withdraw(commitment, turn)
         host.commitments = kept
 
-    def _swap(self, host: HostState, turn: Turn) -> bool:
-        """Close residents and promise loads until the policy is content."""
-        changed = False
+    def _swap(self, host: HostState, turn: Turn) -> HostView:
+        """Close residents and promise loads until the policy is content with what the view shows."""
         while True:
             view = self._view(host, turn.now)
             if not view.residents and (not view.candidates or view.room <= EPSILON):
-                return changed
+                return view
             swap = self.policy.swap(view)
             if swap is None:
-                return changed
+                return view
             self._commit(host, view, swap, turn)
-            changed = True
 
     def _commit(self, host: HostState, view: HostView, swap: Swap, turn: Turn) -> None:
         victims = tuple(self._resident(host, expert) for expert in swap.victims)
@@ -100,39 +99,35 @@ class Decider:
             raise ValueError(f"policy {self.policy.name!r}: {expert!r} is not awake and cannot be closed")
         return resident
 
-    def _load(self, host: HostState, turn: Turn) -> None:
+    def _load(self, host: HostState, turn: Turn) -> bool:
         """Start promised loads, oldest promise first; a later one may not take an earlier one's room."""
         if not host.commitments:
-            return
-        free, waiting = host.free, []
-        for commitment in host.commitments:
-            replica = commitment.replica
-            free -= replica.footprint
+            return False
+        promised, host.commitments = host.commitments, []
+        free = host.free
+        for commitment in promised:
+            free -= commitment.replica.footprint
             if free >= -EPSILON:
-                start_load(replica, turn)
+                start_load(commitment.replica, turn)
             else:
-                waiting.append(commitment)
-        host.commitments = waiting
+                host.commitments.append(commitment)
+        return len(host.commitments) < len(promised)
 
-    def _grant(self, host: HostState, turn: Turn) -> bool:
+    def _grant(self, host: HostState, view: HostView, turn: Turn) -> bool:
         """Hand out batch room until it or the work is used up, or the policy holds back."""
-        view: HostView | None = None
-        changed = False
+        granted = False
         while host.waiting and host.has_batch_room:
             smaller = host.residents if len(host.residents) < len(host.waiting) else host.waiting
-            grantable = [r for r in smaller.values() if r.has_batch_room and r.expert.queued]
-            if not grantable:
-                break
-            view = view or self._view(host, turn.now)
-            chosen = self.policy.grant(view, grantable)
+            grantable = [r for r in smaller.values() if r.expert.queued and r.has_batch_room]
+            chosen = self.policy.grant(view, grantable) if grantable else None
             if chosen is None:
                 break
             replica = host.replicas[chosen]
-            if not (replica.has_batch_room and replica.expert.queued):
+            if not (replica.expert.queued and replica.has_batch_room):
                 raise ValueError(f"policy {self.policy.name!r}: {chosen!r} cannot take a request now")
             turn.actions.append(self.on_grant(replica, turn))
-            changed = True
-        return changed
+            granted = True
+        return granted
 
     def _retire(self, host: HostState, turn: Turn) -> None:
         """Put away what the plan no longer has: a moved replica at once, an expert after its queue."""
@@ -150,15 +145,16 @@ class Decider:
         host.leavers = any(r.retired or r.expert.retiring for r in host.replicas.values())
 
     def _retry_sleeps(self, host: HostState, turn: Turn) -> None:
-        for replica in host.residents.values():
-            if replica.state == "going_to_sleep" and replica.sleep_failures and turn.now >= replica.retry_at:
+        for replica in host.retrying.values():
+            if replica.state == "going_to_sleep" and turn.now >= replica.retry_at:
                 evict(replica, turn)
 
-    def _wake_at(self, host: HostState, turn: Turn) -> float:
-        moments = [r.retry_at for r in host.waiting.values() if r.state in ("cold", "sleeping")]
-        moments.extend(r.retry_at for r in host.residents.values() if r.state == "going_to_sleep")
-        earliest = min((m for m in moments if m > turn.now), default=math.inf)
-        return min(earliest, self.policy.wake_at(self._view(host, turn.now)))
+    def _retry_at(self, host: HostState, turn: Turn) -> float:
+        """When the next of what failed may be tried again, if anything wants it."""
+        for replica in [r for r in host.retrying.values() if r.retry_at <= turn.now]:
+            del host.retrying[replica.expert.id]
+        wanted = [r for r in host.retrying.values() if r.expert.queued or r.state == "going_to_sleep"]
+        return min((r.retry_at for r in wanted), default=math.inf)
 
     def _view(self, host: HostState, now: float) -> HostView:
         if host.plan.always_awake:
@@ -230,4 +226,5 @@ def _forget(replica: Replica) -> None:
     replica.expert.replicas.pop(replica.host.plan.id, None)
     replica.host.replicas.pop(replica.expert.id, None)
     replica.host.waiting.pop(replica.expert.id, None)
+    replica.host.retrying.pop(replica.expert.id, None)
     replica.expert.recount()

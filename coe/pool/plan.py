@@ -78,6 +78,8 @@ def _check_expert(expert: ExpertPlan, hosts: dict[HostId, HostPlan]) -> None:
         if host is None:
             known = ", ".join(sorted(hosts)) or "none"
             raise ConfigError(f"expert {expert.id!r}: no host {host_id!r}", hint=f"known hosts: {known}")
+        if expert.footprint <= EPSILON and not host.always_awake:
+            raise ConfigError(f"expert {expert.id!r} takes no room on {host_id!r}", hint="set its footprint")
         if expert.footprint > host.capacity + EPSILON:
             raise ConfigError(
                 f"expert {expert.id!r} needs {expert.footprint:g} but host {host_id!r} has {host.capacity:g}",

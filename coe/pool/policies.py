@@ -154,7 +154,9 @@ class Collate:
     name: str = "coe"
 
     def swap(self, view: HostView) -> Swap | None:
-        wanted = [c for c in view.candidates if c.expert.queued > c.expert.supply]
+        if view.room <= EPSILON and not any(self._served(r, view.now) for r in view.residents):
+            return None
+        wanted = _wanted(view)
         if not wanted:
             return None
         first = min(wanted, key=_oldest)
@@ -175,20 +177,31 @@ class Collate:
         return min(replica.expert.queued, self.frame_batches * replica.max_running)
 
     def wake_at(self, view: HostView) -> float:
-        moments = [c.expert.oldest + self.ageing_s for c in view.candidates]
-        if moments:
-            moments.extend(r.ready_at + self.min_residency_s for r in view.residents)
-            moments.extend(r.ready_at + self.linger * r.load_s for r in view.residents)
+        wanted = _wanted(view)
+        if not wanted:
+            return math.inf
+        moments = [min(c.expert.oldest for c in wanted) + self.ageing_s]
+        moments.extend(r.ready_at + self.min_residency_s for r in view.residents)
+        moments.extend(r.ready_at + self.linger * r.load_s for r in view.residents)
         return min((moment for moment in moments if moment > view.now), default=math.inf)
 
+    def _served(self, resident: ReplicaView, now: float) -> bool:
+        """Whether its load has paid off so far that it may be closed at all."""
+        return not resident.frame_left and now >= resident.ready_at + self.min_residency_s
+
     def _closable(self, resident: ReplicaView, now: float, overdue: ReplicaView | None) -> bool:
-        if resident.frame_left or now < resident.ready_at + self.min_residency_s:
+        if not self._served(resident, now):
             return False
         if resident.expert.queued:
             return overdue is not None and overdue.expert.oldest < resident.expert.oldest
         if resident.running and overdue is None:
             return now >= resident.ready_at + self.linger * resident.load_s
         return True
+
+
+def _wanted(view: HostView) -> list[ReplicaView]:
+    """Candidates whose queue is longer than what their replicas elsewhere take in one batch."""
+    return [c for c in view.candidates if c.expert.queued > c.expert.supply]
 
 
 def _oldest(replica: ReplicaView) -> float:

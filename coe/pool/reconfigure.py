@@ -23,7 +23,7 @@ def apply_plan(books: Books, plan: PoolPlan, turn: Turn) -> None:
     kept = {expert.id for expert in plan.experts}
     for expert in books.experts.values():
         expert.retiring = expert.id not in kept
-        expert.recount()
+        _stay(expert)
     for host in books.hosts.values():
         host.leavers = any(r.retired or r.expert.retiring for r in host.replicas.values())
         turn.touch(host)
@@ -55,3 +55,11 @@ def _apply_expert(books: Books, plan: ExpertPlan) -> None:
     for host_id in plan.hosts:
         replica = expert.replicas.get(host_id) or new_replica(expert, books.hosts[host_id], plan)
         replica.max_running, replica.footprint = plan.max_running, plan.footprint
+
+
+def _stay(expert: ExpertState) -> None:
+    """Keep what was about to leave and is in the plan again."""
+    for replica in expert.replicas.values():
+        if replica.state == "draining" and not (replica.crashed or replica.retired or expert.retiring):
+            replica.move("awake")
+    expert.recount()

@@ -225,7 +225,7 @@ class Scheduler:
         replica.sleep_failures += 1
         turn.touch_hosts_of(replica)
         if replica.sleep_failures < self._books.plan.max_failures:
-            replica.retry_at = turn.now + self._backoff(replica.sleep_failures)
+            replica.retry(turn.now + self._backoff(replica.sleep_failures))
         else:
             replica.retry_at, replica.sleep_failures = -math.inf, 0
             replica.move("cold")
@@ -236,7 +236,7 @@ class Scheduler:
         replica.failures += 1
         replica.quarantined = replica.failures >= plan.max_failures
         pause_s = plan.quarantine_s if replica.quarantined else self._backoff(replica.failures)
-        replica.retry_at = turn.now + pause_s
+        replica.retry(turn.now + pause_s)
         turn.touch_hosts_of(replica)
         expert = replica.expert
         if expert.quarantined_until(turn.now) is not None:

@@ -93,7 +93,7 @@ class ExpertState:
     def quarantined_until(self, now: float) -> float | None:
         """When it may be tried again, if it may not be tried on any host now."""
         replicas = [r for r in self.replicas.values() if not r.retired]
-        if not all(r.quarantined and now < r.retry_at for r in replicas):
+        if not replicas or not all(r.quarantined and now < r.retry_at for r in replicas):
             return None
         return min(r.retry_at for r in replicas)
 
@@ -162,6 +162,11 @@ class Replica:
     def load_mean(self, waking: bool) -> MovingMean:
         return self.wake_load if waking else self.cold_load
 
+    def retry(self, moment: float) -> None:
+        """Leave it alone until ``moment``."""
+        self.retry_at = moment
+        self.host.retrying[self.expert.id] = self
+
     def move(self, state: State) -> None:
         """Change state and with it the host's residents and the expert's supply."""
         self.state = state
@@ -193,7 +198,8 @@ class Commitment:
 
 @dataclass(slots=True, eq=False)
 class HostState:
-    """A host, its replicas that hold room (``residents``) and those with work (``waiting``).
+    """A host, its replicas that hold room (``residents``), those with work (``waiting``) and those that
+    failed and may be tried again later (``retrying``).
 
     ``retired``: no longer in the plan. ``leavers``: some of its replicas have to be put away for good.
     """
@@ -202,6 +208,7 @@ class HostState:
     replicas: dict[ExpertId, Replica] = field(default_factory=dict)
     residents: dict[ExpertId, Replica] = field(default_factory=dict)
     waiting: dict[ExpertId, Replica] = field(default_factory=dict)
+    retrying: dict[ExpertId, Replica] = field(default_factory=dict)
     commitments: list[Commitment] = field(default_factory=list)
     running: int = 0
     wake_at: float = math.inf
