@@ -125,13 +125,13 @@ def _lengths(host: VllmHost | AdapterHost, experts: Sequence[Expert]) -> Iterato
 
 
 def _adapters(host: AdapterHost, experts: Sequence[Expert], root: Path) -> Iterator[Finding]:
-    from coe.engines.checkpoint import require_adapter, resolve_model
+    from coe.engines.checkpoint import resolve_adapter, resolve_model
 
     yield from _tried(host.id, lambda: resolve_model(host.base, root))
     for expert in experts:
         if expert.adapter is not None:
             adapter = expert.adapter
-            yield from _tried(expert.id, lambda a=adapter: require_adapter(a, root, host.max_rank))  # type: ignore[misc]
+            yield from _tried(expert.id, lambda a=adapter: resolve_adapter(a, root, host.max_rank))  # type: ignore[misc]
 
 
 def _checkpoints(host: VllmHost, experts: Sequence[Expert], root: Path) -> Iterator[Finding]:
@@ -144,7 +144,7 @@ def _checkpoints(host: VllmHost, experts: Sequence[Expert], root: Path) -> Itera
         try:
             folder = resolve_model(expert.model, root).folder
             if folder is None:
-                yield from _hub_model(expert, swapped)
+                yield from _hub_model(expert, swapped) if host.url is None else ()
                 continue
             checkpoint = Checkpoint.read(folder)
             if swapped:

@@ -71,6 +71,8 @@ def _duplicates(entries: Sequence[_Entry], key: str, noun: str) -> Iterator[Inco
 
 def _expert_places(experts: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Inconsistency]:
     kinds = {name: host.data.get("kind", "vllm") for host in hosts if (name := host.text("id"))}
+    if not kinds:
+        return  # hosts are missing altogether, which is reported once, not for each expert
     for expert in experts:
         host, label = expert.text("host"), expert.text("id") or "?"
         if host is None:

@@ -93,7 +93,7 @@ def describe(error: ErrorDetails, where: Loc, model: type[BaseModel]) -> str:
         return f"{dotted(where)}: must be {_KINDS[kind]}, not {_shown(given)}"
     if kind in _BOUNDS:
         bound = _BOUNDS[kind]
-        return f"{dotted(where)}: must be {_BOUND_WORDS[bound]} {context[bound]}, not {_shown(given)}"
+        return f"{dotted(where)}: must be {_BOUND_WORDS[bound]} {context[bound]:g}, not {_shown(given)}"
     if kind in ("literal_error", "union_tag_invalid"):
         return _wrong_choice(where, given, context)
     if kind == "string_pattern_mismatch":

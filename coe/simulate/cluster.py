@@ -1,0 +1,191 @@
+"""The machine that is simulated: hosts, experts with sizes, and what moving them takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from coe.pool.events import HostId
+from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan, build_plan
+from coe.registry.models import AdapterHost, Expert, Pool, Registry, RemoteHost, VllmHost
+from coe.simulate.errors import SimulationError
+from coe.simulate.hardware import (
+    ADAPTER_LOAD_S,
+    ADAPTER_UNLOAD_S,
+    BATCH_EXPONENT,
+    DEFAULT_SIZE,
+    ModelSize,
+    Preset,
+)
+from coe.types import ExpertId
+
+Swapping = Literal["slot", "in_place", "sleep", "adapter", "none"]
+"""How a host changes experts. ``slot``: an engine per expert in RAM, one awake at a time."""
+Sharing = Literal["turns", "joint", "none"]
+"""How requests share a host's compute. ``turns``: a batch per expert, awake experts share the time;
+``joint``: one batch of all; ``none``: every request runs as if alone (an API elsewhere)."""
+
+UNBOUNDED_QUEUE = 10**9
+DEFAULT_BATCH = 16
+
+
+@dataclass(frozen=True)
+class HostModel:
+    """``batch``: the most requests that run together."""
+
+    id: HostId
+    swapping: Swapping
+    sharing: Sharing
+    batch: int
+    sleep_level: int = 1
+
+    @property
+    def capacity(self) -> float:
+        """Seconds of work (at batch 1) that it does in a second when its batch is full."""
+        return float(self.batch) if self.sharing == "none" else self.batch**BATCH_EXPONENT
+
+
+@dataclass(frozen=True)
+class ExpertModel:
+    """``load_s`` is a measured load time that replaces the preset's."""
+
+    id: ExpertId
+    size: ModelSize = DEFAULT_SIZE
+    load_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """``switch_factor`` scales everything that moving experts takes: 0 makes switching free."""
+
+    preset: Preset
+    plan: PoolPlan
+    pool: Pool
+    hosts: Mapping[HostId, HostModel]
+    experts: Mapping[ExpertId, ExpertModel]
+    switch_factor: float = 1.0
+
+    @property
+    def capacity(self) -> float:
+        """Work (seconds at batch 1) per second of all hosts when nothing is ever switched."""
+        return sum(host.capacity for host in self.hosts.values())
+
+    @property
+    def swapping_hosts(self) -> int:
+        return sum(host.swapping != "none" for host in self.hosts.values())
+
+    def load_s(self, expert: ExpertId, host: HostId) -> float:
+        """Load of a cold expert whose weights are in RAM."""
+        model, on = self.experts[expert], self.hosts[host]
+        if on.swapping == "none":
+            return 0.0
+        if model.load_s is not None:
+            seconds = model.load_s
+        elif on.swapping == "adapter":
+            seconds = ADAPTER_LOAD_S
+        else:
+            seconds = self.preset.wake_s(model.size.weights_gb)
+            seconds += self.preset.cold_start_s if on.swapping == "sleep" else 0.0
+        return seconds * self.switch_factor
+
+    def wake_s(self, expert: ExpertId) -> float:
+        """Wake of an expert that sleeps with its weights in RAM."""
+        return self.preset.wake_s(self.experts[expert].size.weights_gb) * self.switch_factor
+
+    def sleep_s(self, expert: ExpertId, host: HostId) -> float:
+        """Freeing what an expert holds. In-place swaps overwrite: nothing to do before the load."""
+        swapping = self.hosts[host].swapping
+        if swapping in ("none", "in_place"):
+            return 0.0
+        if swapping == "adapter":
+            return ADAPTER_UNLOAD_S * self.switch_factor
+        return self.preset.sleep_s(self.experts[expert].size.weights_gb) * self.switch_factor
+
+    def disk_s(self, expert: ExpertId) -> float:
+        return self.preset.disk_s(self.experts[expert].size.weights_gb) * self.switch_factor
+
+    def uses_ram(self, expert: ExpertId, host: HostId) -> bool:
+        """Whether a cold load reads the expert's weights through the node's RAM."""
+        return self.hosts[host].swapping in ("slot", "in_place", "sleep") and not self.experts[expert].load_s
+
+    def in_ram_at_start(self) -> tuple[ExpertId, ...]:
+        """The first experts of the plan that fit into RAM together."""
+        held, fitting = 0.0, []
+        for expert in self.experts.values():
+            held += expert.size.weights_gb
+            if held > self.preset.ram_gb:
+                break
+            fitting.append(expert.id)
+        return tuple(fitting)
+
+    def without_switching_costs(self) -> Cluster:
+        """The reference: the same machine when moving experts takes no time."""
+        pool = self.pool.model_copy(update={"min_residency_s": 0.0})
+        plans = tuple(
+            replace(e, load_s=0.0, wake_s=None if e.wake_s is None else 0.0) for e in self.plan.experts
+        )
+        return replace(self, switch_factor=0.0, pool=pool, plan=replace(self.plan, experts=plans))
+
+
+def slots_cluster(
+    experts: Sequence[ExpertId], slots: int, preset: Preset, max_batch: int = DEFAULT_BATCH
+) -> Cluster:
+    """``slots`` accelerators that each hold one expert at a time; any expert may run on any of them.
+
+    Experts are 7B bf16 models. They start in RAM as far as they fit, none is awake. A swap is the sleep of
+    the old expert and the wake of the new one. The queue is not bounded.
+    """
+    if slots < 1 or max_batch < 1:
+        raise SimulationError(f"{slots} slots with batches of {max_batch}", hint="both must be 1 or more")
+    hosts = {f"slot-{i}": HostModel(f"slot-{i}", "slot", "turns", max_batch) for i in range(slots)}
+    wake_s = preset.wake_s(DEFAULT_SIZE.weights_gb)
+    plan = PoolPlan(
+        hosts=tuple(HostPlan(host) for host in hosts),
+        experts=tuple(
+            ExpertPlan(expert, tuple(hosts), max_running=max_batch, load_s=wake_s) for expert in experts
+        ),
+        max_queue=UNBOUNDED_QUEUE,
+    )
+    return Cluster(preset, plan, Pool(hosts=()), hosts, {expert: ExpertModel(expert) for expert in experts})
+
+
+def registry_cluster(registry: Registry, preset: Preset) -> Cluster:
+    """The hosts and experts of a registry, with its limits. Raises ConfigError as ``build_plan`` does."""
+    plan = build_plan(registry)
+    batches: dict[HostId, int] = {}
+    for planned in plan.experts:
+        for host_id in planned.hosts:
+            batches[host_id] = max(batches.get(host_id, 1), planned.max_running)
+    hosts = {host.id: _host_model(host, batches.get(host.id, 1)) for host in registry.pool.hosts}
+    experts = {
+        expert.id: ExpertModel(expert.id, _size(expert, registry, preset), expert.load_s)
+        for expert in registry.experts
+    }
+    return Cluster(preset, plan, registry.pool, hosts, experts)
+
+
+def _host_model(host: VllmHost | AdapterHost | RemoteHost, batch: int) -> HostModel:
+    if isinstance(host, RemoteHost):
+        return HostModel(host.id, "none", "none", host.max_running)
+    if isinstance(host, AdapterHost):
+        return HostModel(host.id, "adapter", "joint", host.max_running)
+    if host.swap == "in_place":
+        return HostModel(host.id, "in_place", "turns", min(batch, host.max_running))
+    return HostModel(host.id, "sleep", "turns", batch, host.sleep_level)
+
+
+def _size(expert: Expert, registry: Registry, preset: Preset) -> ModelSize:
+    """From the parameters where given, else from ``memory_gb`` (which includes the KV cache)."""
+    if expert.parameters_b is None and expert.memory_gb is None:
+        return DEFAULT_SIZE
+    host = registry.host(expert.host)
+    per_parameter = preset.bytes_per_parameter
+    if isinstance(host, VllmHost | AdapterHost) and host.dtype != "auto":
+        per_parameter = 4.0 if host.dtype == "float32" else 2.0
+    if expert.parameters_b is not None:
+        weights = expert.parameters_b * per_parameter
+        return ModelSize(weights, expert.active_b or expert.parameters_b)
+    weights = expert.memory_gb or math.nan
+    return ModelSize(weights, expert.active_b or weights / per_parameter)

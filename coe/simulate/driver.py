@@ -1,0 +1,244 @@
+"""The shell around the scheduler in virtual time: a heap of what will happen, and a machine model.
+
+The scheduler is the service's own object: it gets the same events and its actions are carried out with
+simulated durations. Nothing here depends on the policy.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from coe.errors import CoeError
+from coe.pool.events import (
+    Action,
+    Arrived,
+    Event,
+    Evict,
+    Finished,
+    Grant,
+    HostId,
+    Load,
+    Prefetch,
+    Ready,
+    Reject,
+    Sleep,
+    Slept,
+    Tick,
+    Wake,
+)
+from coe.pool.policies import Policy
+from coe.pool.scheduler import Scheduler
+from coe.simulate.cluster import Cluster
+from coe.simulate.machine import HostMachine
+from coe.simulate.memory import Ram
+from coe.simulate.workload import Workload
+
+MAX_IDLE_TICKS = 100_000
+"""Ticks in a row without anything else happening before a policy is taken to be stuck."""
+
+REQUEST_ENDS = None
+"""Payload of a heap entry that announces the next end on a host."""
+
+
+class StuckError(CoeError):
+    """The policy left requests waiting for ever: a defect of the policy."""
+
+
+@dataclass
+class Outcome:
+    """What happened. Times in seconds of virtual time; ``inf`` where it never did (rejected).
+
+    ``switching_s``: time with a load, wake or sleep under way, summed over hosts. ``gb_seconds``: integral
+    of the weights that hosts held. ``decision_s``: processor time of this thread inside ``Scheduler.step``, in ``steps``
+    calls: what else the machine does does not count.
+    """
+
+    granted: list[float]
+    finished: list[float]
+    rejected: int = 0
+    loads: int = 0
+    wakes: int = 0
+    switching_s: float = 0.0
+    gb_seconds: float = 0.0
+    peak_gb: float = 0.0
+    end: float = 0.0
+    decision_s: float = 0.0
+    steps: int = 0
+
+
+@dataclass(slots=True)
+class _Switching:
+    """Transitions under way on one host."""
+
+    under_way: int = 0
+    since: float = 0.0
+
+
+@dataclass(order=True, slots=True)
+class _Entry:
+    at: float
+    order: int
+    host: HostId = field(compare=False)
+    version: int = field(compare=False)
+    event: Event | None = field(compare=False)
+
+
+class Simulation:
+    """One run of a workload on a cluster under a policy. Use once."""
+
+    def __init__(self, cluster: Cluster, workload: Workload, policy: Policy) -> None:
+        self._cluster, self._workload = cluster, workload
+        self._scheduler = Scheduler(cluster.plan, policy)
+        self._policy_name = policy.name
+        self._machines = {host: HostMachine(model) for host, model in cluster.hosts.items()}
+        self._ram = Ram(cluster)
+        self._switching = {host: _Switching() for host in cluster.hosts}
+        self._heap: list[_Entry] = []
+        self._order = 0
+        self._now = 0.0
+        self._open = len(workload)
+        self._held_gb = 0.0
+        self._held_since = 0.0
+        never = [math.inf] * len(workload)
+        self._outcome = Outcome(granted=never, finished=list(never))
+        self._carry_out: dict[type[Action], Callable[..., None]] = {
+            Grant: self._grant,
+            Load: self._load,
+            Wake: self._load,
+            Sleep: self._sleep,
+            Evict: self._sleep,
+            Prefetch: self._prefetch,
+            Reject: self._reject,
+        }
+
+    def run(self) -> Outcome:
+        """Until every request has ended. Raises :class:`StuckError` when some never would."""
+        arrivals, experts = self._workload.arrivals, self._workload.experts
+        count, following, idle_ticks = len(arrivals), 0, 0
+        while self._open:
+            next_arrival = arrivals[following] if following < count else math.inf
+            next_entry = self._heap[0].at if self._heap else math.inf
+            next_tick = self._scheduler.next_tick()
+            idle_ticks += 1
+            if next_entry <= next_arrival and next_entry <= next_tick and next_entry < math.inf:
+                idle_ticks = 0
+                self._happen(heapq.heappop(self._heap))
+            elif next_arrival <= next_tick and next_arrival < math.inf:
+                idle_ticks = 0
+                self._now = next_arrival
+                self._tell(Arrived(str(following), experts[following]))
+                following += 1
+            elif next_tick == math.inf or idle_ticks > MAX_IDLE_TICKS:
+                raise StuckError(f"policy {self._policy_name!r} leaves {self._open} requests waiting for ever")
+            else:
+                self._now = max(self._now, next_tick)
+                self._tell(Tick())
+        return self._close_books()
+
+    def _happen(self, entry: _Entry) -> None:
+        if entry.event is not REQUEST_ENDS:
+            self._now = entry.at
+            self._transition_over(entry.host)
+            if isinstance(entry.event, Slept):
+                self._hold(-self._cluster.experts[entry.event.expert].size.weights_gb)
+            self._tell(entry.event)
+            return
+        machine = self._machines[entry.host]
+        if entry.version != machine.version:
+            return
+        self._now = entry.at
+        ended = machine.end(entry.at)
+        for request in ended:
+            self._outcome.finished[request] = self._now
+            self._open -= 1
+        for request in ended:
+            self._tell(Finished(str(request)))
+        self._announce_end(entry.host)
+
+    def _tell(self, event: Event) -> None:
+        """One step of the scheduler, and its actions."""
+        started = time.thread_time()
+        actions = self._scheduler.step(event, self._now)
+        self._outcome.decision_s += time.thread_time() - started
+        self._outcome.steps += 1
+        busy: set[HostId] = set()
+        for action in actions:
+            self._carry_out[type(action)](action)
+            if isinstance(action, Grant):
+                busy.add(action.host)
+        for host in sorted(busy):
+            self._announce_end(host)
+
+    def _grant(self, grant: Grant) -> None:
+        request = int(grant.request)
+        self._outcome.granted[request] = self._now
+        self._machines[grant.host].start(request, grant.expert, self._workload.work[request], self._now)
+
+    def _load(self, action: Load | Wake) -> None:
+        cluster, expert, host = self._cluster, action.expert, action.host
+        seconds = 0.0
+        if isinstance(action, Wake):
+            self._outcome.wakes += 1
+            seconds = cluster.wake_s(expert)
+        else:
+            self._outcome.loads += 1
+            seconds = cluster.load_s(expert, host)
+        from_disk = isinstance(action, Load) or cluster.hosts[host].sleep_level == 2
+        if from_disk and cluster.uses_ram(expert, host):
+            seconds += self._ram.read(expert, self._now)
+        self._hold(cluster.experts[expert].size.weights_gb)
+        self._transition(host, seconds, Ready(expert, host))
+
+    def _sleep(self, action: Sleep | Evict) -> None:
+        seconds = self._cluster.sleep_s(action.expert, action.host)
+        self._transition(action.host, seconds, Slept(action.expert, action.host))
+
+    def _prefetch(self, action: Prefetch) -> None:
+        if self._cluster.uses_ram(action.expert, action.host):
+            self._ram.read(action.expert, self._now)
+
+    def _reject(self, action: Reject) -> None:  # noqa: ARG002
+        self._outcome.rejected += 1
+        self._open -= 1
+
+    def _announce_end(self, host: HostId) -> None:
+        machine = self._machines[host]
+        at = machine.next_end()
+        if at < math.inf:
+            self._push(at, host, machine.version, REQUEST_ENDS)
+
+    def _transition(self, host: HostId, seconds: float, event: Event) -> None:
+        switching = self._switching[host]
+        if not switching.under_way:
+            switching.since = self._now
+        switching.under_way += 1
+        self._push(self._now + seconds, host, 0, event)
+
+    def _transition_over(self, host: HostId) -> None:
+        switching = self._switching[host]
+        switching.under_way -= 1
+        if not switching.under_way:
+            self._outcome.switching_s += self._now - switching.since
+
+    def _push(self, at: float, host: HostId, version: int, event: Event | None) -> None:
+        self._order += 1
+        heapq.heappush(self._heap, _Entry(at, self._order, host, version, event))
+
+    def _hold(self, gb: float) -> None:
+        outcome = self._outcome
+        outcome.gb_seconds += self._held_gb * (self._now - self._held_since)
+        self._held_since = self._now
+        self._held_gb += gb
+        outcome.peak_gb = max(outcome.peak_gb, self._held_gb)
+
+    def _close_books(self) -> Outcome:
+        self._hold(0.0)
+        for switching in self._switching.values():
+            if switching.under_way:
+                self._outcome.switching_s += self._now - switching.since
+        self._outcome.end = self._now
+        return self._outcome

@@ -1,0 +1,90 @@
+"""Processor sharing on one host: how fast batches run, and which request ends next.
+
+All requests of a batch advance at the same rate, so each batch keeps one clock of work done per request;
+a request ends when the clock reaches what it read at its start plus the request's work. A change of the
+batch changes only the clock's rate: O(log batch) per request.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+
+from coe.simulate.cluster import HostModel
+from coe.simulate.hardware import BATCH_EXPONENT
+from coe.types import ExpertId
+
+CLOSE = 1e-9
+"""Requests that end within this many seconds of work of each other end together."""
+
+
+class _Batch:
+    """``ends``: heap of (clock reading at the end, request)."""
+
+    __slots__ = ("clock", "ends", "rate")
+
+    def __init__(self) -> None:
+        self.clock = 0.0
+        self.rate = 1.0
+        self.ends: list[tuple[float, int]] = []
+
+
+class HostMachine:
+    """Runs requests (numbers) with given work. ``now`` must not go backwards."""
+
+    def __init__(self, model: HostModel) -> None:
+        self._model = model
+        self._batches: dict[ExpertId, _Batch] = {}
+        self._now = 0.0
+        self.version = 0
+        """Grows with every change: an end announced before a change no longer holds."""
+
+    def start(self, request: int, expert: ExpertId, work: float, now: float) -> None:
+        self._advance(now)
+        key = expert if self._model.sharing == "turns" else ""
+        batch = self._batches.get(key)
+        if batch is None:
+            batch = self._batches[key] = _Batch()
+        heapq.heappush(batch.ends, (batch.clock + work, request))
+        self._changed()
+
+    def next_end(self) -> float:
+        """When the next request ends if nothing changes; ``inf`` when none runs."""
+        left = min(((b.ends[0][0] - b.clock) / b.rate for b in self._batches.values()), default=math.inf)
+        return self._now + max(0.0, left)
+
+    def end(self, now: float) -> list[int]:
+        """Take out the requests that end at ``now``, which ``next_end`` announced: at least one."""
+        self._advance(now)
+        next_batch = min(self._batches.values(), key=lambda b: (b.ends[0][0] - b.clock) / b.rate)
+        next_batch.clock = max(next_batch.clock, next_batch.ends[0][0])
+        ended: list[int] = []
+        for key, batch in list(self._batches.items()):
+            while batch.ends and batch.ends[0][0] <= batch.clock + CLOSE:
+                ended.append(heapq.heappop(batch.ends)[1])
+            if not batch.ends:
+                del self._batches[key]
+        self._changed()
+        return sorted(ended)
+
+    def _advance(self, now: float) -> None:
+        passed = now - self._now
+        if passed > 0.0:
+            for batch in self._batches.values():
+                batch.clock += batch.rate * passed
+            self._now = now
+
+    def _changed(self) -> None:
+        self.version += 1
+        if self._model.sharing == "none":
+            return
+        for batch in self._batches.values():
+            batch.rate = batch_speed(len(batch.ends)) / len(self._batches)
+
+
+def batch_speed(size: int) -> float:
+    """Speed of each request in a batch, against running alone."""
+    return _SPEEDS[size] if size < len(_SPEEDS) else size ** (BATCH_EXPONENT - 1.0)
+
+
+_SPEEDS = tuple(size ** (BATCH_EXPONENT - 1.0) if size else 1.0 for size in range(257))

