@@ -159,6 +159,18 @@ async def test_closing_a_stream_frees_the_engine(slot: InPlaceEngine) -> None:
     await slot.ensure_ready("b")
 
 
+async def test_a_swap_that_was_cancelled_leaves_no_wrong_weights(slot: InPlaceEngine) -> None:
+    await slot.ensure_ready("a")
+    before = await answer(slot, "a")
+    for delay_s in (0.0, 0.05, 0.2):
+        swap = asyncio.create_task(slot.ensure_ready("b"))
+        await asyncio.sleep(delay_s)
+        swap.cancel()
+        await asyncio.gather(swap, return_exceptions=True)
+        await slot.ensure_ready("a")
+        assert (await answer(slot, "a"))["choices"] == before["choices"]
+
+
 async def running_requests(engine: InPlaceEngine) -> float:
     session = engine._life.server._client._open()
     async with session.get("http://vllm/metrics") as response:

@@ -19,7 +19,9 @@ from coe.engines.http import Rename
 from coe.engines.providers import checked_arguments, import_litellm
 from coe.engines.remote import api_url
 from coe.errors import CoeError, ConfigError, EngineError, ExpertRefused
-from coe.registry.models import Expert, RemoteHost
+from coe.registry.models import Expert, RemoteHost, VllmHost
+from coe.testing.fake_vllm import FakeVllm
+from coe.testing.tiny_models import TinyFamily
 from coe.types import Engine, EngineCall
 
 CALL = EngineCall("chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "model": "coe"})
@@ -150,6 +152,44 @@ async def test_a_server_that_is_not_there_is_an_engine_error(tmp_path: Path) -> 
         await whole(engine)
     assert "experts.yaml" in str(failed.value.hint)
     await engine.stop()
+
+
+async def test_a_vllm_server_of_others_that_went_away_is_noticed_and_found_again(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    server = TestServer(FakeVllm("theirs", str(tiny_family.a)).application())
+    await server.start_server()
+    host = VllmHost(id="far", url=str(server.make_url("/")), device="cpu")
+    engine = build_engine(host, (Expert(id="a", host="far", model="theirs"),), tmp_path)
+    port = server.port
+    await engine.ensure_ready("a")
+    call = EngineCall("completions", {"prompt": "Once"})
+    await (await engine.ask("a", call)).aclose()
+    await server.close()
+    with pytest.raises(EngineError, match="did not answer"):
+        await engine.ask("a", call)
+    assert (engine.stats().state, engine.stats().awake) == ("failed", ())
+    with pytest.raises(EngineError, match="did not answer"):
+        await engine.ensure_ready("a")
+    again = TestServer(FakeVllm("theirs", str(tiny_family.a)).application(), port=port)
+    await again.start_server()
+    await engine.ensure_ready("a")
+    await (await engine.ask("a", call)).aclose()
+    await engine.stop()
+    await again.close()
+
+
+async def test_a_vllm_server_of_others_with_another_model_is_refused(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    server = TestServer(FakeVllm("theirs", str(tiny_family.a)).application())
+    await server.start_server()
+    host = VllmHost(id="far", url=str(server.make_url("/v1")), device="cpu")
+    engine = build_engine(host, (Expert(id="b", host="far", model=str(tiny_family.b)),), tmp_path)
+    with pytest.raises(EngineError, match="serves theirs, not"):
+        await engine.start()
+    await engine.stop()
+    await server.close()
 
 
 async def test_a_server_that_says_nothing_for_too_long_is_an_engine_error(api: Api, tmp_path: Path) -> None:

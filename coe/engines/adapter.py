@@ -89,7 +89,7 @@ class AdapterEngine:
 
     def _admit(self, spec: Expert) -> ModelSource:
         """Where the expert's weights are. Raises EngineError when they do not belong on this host."""
-        base, source = resolve_model(self._host.base, self._root), resolve_model(spec.model, self._root)
+        source, base = self._resolve(spec.model), self._resolve(self._host.base)
         if source != base:
             raise EngineError(
                 f"{self.id}: {spec.id} has the model {spec.model}, but the base of its host is"
@@ -99,6 +99,9 @@ class AdapterEngine:
         if spec.adapter is None:
             return source
         return resolve_adapter(spec.adapter, self._root, self._host.max_rank)
+
+    def _resolve(self, model: str) -> ModelSource:
+        return resolve_model(model, self._root, elsewhere=self._host.url is not None)
 
     async def _require_process(self) -> None:
         if self._life.alive:
@@ -112,7 +115,7 @@ class AdapterEngine:
             raise
 
     async def _connect(self) -> VllmServer:
-        base = resolve_model(self._host.base, self._root)
+        base = self._resolve(self._host.base)
         if self._host.url is not None:
             return await self._join(self._host.url)
         name = f"coe-{self.id}"

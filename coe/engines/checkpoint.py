@@ -35,17 +35,20 @@ class ModelSource:
         return cls(str(folder), folder, "-".join(f"{s.st_size}.{s.st_mtime_ns}" for s in stats))
 
 
-def resolve_model(model: str, root: Path) -> ModelSource:
+def resolve_model(model: str, root: Path, elsewhere: bool = False) -> ModelSource:
     """Where ``model`` of experts.yaml is; ``root`` is the folder of experts.yaml.
 
     An existing folder is taken first. What is missing is a hub id only if written ``hf:org/name``, or
     ``org/name`` with no folder ``org`` and not below ``models/``; else the folder is missing: an error.
+    For a server that is not ours (``elsewhere``) it is whatever that server calls it.
     """
     if model.startswith("hf:"):
         return ModelSource(model.removeprefix("hf:"), None)
     folder = (root / Path(model).expanduser()).resolve()
     if folder.is_dir():
         return ModelSource.of(folder)
+    if elsewhere:
+        return ModelSource(model, None)
     parts = Path(model).parts
     if len(parts) == 2 and parts[0] not in {".", "..", "/", "~", "models"} and not (root / parts[0]).exists():
         return ModelSource(model, None)

@@ -22,6 +22,7 @@ CONNECT_TIMEOUT_S = 10.0
 MAX_ERROR_BYTES = 65_536
 OURS_TO_FIX = frozenset({401, 402, 403, 404, 405, 408})
 """Upstream's 4xx that a client of ours cannot mend: our key, our model name, our URL."""
+UNREACHABLE = "engine_unreachable"
 STREAM_ERROR = b'data: {"error"'
 
 
@@ -171,7 +172,7 @@ class HttpAnswer:
 
 def lost(name: str, error: BaseException, hint: str | None = None) -> EngineError:
     what = "took too long" if isinstance(error, TimeoutError) else (str(error) or type(error).__name__)
-    return EngineError(f"{name} did not answer: {what}", hint=hint)
+    return EngineError(f"{name} did not answer: {what}", code=UNREACHABLE, hint=hint)
 
 
 def refusal(upstream: Upstream, status: int, raw: bytes, retry_after: str | None = None) -> CoeError:

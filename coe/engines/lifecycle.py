@@ -36,10 +36,9 @@ class Lifecycle:
     def server(self) -> VllmServer:
         """Raises EngineError when there is none, or it has died."""
         if self._server is None or not self._server.alive:
-            raise EngineError(
-                f"{self._name} is not running{f': {self.last_error}' if self.last_error else '.'}",
-                code="engine_not_running",
-            )
+            # Only the first line: the end of a log is for whoever starts engines, not for their clients.
+            why = self.last_error.partition("\n")[0] if self.last_error else "it was not started"
+            raise EngineError(f"{self._name} is not running: {why}", code="engine_not_running")
         return self._server
 
     @property

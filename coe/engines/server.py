@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from coe.engines.canary import Fingerprint, fingerprint, question
-from coe.engines.http import HttpAnswer, HttpClient, Rename, Upstream
+from coe.engines.http import UNREACHABLE, HttpAnswer, HttpClient, Rename, Upstream
 from coe.engines.launch import SERVER_KEEPALIVE_S, Launch
 from coe.engines.process import LogFile, ManagedProcess
 from coe.errors import EngineError
@@ -39,6 +39,7 @@ class VllmServer:
         self, name: str, client: HttpClient, process: ManagedProcess | None, home: Path | None
     ) -> None:
         self.name, self._client, self._process, self._home = name, client, process, home
+        self._unreachable = False
 
     @classmethod
     async def launch(cls, name: str, command: Callable[[Path], Launch], log: Path) -> VllmServer:
@@ -78,7 +79,8 @@ class VllmServer:
 
     @property
     def alive(self) -> bool:
-        return self._process is None or self._process.running
+        """Whether the process runs; a server that is not ours is alive until a request does not reach it."""
+        return self._process.running if self._process else not self._unreachable
 
     async def died(self) -> EngineError:
         """Wait until the process ends by itself, and say how. Never returns for a server not ours."""
@@ -122,9 +124,12 @@ class VllmServer:
     async def ask(self, call: EngineCall, shown: str, model: str | None = None) -> HttpAnswer:
         """Pass ``call`` on. ``shown`` is the expert's id, ``model`` an adapter's name instead of ours."""
         served = model or self.name
-        return await self._client.ask(
-            f"/v1/{call.endpoint}", {**call.body, "model": served}, Rename(served, shown)
-        )
+        body = {**call.body, "model": served}
+        try:
+            return await self._client.ask(f"/v1/{call.endpoint}", body, Rename(served, shown))
+        except EngineError as error:
+            self._unreachable = error.code == UNREACHABLE
+            raise
 
     async def models(self) -> list[dict[str, Any]]:
         return list((await self._client.get("/v1/models"))["data"])
@@ -149,8 +154,8 @@ class VllmServer:
         undefined. Generation is resumed on every path, so that nothing hangs.
         """
         mark = self._process.log.trim() if self._process else 0
-        await self._client.post("/pause?mode=wait")
         try:
+            await self._client.post("/pause?mode=wait")
             await self.reload_weights(weights)
         finally:
             await self._client.post("/resume")

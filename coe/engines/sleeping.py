@@ -114,7 +114,7 @@ class SleepEngine:
 
     async def _raise_up(self, spec: Expert, place: _Place) -> None:
         """Cold or asleep to awake, then the canary."""
-        source = resolve_model(spec.model, self._root)
+        source = resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)
         level, trusted = place.asleep, place.proven
         place.proven = False
         if place.life.alive and trusted:

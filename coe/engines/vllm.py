@@ -101,7 +101,7 @@ class InPlaceEngine:
 
     def _admit(self, spec: Expert) -> ModelSource:
         """Where the expert's checkpoint is. Raises EngineError when this slot must not load it."""
-        source = resolve_model(spec.model, self._root)
+        source = resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)
         if source.folder is not None:
             checkpoint = Checkpoint.read(source.folder)
             if self._swapping:
@@ -112,7 +112,7 @@ class InPlaceEngine:
 
     async def _boot(self, spec: Expert) -> None:
         self._loaded = self._awake = None
-        source = resolve_model(spec.model, self._root)
+        source = resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)
         async with self._loading(spec, source):
             await self._life.boot(lambda: self._connect(spec, source), self._host.start_timeout_s)
             self._started_with = Checkpoint.read(source.folder) if source.folder else None
