@@ -58,5 +58,26 @@ def compress(folder: Path) -> None:
         click.echo(f"{target.stem}: {source.stat().st_size:,} -> {size:,} bytes")
 
 
+@main.command()
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("var/training"), show_default=True)
+@click.option("--base", type=click.Path(path_type=Path), default=Path("models/base"), show_default=True)
+@click.option("--questions", default=100, show_default=True, help="Held-out questions of each skill.")
+def score(folder: Path, base: Path, questions: int) -> None:
+    """Accuracy of each adapter before (trained, float32) and after (packed, ternary) compression."""
+    from coe.examples.prepare import SHIPPED
+    from coe.examples.questions import HELD_OUT_SEED, distinct_questions
+    from coe.examples.score import accuracy
+
+    click.echo("| skill | before | after | bytes before | bytes after |\n|---|---|---|---|---|")
+    for skill in all_skills():
+        trained, shipped = folder / skill.name, SHIPPED / f"{skill.name}.safetensors"
+        asked = distinct_questions(skill, "test", questions, HELD_OUT_SEED)
+        before = accuracy(base, trained, skill, asked) if trained.exists() else None
+        after = accuracy(base, shipped, skill, asked)
+        size = (trained / "adapter_model.safetensors").stat().st_size if trained.exists() else None
+        shown = "not trained here" if before is None else f"{before:.2f}"
+        click.echo(f"| {skill.name} | {shown} | {after:.2f} | {size or '-'} | {shipped.stat().st_size} |")
+
+
 if __name__ == "__main__":
     main()

@@ -30,7 +30,7 @@ LOG = logging.getLogger(__name__)
 class Recipe:
     """How a specialist is trained. ``ternary_from``: share of the steps after which weights are ternary."""
 
-    steps: int = 240
+    steps: int = 180
     batch: int = 32
     rank: int = 16
     alpha: int = 32
@@ -49,7 +49,7 @@ class Recipe:
         return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-STEPS: dict[str, int] = {}
+STEPS = {"json": 60, "sql": 60, "regex": 110, "letters": 150, "sorting": 170, "calendar": 170, "logic": 170}
 """Skills that need another number of steps than the recipe's."""
 
 
