@@ -53,8 +53,8 @@ class Outcome:
     """What happened. Times in seconds of virtual time; ``inf`` where it never did (rejected).
 
     ``switching_s``: time with a load, wake or sleep under way, summed over hosts. ``gb_seconds``: integral
-    of the weights that hosts held. ``decision_s``: processor time of this thread inside ``Scheduler.step``, in ``steps``
-    calls: what else the machine does does not count.
+    of the weights that hosts held. ``decision_s``: processor time of this thread inside ``Scheduler.step``
+    (what else the machine does is left out), in ``steps`` calls.
     """
 
     granted: list[float]
@@ -133,7 +133,9 @@ class Simulation:
                 self._tell(Arrived(str(following), experts[following]))
                 following += 1
             elif next_tick == math.inf or idle_ticks > MAX_IDLE_TICKS:
-                raise StuckError(f"policy {self._policy_name!r} leaves {self._open} requests waiting for ever")
+                raise StuckError(
+                    f"policy {self._policy_name!r} leaves {self._open} requests waiting for ever"
+                )
             else:
                 self._now = max(self._now, next_tick)
                 self._tell(Tick())

@@ -73,7 +73,7 @@ def synthetic_trace(text: str, seed: int) -> Trace:
     times = ARRIVALS[kind](spec, random)
     if spec.service:
         service = random.exponential(spec.service, spec.n)
-        rows = [TraceRow(float(t), i + 1, service_s=float(s)) for i, (t, s) in enumerate(zip(times, service))]
+        rows = [TraceRow(float(t), i + 1, service_s=float(service[i])) for i, t in enumerate(times)]
     else:
         tokens_in, tokens_out = (_tokens(mean, spec, random) for mean in (spec.input, spec.output))
         rows = [
@@ -121,7 +121,8 @@ def _diurnal(spec: SyntheticSpec, random: np.random.Generator) -> NDArray[np.flo
     horizon = events[-1] / spec.rate + spec.period
     grid = np.linspace(0.0, horizon, max(10_000, int(200 * horizon / spec.period)))
     mass = spec.rate * (grid + spec.depth / pulse * (1.0 - np.cos(pulse * grid)))
-    return np.interp(events, mass, grid)
+    times: NDArray[np.float64] = np.interp(events, mass, grid)
+    return times
 
 
 ARRIVALS: Mapping[str, Callable[[SyntheticSpec, np.random.Generator], NDArray[np.float64]]] = {

@@ -130,7 +130,9 @@ def _read_mooncake(lines: Sequence[str], path: Path, column: str | None) -> Iter
             raise TraceError(f"{path}:{line}: not a JSON object", hint="a Mooncake trace is JSONL")
         label = record.get(column) if column else None
         if column and label in (None, ""):
-            raise TraceError(f"{path}:{line}: no {column!r}", hint="--assign column:NAME needs it in every line")
+            raise TraceError(
+                f"{path}:{line}: no {column!r}", hint="--assign column:NAME needs it in every line"
+            )
         yield TraceRow(
             t=_number(record.get("timestamp"), "timestamp", path, line) / 1000.0,
             line=line,
@@ -172,7 +174,8 @@ class _Table:
         for name in required:
             if name not in self._names:
                 raise TraceError(
-                    f"{path}:1: no column {name!r}", hint=f"its columns are {', '.join(self._names) or 'none'}"
+                    f"{path}:1: no column {name!r}",
+                    hint=f"its columns are {', '.join(self._names) or 'none'}",
                 )
 
     def rows(self) -> Iterator[tuple[int, Columns]]:

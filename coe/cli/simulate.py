@@ -1,0 +1,107 @@
+"""``coe simulate``: the scheduler in virtual time, on a trace of requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from coe.simulate.trace import TraceFormat
+
+Value = TypeVar("Value", int, float)
+
+FORMATS = ("azure", "mooncake", "csv")
+
+
+def _numbers(kind: Callable[[str], Value], example: str) -> Callable[..., tuple[Value, ...]]:
+    """A click callback for numbers between commas."""
+
+    def parse(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[Value, ...]:
+        try:
+            return tuple(kind(part) for part in (text or "").split(",") if part.strip())
+        except ValueError:
+            raise click.BadParameter(
+                f"{text!r} is not numbers between commas, for example {example}"
+            ) from None
+
+    return parse
+
+
+def _names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+@click.command()
+@click.option("--trace", required=True, help="A file, or synthetic:poisson|bursty|diurnal:n=10000,rate=2.")
+@click.option(
+    "--format", "trace_format", type=click.Choice(FORMATS), help="Of the file; default: by content."
+)
+@click.option("--assign", help="zipf:S or column:NAME; default: the file's expert column, else zipf:1.0.")
+@click.option("--experts", type=int, help="Pool size for zipf. [default: 16]")
+@click.option("--slots", callback=_numbers(int, "1,2,4"), help="Hosts, one expert each. [default: 2]")
+@click.option("--registry", type=click.Path(path_type=Path), help="Hosts and experts from experts.yaml.")
+@click.option("--preset", help="h100, a100, sn40l or cpu. [default: h100, or cpu by the registry]")
+@click.option(
+    "--load", "loads", callback=_numbers(float, ".3,.6,.9"), help="Work over capacity; as recorded."
+)
+@click.option(
+    "--slo", "slo_s", type=float, default=20.0, show_default=True, help="Seconds to the last token."
+)
+@click.option("--policies", callback=_names, help="Names between commas. [default: all]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--max-batch", type=int, default=16, show_default=True, help="Requests together on a slot.")
+@click.option("--exact-limit", type=float, default=60.0, show_default=True, help="Solver effort; 0: off.")
+@click.option("--json", "json_out", type=click.Path(path_type=Path, allow_dash=True), help="File, or - .")
+@click.option("--report", type=click.Path(path_type=Path), help="HTML page; its plots go beside it as PNG.")
+def main(
+    trace: str,
+    trace_format: TraceFormat | None,
+    assign: str | None,
+    experts: int | None,
+    slots: tuple[int, ...],
+    registry: Path | None,
+    preset: str | None,
+    loads: tuple[float, ...],
+    slo_s: float,
+    policies: tuple[str, ...],
+    seed: int,
+    max_batch: int,
+    exact_limit: float,
+    json_out: Path | None,
+    report: Path | None,
+) -> None:
+    """Run the scheduling policies on a trace in virtual time: goodput, latency, swaps, and bounds.
+
+    Several --load or --slots values are swept. docs/simulate.md explains formats, model and figures.
+    """
+    from coe.simulate.report import as_json, as_text, write_report
+    from coe.simulate.study import StudyPlan, run_study
+
+    plan = StudyPlan(
+        trace=trace,
+        trace_format=trace_format,
+        assignment=assign,
+        experts=experts,
+        slots=slots,
+        registry=registry,
+        preset=preset,
+        loads=loads,
+        slo_s=slo_s,
+        policies=policies,
+        seed=seed,
+        max_batch=max_batch,
+        exact_limit=exact_limit,
+    )
+    study = run_study(plan, progress=lambda text: click.echo(text, err=True))
+    figures = json.dumps(as_json(study), indent=1)
+    to_stdout = str(json_out) == "-"
+    click.echo(figures if to_stdout else as_text(study))
+    if json_out and not to_stdout:
+        json_out.write_text(figures + "\n", encoding="utf-8")
+    if report:
+        picture = write_report(study, report)
+        click.echo(f"wrote {report} and {picture}", err=True)

@@ -1,0 +1,252 @@
+"""A study for people and programmes: JSON rows, a table, an HTML page and its plots."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coe.simulate.bounds import LowerBounds
+from coe.simulate.errors import SimulationError
+from coe.simulate.exact import Exact
+from coe.simulate.metrics import Row
+from coe.simulate.study import ScenarioResult, Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ENOUGH_GOODPUT = 0.9
+
+MEANING = {
+    "lb1": "mean latency: every request alone at full speed, plus the first load of each expert",
+    "lb2": "hosts needed at least: work at full batches and one load of each expert, per second",
+    "lb3": "mean latency: one machine as fast as all hosts, shortest remaining work first",
+    "lb4": "longest wait: place-time that keeping or reloading experts needs if no request waits longer",
+    "exact": "least mean latency, knowing the future (small instances; null where not proved)",
+}
+
+
+def as_json(study: Study) -> dict[str, Any]:
+    """``bounds`` are those of the first scenario; ``scenarios`` has them for each load and host count."""
+    scenarios = [_scenario_json(scenario) for scenario in study.scenarios]
+    return {
+        "rows": [asdict(row) for row in study.rows],
+        "bounds": scenarios[0]["bounds"],
+        "scenarios": scenarios,
+        "meta": {
+            "trace": study.trace.name,
+            "format": study.trace.format,
+            "requests": len(study.trace.rows),
+            "experts": study.experts,
+            "assign": study.assignment,
+            "preset": study.preset,
+            "slo_s": study.plan.slo_s,
+            "seed": study.plan.seed,
+            "max_batch": study.plan.max_batch,
+            "bounds": MEANING,
+        },
+    }
+
+
+def _scenario_json(scenario: ScenarioResult) -> dict[str, Any]:
+    return {
+        "slots": scenario.slots,
+        "load": scenario.load,
+        "bounds": {**asdict(scenario.bounds), "exact": scenario.exact.mean},
+        "exact": asdict(scenario.exact),
+        "free_switching": asdict(scenario.free),
+    }
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    cell: Callable[[Row], str]
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+COLUMNS: Sequence[_Column] = (
+    _Column("policy", lambda row: row.policy),
+    _Column("goodput", lambda row: f"{row.goodput:.3f}"),
+    _Column("mean s", lambda row: _seconds(row.mean)),
+    _Column("p50 s", lambda row: _seconds(row.p50)),
+    _Column("p99 s", lambda row: _seconds(row.p99)),
+    _Column("max wait s", lambda row: _seconds(row.max_wait)),
+    _Column("swaps/1k", lambda row: f"{row.swaps_per_1k:.1f}"),
+    _Column("switching", lambda row: f"{row.switching_share:.1%}"),
+    _Column("memory GB", lambda row: f"{row.memory_gb:.1f}"),
+    _Column("rejected", lambda row: str(row.rejected)),
+    _Column("us/decision", lambda row: f"{row.decision_us:.0f}"),
+)
+
+
+def as_text(study: Study) -> str:
+    """One table for each load and number of hosts, each with its bounds, then how many hosts suffice."""
+    blocks = [_block(scenario) for scenario in study.scenarios]
+    enough = list(_enough(study))
+    return "\n\n".join(blocks + (["\n".join(enough)] if enough else []))
+
+
+def _block(scenario: ScenarioResult) -> str:
+    lines = [_title(scenario), *_aligned([c.title for c in COLUMNS], _cells(scenario))]
+    return "\n".join([*lines, *_bound_lines(scenario.bounds, scenario.exact)])
+
+
+def _title(scenario: ScenarioResult) -> str:
+    return f"load {scenario.load:.2f}, {_hosts(scenario.slots)}"
+
+
+def _hosts(count: int) -> str:
+    return f"{count} host" if count == 1 else f"{count} hosts"
+
+
+def _cells(scenario: ScenarioResult) -> list[list[str]]:
+    rows = [[column.cell(row) for column in COLUMNS] for row in scenario.rows]
+    free = [column.cell(scenario.free) for column in COLUMNS]
+    return [*rows, [f"{free[0]}, free switching", *free[1:]]]
+
+
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(len(cells[i]) for cells in (header, *rows)) for i in range(len(header))]
+    for cells in (header, *rows):
+        first, *others = (cell for cell in cells)
+        padded = [other.rjust(width) for other, width in zip(others, widths[1:], strict=True)]
+        yield "  ".join([first.ljust(widths[0]), *padded])
+
+
+def _bound_lines(bounds: LowerBounds, exact: Exact) -> list[str]:
+    best = "-" if exact.mean is None else f"{exact.mean:.2f} s"
+    proved = f", proved >= {exact.bound:.2f} s" if exact.mean is None and exact.bound is not None else ""
+    return [
+        f"bounds: mean >= {bounds.lb1:.2f} s (lb1), >= {bounds.lb3:.2f} s (lb3); "
+        f"max wait >= {bounds.lb4:.2f} s (lb4); hosts >= {bounds.lb2:.2f} (lb2)",
+        f"exact optimum of the mean: {best} ({exact.status}{proved})",
+    ]
+
+
+def _enough(study: Study) -> Iterator[str]:
+    """With several numbers of hosts: the least that reaches the goodput."""
+    counts = sorted({scenario.slots for scenario in study.scenarios})
+    if len(counts) < 2:
+        return
+    yield f"hosts needed for a goodput of {ENOUGH_GOODPUT:g} (of {', '.join(map(str, counts))})"
+    blocks = len(study.scenarios) // len(counts)
+    for block in range(blocks):
+        scenarios = study.scenarios[block * len(counts) : (block + 1) * len(counts)]
+        for index, first in enumerate(scenarios[0].rows):
+            reached = [s.slots for s in scenarios if s.rows[index].goodput >= ENOUGH_GOODPUT]
+            answer = str(min(reached)) if reached else "more"
+            yield f"  {first.policy}, work {first.load * scenarios[0].slots:.2f} hosts: {answer}"
+
+
+PLOTS: Mapping[str, Callable[[Row], float | None]] = {
+    "goodput": lambda row: row.goodput,
+    "mean latency (s)": lambda row: row.mean,
+    "p99 latency (s)": lambda row: row.p99,
+    "longest wait (s)": lambda row: row.max_wait,
+    "swaps per 1,000 requests": lambda row: row.swaps_per_1k,
+    "share of time switching": lambda row: row.switching_share,
+}
+
+
+def plot_png(study: Study) -> bytes:
+    """Six panels: lines over load or hosts where there are several, else bars. Needs matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise SimulationError(
+            "plots need matplotlib, which is not installed",
+            hint="pip install matplotlib, or leave out --report",
+        ) from None
+    figure = Figure(figsize=(13, 7.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for index, (title, value) in enumerate(PLOTS.items()):
+        axes = figure.add_subplot(2, 3, index + 1)
+        axes.set_title(title)
+        (_bars if len(study.scenarios) == 1 else _lines)(axes, study, value)
+        axes.grid(True, alpha=0.3)
+    if len(study.scenarios) > 1:
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _bars(axes: Axes, study: Study, value: Callable[[Row], float | None]) -> None:
+    rows = [*study.scenarios[0].rows][::-1]
+    axes.barh([row.policy for row in rows], [value(row) or 0.0 for row in rows])
+
+
+def _lines(axes: Axes, study: Study, value: Callable[[Row], float | None]) -> None:
+    by_hosts = len({scenario.slots for scenario in study.scenarios}) > 1
+    axes.set_xlabel("hosts" if by_hosts else "load")
+    for index, first in enumerate(study.scenarios[0].rows):
+        points = [
+            (float(scenario.slots if by_hosts else scenario.load), value(scenario.rows[index]))
+            for scenario in study.scenarios
+        ]
+        known = sorted((x, y) for x, y in points if y is not None)
+        axes.plot([x for x, _ in known], [y for _, y in known], marker="o", label=first.policy)
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>coe simulate: {trace}</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }}
+table {{ border-collapse: collapse; margin: .5rem 0; }}
+th, td {{ padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }}
+th:first-child, td:first-child {{ text-align: left; }}
+img {{ max-width: 100%; }}
+</style></head><body>
+<h1>coe simulate</h1>
+<p>{summary}</p>
+<img alt="goodput, latency, waiting, swaps of each policy" src="data:image/png;base64,{png}">
+{tables}
+<h2>Bounds</h2><ul>{meaning}</ul>
+</body></html>
+"""
+
+
+def write_report(study: Study, path: Path) -> Path:
+    """The page at ``path`` (nothing in it is loaded from elsewhere), and its plots as a PNG beside it."""
+    png = plot_png(study)
+    picture = path.with_suffix(".png")
+    picture.write_bytes(png)
+    path.write_text(as_html(study, png), encoding="utf-8")
+    return picture
+
+
+def as_html(study: Study, png: bytes) -> str:
+    summary = (
+        f"{study.trace.name} ({study.trace.format}): {len(study.trace.rows)} requests, "
+        f"{study.experts} experts by {study.assignment}, hardware {study.preset}, "
+        f"SLO {study.plan.slo_s:g} s, seed {study.plan.seed}"
+    )
+    tables = [_html_table(scenario) for scenario in study.scenarios]
+    enough = [f"<p>{html.escape(line)}</p>" for line in _enough(study)]
+    meaning = "".join(f"<li><b>{name}</b>: {html.escape(text)}</li>" for name, text in MEANING.items())
+    return PAGE.format(
+        trace=html.escape(study.trace.name),
+        summary=html.escape(summary),
+        png=base64.b64encode(png).decode(),
+        tables="\n".join(tables + enough),
+        meaning=meaning,
+    )
+
+
+def _html_table(scenario: ScenarioResult) -> str:
+    header = "".join(f"<th>{html.escape(column.title)}</th>" for column in COLUMNS)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+        for cells in _cells(scenario)
+    )
+    notes = "<br>".join(html.escape(line) for line in _bound_lines(scenario.bounds, scenario.exact))
+    return f"<h2>{_title(scenario)}</h2><table><tr>{header}</tr>{body}</table><p>{notes}</p>"

@@ -1,0 +1,208 @@
+"""From what was asked for to rows: every policy on every load and number of slots, with bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from coe.pool.policies import POLICIES, make_policy
+from coe.registry.models import Pool, Registry, VllmHost
+from coe.simulate.bounds import LowerBounds, lower_bounds
+from coe.simulate.cluster import DEFAULT_BATCH, Cluster, registry_cluster, slots_cluster
+from coe.simulate.driver import Simulation
+from coe.simulate.errors import SimulationError
+from coe.simulate.exact import Exact, solve_exact
+from coe.simulate.hardware import find_preset
+from coe.simulate.metrics import Row, measure
+from coe.simulate.synthetic import PREFIX, synthetic_trace
+from coe.simulate.trace import Trace, TraceFormat, read_trace
+from coe.simulate.workload import (
+    Assignment,
+    Workload,
+    assign,
+    build_workload,
+    default_experts,
+    labels_of,
+    parse_assignment,
+)
+from coe.types import ExpertId
+
+DEFAULT_EXPERTS, DEFAULT_SLOTS = 16, 2
+REFERENCE_POLICY = "coe"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What to simulate; ``None`` means: the default that fits the trace or the registry.
+
+    ``trace`` is a path or ``synthetic:...``. ``loads`` refer to the first of ``slots``: the other numbers of
+    slots get the same arrivals. ``exact_limit`` bounds the solver's deterministic time; 0 switches it off.
+    """
+
+    trace: str
+    trace_format: TraceFormat | None = None
+    assignment: str | None = None
+    experts: int | None = None
+    slots: tuple[int, ...] = ()
+    registry: Path | None = None
+    preset: str | None = None
+    loads: tuple[float, ...] = ()
+    slo_s: float = 20.0
+    policies: tuple[str, ...] = ()
+    seed: int = 0
+    max_batch: int = DEFAULT_BATCH
+    exact_limit: float = 60.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One workload on one cluster."""
+
+    cluster: Cluster
+    workload: Workload
+
+    @property
+    def load(self) -> float:
+        return self.workload.load(self.cluster)
+
+
+@dataclass(frozen=True)
+class ScenarioResult:
+    """``free`` is the row of the reference policy on the same machine with free switching."""
+
+    slots: int
+    load: float
+    rows: tuple[Row, ...]
+    free: Row
+    bounds: LowerBounds
+    exact: Exact
+
+
+@dataclass(frozen=True)
+class Study:
+    plan: StudyPlan
+    trace: Trace
+    preset: str
+    assignment: str
+    experts: int
+    scenarios: tuple[ScenarioResult, ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(row for scenario in self.scenarios for row in scenario.rows)
+
+
+def run_study(plan: StudyPlan, progress: Progress = lambda _: None) -> Study:
+    """Everything in ``plan``; the same plan gives the same figures, ``decision_us`` apart.
+
+    Raises :class:`coe.errors.ConfigError` for what cannot be simulated as asked.
+    """
+    _check(plan)
+    registry = _registry(plan)
+    assignment = _assignment(plan)
+    trace = _trace(plan, assignment)
+    if assignment is None:
+        assignment = Assignment("column", "expert") if trace.labelled else Assignment("zipf")
+    experts = _experts(plan, registry, trace, assignment, progress)
+    preset = find_preset(plan.preset or _default_preset(registry))
+    labels = assign(trace, assignment, experts, plan.seed)
+    clusters = (
+        [registry_cluster(registry, preset)]
+        if registry
+        else [slots_cluster(experts, k, preset, plan.max_batch) for k in plan.slots or (DEFAULT_SLOTS,)]
+    )
+    results = [
+        _run_scenario(scenario, plan, progress) for scenario in _scenarios(plan, clusters, trace, labels)
+    ]
+    shown = f"column:{assignment.column}" if assignment.column else f"zipf:{assignment.exponent:g}"
+    return Study(plan, trace, preset.name, shown, len(experts), tuple(results))
+
+
+def _check(plan: StudyPlan) -> None:
+    for name in plan.policies:
+        make_policy(Pool(hosts=(), policy=name))
+    if plan.registry and (plan.slots or plan.experts):
+        raise SimulationError(
+            "--registry brings its own hosts and experts",
+            hint="leave --slots and --experts out, or --registry",
+        )
+    if any(load <= 0 for load in plan.loads) or plan.slo_s <= 0:
+        raise SimulationError("--load and --slo must be above 0", hint="for example --load 0.9 --slo 20")
+    if any(k < 1 for k in plan.slots) or (plan.experts is not None and plan.experts < 1):
+        raise SimulationError("--slots and --experts must be 1 or more", hint="for example --slots 1,2,4")
+
+
+def _registry(plan: StudyPlan) -> Registry | None:
+    from coe.registry.load import load_registry
+
+    return load_registry(plan.registry) if plan.registry else None
+
+
+def _assignment(plan: StudyPlan) -> Assignment | None:
+    return parse_assignment(plan.assignment) if plan.assignment else None
+
+
+def _trace(plan: StudyPlan, assignment: Assignment | None) -> Trace:
+    column = assignment.column if assignment else None
+    if not plan.trace.startswith(PREFIX):
+        return read_trace(Path(plan.trace), plan.trace_format, column)
+    if column:
+        raise SimulationError("a synthetic trace has no columns", hint="use --assign zipf:1.0")
+    return synthetic_trace(plan.trace, plan.seed)
+
+
+def _experts(
+    plan: StudyPlan, registry: Registry | None, trace: Trace, assignment: Assignment, progress: Progress
+) -> tuple[ExpertId, ...]:
+    """The pool, most popular first where the trace names its experts."""
+    if registry:
+        return tuple(expert.id for expert in registry.experts)
+    if assignment.kind == "zipf":
+        return default_experts(plan.experts or DEFAULT_EXPERTS)
+    named = labels_of(trace)
+    if plan.experts and plan.experts != len(named):
+        progress(f"note: the trace names {len(named)} experts; --experts {plan.experts} is not used")
+    return named
+
+
+def _default_preset(registry: Registry | None) -> str:
+    hosts = registry.pool.hosts if registry else ()
+    return "cpu" if any(isinstance(host, VllmHost) and host.device == "cpu" for host in hosts) else "h100"
+
+
+def _scenarios(
+    plan: StudyPlan, clusters: list[Cluster], trace: Trace, labels: tuple[ExpertId, ...]
+) -> Iterator[Scenario]:
+    recorded = build_workload(trace, labels, clusters[0])
+    if not plan.loads:
+        yield from (Scenario(cluster, recorded) for cluster in clusters)
+    for load in plan.loads:
+        scaled = recorded.scaled_to(load, clusters[0])
+        yield from (Scenario(cluster, scaled) for cluster in clusters)
+
+
+def _run_scenario(scenario: Scenario, plan: StudyPlan, progress: Progress) -> ScenarioResult:
+    rows = []
+    for name in plan.policies or tuple(POLICIES):
+        progress(f"{name}: load {scenario.load:.2f}, {len(scenario.cluster.hosts)} hosts")
+        rows.append(_run_policy(name, scenario, plan.slo_s))
+    free = replace(scenario, cluster=scenario.cluster.without_switching_costs())
+    reference = REFERENCE_POLICY if REFERENCE_POLICY in POLICIES else next(iter(POLICIES))
+    best = min((row.mean for row in rows if row.mean is not None and not row.rejected), default=None)
+    return ScenarioResult(
+        slots=len(scenario.cluster.hosts),
+        load=scenario.load,
+        rows=tuple(rows),
+        free=_run_policy(reference, free, plan.slo_s),
+        bounds=lower_bounds(scenario.workload, scenario.cluster),
+        exact=solve_exact(scenario.workload, scenario.cluster, plan.exact_limit, best, plan.seed),
+    )
+
+
+def _run_policy(name: str, scenario: Scenario, slo_s: float) -> Row:
+    cluster = scenario.cluster
+    policy = make_policy(cluster.pool.model_copy(update={"policy": name}))
+    outcome = Simulation(cluster, scenario.workload, policy).run()
+    return measure(name, outcome, scenario.workload, cluster, slo_s)
