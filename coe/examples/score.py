@@ -32,7 +32,7 @@ def accuracy(base: Path, adapter: Path | None, skill: Skill, questions: Sequence
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
+    tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if adapter is not None:
         _merge(model, read_adapter(adapter))
@@ -40,12 +40,13 @@ def accuracy(base: Path, adapter: Path | None, skill: Skill, questions: Sequence
     for start in range(0, len(questions), BATCH):
         batch = questions[start : start + BATCH]
         turns = [[{"role": "user", "content": question.text}] for question in batch]
-        prompts = tokenizer.apply_chat_template(
+        prompts: Any = tokenizer.apply_chat_template(
             turns, add_generation_prompt=True, return_tensors="pt", return_dict=True, padding=True
         )
         with torch.inference_mode():
             tokens = model.generate(**prompts, max_new_tokens=skill.max_tokens, do_sample=False)
-        answers = tokenizer.batch_decode(tokens[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
+        made = tokens[:, prompts["input_ids"].shape[1] :]
+        answers: list[str] = tokenizer.batch_decode(made, skip_special_tokens=True)
         right += sum(skill.check(question, answer) for question, answer in zip(batch, answers, strict=True))
     return right / len(questions)
 
