@@ -19,8 +19,16 @@ from coe.cli._options import url_option
 @url_option
 @click.option("--model", default="coe", show_default=True, help="coe chooses; an expert's id pins it.")
 @click.option("--router", help="Choose by this router instead of the default one.")
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
-@click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 2),
+    default=0.0,
+    show_default=True,
+    help="0 is the likeliest answer.",
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Of the answer."
+)
 def main(
     message: str | None, url: str, model: str, router: str | None, temperature: float, max_tokens: int
 ) -> None:

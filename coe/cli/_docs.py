@@ -1,0 +1,48 @@
+"""docs/cli.md from the help texts: ``python -m coe.cli._docs > docs/cli.md``. A test checks it is current."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import click
+
+from coe.cli import main
+
+_WIDTH = 100
+
+_HEAD = """# The command line
+
+Made from the help texts by `python -m coe.cli._docs > docs/cli.md`. Data goes to stdout, everything else to
+stderr. Exit codes: 0 done, 1 failed, 2 wrong options or a registry that cannot be used.
+"""
+
+
+def document() -> str:
+    """The whole page. Pure."""
+    return "\n".join([_HEAD, *(_section(path, command) for path, command in _commands("coe", main))])
+
+
+def _commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command, info_name=path)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            if inner is not None and not inner.hidden:
+                yield from _commands(f"{path} {name}", inner)
+
+
+def _section(path: str, command: click.Command) -> str:
+    context = click.Context(
+        command,
+        info_name=path,
+        terminal_width=_WIDTH,
+        max_content_width=_WIDTH,
+        help_option_names=list(main.context_settings["help_option_names"]),
+    )
+    return f"## {path}\n\n```\n{command.get_help(context)}\n```\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())
