@@ -173,6 +173,18 @@ def test_a_frame_is_at_most_one_batch_so_that_a_long_queue_cannot_hold_the_slot(
     assert world.slept("a") == [Load("b", "slot")]
 
 
+def test_a_frame_ends_early_when_its_last_requests_are_cancelled() -> None:
+    host = HostPlan("lora", capacity=1.0, max_running=1)
+    experts = tuple(ExpertPlan(e, ("lora",), max_running=2) for e in ("a", "b"))
+    world = World(PoolPlan((host,), experts))
+    for request, expert in (("a1", "a"), ("a2", "a"), ("b1", "b")):
+        world.arrive(request, expert)
+    world.ready("a")
+    world.wait(5.0)
+    world.cancel("a2")
+    assert world.finish("a1") == [Evict("a", "lora")]
+
+
 def test_an_expert_is_not_swapped_out_before_its_minimum_residency() -> None:
     world = slot_world()
     world.arrive("r", "a")
@@ -476,6 +488,17 @@ def test_an_expert_that_fails_on_one_host_is_served_by_another() -> None:
     world = World(PoolPlan(hosts, (ExpertPlan("a", ("left", "right")),)))
     world.arrive("r", "a")
     assert world.fail_load("a", "left") == [Load("a", "right")]
+
+
+def test_an_expert_in_quarantine_on_one_host_is_not_refused_while_another_may_serve_it() -> None:
+    world = World(PoolPlan((HostPlan("left"), HostPlan("right")), (ExpertPlan("a", ("left", "right")),)))
+    world.arrive("r", "a")
+    for host in ("left", "right", "left", "right", "left"):
+        world.fail_load("a", host)
+        world.wait(3.0)
+    assert world.waiting == {"r": "a"}
+    assert world.place("a", "right") == "loading"
+    assert Reject in [type(action) for action in world.fail_load("a", "right")]
 
 
 def test_a_lost_expert_is_loaded_again_when_its_leases_are_back() -> None:

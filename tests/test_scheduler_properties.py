@@ -168,7 +168,7 @@ class AnyOrderWithoutSense(AnyOrder):
         self.world = World(PLAN, self.policy)
 
 
-BUDGET = settings(max_examples=120, stateful_step_count=40, deadline=None, derandomize=True)
+BUDGET = settings(max_examples=200, stateful_step_count=40, deadline=None, derandomize=True)
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = BUDGET
 TestAnyOrderWithoutSense = AnyOrderWithoutSense.TestCase

@@ -140,7 +140,7 @@ class Decider:
                 drain(replica, turn)
             elif replica.state == "sleeping":
                 evict(replica, turn)
-            if replica.state == "cold" and not replica.running and not replica.committed:
+            if replica.state == "cold" and not replica.committed:
                 _forget(replica)
         host.leavers = any(r.retired or r.expert.retiring for r in host.replicas.values())
 
@@ -162,7 +162,7 @@ class Decider:
         candidates = [
             r
             for r in host.waiting.values()
-            if r.state in ("cold", "sleeping") and not r.committed and not r.running and r.retry_at <= now
+            if r.state in ("cold", "sleeping") and not r.committed and r.retry_at <= now
         ]
         residents = [r for r in host.residents.values() if r.state == "awake"]
         return HostView(host.plan.id, now, host.room, candidates, residents, host.waiting.values())
