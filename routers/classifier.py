@@ -30,9 +30,10 @@ class Neighbour:
 class CategoryClassifier:
     """Text category from a few examples per category.
 
-    The sentence vector carries the meaning, the character n-grams the form ("->", "{", "kg"): held-out
-    wordings of the demonstration skills are told apart 97.6% right by vectors alone, 98% by n-grams
-    alone, 98.6% by both. Numbers are written as 0 there: their digits say nothing of the category.
+    The sentence vector carries the meaning, the character n-grams the form ("->", "{", "kg"). On whole
+    training wordings held out (five folds) the demonstration skills are told apart 97.6% right by vectors
+    alone, 97.9% by n-grams alone, 98.8% by both. Numbers are written as 0 in the n-grams: their digits say
+    nothing of the category.
 
     Learned: ``categories_`` (sorted names), ``vectors_`` and ``labels_`` of the examples.
     """
