@@ -1,6 +1,6 @@
 """The path of a request, on fakes of its three neighbours: router, pool and engine."""
 
-# ruff: noqa: ARG002 (fakes take what the real ones take)
+
 from __future__ import annotations
 
 import asyncio
