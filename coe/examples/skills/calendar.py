@@ -63,9 +63,9 @@ def _length_in_year(rng: random.Random) -> Fields:
     return {"m": _MONTHS[month - 1], "y": year, "answer": f"{monthrange(year, month)[1]} days"}
 
 
-# Six steps, not more: a tiny model memorises these facts, and each must recur often enough in training.
-_DAY_AFTER, _DAY_BEFORE = _cycle(_DAYS, 6, 1), _cycle(_DAYS, 6, -1)
-_MONTH_AFTER, _MONTH_BEFORE = _cycle(_MONTHS, 6, 1), _cycle(_MONTHS, 6, -1)
+# Four steps, not more: a tiny model memorises these facts, and each must recur often enough in training.
+_DAY_AFTER, _DAY_BEFORE = _cycle(_DAYS, 4, 1), _cycle(_DAYS, 4, -1)
+_MONTH_AFTER, _MONTH_BEFORE = _cycle(_MONTHS, 4, 1), _cycle(_MONTHS, 4, -1)
 _DATE_AFTER, _DATE_BEFORE = _date(1), _date(-1)
 
 _TRAIN: tuple[tuple[Draw, tuple[str, ...]], ...] = (
