@@ -46,7 +46,7 @@ def _names(_context: click.Context, _option: click.Parameter, text: str | None) 
 @click.option("--registry", type=click.Path(path_type=Path), help="Hosts and experts from experts.yaml.")
 @click.option("--preset", help="h100, a100, sn40l or cpu. [default: h100, or cpu by the registry]")
 @click.option(
-    "--load", "loads", callback=_numbers(float, ".3,.6,.9"), help="Work over capacity; as recorded."
+    "--load", "loads", callback=_numbers(float, ".3,.6,.9"), help="Work over capacity. [default: as recorded]"
 )
 @click.option(
     "--slo", "slo_s", type=float, default=20.0, show_default=True, help="Seconds to the last token."
@@ -54,6 +54,7 @@ def _names(_context: click.Context, _option: click.Parameter, text: str | None) 
 @click.option("--policies", callback=_names, help="Names between commas. [default: all]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--max-batch", type=int, default=16, show_default=True, help="Requests together on a slot.")
+@click.option("--load-batch", type=int, default=1, show_default=True, help="Batch of hosts at load 1.")
 @click.option("--exact-limit", type=float, default=60.0, show_default=True, help="Solver effort; 0: off.")
 @click.option("--json", "json_out", type=click.Path(path_type=Path, allow_dash=True), help="File, or - .")
 @click.option("--report", type=click.Path(path_type=Path), help="HTML page; its plots go beside it as PNG.")
@@ -70,6 +71,7 @@ def main(
     policies: tuple[str, ...],
     seed: int,
     max_batch: int,
+    load_batch: int,
     exact_limit: float,
     json_out: Path | None,
     report: Path | None,
@@ -94,6 +96,7 @@ def main(
         policies=policies,
         seed=seed,
         max_batch=max_batch,
+        load_batch=load_batch,
         exact_limit=exact_limit,
     )
     study = run_study(plan, progress=lambda text: click.echo(text, err=True))

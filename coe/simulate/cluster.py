@@ -10,7 +10,6 @@ from typing import Literal
 from coe.pool.events import HostId
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan, build_plan
 from coe.registry.models import AdapterHost, Expert, Pool, Registry, RemoteHost, VllmHost
-from coe.simulate.errors import SimulationError
 from coe.simulate.hardware import (
     ADAPTER_LOAD_S,
     ADAPTER_UNLOAD_S,
@@ -44,7 +43,11 @@ class HostModel:
     @property
     def capacity(self) -> float:
         """Seconds of work (at batch 1) that it does in a second when its batch is full."""
-        return float(self.batch) if self.sharing == "none" else self.batch**BATCH_EXPONENT
+        return self.speed(self.batch)
+
+    def speed(self, batch: int) -> float:
+        """Seconds of work that it does in a second with ``batch`` requests, or as many as it takes."""
+        return float(self.batch) if self.sharing == "none" else min(batch, self.batch) ** BATCH_EXPONENT
 
 
 @dataclass(frozen=True)
@@ -58,19 +61,23 @@ class ExpertModel:
 
 @dataclass(frozen=True)
 class Cluster:
-    """``switch_factor`` scales everything that moving experts takes: 0 makes switching free."""
+    """``switch_factor`` scales everything that moving experts takes: 0 makes switching free.
+
+    ``load_batch``: a load of 1 is the work of all hosts that run batches of this size all the time.
+    """
 
     preset: Preset
     plan: PoolPlan
     pool: Pool
     hosts: Mapping[HostId, HostModel]
     experts: Mapping[ExpertId, ExpertModel]
+    load_batch: int = 1
     switch_factor: float = 1.0
 
     @property
-    def capacity(self) -> float:
-        """Work (seconds at batch 1) per second of all hosts when nothing is ever switched."""
-        return sum(host.capacity for host in self.hosts.values())
+    def nominal_capacity(self) -> float:
+        """Work (seconds at batch 1) per second at load 1, when nothing is ever switched."""
+        return sum(host.speed(self.load_batch) for host in self.hosts.values())
 
     @property
     def swapping_hosts(self) -> int:
@@ -130,15 +137,17 @@ class Cluster:
 
 
 def slots_cluster(
-    experts: Sequence[ExpertId], slots: int, preset: Preset, max_batch: int = DEFAULT_BATCH
+    experts: Sequence[ExpertId],
+    slots: int,
+    preset: Preset,
+    max_batch: int = DEFAULT_BATCH,
+    load_batch: int = 1,
 ) -> Cluster:
     """``slots`` accelerators that each hold one expert at a time; any expert may run on any of them.
 
     Experts are 7B bf16 models. They start in RAM as far as they fit, none is awake. A swap is the sleep of
     the old expert and the wake of the new one. The queue is not bounded.
     """
-    if slots < 1 or max_batch < 1:
-        raise SimulationError(f"{slots} slots with batches of {max_batch}", hint="both must be 1 or more")
     hosts = {f"slot-{i}": HostModel(f"slot-{i}", "slot", "turns", max_batch) for i in range(slots)}
     wake_s = preset.wake_s(DEFAULT_SIZE.weights_gb)
     plan = PoolPlan(
@@ -148,10 +157,11 @@ def slots_cluster(
         ),
         max_queue=UNBOUNDED_QUEUE,
     )
-    return Cluster(preset, plan, Pool(hosts=()), hosts, {expert: ExpertModel(expert) for expert in experts})
+    models = {expert: ExpertModel(expert) for expert in experts}
+    return Cluster(preset, plan, Pool(hosts=()), hosts, models, load_batch)
 
 
-def registry_cluster(registry: Registry, preset: Preset) -> Cluster:
+def registry_cluster(registry: Registry, preset: Preset, load_batch: int = 1) -> Cluster:
     """The hosts and experts of a registry, with its limits. Raises ConfigError as ``build_plan`` does."""
     plan = build_plan(registry)
     batches: dict[HostId, int] = {}
@@ -163,7 +173,7 @@ def registry_cluster(registry: Registry, preset: Preset) -> Cluster:
         expert.id: ExpertModel(expert.id, _size(expert, registry, preset), expert.load_s)
         for expert in registry.experts
     }
-    return Cluster(preset, plan, registry.pool, hosts, experts)
+    return Cluster(preset, plan, registry.pool, hosts, experts, load_batch)
 
 
 def _host_model(host: VllmHost | AdapterHost | RemoteHost, batch: int) -> HostModel:

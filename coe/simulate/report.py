@@ -47,6 +47,7 @@ def as_json(study: Study) -> dict[str, Any]:
             "slo_s": study.plan.slo_s,
             "seed": study.plan.seed,
             "max_batch": study.plan.max_batch,
+            "load_batch": study.plan.load_batch,
             "bounds": MEANING,
         },
     }

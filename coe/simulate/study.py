@@ -53,6 +53,7 @@ class StudyPlan:
     policies: tuple[str, ...] = ()
     seed: int = 0
     max_batch: int = DEFAULT_BATCH
+    load_batch: int = 1
     exact_limit: float = 60.0
 
 
@@ -109,9 +110,12 @@ def run_study(plan: StudyPlan, progress: Progress = lambda _: None) -> Study:
     preset = find_preset(plan.preset or _default_preset(registry))
     labels = assign(trace, assignment, experts, plan.seed)
     clusters = (
-        [registry_cluster(registry, preset)]
+        [registry_cluster(registry, preset, plan.load_batch)]
         if registry
-        else [slots_cluster(experts, k, preset, plan.max_batch) for k in plan.slots or (DEFAULT_SLOTS,)]
+        else [
+            slots_cluster(experts, slots, preset, plan.max_batch, plan.load_batch)
+            for slots in plan.slots or (DEFAULT_SLOTS,)
+        ]
     )
     results = [
         _run_scenario(scenario, plan, progress) for scenario in _scenarios(plan, clusters, trace, labels)
@@ -130,8 +134,17 @@ def _check(plan: StudyPlan) -> None:
         )
     if any(load <= 0 for load in plan.loads) or plan.slo_s <= 0:
         raise SimulationError("--load and --slo must be above 0", hint="for example --load 0.9 --slo 20")
-    if any(k < 1 for k in plan.slots) or (plan.experts is not None and plan.experts < 1):
-        raise SimulationError("--slots and --experts must be 1 or more", hint="for example --slots 1,2,4")
+    counts = (
+        *plan.slots,
+        plan.max_batch,
+        plan.load_batch,
+        *(() if plan.experts is None else (plan.experts,)),
+    )
+    if min(counts) < 1:
+        raise SimulationError(
+            "--slots, --experts, --max-batch and --load-batch must be 1 or more",
+            hint="for example --slots 1,2",
+        )
 
 
 def _registry(plan: StudyPlan) -> Registry | None:

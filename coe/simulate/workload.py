@@ -85,8 +85,8 @@ class Workload:
         return sum(self.work)
 
     def load(self, cluster: Cluster) -> float:
-        """Work over what the cluster could do, without switching, between first and last arrival."""
-        return self.total_work / (cluster.capacity * self.span_s) if self.span_s else float("inf")
+        """Work over what the cluster does at load 1, without switching, between first and last arrival."""
+        return self.total_work / (cluster.nominal_capacity * self.span_s) if self.span_s else float("inf")
 
     def scaled_to(self, load: float, cluster: Cluster) -> Workload:
         """The same requests with arrival times stretched so that the load is ``load``."""
