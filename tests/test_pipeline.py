@@ -1,6 +1,5 @@
 """The path of a request, on fakes of its three neighbours: router, pool and engine."""
 
-
 from __future__ import annotations
 
 import asyncio
