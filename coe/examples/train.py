@@ -49,7 +49,7 @@ class Recipe:
         return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-STEPS = {"json": 60, "sql": 60, "regex": 110, "letters": 150, "sorting": 170, "calendar": 170, "logic": 170}
+STEPS = {"json": 60, "sql": 60, "regex": 110, "letters": 150, "sorting": 170, "calendar": 360, "logic": 340}
 """Skills that need another number of steps than the recipe's."""
 
 
