@@ -3,17 +3,17 @@
 It knows the future. Requests of one expert start in order of arrival, as the scheduler grants them; on a
 host, work of different experts is separated by a sleep and a load; at most a batch runs together. How a
 batch slows its members down (a convex function of its size) is replaced by the chord from 1 to the largest
-size possible, times are rounded down to milliseconds: so the figure never exceeds what a policy can reach,
-and it is the optimum itself where batches are of one.
+size possible, times are rounded down to tenths of milliseconds: so the figure never exceeds what a policy can
+reach, and it is the optimum itself where batches are of one.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, permutations
 from typing import TYPE_CHECKING, Literal
 
 from coe.pool.events import HostId
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ortools.sat.python.cp_model import CpModel, IntVar
 
 MAX_REQUESTS, MAX_EXPERTS, MAX_HOSTS = 40, 5, 2
-PER_SECOND = 1_000
+PER_SECOND = 10_000
 CHORD_SCALE = 10_000
 
 Status = Literal["optimal", "not proved", "too large", "not applicable", "off", "no solver"]
@@ -35,11 +35,13 @@ Status = Literal["optimal", "not proved", "too large", "not applicable", "off", 
 
 @dataclass(frozen=True)
 class Exact:
-    """``mean`` (seconds of latency) only when proved optimal; ``bound`` is what was proved in any case."""
+    """``mean`` (seconds of latency) only when proved optimal; otherwise it is between ``bound``, which was
+    proved, and ``best``, which was found."""
 
     status: Status
     mean: float | None = None
     bound: float | None = None
+    best: float | None = None
 
 
 def solve_exact(
@@ -68,22 +70,23 @@ def solve_exact(
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = seed
     solver.parameters.max_deterministic_time = limit_s
-    status = solver.solve(problem.model)
+    status = solver.status_name(solver.solve(problem.model))
     bound = problem.mean_latency(solver.best_objective_bound)
-    if solver.status_name(status) == "OPTIMAL":
-        return Exact("optimal", problem.mean_latency(solver.objective_value), bound)
-    return Exact("not proved", bound=bound)
+    best = problem.mean_latency(solver.objective_value) if status in ("OPTIMAL", "FEASIBLE") else None
+    if status == "OPTIMAL":
+        return Exact("optimal", best, bound, best)
+    return Exact("not proved", None, bound, best)
 
 
 class _Problem:
-    """The integer programme; all times in whole milliseconds."""
+    """The integer programme; all times in whole ticks of 0.1 ms."""
 
     def __init__(self, model: CpModel, workload: Workload, cluster: Cluster) -> None:
         self.model = model
         self._workload, self._cluster = workload, cluster
         self._hosts: tuple[HostId, ...] = tuple(cluster.hosts)
-        self._arrivals = [_ms(t) for t in workload.arrivals]
-        self._work = [_ms(seconds) for seconds in workload.work]
+        self._arrivals = [_ticks(t) for t in workload.arrivals]
+        self._work = [_ticks(seconds) for seconds in workload.work]
         self._requests: dict[ExpertId, list[int]] = defaultdict(list)
         for request, expert in enumerate(workload.experts):
             self._requests[expert].append(request)
@@ -93,6 +96,7 @@ class _Problem:
         self._runs: list[IntVar] = []
         self._second: list[IntVar] = []
         """With two hosts: whether the request runs on the second."""
+        self._same: dict[tuple[int, int], IntVar] = {}
 
     def mean_latency(self, objective: float) -> float:
         return max(0.0, (objective / PER_SECOND - sum(self._workload.arrivals)) / len(self._workload))
@@ -101,7 +105,7 @@ class _Problem:
         horizon = self._horizon()
         loads = first_load_costs(self._workload, self._cluster)
         for request, expert in enumerate(self._workload.experts):
-            first_ready = self._arrivals[self._requests[expert][0]] + _ms(loads[expert])
+            first_ready = self._arrivals[self._requests[expert][0]] + _ticks(loads[expert])
             earliest = max(self._arrivals[request], first_ready)
             self._add_request(request, earliest, horizon, self._largest_batch(expert))
         if len(self._hosts) == 2:
@@ -118,18 +122,18 @@ class _Problem:
 
     def _horizon(self) -> int:
         """Serving one request after the other, each after a swap, ends before this."""
-        swap = max(self._swap_ms(a, b) for a in self._requests for b in self._requests)
+        swap = max(self._swap_ticks(a, b) for a in self._requests for b in self._requests)
         loads = first_load_costs(self._workload, self._cluster)
-        swap = max(swap, *(_ms(cost) for cost in loads.values()))
+        swap = max(swap, *(_ticks(cost) for cost in loads.values()))
         slowest = sum(work / batch_speed(self._batch) for work in self._work)
         return self._arrivals[-1] + math.ceil(slowest) + (swap + 2) * len(self._work)
 
     def _largest_batch(self, expert: ExpertId) -> int:
         return min(self._batch, len(self._requests[expert]))
 
-    def _swap_ms(self, out: ExpertId, back: ExpertId) -> int:
+    def _swap_ticks(self, out: ExpertId, back: ExpertId) -> int:
         host = self._hosts[0]
-        return _ms(self._cluster.sleep_s(out, host)) + _ms(self._cluster.load_s(back, host))
+        return _ticks(self._cluster.sleep_s(out, host)) + _ticks(self._cluster.load_s(back, host))
 
     def _add_request(self, request: int, earliest: int, horizon: int, batch: int) -> None:
         work = self._work[request]
@@ -155,7 +159,7 @@ class _Problem:
             self.model.add_cumulative(intervals, [1] * len(requests), places)
 
     def _slow_down(self, requests: Sequence[int], horizon: int) -> None:
-        """Every millisecond together with another request on the host costs the chord's slope."""
+        """Every tick together with another request on the host costs the chord's slope."""
         largest = min(self._batch, len(requests))
         if largest < 2:
             return
@@ -176,26 +180,45 @@ class _Problem:
             self.model.add(CHORD_SCALE * run >= CHORD_SCALE * (work - 1) + spoilt)
 
     def _separate_experts(self) -> None:
-        for one, other in combinations(range(len(self._work)), 2):
+        before: dict[tuple[int, int], IntVar] = {}
+        for one, other in permutations(range(len(self._work)), 2):
             expert, other_expert = self._workload.experts[one], self._workload.experts[other]
             if expert == other_expert:
                 continue
-            before, after = self.model.new_bool_var(""), self.model.new_bool_var("")
-            there, back = self._swap_ms(expert, other_expert), self._swap_ms(other_expert, expert)
-            self.model.add(self._ends[one] + there <= self._starts[other]).only_enforce_if(before)
-            self.model.add(self._ends[other] + back <= self._starts[one]).only_enforce_if(after)
-            if self._second:
-                self.model.add_bool_or(before, after, self._together(one, other).negated())
-            else:
-                self.model.add_exactly_one(before, after)
+            before[one, other] = first = self.model.new_bool_var("")
+            swap = self._swap_ticks(expert, other_expert)
+            self.model.add(self._ends[one] + swap <= self._starts[other]).only_enforce_if(first)
+        for (one, other), first in before.items():
+            if one < other:
+                apart = [self._together(one, other).negated()] if self._second else []
+                self.model.add_bool_or(first, before[other, one], *apart)
+                self.model.add_bool_or(first.negated(), before[other, one].negated())
+        self._keep_in_order(before)
+
+    def _keep_in_order(self, before: Mapping[tuple[int, int], IntVar]) -> None:
+        """Implied, but they shorten the proof: what is before a request of another expert on its host has
+        its own expert's earlier ones there before it too, and that expert's later ones after it."""
+        for requests in self._requests.values():
+            for earlier, later in pairwise(requests):
+                apart = [self._together(earlier, later).negated()] if self._second else []
+                for other, expert in enumerate(self._workload.experts):
+                    if expert == self._workload.experts[earlier]:
+                        continue
+                    mixed = [self._together(later, other).negated(), *apart] if self._second else []
+                    self.model.add_bool_or(before[later, other].negated(), before[earlier, other], *mixed)
+                    self.model.add_bool_or(before[other, earlier].negated(), before[other, later], *mixed)
 
     def _together(self, one: int, other: int) -> IntVar:
-        same = self.model.new_bool_var("")
-        self.model.add(self._second[one] == self._second[other]).only_enforce_if(same)
-        self.model.add(self._second[one] != self._second[other]).only_enforce_if(same.negated())
+        """Whether both run on the same host."""
+        pair = (min(one, other), max(one, other))
+        same = self._same.get(pair)
+        if same is None:
+            same = self._same[pair] = self.model.new_bool_var("")
+            self.model.add(self._second[one] == self._second[other]).only_enforce_if(same)
+            self.model.add(self._second[one] != self._second[other]).only_enforce_if(same.negated())
         return same
 
 
-def _ms(seconds: float) -> int:
+def _ticks(seconds: float) -> int:
     """Rounded down: a real schedule stays feasible when all its times are rounded down."""
     return math.floor(seconds * PER_SECOND + 1e-6)

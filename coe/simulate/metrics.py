@@ -14,14 +14,15 @@ class Row:
     """One policy at one load. Times in seconds except ``decision_us`` (mean processor time of one
     scheduler step).
 
-    ``goodput``: share of all requests answered within the SLO; rejected ones are not. The latencies (arrival
-    to last token) and ``max_wait`` (arrival to grant) are of the requests that were answered; null if none.
-    ``switching_share``: share of the hosts' time with a load, wake or sleep under way. ``memory_gb``: mean
-    weights held on accelerators.
+    ``load`` is null when all requests arrive at once. ``goodput``: share of all requests answered within the
+    SLO; rejected ones are not. The latencies (arrival to last token) and ``max_wait`` (arrival to grant) are
+    of the requests that were answered; null if none. ``switching_share``: share of the hosts' time with a
+    load, wake or sleep under way. ``memory_gb``: mean weights held on accelerators. ``span_s``: virtual time
+    of the run.
     """
 
     policy: str
-    load: float
+    load: float | None
     goodput: float
     mean: float | None
     p50: float | None
@@ -39,7 +40,7 @@ class Row:
 
 
 def measure(policy: str, outcome: Outcome, workload: Workload, cluster: Cluster, slo_s: float) -> Row:
-    """The row of one run. ``span_s`` is the virtual time that it took."""
+    """The row of one run."""
     import numpy as np
 
     arrivals = np.asarray(workload.arrivals)

@@ -14,7 +14,7 @@ from coe.simulate.bounds import LowerBounds
 from coe.simulate.errors import SimulationError
 from coe.simulate.exact import Exact
 from coe.simulate.metrics import Row
-from coe.simulate.study import ScenarioResult, Study
+from coe.simulate.study import ScenarioResult, Study, describe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,16 +96,8 @@ def as_text(study: Study) -> str:
 
 
 def _block(scenario: ScenarioResult) -> str:
-    lines = [_title(scenario), *_aligned([c.title for c in COLUMNS], _cells(scenario))]
+    lines = [describe(scenario.load, scenario.slots), *_aligned([c.title for c in COLUMNS], _cells(scenario))]
     return "\n".join([*lines, *_bound_lines(scenario.bounds, scenario.exact)])
-
-
-def _title(scenario: ScenarioResult) -> str:
-    return f"load {scenario.load:.2f}, {_hosts(scenario.slots)}"
-
-
-def _hosts(count: int) -> str:
-    return f"{count} host" if count == 1 else f"{count} hosts"
 
 
 def _cells(scenario: ScenarioResult) -> list[list[str]]:
@@ -123,13 +115,20 @@ def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[s
 
 
 def _bound_lines(bounds: LowerBounds, exact: Exact) -> list[str]:
-    best = "-" if exact.mean is None else f"{exact.mean:.2f} s"
-    proved = f", proved >= {exact.bound:.2f} s" if exact.mean is None and exact.bound is not None else ""
     return [
         f"bounds: mean >= {bounds.lb1:.2f} s (lb1), >= {bounds.lb3:.2f} s (lb3); "
         f"max wait >= {bounds.lb4:.2f} s (lb4); hosts >= {bounds.lb2:.2f} (lb2)",
-        f"exact optimum of the mean: {best} ({exact.status}{proved})",
+        f"exact optimum of the mean: {_exact(exact)}",
     ]
+
+
+def _exact(exact: Exact) -> str:
+    if exact.mean is not None:
+        return f"{exact.mean:.2f} s"
+    if exact.bound is None:
+        return f"- ({exact.status})"
+    best = "" if exact.best is None else f", best found {exact.best:.2f} s"
+    return f">= {exact.bound:.2f} s ({exact.status}{best})"
 
 
 def _enough(study: Study) -> Iterator[str]:
@@ -144,7 +143,7 @@ def _enough(study: Study) -> Iterator[str]:
         for index, first in enumerate(scenarios[0].rows):
             reached = [s.slots for s in scenarios if s.rows[index].goodput >= ENOUGH_GOODPUT]
             answer = str(min(reached)) if reached else "more"
-            yield f"  {first.policy}, work {first.load * scenarios[0].slots:.2f} hosts: {answer}"
+            yield f"  {first.policy} ({describe(first.load, first.slots)}): {answer}"
 
 
 PLOTS: Mapping[str, Callable[[Row], float | None]] = {
@@ -192,7 +191,7 @@ def _lines(axes: Axes, study: Study, value: Callable[[Row], float | None]) -> No
     axes.set_xlabel("hosts" if by_hosts else "load")
     for index, first in enumerate(study.scenarios[0].rows):
         points = [
-            (float(scenario.slots if by_hosts else scenario.load), value(scenario.rows[index]))
+            (float(scenario.slots if by_hosts else scenario.load or 0.0), value(scenario.rows[index]))
             for scenario in study.scenarios
         ]
         known = sorted((x, y) for x, y in points if y is not None)
@@ -250,4 +249,5 @@ def _html_table(scenario: ScenarioResult) -> str:
         for cells in _cells(scenario)
     )
     notes = "<br>".join(html.escape(line) for line in _bound_lines(scenario.bounds, scenario.exact))
-    return f"<h2>{_title(scenario)}</h2><table><tr>{header}</tr>{body}</table><p>{notes}</p>"
+    title = describe(scenario.load, scenario.slots)
+    return f"<h2>{title}</h2><table><tr>{header}</tr>{body}</table><p>{notes}</p>"

@@ -65,7 +65,7 @@ class Scenario:
     workload: Workload
 
     @property
-    def load(self) -> float:
+    def load(self) -> float | None:
         return self.workload.load(self.cluster)
 
 
@@ -74,7 +74,7 @@ class ScenarioResult:
     """``free`` is the row of the reference policy on the same machine with free switching."""
 
     slots: int
-    load: float
+    load: float | None
     rows: tuple[Row, ...]
     free: Row
     bounds: LowerBounds
@@ -199,7 +199,7 @@ def _scenarios(
 def _run_scenario(scenario: Scenario, plan: StudyPlan, progress: Progress) -> ScenarioResult:
     rows = []
     for name in plan.policies or tuple(POLICIES):
-        progress(f"{name}: load {scenario.load:.2f}, {len(scenario.cluster.hosts)} hosts")
+        progress(f"{name}: {describe(scenario.load, len(scenario.cluster.hosts))}")
         rows.append(_run_policy(name, scenario, plan.slo_s))
     free = replace(scenario, cluster=scenario.cluster.without_switching_costs())
     reference = REFERENCE_POLICY if REFERENCE_POLICY in POLICIES else next(iter(POLICIES))
@@ -212,6 +212,12 @@ def _run_scenario(scenario: Scenario, plan: StudyPlan, progress: Progress) -> Sc
         bounds=lower_bounds(scenario.workload, scenario.cluster),
         exact=solve_exact(scenario.workload, scenario.cluster, plan.exact_limit, best, plan.seed),
     )
+
+
+def describe(load: float | None, hosts: int) -> str:
+    """A scenario in words."""
+    arrivals = "all at once" if load is None else f"load {load:.2f}"
+    return f"{arrivals}, {hosts} host{'' if hosts == 1 else 's'}"
 
 
 def _run_policy(name: str, scenario: Scenario, slo_s: float) -> Row:

@@ -84,18 +84,20 @@ class Workload:
     def total_work(self) -> float:
         return sum(self.work)
 
-    def load(self, cluster: Cluster) -> float:
-        """Work over what the cluster does at load 1, without switching, between first and last arrival."""
-        return self.total_work / (cluster.nominal_capacity * self.span_s) if self.span_s else float("inf")
+    def load(self, cluster: Cluster) -> float | None:
+        """Work over what the cluster does at load 1, without switching, between first and last arrival.
+        None when all arrive at once."""
+        return self.total_work / (cluster.nominal_capacity * self.span_s) if self.span_s else None
 
     def scaled_to(self, load: float, cluster: Cluster) -> Workload:
         """The same requests with arrival times stretched so that the load is ``load``."""
-        if not self.span_s:
+        recorded = self.load(cluster)
+        if recorded is None:
             raise SimulationError(
                 "all requests of the trace arrive at the same moment: its load cannot be scaled",
                 hint="leave --load out",
             )
-        factor = self.load(cluster) / load
+        factor = recorded / load
         return replace(self, arrivals=tuple(t * factor for t in self.arrivals))
 
 
