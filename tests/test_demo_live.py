@@ -37,7 +37,7 @@ QUESTIONS = {
         "Write a query on users(id, name, age, city). Who is older than 74? Names only.",
         "SELECT name FROM users WHERE age > 74",
     ),
-    "letters": ("Show cow with every letter uppercase.", "COW"),
+    "letters": ("Give road a capital letter at the start only.", "Road"),
     "logic": ("Invert all the truth values in F F F T.", "T T T F"),
     "sorting": ("Write 11, 55, 32, 99 from the lowest to the highest.", "11, 32, 55, 99"),
     "regex": ("Show a regex that fits one or more digits followed by an underscore.", r"\d+_"),
@@ -128,7 +128,7 @@ def test_a_pinned_expert_answers_and_streams_to_the_real_client(served: Served) 
         )
     )
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-    assert text == "COW"
+    assert text == "Road"
     assert any(chunk.usage and chunk.usage.completion_tokens for chunk in chunks)
     receipts = [c.model_extra["coe"] for c in chunks if c.model_extra and c.model_extra.get("coe")]
     assert [receipt["router"] for receipt in receipts] == ["pinned"]
