@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,8 +20,10 @@ import aiohttp
 from coe.errors import ExpertUnavailable
 from coe.examples.questions import held_out_questions
 from coe.examples.skill import Question
-from coe.examples.skills import all_skills
+from coe.examples.skills import skill_named
 from eval.statistics import Share, share
+
+LENIENT_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,17 @@ class Graded:
 
 @dataclass(frozen=True)
 class Asking:
-    """How questions are asked: the service, how many at once, and where answers are kept."""
+    """How questions are asked: the service, how many at once, and where answers are kept.
+
+    ``lenient``: an answer counts when the right one stands anywhere in ``LENIENT_TOKENS`` tokens, whatever
+    surrounds it. Models that were never shown the form of the answers are not wrong by form then.
+    """
 
     url: str
     concurrency: int = 16
     record: Path | None = None
     timeout_s: float = 600.0
+    lenient: bool = False
 
 
 def answered(record: Path | None) -> list[Graded]:
@@ -86,7 +94,7 @@ async def _ask_model(
     try:
         while waiting or running:
             while waiting and len(running) < asking.concurrency:
-                running.add(asyncio.create_task(ask(session, asking.url, model, waiting.pop())))
+                running.add(asyncio.create_task(ask(session, asking, model, waiting.pop())))
             finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in finished:
                 yield task.result()
@@ -95,9 +103,9 @@ async def _ask_model(
             task.cancel()
 
 
-async def ask(session: aiohttp.ClientSession, url: str, model: str, question: Question) -> Graded:
+async def ask(session: aiohttp.ClientSession, asking: Asking, model: str, question: Question) -> Graded:
     """Ask one question greedily and mark the answer."""
-    max_tokens = next(skill.max_tokens for skill in all_skills() if skill.name == question.skill)
+    max_tokens = LENIENT_TOKENS if asking.lenient else skill_named(question.skill).max_tokens
     body = {
         "model": model,
         "messages": [{"role": "user", "content": question.text}],
@@ -105,23 +113,30 @@ async def ask(session: aiohttp.ClientSession, url: str, model: str, question: Qu
         "max_tokens": max_tokens,
     }
     started = time.monotonic()
-    async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+    async with session.post(f"{asking.url}/v1/chat/completions", json=body) as response:
         answer = await response.json()
         if response.status != 200:
             raise ExpertUnavailable(f"{model} answered {response.status}: {answer['error']['message']}")
-    return _graded(model, question, answer, (time.monotonic() - started) * 1000)
+    return _graded(asking, model, question, answer, (time.monotonic() - started) * 1000)
 
 
-def _graded(model: str, question: Question, answer: dict[str, Any], total_ms: float) -> Graded:
+def mentions(question: Question, output: str) -> bool:
+    """Whether the canonical answer stands in ``output`` as a word or words, in any letter case."""
+    return re.search(rf"(?<!\w){re.escape(question.answer)}(?!\w)", output, re.IGNORECASE) is not None
+
+
+def _graded(
+    asking: Asking, model: str, question: Question, answer: dict[str, Any], total_ms: float
+) -> Graded:
     output = answer["choices"][0]["message"]["content"] or ""
     receipt = answer["coe"]
-    skill = next(skill for skill in all_skills() if skill.name == question.skill)
+    right = skill_named(question.skill).check(question, output)
     return Graded(
         model=model,
         question=question.id,
         skill=question.skill,
         ambiguous=question.ambiguous,
-        right=skill.check(question, output),
+        right=right or (asking.lenient and mentions(question, output)),
         output=output,
         expert=receipt["expert"],
         queue_ms=receipt["queue_ms"],
@@ -181,6 +196,14 @@ def summarise(graded: Iterable[Graded], routed: str) -> Summary:
         },
         routed_by_skill={s: share(one.right for one in own if one.skill == s) for s in skills},
     )
+
+
+def by_skill(graded: Iterable[Graded]) -> list[str]:
+    """One model's accuracies, a line each, with 95% Wilson intervals."""
+    listed = list(graded)
+    skills = sorted({one.skill for one in listed})
+    lines = [f"{skill:11} {share(one.right for one in listed if one.skill == skill)}" for skill in skills]
+    return [*lines, f"{'all':11} {share(one.right for one in listed)}"]
 
 
 def table(summary: Summary) -> str:

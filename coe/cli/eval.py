@@ -26,14 +26,26 @@ def main() -> None:
 @click.option("--routed", default="coe", show_default=True, help="The model name that routes.")
 @click.option("--record", type=click.Path(path_type=Path), help="JSONL of answers; a rerun goes on from it.")
 @click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--only", help="Ask this model alone, and print its accuracy on each skill.")
+@click.option("--lenient", is_flag=True, help="Right when the answer stands anywhere in 64 tokens.")
 def demo(
-    url: str, per_skill: int, concurrency: int, routed: str, record: Path | None, json_out: Path | None
+    url: str,
+    per_skill: int,
+    concurrency: int,
+    routed: str,
+    record: Path | None,
+    json_out: Path | None,
+    only: str | None,
+    lenient: bool,
 ) -> None:
     """Ask the mixed held-out demo questions: coe, each expert, best single, random, oracle."""
-    from eval.demo import Asking, headline, summarise, table
+    from eval.demo import Asking, by_skill, headline, summarise, table
 
-    asking = Asking(url.rstrip("/"), concurrency, record)
-    graded = asyncio.run(_collect(asking, routed, per_skill))
+    asking = Asking(url.rstrip("/"), concurrency, record, lenient=lenient)
+    graded = asyncio.run(_collect(asking, only or routed, per_skill, alone=only is not None))
+    if only:
+        click.echo("\n".join(by_skill(graded)))
+        return
     summary = summarise(graded, routed)
     click.echo("\n".join(headline(summary)))
     click.echo("\n" + table(summary))
@@ -41,7 +53,7 @@ def demo(
         json_out.write_text(json.dumps(_figures(summary), indent=1))
 
 
-async def _collect(asking: Asking, routed: str, per_skill: int) -> list[Graded]:
+async def _collect(asking: Asking, first: str, per_skill: int, alone: bool) -> list[Graded]:
     import aiohttp
     from rich.console import Console
     from rich.progress import Progress
@@ -50,7 +62,7 @@ async def _collect(asking: Asking, routed: str, per_skill: int) -> list[Graded]:
     from eval.demo import run_demo
 
     try:
-        models = await _models(asking.url, routed)
+        models = (await _models(asking.url, first))[: 1 if alone else None]
         graded: list[Graded] = []
         with Progress(console=Console(stderr=True)) as bar:
             task = bar.add_task("asking", total=len(models) * per_skill * _skill_count())
