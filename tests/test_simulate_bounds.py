@@ -19,8 +19,8 @@ from coe.simulate.workload import Workload
 
 H100 = PRESETS["h100"]
 WAKE, SLEEP = H100.wake_s(13.5), H100.sleep_s(13.5)
-ROUNDING_S = 0.002
-"""The exact solver rounds down to tenths of milliseconds, in each step of a chain."""
+ROUNDING_S = 0.02
+"""The exact solver rounds down to milliseconds, in each step of a chain."""
 
 
 def instance(seed: int, requests: int, experts: int, rate: float) -> Workload:

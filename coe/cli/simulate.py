@@ -55,7 +55,7 @@ def _names(_context: click.Context, _option: click.Parameter, text: str | None) 
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--max-batch", type=int, default=16, show_default=True, help="Requests together on a slot.")
 @click.option("--load-batch", type=int, default=1, show_default=True, help="Batch of hosts at load 1.")
-@click.option("--exact-limit", type=float, default=60.0, show_default=True, help="Solver effort; 0: off.")
+@click.option("--exact-limit", type=float, default=10.0, show_default=True, help="Solver effort; 0: off.")
 @click.option("--json", "json_out", type=click.Path(path_type=Path, allow_dash=True), help="File, or - .")
 @click.option("--report", type=click.Path(path_type=Path), help="HTML page; its plots go beside it as PNG.")
 def main(

@@ -3,7 +3,7 @@
 It knows the future. Requests of one expert start in order of arrival, as the scheduler grants them; on a
 host, work of different experts is separated by a sleep and a load; at most a batch runs together. How a
 batch slows its members down (a convex function of its size) is replaced by the chord from 1 to the largest
-size possible, times are rounded down to tenths of milliseconds: so the figure never exceeds what a policy can
+size possible, times are rounded down to milliseconds: so the figure never exceeds what a policy can
 reach, and it is the optimum itself where batches are of one.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ortools.sat.python.cp_model import CpModel, IntVar
 
 MAX_REQUESTS, MAX_EXPERTS, MAX_HOSTS = 40, 5, 2
-PER_SECOND = 10_000
+PER_SECOND = 1_000
 CHORD_SCALE = 10_000
 
 Status = Literal["optimal", "not proved", "too large", "not applicable", "off", "no solver"]
@@ -79,7 +79,7 @@ def solve_exact(
 
 
 class _Problem:
-    """The integer programme; all times in whole ticks of 0.1 ms."""
+    """The integer programme; all times in whole ticks of 1 ms: finer ones make the proof much longer."""
 
     def __init__(self, model: CpModel, workload: Workload, cluster: Cluster) -> None:
         self.model = model

@@ -54,7 +54,7 @@ class StudyPlan:
     seed: int = 0
     max_batch: int = DEFAULT_BATCH
     load_batch: int = 1
-    exact_limit: float = 60.0
+    exact_limit: float = 10.0
 
 
 @dataclass(frozen=True)
