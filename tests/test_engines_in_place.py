@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +15,7 @@ from coe.engines.process import group_lives
 from coe.engines.vllm import InPlaceEngine
 from coe.errors import EngineError, ExpertRefused
 from coe.registry.models import VllmHost
-from coe.testing.engine_hosts import CPU, FAKE, experts, slot, until
+from coe.testing.engine_hosts import CPU, FAKE, experts, kill_command, process_of, slot, until
 from coe.testing.tiny_models import TinyFamily, write_checkpoint
 from coe.types import EngineCall
 
@@ -37,12 +35,6 @@ async def text(engine: InPlaceEngine, expert: str) -> str:
     body = json.loads(b"".join([chunk async for chunk in answer.chunks()]))
     await answer.aclose()
     return str(body["choices"][0]["text"])
-
-
-def pid(engine: InPlaceEngine) -> int:
-    process = engine._life.server._process
-    assert process is not None
-    return process.pid
 
 
 async def test_the_first_expert_comes_with_the_process_and_the_next_by_a_swap(
@@ -180,7 +172,7 @@ async def test_after_a_failed_canary_the_next_call_loads_again(
         await engine.ensure_ready("b")
         expected = await text(engine, "b")
         await engine.ensure_ready("a")
-        same_process = pid(engine)
+        same_process = process_of(engine._life)
         garble(engine, "b")
         with pytest.raises(EngineError) as failed:
             await engine.ensure_ready("b")
@@ -188,7 +180,7 @@ async def test_after_a_failed_canary_the_next_call_loads_again(
         ungarble(engine)
         await engine.ensure_ready("b")
         assert await text(engine, "b") == expected
-        assert pid(engine) == same_process
+        assert process_of(engine._life) is same_process
         assert engine.stats().last_error is None
 
 
@@ -196,7 +188,7 @@ async def test_a_slot_that_keeps_failing_gets_a_new_process(tiny_family: TinyFam
     async with running(slot(tiny_family, tmp_path)) as engine:
         await engine.ensure_ready("b")
         await engine.ensure_ready("a")
-        old = pid(engine)
+        old = process_of(engine._life)
         garble(engine, "b")
         for _ in range(2):
             with pytest.raises(EngineError):
@@ -204,7 +196,7 @@ async def test_a_slot_that_keeps_failing_gets_a_new_process(tiny_family: TinyFam
         assert engine.stats().state == "failed"
         ungarble(engine)
         await engine.ensure_ready("b")
-        assert pid(engine) != old
+        assert process_of(engine._life) is not old
 
 
 def garble(engine: InPlaceEngine, expert: str) -> None:
@@ -276,8 +268,8 @@ async def test_a_killed_process_is_noticed_and_replaced_by_one_with_the_wanted_e
 ) -> None:
     async with running(slot(tiny_family, tmp_path)) as engine:
         await engine.ensure_ready("b")
-        expected, old = await text(engine, "b"), pid(engine)
-        os.kill(old, signal.SIGKILL)
+        expected = await text(engine, "b")
+        kill_command(process_of(engine._life))
         await until(lambda: engine.stats().state == "failed")
         assert engine.stats().awake == ()
         assert "exit code -9" in str(engine.stats().last_error)
@@ -309,7 +301,7 @@ async def test_a_start_that_was_cancelled_leaves_no_process(tiny_family: TinyFam
     engine = slot(tiny_family, tmp_path, "never_healthy")
     start = asyncio.create_task(engine.start())
     await until(lambda: engine._life._server is not None)
-    group = pid(engine)
+    group = process_of(engine._life).group
     assert engine.stats().state == "starting"
     start.cancel()
     await asyncio.gather(start, return_exceptions=True)

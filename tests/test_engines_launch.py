@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 from coe.engines.checkpoint import ModelSource
 from coe.engines.launch import Launch, log_path, vllm_launch
@@ -43,7 +44,8 @@ def test_it_listens_on_a_private_socket_only() -> None:
     assert "--port" not in plan.argv
     folder = private_folder()
     assert folder.stat().st_mode & 0o077 == 0
-    assert len(str(folder / "vllm.sock")) <= 107
+    assert len(str(folder / str(uuid4()))) <= 107
+    assert plan.env["VLLM_RPC_BASE_PATH"] == str(SOCKET.parent)
     folder.rmdir()
 
 

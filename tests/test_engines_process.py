@@ -6,15 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coe.engines.process import LogFile, ManagedProcess, group_lives
 from coe.errors import EngineError
-from coe.testing.engine_hosts import until
+from coe.testing.engine_hosts import kill_command, until
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -40,16 +40,16 @@ async def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     process = await spawn(STUBBORN, tmp_path / "p.log")
     await process.stop(grace_s=0.2)
     assert process.returncode == -signal.SIGKILL
-    assert not group_lives(process.pid)
+    assert not group_lives(process.group)
 
 
 async def test_children_of_a_dead_leader_are_swept(tmp_path: Path) -> None:
     process = await spawn(PARENT, tmp_path / "p.log")
-    os.kill(process.pid, signal.SIGKILL)
-    await process.wait()
-    assert group_lives(process.pid)
+    kill_command(process)
+    assert await process.wait() == -signal.SIGKILL
+    assert group_lives(process.group)
     await process.sweep()
-    assert not group_lives(process.pid)
+    assert not group_lives(process.group)
 
 
 async def test_stopping_twice_is_fine(tmp_path: Path) -> None:
@@ -80,33 +80,65 @@ def test_the_tail_is_the_last_lines_without_blanks(tmp_path: Path) -> None:
     assert log.tail(2) == "line 48\nline 49"
 
 
+async def test_the_end_of_the_command_is_the_end_of_the_process(tmp_path: Path) -> None:
+    for code, expected in (("raise SystemExit(3)", 3), ("import os; os.abort()", -signal.SIGABRT)):
+        process = await ManagedProcess.spawn((sys.executable, "-c", code), {}, LogFile(tmp_path / "p.log"))
+        assert await process.wait() == expected
+
+
+async def test_a_killed_leash_takes_the_command_along(tmp_path: Path) -> None:
+    process = await spawn("import time; print('up', flush=True); time.sleep(600)", tmp_path / "p.log")
+    os.kill(process.group, signal.SIGKILL)
+    await until(lambda: not group_lives(process.group))
+
+
+STARTER = """
+import asyncio, sys, threading
+from pathlib import Path
+from coe.engines.process import LogFile, ManagedProcess
+
+async def start():
+    process = await ManagedProcess.spawn((sys.executable, "-c", sys.argv[1]), {}, LogFile(Path(sys.argv[2])))
+    while not process.log.size():
+        await asyncio.sleep(0.02)
+    print(process.group, flush=True)
+
+async def main():
+    await start()
+    await asyncio.sleep(600)
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
-def test_a_process_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
-    starter = textwrap.dedent(
-        f"""
-        import asyncio, sys
-        from pathlib import Path
-        from coe.engines.process import LogFile, ManagedProcess
-
-        async def main():
-            argv = (sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)")
-            process = await ManagedProcess.spawn(argv, {{}}, LogFile(Path({str(tmp_path)!r}) / "p.log"))
-            while not process.log.size():
-                await asyncio.sleep(0.02)
-            print(process.pid, flush=True)
-            await asyncio.sleep(600)
-
-        asyncio.run(main())
-        """
-    )
-    service = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True)
-    assert service.stdout is not None
-    child = int(service.stdout.readline())
-    assert group_lives(child)
+@pytest.mark.parametrize("command", [STUBBORN, PARENT], ids=["ignores SIGTERM", "has children"])
+def test_a_process_ends_when_its_starter_is_killed(tmp_path: Path, command: str) -> None:
+    service = start_service(STARTER + "asyncio.run(main())", command, tmp_path / "p.log")
+    group = int(service.stdout.readline())
+    assert group_lives(group)
     service.kill()
-    service.wait()
-    service.stdout.close()
-    deadline = time.monotonic() + 10
-    while group_lives(child) and time.monotonic() < deadline:
+    service.communicate()
+    deadline = time.monotonic() + 30
+    while group_lives(group) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not group_lives(child)
+    assert not group_lives(group)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_a_process_survives_the_thread_that_started_it(tmp_path: Path) -> None:
+    code = STARTER + (
+        "thread = threading.Thread(target=lambda: asyncio.run(start()))\n"
+        "thread.start(); thread.join(); print('ended', flush=True); sys.stdin.read()\n"
+    )
+    service = start_service(code, PARENT, tmp_path / "p.log")
+    group = int(service.stdout.readline())
+    assert service.stdout.readline() == "ended\n"
+    time.sleep(0.3)
+    assert group_lives(group)
+    service.kill()
+    service.communicate()
+
+
+def start_service(code: str, *arguments: object) -> Any:
+    """A process of its own that starts managed ones and prints their groups."""
+    argv = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

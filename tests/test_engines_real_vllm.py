@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from coe.engines.vllm import InPlaceEngine
 from coe.errors import EngineError, ExpertRefused
 from coe.registry.models import AdapterHost, Expert, RemoteHost, VllmHost
 from coe.testing.conformance_engine import check_engine
-from coe.testing.engine_hosts import CPU, experts, lora_experts, until
+from coe.testing.engine_hosts import CPU, experts, kill_command, lora_experts, process_of, until
 from coe.testing.tiny_models import TinyFamily
 from coe.types import EngineCall
 
@@ -210,9 +208,8 @@ async def test_a_killed_process_is_noticed_and_a_new_one_answers_as_the_reloaded
     await slot.ensure_ready("b")
     before = await answer(slot, "b")
     swaps = slot.stats().swaps
-    process = slot._life.server._process
-    assert process is not None
-    os.kill(process.pid, signal.SIGKILL)
+    process = process_of(slot._life)
+    kill_command(process)
     await until(lambda: slot.stats().state == "failed")
     assert slot.stats().awake == ()
     assert slot.stats().last_error is not None
@@ -221,14 +218,13 @@ async def test_a_killed_process_is_noticed_and_a_new_one_answers_as_the_reloaded
     await slot.ensure_ready("b")
     assert slot.stats().swaps == swaps, "it was started with another checkpoint"
     assert (await answer(slot, "b"))["choices"] == before["choices"]
-    assert not group_lives(process.pid), "workers of the killed process are left"
+    assert not group_lives(process.group), "workers of the killed process are left"
 
 
 async def test_stopping_leaves_no_process(slot: InPlaceEngine) -> None:
-    process = slot._life.server._process
-    assert process is not None
+    process = process_of(slot._life)
     await slot.stop()
-    assert not group_lives(process.pid)
+    assert not group_lives(process.group)
     assert slot.stats().state == "stopped"
 
 

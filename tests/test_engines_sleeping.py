@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
 
+from coe.engines.process import ManagedProcess
 from coe.engines.sleeping import SleepEngine
 from coe.errors import EngineError
-from coe.testing.engine_hosts import adapters, sleepers, until
+from coe.testing.engine_hosts import adapters, kill_command, process_of, sleepers, until
 from coe.testing.tiny_models import TinyFamily
 from coe.types import Engine, EngineCall
 
@@ -25,10 +24,8 @@ async def text(engine: Engine, expert: str) -> str:
     return str(body["choices"][0]["text"])
 
 
-def pid(engine: SleepEngine, expert: str) -> int:
-    process = engine._places[expert].life.server._process
-    assert process is not None
-    return process.pid
+def process(engine: SleepEngine, expert: str) -> ManagedProcess:
+    return process_of(engine._places[expert].life)
 
 
 async def test_two_experts_can_be_awake_and_keep_their_processes_while_asleep(
@@ -40,7 +37,7 @@ async def test_two_experts_can_be_awake_and_keep_their_processes_while_asleep(
     await engine.ensure_ready("a")
     await engine.ensure_ready("b")
     assert engine.stats().awake == ("a", "b")
-    first, process = await text(engine, "a"), pid(engine, "a")
+    first, old = await text(engine, "a"), process(engine, "a")
     for level in (1, 2):
         await engine.sleep("a", level)
         assert engine.stats().awake == ("b",)
@@ -48,7 +45,7 @@ async def test_two_experts_can_be_awake_and_keep_their_processes_while_asleep(
             await engine.ask("a", CALL)
         assert refused.value.code == "expert_not_ready"
         await engine.ensure_ready("a")
-        assert (await text(engine, "a"), pid(engine, "a")) == (first, process)
+        assert (await text(engine, "a"), process(engine, "a")) == (first, old)
     await engine.stop()
 
 
@@ -57,7 +54,7 @@ async def test_a_crash_takes_down_one_expert_only(tiny_family: TinyFamily, tmp_p
     await engine.ensure_ready("a")
     await engine.ensure_ready("b")
     first = await text(engine, "a")
-    os.kill(pid(engine, "a"), signal.SIGKILL)
+    kill_command(process(engine, "a"))
     await until(lambda: engine.stats().awake == ("b",))
     await until(lambda: "exit code -9" in str(engine.stats().last_error))
     await engine.ensure_ready("a")
@@ -94,9 +91,7 @@ async def test_a_crash_of_the_base_takes_down_all_adapters_and_the_next_call_res
     await engine.ensure_ready("a")
     await engine.ensure_ready("lora")
     before = await text(engine, "lora")
-    process = engine._life.server._process
-    assert process is not None
-    os.kill(process.pid, signal.SIGKILL)
+    kill_command(process_of(engine._life))
     await until(lambda: engine.stats().state == "failed")
     assert engine.stats().awake == ()
     await engine.ensure_ready("lora")

@@ -49,7 +49,7 @@ def vllm_launch(
         argv += ["--max-cpu-loras", str(max(host.max_adapters, host.max_adapters_in_batch))]
     elif host.swap == "sleep" and host.device == "gpu":
         argv += ["--enable-sleep-mode"]  # refused on CPU, where the endpoints exist all the same
-    return Launch((*argv, *host.args), {**_environment(host, model), **host.env})
+    return Launch((*argv, *host.args), {**_environment(host, model, socket.parent), **host.env})
 
 
 def log_path(root: Path, name: str) -> Path:
@@ -62,7 +62,7 @@ def _dtype(host: VllmHost | AdapterHost) -> str:
     return "float32" if host.device == "cpu" and host.dtype == "auto" else host.dtype
 
 
-def _environment(host: VllmHost | AdapterHost, model: ModelSource) -> dict[str, str]:
+def _environment(host: VllmHost | AdapterHost, model: ModelSource, home: Path) -> dict[str, str]:
     env = {
         "VLLM_SERVER_DEV_MODE": "1",  # pause, collective_rpc, sleep
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(SERVER_KEEPALIVE_S),
@@ -70,11 +70,12 @@ def _environment(host: VllmHost | AdapterHost, model: ModelSource) -> dict[str, 
         "DO_NOT_TRACK": "1",
         "VLLM_LOGGING_COLOR": "0",
         "PYTHONUNBUFFERED": "1",
+        "VLLM_RPC_BASE_PATH": str(home),  # its inner sockets: it never removes them
     }
-    if model.folder is not None:
-        env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if isinstance(host, AdapterHost):
         env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+    if model.folder is not None:
+        env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if host.device == "cpu":
         env["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB
     if host.threads is not None:

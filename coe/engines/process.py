@@ -53,7 +53,7 @@ class LogFile:
 
 
 class ManagedProcess:
-    """A running command in a process group of its own that ends with us, however we end.
+    """A running command in a process group of its own that ends with us, however we end (see leash.py).
 
     One owner; every method runs on the loop that spawned it.
     """
@@ -82,7 +82,8 @@ class ManagedProcess:
         return cls(process, log)
 
     @property
-    def pid(self) -> int:
+    def group(self) -> int:
+        """The process group: the leash, the command and what that started."""
         return self._process.pid
 
     @property
@@ -111,9 +112,9 @@ class ManagedProcess:
     async def sweep(self, patience_s: float = 5.0) -> None:
         """Kill what is left of the group: workers can survive the death of their leader."""
         deadline = asyncio.get_running_loop().time() + patience_s
-        while group_lives(self.pid) and asyncio.get_running_loop().time() < deadline:
+        while group_lives(self.group) and asyncio.get_running_loop().time() < deadline:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+                os.killpg(self.group, signal.SIGKILL)
             await asyncio.sleep(0.02)
 
 

@@ -22,8 +22,8 @@ from coe.errors import EngineError
 from coe.types import EngineCall
 
 POLL_S = 0.2
-MAX_SOCKET_PATH = 100
-"""Bytes; the kernel's limit for the path of a Unix socket is 107."""
+MAX_HOME_PATH = 107 - len("/b3e8ff2c-3b11-4a5e-8a1c-0b6a1c5f2d3e")
+"""Bytes; the kernel's limit for the path of a Unix socket is 107, and vLLM names its inner ones by UUID."""
 CORRUPTION = re.compile(
     r"(?<!RotaryEmbedding): Failed to load weights|weights were not loaded from checkpoint"
 )
@@ -217,9 +217,9 @@ def root_url(url: str) -> str:
 
 
 def private_folder() -> Path:
-    """A new folder that only we can enter, with a path short enough for a socket."""
+    """A new folder that only we can enter, with a path short enough for sockets."""
     folder = Path(tempfile.mkdtemp(prefix="coe-"))
-    if len(str(folder)) < MAX_SOCKET_PATH - len("/vllm.sock"):
+    if len(str(folder)) <= MAX_HOME_PATH:
         return folder
     folder.rmdir()
     return Path(tempfile.mkdtemp(prefix="coe-", dir="/tmp"))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from coe.engines.adapter import AdapterEngine
+from coe.engines.lifecycle import Lifecycle
+from coe.engines.process import ManagedProcess
 from coe.engines.sleeping import SleepEngine
 from coe.engines.vllm import InPlaceEngine
 from coe.registry.models import AdapterHost, Expert, VllmHost
@@ -65,3 +69,17 @@ async def until(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not holds():  # noqa: ASYNC110 (nobody tells us)
             await asyncio.sleep(0.02)
+
+
+def process_of(life: Lifecycle) -> ManagedProcess:
+    """The process of a managed server, for tests that look at it from outside."""
+    process = life.server._process
+    if process is None:
+        raise ValueError("this server is not ours")
+    return process
+
+
+def kill_command(process: ManagedProcess) -> None:
+    """SIGKILL the command itself, as the kernel does when memory runs out; its leash sees it end."""
+    children = Path(f"/proc/{process.group}/task/{process.group}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
