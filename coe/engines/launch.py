@@ -70,6 +70,7 @@ def _environment(host: VllmHost | AdapterHost, model: ModelSource, home: Path) -
         "DO_NOT_TRACK": "1",
         "VLLM_LOGGING_COLOR": "0",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "",  # else each start compiles torch and vLLM anew: 20 s a process
         "VLLM_RPC_BASE_PATH": str(home),  # its inner sockets: it never removes them
     }
     if isinstance(host, AdapterHost):
