@@ -1,135 +1,14 @@
-"""Which expert comes next, at whose expense, and who is served: the replaceable part of scheduling.
-
-The scheduler does the bookkeeping (states, budgets, leases, failures) and asks a policy about one host at
-a time. A policy is pure and silent: it reads a view, keeps no clock and changes nothing. Whatever it
-answers, no work in flight is killed and no budget is exceeded.
-"""
+"""Serve an expert's requests together, in frames, with an ageing bound."""
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from coe.errors import ConfigError
-from coe.pool.events import HostId
 from coe.pool.plan import EPSILON
-from coe.registry.models import Pool
+from coe.pool.policies.protocol import HostView, ReplicaView, Swap
 from coe.types import ExpertId
-
-
-class QueueView(Protocol):
-    """An expert and its requests that wait, over all its hosts. Times in seconds."""
-
-    @property
-    def id(self) -> ExpertId: ...
-    @property
-    def queued(self) -> int: ...
-    @property
-    def oldest(self) -> float:
-        """Arrival of the head of the queue; ``inf`` when nobody waits."""
-        ...
-
-    @property
-    def arrivals_sum(self) -> float:
-        """Sum of the waiting requests' arrival times: total waiting is ``queued * now`` minus this."""
-        ...
-
-    @property
-    def run_s(self) -> float:
-        """Moving mean of the time a lease is out."""
-        ...
-
-    @property
-    def supply(self) -> int:
-        """Batch capacity of the replicas that serve it now or will as soon as they are loaded."""
-        ...
-
-
-class ReplicaView(Protocol):
-    """One expert on one host. Times in seconds."""
-
-    @property
-    def expert(self) -> QueueView: ...
-    @property
-    def running(self) -> int:
-        """Leases out."""
-        ...
-
-    @property
-    def max_running(self) -> int: ...
-    @property
-    def footprint(self) -> float: ...
-    @property
-    def frame_left(self) -> int:
-        """Requests of its frame that still wait to be granted."""
-        ...
-
-    @property
-    def ready_at(self) -> float: ...
-    @property
-    def used_at(self) -> float:
-        """Last grant or finish."""
-        ...
-
-    @property
-    def load_s(self) -> float:
-        """Expected cost of bringing it in from its present state."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class HostView:
-    """A host at one moment.
-
-    ``room``: capacity that is free once everything that is leaving has left and everything that is
-    promised has come. ``candidates``: experts with work that could be brought in now. ``residents``: awake
-    experts that are not already leaving. ``waiting``: every expert with work here, whatever its state.
-    Where experts are always awake there are neither candidates nor residents.
-    """
-
-    host: HostId
-    now: float
-    room: float
-    candidates: Sequence[ReplicaView]
-    residents: Sequence[ReplicaView]
-    waiting: Collection[ReplicaView]
-
-
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """Close ``victims`` (residents), and load ``load`` (a candidate) when they have left."""
-
-    load: ExpertId | None
-    victims: tuple[ExpertId, ...] = ()
-
-
-class Policy(Protocol):
-    """Pure decisions about one host. Called again whenever something changes there."""
-
-    @property
-    def name(self) -> str: ...
-
-    def swap(self, view: HostView) -> Swap | None:
-        """The next change of residents, or None. Victims and room must suffice for ``load``."""
-        ...
-
-    def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:
-        """Whose oldest request is granted next; ``grantable`` (never empty) have work and batch room.
-        None holds them all back until something happens or ``wake_at``."""
-        ...
-
-    def frame(self, replica: ReplicaView) -> int:
-        """How many of the requests queued at this moment, when it is loaded, are served before it may
-        be closed."""
-        ...
-
-    def wake_at(self, view: HostView) -> float:
-        """When ``swap`` or ``grant`` could answer otherwise though nothing happened; ``inf`` for never.
-        Must be later than ``view.now``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -241,18 +120,3 @@ def _needed(chosen: Sequence[ReplicaView], spare: float) -> Iterator[ReplicaView
             spare -= resident.footprint
         else:
             yield resident
-
-
-POLICIES: Mapping[str, Callable[[Pool], Policy]] = {
-    "coe": lambda pool: Collate(ageing_s=pool.ageing_s, min_residency_s=pool.min_residency_s),
-}
-
-
-def make_policy(pool: Pool) -> Policy:
-    """The policy that the registry names. Raises :class:`ConfigError` with the choices."""
-    make = POLICIES.get(pool.policy)
-    if make is None:
-        nearest = difflib.get_close_matches(pool.policy, POLICIES, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known policies: {', '.join(POLICIES)}"
-        raise ConfigError(f"pool.policy: no policy {pool.policy!r}", hint=hint)
-    return make(pool)
