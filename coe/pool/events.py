@@ -19,11 +19,31 @@ RejectCode = Literal["queue_full", "expert_unavailable"]
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A request wants a lease on ``expert``. ``request`` must not be in the pool already."""
+    """A request wants a lease on ``expert``. ``request`` must not be in the pool already.
+
+    ``group``: the client's request that this is one leg of; the experts that its legs use do not displace
+    each other. ``alternatives``: experts that may serve it instead, nearly as good by the router's own
+    estimate; the Grant says which one did.
+    """
 
     request: RequestId
     expert: ExpertId
     deadline_class: DeadlineClass = "standard"
+    group: RequestId | None = None
+    alternatives: tuple[ExpertId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A lease on ``expert`` will be wanted once other legs of ``group`` are done (the aggregator's).
+
+    A hint: the expert may be brought in meanwhile. An Arrived with the same ``request`` fulfils it,
+    Cancelled withdraws it.
+    """
+
+    request: RequestId
+    expert: ExpertId
+    group: RequestId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +94,7 @@ class Tick:
     """Nothing happened but time. Send one at ``Scheduler.next_tick()``."""
 
 
-Event = Arrived | Cancelled | Ready | Slept | Failed | Finished | Tick
+Event = Arrived | Expected | Cancelled | Ready | Slept | Failed | Finished | Tick
 
 
 @dataclass(frozen=True, slots=True)

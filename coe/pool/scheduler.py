@@ -16,6 +16,7 @@ from coe.pool.events import (
     Arrived,
     Cancelled,
     Event,
+    Expected,
     Failed,
     Finished,
     Grant,
@@ -67,7 +68,7 @@ class Scheduler:
                 self._slept(event, turn)
             case Failed():
                 self._failed(event, turn)
-            case Tick():
+            case Expected() | Tick():
                 pass
         return self._settle(turn)
 
