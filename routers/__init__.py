@@ -20,6 +20,7 @@ from coe.registry.models import Expert, RouterSpec
 from coe.suggest import suggest
 from coe.types import Router
 from routers.base import RouterClass, RouterOptions, Setting
+from routers.evidence import Evidence
 
 __all__ = ["BUILTINS", "build_router", "router_class"]
 
@@ -32,14 +33,17 @@ BUILTINS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def build_router(spec: RouterSpec, experts: Sequence[Expert], root: Path) -> Router:
+def build_router(
+    spec: RouterSpec, experts: Sequence[Expert], root: Path, evidence: Evidence | None = None
+) -> Router:
     """Build a router. Blocking: it may load an encoder and learn from examples (seconds).
 
-    ``root`` is the folder of experts.yaml, where relative paths in options start.
+    ``root`` is the folder of experts.yaml, where relative paths in options start. ``evidence`` is what
+    the experts' profiles say.
     Raises :class:`ConfigError` for an unknown kind, a plug-in that cannot be imported, or bad options.
     """
     cls = router_class(spec.kind)
-    setting = Setting(experts=tuple(expert.view() for expert in experts), root=root)
+    setting = Setting(experts=tuple(expert.view() for expert in experts), root=root, evidence=evidence)
     options = _options(spec, cls)
     faults = options.faults([expert.id for expert in experts])
     if faults:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from coe.types import ExpertId, ExpertView, Router
+from routers.evidence import Evidence
 
 
 class RouterOptions(BaseModel):
@@ -28,6 +29,8 @@ class Setting:
 
     experts: tuple[ExpertView, ...] = ()
     root: Path = Path()
+    evidence: Evidence | None = None
+    """what the profiles say of those of the experts that have one; None where none has"""
 
 
 class RouterClass(Protocol):
