@@ -46,7 +46,7 @@ async def test_adapters_keep_the_contract(tiny_family: TinyFamily, tmp_path: Pat
 async def test_remote_url_keeps_the_contract(api: TestServer, tmp_path: Path) -> None:
     host = RemoteHost(id="far", kind="remote", url=str(api.make_url("/v1")))
     expert = Expert(id="remote-a", host="far", model="tiny-model")
-    await check_engine(build_engine(host, (expert,), tmp_path), "remote-a")
+    await check_engine(build_engine(host, (expert,), tmp_path), "remote-a", always_awake=True)
 
 
 async def test_litellm_provider_keeps_the_contract(
@@ -56,7 +56,7 @@ async def test_litellm_provider_keeps_the_contract(
     monkeypatch.setenv("TEST_KEY", "sk-test")
     host = RemoteHost(id="far", kind="remote", provider="openai", api_key_env="TEST_KEY")
     expert = Expert(id="remote-a", host="far", model="tiny-model")
-    await check_engine(build_engine(host, (expert,), tmp_path), "remote-a")
+    await check_engine(build_engine(host, (expert,), tmp_path), "remote-a", always_awake=True)
 
 
 async def test_check_finds_an_engine_that_hides_its_experts() -> None:

@@ -172,7 +172,7 @@ async def test_a_remote_engine_reaches_vllm_by_url(
     await slot.ensure_ready("a")
     host = RemoteHost(id="far", kind="remote", url=slot_url)
     remote = RemoteEngine(host, (Expert(id="far-a", host="far", model="coe-slot"),), tmp_path)
-    await check_engine(remote, "far-a")
+    await check_engine(remote, "far-a", always_awake=True)
 
 
 async def test_a_sleeping_engine_keeps_the_contract_on_a_server_that_runs_already(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -20,6 +21,8 @@ from coe.errors import ConfigError
 from coe.local import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, build_service
 from coe.registry.models import Registry
 from coe.testing.engines import FakeEngine
+from coe.testing.serving import serving
+from eval.bench.upstream import MockUpstream
 
 ASK = {"model": "coe", "messages": [{"role": "user", "content": "count"}]}
 PROGRAM = """
@@ -150,3 +153,15 @@ def test_a_registry_that_cannot_be_bound_is_a_config_error() -> None:
 def test_a_default_router_that_is_a_built_in_need_not_be_listed() -> None:
     bound = build_service(registry(), Path(), lambda *_: FakeEngine("slot"))
     assert set(bound.generations.current.routers) == {"random"}
+
+
+async def test_an_expert_on_a_remote_host_answers_through_the_whole_service(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    upstream = await loop.create_server(lambda: MockUpstream(delay_s=0.0), "127.0.0.1", 0)
+    port = upstream.sockets[0].getsockname()[1]
+    host = {"id": "far", "kind": "remote", "url": f"http://127.0.0.1:{port}"}
+    of = registry(pool={"hosts": [host]}, experts=[{"id": "sums", "host": "far", "model": "mock"}])
+    async with upstream, serving(build_service(of, tmp_path)) as url, httpx.AsyncClient() as client:
+        body = (await client.post(f"{url}/v1/chat/completions", json=ASK)).json()
+    assert body["choices"][0]["message"]["content"] == "Forty-two."
+    assert (body["model"], body["coe"]["expert"]) == ("sums", "sums")

@@ -24,7 +24,7 @@ class Backend(Protocol):
 
 
 class RemoteEngine:
-    """Nothing to load: an expert is ready once the connection is set up (:class:`coe.types.Engine`).
+    """Nothing to load: every expert is ready while the connection is set up (:class:`coe.types.Engine`).
 
     That its key or name is wrong shows at the first request, as EngineError: a probe would cost money.
     """
@@ -34,7 +34,6 @@ class RemoteEngine:
         self._experts = Experts(host.id, experts)
         self._backend = _backend(host, root)
         self._open = False
-        self._awake: list[ExpertId] = []
         self._last_error: str | None = None
 
     async def start(self) -> None:
@@ -46,28 +45,27 @@ class RemoteEngine:
         self._open, self._last_error = True, None
 
     async def ensure_ready(self, expert: ExpertId) -> None:
-        spec = self._experts[expert]
-        await self.start()
-        if spec.id not in self._awake:
-            self._awake.append(spec.id)
+        if self._experts[expert]:  # raises for one that it does not have
+            await self.start()
 
-    async def sleep(self, expert: ExpertId, level: int = 1) -> None:  # noqa: ARG002
-        if expert in self._awake:
-            self._awake.remove(expert)
+    async def sleep(self, expert: ExpertId, level: int = 1) -> None:
+        """Nothing to free."""
 
     async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
-        if not self._open or expert not in self._awake:
+        model = self._experts[expert].model
+        if not self._open:
             raise self._experts.not_ready(expert)
-        return await self._backend.ask(self._experts[expert].model, call, expert)
+        return await self._backend.ask(model, call, expert)
 
     async def stop(self) -> None:
         self._open = False
-        self._awake.clear()
         await self._backend.close()
 
     def stats(self) -> EngineStats:
         if self._open:
-            return EngineStats("ready", tuple(self._awake), last_error=self._last_error)
+            return EngineStats(
+                "ready", tuple(expert.id for expert in self._experts), last_error=self._last_error
+            )
         return EngineStats("failed" if self._last_error else "stopped", last_error=self._last_error)
 
 

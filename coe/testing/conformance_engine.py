@@ -15,19 +15,28 @@ class EngineContractError(AssertionError):
     """An engine that does not keep its contract; the message says which part."""
 
 
-async def check_engine(engine: Engine, expert: ExpertId, *, stop: bool = True) -> None:
+async def check_engine(
+    engine: Engine, expert: ExpertId, *, stop: bool = True, always_awake: bool = False
+) -> None:
     """Raises EngineContractError where ``engine`` breaks its contract for ``expert``, one that works.
 
     Starts the engine, loads the expert, asks it, puts it to sleep and wakes it; stops the engine at the
-    end unless ``stop`` is false. Takes as long as two loads and five short answers.
+    end unless ``stop`` is false. Takes as long as two loads and five short answers. An engine whose experts
+    are ``always_awake`` answers as soon as it is started, also after ``sleep``.
     """
     await _starts(engine)
+    if always_awake:
+        await _answers(engine, expert)
     await _loads(engine, expert)
     await _answers(engine, expert)
     await _streams(engine, expert)
     await _aborts(engine, expert)
     await _refuses_strangers(engine)
-    await _sleeps_and_wakes(engine, expert)
+    if always_awake:
+        await engine.sleep(expert)
+        await _answers(engine, expert)
+    else:
+        await _sleeps_and_wakes(engine, expert)
     if stop:
         await _stops(engine, expert)
 
