@@ -121,7 +121,8 @@ def test_routers_know_the_core_and_themselves() -> None:
 
 
 def test_eval_knows_the_core_and_itself() -> None:
-    assert broken(("eval",), (*CORE, "eval")) == []
+    found = broken(("eval",), (*CORE, "eval"))
+    assert [line for line in found if not line.startswith("eval.__main__:")] == []
 
 
 def test_engines_and_pool_do_not_know_who_uses_them() -> None:
@@ -146,7 +147,7 @@ def test_only_the_command_line_imports_the_command_line() -> None:
     found = [
         str(each)
         for each in imports()
-        if within(each.target, "coe.cli") and not within(each.module, "coe.cli")
+        if within(each.target, "coe.cli") and not within(each.module, "coe.cli", "eval.__main__")
     ]
     assert found == []
 

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -49,7 +50,10 @@ class Group(click.Group):
 
 
 class CommandFolder(Group):
-    """The group whose commands are the modules of ``package`` (without a leading underscore)."""
+    """The group whose commands are the modules of ``package`` (without a leading underscore).
+
+    A command whose name is a keyword of Python ends with an underscore as a module: ``import_.py``.
+    """
 
     def __init__(self, *args: Any, package: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -57,12 +61,14 @@ class CommandFolder(Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         folder = importlib.import_module(self._package).__path__
-        return sorted(module.name for module in pkgutil.iter_modules(folder) if module.name[0] != "_")
+        modules = (module.name for module in pkgutil.iter_modules(folder))
+        return sorted(name.rstrip("_") for name in modules if name[0] != "_")
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = importlib.import_module(f"{self._package}.{cmd_name}").main
+        module = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = importlib.import_module(f"{self._package}.{module}").main
         command.name = cmd_name
         return command
 

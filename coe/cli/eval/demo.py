@@ -1,4 +1,4 @@
-"""``coe eval``: measure the composition against its experts."""
+"""``coe eval demo``: the shipped specialists, measured through the API."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ if TYPE_CHECKING:
     from eval.demo import Asking, Graded, Summary
 
 
-@click.group()
-def main() -> None:
-    """Measure the composition against its experts."""
-
-
-@main.command()
+@click.command()
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="A running `coe serve`.")
 @click.option("--per-skill", default=25, show_default=True, help="Held-out questions of each skill.")
 @click.option("--concurrency", default=16, show_default=True, help="Questions under way at once.")
@@ -28,7 +23,7 @@ def main() -> None:
 @click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.option("--only", help="Ask this model alone, and print its accuracy on each skill.")
 @click.option("--lenient", is_flag=True, help="Right when the answer stands anywhere in 64 tokens.")
-def demo(
+def main(
     url: str,
     per_skill: int,
     concurrency: int,
