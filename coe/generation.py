@@ -17,6 +17,7 @@ class Generation:
     number: int
     registry: Registry
     experts: tuple[ExpertView, ...]
+    """those that routers may choose"""
     routers: Mapping[str, Router]
     aggregator: Aggregator
     created: int

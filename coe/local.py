@@ -98,7 +98,7 @@ def build_generation(registry: Registry, root: Path, number: int) -> Generation:
     return Generation(
         number=number,
         registry=registry,
-        experts=tuple(expert.view() for expert in registry.experts),
+        experts=tuple(expert.view() for expert in registry.routed),
         routers={spec.name: _router(spec, registry, root) for spec in _router_specs(registry)},
         aggregator=build_aggregator(registry.aggregator),
         created=int(time.time()),
@@ -107,7 +107,7 @@ def build_generation(registry: Registry, root: Path, number: int) -> Generation:
 
 def _router(spec: RouterSpec, registry: Registry, root: Path) -> Router:
     log.info("building router %s", spec.name)
-    return build_router(spec, registry.experts, root)
+    return build_router(spec, registry.routed, root)
 
 
 def _router_specs(registry: Registry) -> tuple[RouterSpec, ...]:

@@ -74,7 +74,7 @@ def _pinned(expert: str) -> Decision:
 
 def _unknown_model(model: str, generation: Generation) -> UnknownModel:
     service = generation.registry.service
-    names = [service.model_name, *(expert.id for expert in generation.experts)]
+    names = [service.model_name, *(expert.id for expert in generation.registry.experts)]
     return UnknownModel(
         f'the model "{model}" does not exist; {suggest(model, names)}',
         param="model",

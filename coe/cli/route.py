@@ -39,8 +39,8 @@ def _decide_here(question: str, router: str | None, path: Path) -> dict[str, Any
     from routers import build_router
 
     registry = load_registry(path)
-    built = build_router(_spec(registry, router), registry.experts, path.resolve().parent)
-    decision = built.route(question, [expert.view() for expert in registry.experts])
+    built = build_router(_spec(registry, router), registry.routed, path.resolve().parent)
+    decision = built.route(question, [expert.view() for expert in registry.routed])
     return {
         "object": "coe.route",
         "generation": None,

@@ -171,14 +171,15 @@ def _model_objects(generation: Generation, status: Status) -> Mapping[str, dict[
         routed: {"id": routed, **common, "description": "Chooses the expert for each request."}
     }
     live = status.experts()
-    for view in generation.experts:
-        state = live[view.id].state if view.id in live else None
-        models[view.id] = {
-            "id": view.id,
+    for expert in generation.registry.experts:
+        state = live[expert.id].state if expert.id in live else None
+        models[expert.id] = {
+            "id": expert.id,
             **common,
-            "description": view.card,
-            "skills": list(view.skills),
+            "description": expert.card,
+            "skills": list(expert.skills),
             "state": state,
+            "shadow": expert.shadow,
         }
     return models
 

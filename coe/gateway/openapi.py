@@ -75,6 +75,7 @@ class ModelBody(BaseModel):
     description: str
     skills: list[str] | None = Field(None, description="Of experts.")
     state: str | None = Field(None, description="Of experts: awake, sleeping, cold, or on the way.")
+    shadow: bool | None = Field(None, description="Of experts: true where no router chooses it.")
 
 
 class ModelList(BaseModel):

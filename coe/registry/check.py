@@ -196,7 +196,7 @@ def _memory(host: VllmHost, experts: Sequence[Expert]) -> Iterator[Finding]:
 
 
 def _experts(registry: Registry) -> Iterator[Finding]:
-    if not any(expert.general for expert in registry.experts):
+    if not any(expert.general for expert in registry.routed):
         message = (
             "no expert is marked general: a question that no specialist covers goes to a specialist anyway"
         )

@@ -31,6 +31,7 @@ def inconsistencies(data: Mapping[str, Any]) -> list[Inconsistency]:
         *_duplicates(experts, "id", "expert"),
         *_expert_places(experts, hosts),
         *_model_name_clashes(experts, data),
+        *_only_shadows(experts),
         *_routers(_mapping(data.get("routers")), experts),
     ]
 
@@ -106,6 +107,12 @@ def _model_name_clashes(experts: Sequence[_Entry], data: Mapping[str, Any]) -> I
             yield Inconsistency(message, (*expert.loc, "id"))
 
 
+def _only_shadows(experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+    if experts and all(expert.data.get("shadow") is True for expert in experts):
+        message = "every expert is a shadow, so none can be routed to; take shadow from at least one"
+        yield Inconsistency(message, (*experts[0].loc, "shadow"))
+
+
 def _routers(routers: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
     # Imported here: the table of routers stands above the registry's models, which routers use.
     from routers import BUILTINS
@@ -117,7 +124,8 @@ def _routers(routers: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[
         if kind is None or ":" in kind:
             continue
         if kind in BUILTINS:
-            yield from _router_options(entry, kind, _names(experts))
+            routed = [expert for expert in experts if expert.data.get("shadow") is not True]
+            yield from _router_options(entry, kind, _names(routed))
         else:
             message = (
                 f'unknown router kind "{kind}"; {suggest(kind, BUILTINS)}, or write "package.module:Class"'

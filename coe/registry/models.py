@@ -194,6 +194,8 @@ class Expert(Model):
     tags: tuple[str, ...] = ()
     general: bool = False
     """takes what no specialist covers, and what the router is unsure of"""
+    shadow: bool = False
+    """answers whoever names it, but no router chooses it"""
     parameters_b: Annotated[float, Field(gt=0)] | None = None
     """billions of parameters"""
     active_b: Annotated[float, Field(gt=0)] | None = None
@@ -256,6 +258,11 @@ class Registry(Model):
 
     def host(self, host_id: str) -> VllmHost | AdapterHost | RemoteHost | None:
         return next((h for h in self.pool.hosts if h.id == host_id), None)
+
+    @property
+    def routed(self) -> tuple[Expert, ...]:
+        """The experts that routers may choose: all but shadows."""
+        return tuple(e for e in self.experts if not e.shadow)
 
     def experts_on(self, host_id: str) -> tuple[Expert, ...]:
         return tuple(e for e in self.experts if e.host == host_id)

@@ -1,0 +1,76 @@
+"""Whether an expert that joins a service may be routed to: the protocol, and the gate that is always open.
+
+An expert joins in this order: its entry is *validated*, it is *profiled*, the *gate* compares the routing
+with and without it, and it is *admitted*: routed to, or, where the gate says no, listed as a shadow
+(``shadow: true``: whoever names it gets it, no router chooses it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from coe.registry.models import Registry
+from coe.types import ExpertId
+
+Ask = Callable[[str], Awaitable[str]]
+"""Puts one question to the expert and gives its answer. Raises CoeError when the expert cannot answer."""
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """``reasons``: sentences for people, also when the expert is admitted."""
+
+    admit: bool
+    reasons: tuple[str, ...] = ()
+
+
+class Gate(Protocol):
+    """The regression gate."""
+
+    def check(self, registry: Registry, expert: ExpertId) -> GateReport:
+        """May ``expert`` be routed to? ``registry`` has it, as it would be admitted (not as a shadow).
+
+        Blocking (seconds); it is called off the event loop. Raises ConfigError where the evidence that it
+        needs cannot be used.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ProfileReport:
+    """What profiling did. ``lines``: sentences for people."""
+
+    expert: ExpertId
+    questions: int
+    lines: tuple[str, ...] = ()
+
+
+class Profiler(Protocol):
+    """Learns what an expert can do by asking it."""
+
+    async def profile(self, registry: Registry, expert: ExpertId, ask: Ask) -> ProfileReport:
+        """Ask ``expert`` of ``registry`` and store its profile. Must not block the event loop.
+
+        Raises CoeError when it cannot (no probe questions, the expert does not answer).
+        """
+        ...
+
+
+class OpenGate:
+    """Admits everyone: there is no evidence to compare with."""
+
+    def check(self, registry: Registry, expert: ExpertId) -> GateReport:  # noqa: ARG002
+        return GateReport(True, (f"{expert} was admitted unchecked: there are no validation outcomes",))
+
+
+def build_gate(root: Path) -> Gate:  # noqa: ARG001
+    """The gate of the service whose experts.yaml stands in folder ``root``."""
+    return OpenGate()
+
+
+def build_profiler(root: Path) -> Profiler | None:  # noqa: ARG001
+    """The profiler of the service whose experts.yaml stands in ``root``; None where there is none."""
+    return None
