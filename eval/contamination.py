@@ -1,0 +1,62 @@
+"""Is a test question among those that a profile was made from?"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+_NO_WORD = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """Test questions that the profile knows: by id, and by text under another id."""
+
+    by_id: tuple[str, ...]
+    by_text: tuple[str, ...]
+    total: int
+
+    @property
+    def clean(self) -> bool:
+        return not self.by_id and not self.by_text
+
+    @property
+    def ids(self) -> frozenset[str]:
+        return frozenset(self.by_id) | frozenset(self.by_text)
+
+    def __str__(self) -> str:
+        if self.clean:
+            return f"none of {self.total} test questions is among the profile's"
+        return (
+            f"{len(self.ids)} of {self.total} test questions are among the profile's "
+            f"({len(self.by_id)} by id, {len(self.by_text)} more by text)"
+        )
+
+
+def normalised(text: str) -> str:
+    """Letters and digits in lower case, one blank between: what makes two questions one."""
+    return _NO_WORD.sub(" ", text.casefold()).strip()
+
+
+def text_key(text: str) -> str:
+    """A hash by which equal questions are found without keeping their text."""
+    return hashlib.sha256(normalised(text).encode()).hexdigest()
+
+
+def contamination(
+    profile: Mapping[str, str | None], test: Mapping[str, str | None], extra_keys: Iterable[str] = ()
+) -> Contamination:
+    """Both map a question's id to its text (None where it may not be stored).
+
+    ``extra_keys`` are :func:`text_key` hashes of further profile questions. Pure.
+    """
+    keys = {text_key(text) for text in profile.values() if text} | set(extra_keys)
+    by_id = tuple(question for question in test if question in profile)
+    by_text = tuple(
+        question
+        for question, text in test.items()
+        if question not in profile and text and text_key(text) in keys
+    )
+    return Contamination(by_id, by_text, len(test))
