@@ -1,0 +1,1 @@
+"""Routers and aggregators measured on recorded outcomes of real models: no model runs."""
