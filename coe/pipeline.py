@@ -10,14 +10,14 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from coe.errors import EngineError, ExpertUnavailable
 from coe.generation import Generation, Generations
-from coe.routing import choose
+from coe.routing import choose, nearly_as_good
 from coe.types import (
     DeadlineClass,
     Decision,
@@ -45,6 +45,13 @@ class Lease(Protocol):
     """The right to ask one expert, held while it answers. Times in milliseconds."""
 
     @property
+    def expert(self) -> ExpertId:
+        """The expert that was asked for, or one of the alternatives."""
+        ...
+
+    @property
+    def asked_for(self) -> ExpertId: ...
+    @property
     def engine(self) -> Engine: ...
     @property
     def queue_ms(self) -> float: ...
@@ -58,9 +65,25 @@ class Leases(Protocol):
     """What the pipeline needs of the pool."""
 
     def lease(
-        self, request_id: RequestId, expert: ExpertId, deadline_class: DeadlineClass, timeout_s: float
+        self,
+        request_id: RequestId,
+        expert: ExpertId,
+        deadline_class: DeadlineClass,
+        timeout_s: float,
+        *,
+        group: RequestId | None = None,
+        alternatives: Sequence[ExpertId] = (),
     ) -> AbstractAsyncContextManager[Lease]:
-        """Waits until ``expert`` is ready and has room. Leaving the block gives the lease back."""
+        """Waits until ``expert``, or one of ``alternatives`` if that is sooner, is ready and has room.
+
+        Leaving the block gives the lease back. Legs with one ``group`` are scheduled together.
+        """
+        ...
+
+    def expect(
+        self, request_id: RequestId, expert: ExpertId, group: RequestId | None = None
+    ) -> AbstractContextManager[None]:
+        """Announces a lease that will be taken inside the block, so that ``expert`` may come in early."""
         ...
 
     def forecast(self, expert: ExpertId) -> float:
@@ -80,10 +103,9 @@ class Preview:
 class LiveLeg:
     """One expert answering: the lease, the engine's answer under way, and what is known of it so far."""
 
-    def __init__(
-        self, expert: ExpertId, lease: Lease, answer: EngineAnswer, asked_at: float, clock: Clock
-    ) -> None:
-        self.expert = expert
+    def __init__(self, lease: Lease, answer: EngineAnswer, asked_at: float, clock: Clock) -> None:
+        self.expert = lease.expert
+        self.asked_for = lease.asked_for
         self._lease = lease
         self._held = AsyncExitStack()
         self._clock = clock
@@ -151,6 +173,14 @@ class LiveLeg:
         return int(found[-1]) if found else None
 
 
+class LegError(Exception):
+    """One expert could not answer; another may."""
+
+    def __init__(self, expert: ExpertId, error: ExpertUnavailable | EngineError) -> None:
+        super().__init__(error.message)
+        self.expert, self.error = expert, error
+
+
 class Answer:
     """An answer under way: at least one byte of it is here. Close it on every path."""
 
@@ -185,7 +215,7 @@ class Answer:
             confidence=None if pinned else decision.confidence,
             runner_up=decision.expert if fell_back else decision.runner_up,
             margin=None if fell_back else decision.margin,
-            reason=decision.reason + "".join(_because(leg, expert) for leg in self._failed),
+            reason=decision.reason + "".join(self._because()),
             legs=(*self._failed, self._leg.leg()),
         )
 
@@ -193,9 +223,13 @@ class Answer:
         """Abort what still runs and give the lease back. Idempotent."""
         await self._leg.aclose()
 
-
-def _because(failed: Leg, instead: ExpertId) -> str:
-    return f"; {failed.expert} could not answer ({failed.outcome}), so {instead} was asked"
+    def _because(self) -> Iterator[str]:
+        """Why it was not the chosen expert that answered."""
+        asked_for, expert = self._leg.asked_for, self._leg.expert
+        for leg in self._failed:
+            yield f"; {leg.expert} could not answer ({leg.outcome}), so {asked_for} was asked"
+        if expert != asked_for:
+            yield f"; {expert} answered instead of {asked_for}: nearly as good for this, and free sooner"
 
 
 class Pipeline:
@@ -213,17 +247,20 @@ class Pipeline:
         """
         generation = self._generations.current
         decision = await choose(request, generation)
-        failed: list[Leg] = []
-        for expert in _candidates(decision):
+        failed: dict[ExpertId, Leg] = {}
+        nearly = nearly_as_good(decision, generation.registry.pool.reroute_within)
+        while True:
+            expert = next(e for e in _candidates(decision) if e not in failed)
             try:
-                leg = await self._ask(request, expert, generation)
-            except (ExpertUnavailable, EngineError) as error:
-                log.warning("request %s: %s could not answer: %s", request.id, expert, error.message)
-                failed.append(Leg(expert=expert, outcome=f"failed: {error.code}"))
-                last_error = error
+                leg = await self._ask(request, expert, generation, () if failed else nearly)
+            except LegError as failure:
+                tried, error = failure.expert, failure.error
+                log.warning("request %s: %s could not answer: %s", request.id, tried, error.message)
+                failed[tried] = Leg(expert=tried, outcome=f"failed: {error.code}")
+                if len(failed) == len(_candidates(decision)):
+                    raise error from None
             else:
-                return Answer(request, generation, decision, leg, tuple(failed))
-        raise last_error
+                return Answer(request, generation, decision, leg, tuple(failed.values()))
 
     async def preview(self, request: Request) -> Preview:
         """Route without asking anybody."""
@@ -232,20 +269,31 @@ class Pipeline:
         waits = tuple(self._pool.forecast(ranked.expert) for ranked in decision.ranking)
         return Preview(generation=generation.number, decision=decision, waits_s=waits)
 
-    async def _ask(self, request: Request, expert: ExpertId, generation: Generation) -> LiveLeg:
+    async def _ask(
+        self, request: Request, expert: ExpertId, generation: Generation, alternatives: Sequence[ExpertId]
+    ) -> LiveLeg:
         """Lease ``expert`` and ask it; on any failure both are given back before the error leaves."""
-        patience_s = _patience_s(request.options, generation)
-        async with AsyncExitStack() as held:
-            lease = await held.enter_async_context(
-                self._pool.lease(request.id, expert, request.options.deadline_class, patience_s)
-            )
-            asked_at = self._clock()
-            answer = await lease.engine.ask(expert, EngineCall(request.endpoint, request.body))
-            held.push_async_callback(answer.aclose)
-            leg = LiveLeg(expert, lease, answer, asked_at, self._clock)
-            await leg.first_byte()
-            leg.hold(held.pop_all())
-            return leg
+        tried = expert
+        lease_on = self._pool.lease(
+            request.id,
+            expert,
+            request.options.deadline_class,
+            _patience_s(request.options, generation),
+            group=request.id,
+            alternatives=alternatives,
+        )
+        try:
+            async with AsyncExitStack() as held:
+                lease = await held.enter_async_context(lease_on)
+                tried, asked_at = lease.expert, self._clock()
+                answer = await lease.engine.ask(tried, EngineCall(request.endpoint, request.body))
+                held.push_async_callback(answer.aclose)
+                leg = LiveLeg(lease, answer, asked_at, self._clock)
+                await leg.first_byte()
+                leg.hold(held.pop_all())
+                return leg
+        except (ExpertUnavailable, EngineError) as error:
+            raise LegError(tried, error) from error
         raise AssertionError("a lease swallowed an error")
 
 

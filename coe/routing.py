@@ -8,7 +8,7 @@ import logging
 from coe.errors import BadRequest, CoeError, RoutingError, UnknownModel
 from coe.generation import Generation
 from coe.suggest import suggest
-from coe.types import Decision, Ranked, Request, Router
+from coe.types import Decision, ExpertId, Ranked, Request, Router
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,16 @@ async def choose(request: Request, generation: Generation) -> Decision:
     if generation.registry.expert(request.model) is None:
         raise _unknown_model(request.model, generation)
     return _pinned(request.model)
+
+
+def nearly_as_good(decision: Decision, within: float) -> tuple[ExpertId, ...]:
+    """Experts beside the chosen ones that may answer instead of the best: by the router's own estimate at
+    most ``within`` less likely to be right. None with ``within`` 0, and none for a pinned expert."""
+    chances = {ranked.expert: ranked.probability for ranked in decision.ranking}
+    if within <= 0.0 or decision.expert not in chances:
+        return ()
+    floor = chances[decision.expert] - within
+    return tuple(e for e, chance in chances.items() if chance >= floor and e not in decision.chosen)
 
 
 async def _routed(request: Request, generation: Generation) -> Decision:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from coe.errors import (
 from coe.generation import Generation, Generations
 from coe.pipeline import Pipeline
 from coe.registry.models import AggregatorSpec, Registry
-from coe.types import Decision, EngineCall, EngineStats, ExpertView, Options, Ranked, Request
+from coe.types import Decision, EngineCall, EngineStats, ExpertView, Options, Ranked, Receipt, Request
 
 EXPERTS = ("sums", "words", "base")
 
@@ -104,6 +104,8 @@ class FakeEngine:
 @dataclass(frozen=True)
 class FakeLease:
     engine: FakeEngine
+    expert: str
+    asked_for: str
     queue_ms: float = 12.0
     swap_ms: float = 700.0
     wake_from: Literal["awake", "sleeping", "cold"] = "cold"
@@ -115,24 +117,37 @@ class FakePool:
 
     engine: FakeEngine = field(default_factory=FakeEngine)
     unavailable: set[str] = field(default_factory=set)
+    awake: set[str] = field(default_factory=set)
     full: bool = False
     out: list[str] = field(default_factory=list)
     timeouts: list[float] = field(default_factory=list)
 
     @asynccontextmanager
     async def lease(
-        self, request_id: str, expert: str, deadline_class: str, timeout_s: float
+        self,
+        request_id: str,
+        expert: str,
+        deadline_class: str,
+        timeout_s: float,
+        *,
+        group: str | None = None,
+        alternatives: Sequence[str] = (),
     ) -> AsyncIterator[FakeLease]:
         self.timeouts.append(timeout_s)
+        asked_for, expert = expert, next((e for e in alternatives if e in self.awake), expert)
         if expert in self.unavailable:
             raise ExpertUnavailable(f"{expert} cannot be loaded")
         if self.full:
             await asyncio.Event().wait()
         self.out.append(expert)
         try:
-            yield FakeLease(self.engine)
+            yield FakeLease(self.engine, expert, asked_for)
         finally:
             self.out.remove(expert)
+
+    @contextmanager
+    def expect(self, request_id: str, expert: str, group: str | None = None) -> Iterator[None]:
+        yield
 
     def forecast(self, expert: str) -> float:
         return {"sums": 0.0}.get(expert, 1.5)
@@ -278,6 +293,42 @@ async def test_an_expert_that_fails_before_its_first_byte_is_replaced(
     assert receipt.legs[0].outcome == "failed: engine_failed"
     assert all(answer.closed for answer in pool.engine.answers)
     assert pool.out == []
+
+
+class CloseCall(Ranking):
+    """Its second expert is nearly as good as the first, its third is not."""
+
+    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
+        ranking = tuple(Ranked(e, p) for e, p in zip(EXPERTS, (0.46, 0.43, 0.11), strict=True))
+        return Decision(self.name, ranking, EXPERTS[:1], 0.5, "sums or words")
+
+
+async def answered(pool: FakePool, **options: Any) -> Receipt:
+    answer = await pipeline(pool, generation(ranking=CloseCall())).answer(request(**options))
+    _ = [chunk async for chunk in answer.chunks()]
+    await answer.aclose()
+    return answer.receipt()
+
+
+async def test_an_expert_nearly_as_good_that_is_free_sooner_answers_and_the_receipt_says_so() -> None:
+    pool = FakePool(awake={"words", "base"})
+    receipt = await answered(pool)
+    assert (receipt.expert, receipt.runner_up, receipt.legs[0].expert) == ("words", "sums", "words")
+    assert "words answered instead of sums: nearly as good for this, and free sooner" in receipt.reason
+    assert pool.engine.asked == ["words"]
+
+
+async def test_an_expert_clearly_less_likely_to_be_right_never_answers_instead() -> None:
+    assert (await answered(FakePool(awake={"base"}))).expert == "sums"
+    assert (await answered(FakePool(awake={"words"}), model="sums")).expert == "sums"
+
+
+async def test_when_the_expert_that_stepped_in_fails_the_chosen_one_is_asked() -> None:
+    pool = FakePool(FakeEngine(refusals={"words": EngineError("gone")}), awake={"words"})
+    receipt = await answered(pool)
+    assert pool.engine.asked == ["words", "sums"]
+    assert (receipt.expert, receipt.runner_up) == ("sums", "words")
+    assert "words could not answer (failed: engine_failed), so sums was asked" in receipt.reason
 
 
 async def test_only_one_other_expert_is_tried() -> None:

@@ -70,6 +70,16 @@ async def test_a_lease_gives_the_engine_and_says_what_the_wait_was_for() -> None
             assert (lease.wake_from, lease.swap_ms, lease.queue_ms) == ("awake", 0.0, 0.0)
 
 
+async def test_an_announced_lease_costs_and_promises_nothing() -> None:
+    async with running(FakeEngine("slot")) as pool:
+        with pool.expect("r", "a", group="r"):
+            async with pool.lease("r", "a", group="r") as lease:
+                assert (lease.expert, lease.asked_for, lease.rerouted) == ("a", "a", False)
+        with pool.expect("r", "a", group="r"):
+            pass
+        assert pool.snapshot().queued == 0
+
+
 async def test_engines_start_in_the_background_and_load_nothing_unasked() -> None:
     engine = FakeEngine("slot")
     up = engine.script.hold("start")

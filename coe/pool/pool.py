@@ -11,8 +11,8 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from coe.errors import CoeError, EngineError, ExpertTimeout, ExpertUnavailable, Overloaded
@@ -22,6 +22,7 @@ from coe.pool.events import (
     Cancelled,
     Event,
     Evict,
+    Expected,
     Failed,
     Finished,
     Grant,
@@ -50,16 +51,23 @@ DISCARD = 2
 class Lease:
     """The right to ask ``expert`` on ``engine`` while the context lasts.
 
+    ``expert`` is ``asked_for`` or one of the alternatives that were named with it.
     ``queue_ms`` is all the waiting; ``swap_ms`` the part of it in which the expert was being loaded.
     """
 
     request: RequestId
     expert: ExpertId
+    asked_for: ExpertId
     host: HostId
     engine: Engine
     queue_ms: float
     swap_ms: float
     wake_from: WakeFrom
+
+    @property
+    def rerouted(self) -> bool:
+        """Whether one of the alternatives serves the request instead of the expert it asked for."""
+        return self.expert != self.asked_for
 
 
 class Pool:
@@ -81,6 +89,7 @@ class Pool:
         self._clock = clock
         self._numbers = itertools.count()
         self._waiting: dict[RequestId, asyncio.Future[Grant]] = {}
+        self._expected: dict[tuple[RequestId, ExpertId], RequestId] = {}
         self._leases: set[RequestId] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._all_back = asyncio.Event()
@@ -115,21 +124,29 @@ class Pool:
         expert: ExpertId,
         deadline_class: DeadlineClass = "standard",
         timeout_s: float = math.inf,
+        *,
+        group: RequestId | None = None,
+        alternatives: Sequence[ExpertId] = (),
     ) -> AsyncIterator[Lease]:
         """Wait until ``expert`` is ready and has room, and hold that room until the block is left.
+
+        ``group``: the client's request that this is one leg of; the experts of its legs do not displace
+        each other. ``alternatives``: experts that may serve it instead if that is sooner; ``Lease.expert``
+        says which one does. A lease that was announced with :meth:`expect` takes that place.
 
         Raises Overloaded (queue full), ExpertUnavailable (cannot be loaded, not in the pool, shutting
         down) or ExpertTimeout (not granted within ``timeout_s``).
         """
-        # A request may hold several leases, so each gets a name of its own inside the pool.
-        ticket = f"{request_id}#{next(self._numbers)}"
-        grant = await self._granted(ticket, Arrived(ticket, expert, deadline_class), timeout_s)
+        ticket = self._expected.pop((request_id, expert), None) or self._ticket(request_id)
+        arrived = Arrived(ticket, expert, deadline_class, group, tuple(alternatives))
+        grant = await self._granted(ticket, arrived, timeout_s)
         engine = self._machinery.engines[grant.host]
         ok = True
         try:
             yield Lease(
                 request=request_id,
                 expert=grant.expert,
+                asked_for=expert,
                 host=grant.host,
                 engine=engine,
                 queue_ms=grant.queued_s * 1000,
@@ -142,6 +159,26 @@ class Pool:
         finally:
             self._report_lost(grant)
             self._end(Finished(ticket, ok))
+
+    @contextmanager
+    def expect(
+        self, request_id: RequestId, expert: ExpertId, group: RequestId | None = None
+    ) -> Iterator[None]:
+        """Announce a lease on ``expert`` that ``request_id`` will take later, inside the block.
+
+        A hint, which costs and promises nothing: the expert may be brought in meanwhile. It is withdrawn
+        when the block is left without the lease.
+        """
+        place, ticket = (request_id, expert), self._ticket(request_id)
+        self._expected[place] = ticket
+        if self._open:
+            self._dispatch(Expected(ticket, expert, group))
+        try:
+            yield
+        finally:
+            if self._expected.get(place) == ticket:
+                del self._expected[place]
+                self._dispatch(Cancelled(ticket))
 
     def forecast(self, expert: ExpertId) -> float:
         """Seconds that a request arriving now would wait; ``inf`` if it would be refused."""
@@ -164,6 +201,10 @@ class Pool:
             if host not in self._machinery.engines:
                 self._machinery.add(host, engine)
         self._carry_out(actions)
+
+    def _ticket(self, request_id: RequestId) -> RequestId:
+        """A name inside the pool: a request may hold several leases."""
+        return f"{request_id}#{next(self._numbers)}"
 
     async def _granted(self, ticket: RequestId, arrived: Arrived, timeout_s: float) -> Grant:
         if not self._open:

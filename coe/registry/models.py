@@ -164,6 +164,9 @@ class Pool(Model):
     """an expert just loaded is not swapped out sooner"""
     load_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """a load that takes longer has failed"""
+    reroute_within: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """an expert whose probability of being the right one is at most this much below the best one's may
+    answer instead if it is free sooner; 0 switches that off"""
 
 
 class Price(Model):
