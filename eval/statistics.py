@@ -112,7 +112,7 @@ def _by_group(values: Floats, groups: Sequence[object]) -> tuple[Floats, Floats]
     """Sum and size of each group."""
     index = {group: place for place, group in enumerate(dict.fromkeys(groups))}
     places = np.fromiter((index[group] for group in groups), dtype=np.int64, count=len(values))
-    sums: Floats = np.bincount(places, weights=values)
+    sums = np.bincount(places, weights=values).astype(np.float64)
     return sums, np.bincount(places).astype(np.float64)
 
 
