@@ -21,7 +21,7 @@ from coe.types import Decision, ExpertId, ExpertView, Ranked
 from routers.base import RouterOptions, Setting
 from routers.classifier import CategoryClassifier, Neighbour
 from routers.encoder import Encoder, Vectors, open_encoder
-from routers.vectors import encode_examples
+from routers.vectors import encode_cached
 
 GENERAL = "general"
 """The category whose questions belong to experts marked ``general``."""
@@ -80,7 +80,7 @@ class CategoryRouter:
     def _learn(self, examples: Sequence[Example]) -> CategoryClassifier:
         texts = [example.text for example in examples]
         labels = [example.category for example in examples]
-        return CategoryClassifier().fit(texts, labels, encode_examples(self._encoder, texts))
+        return CategoryClassifier().fit(texts, labels, encode_cached(self._encoder, texts))
 
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
         vector = self._encoder.encode([text])

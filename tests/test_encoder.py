@@ -1,4 +1,4 @@
-"""Sentence vectors: the numpy model, the cache of texts, the vectors kept between runs."""
+"""Sentence vectors: the numpy model and the cache of texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 
 from routers.bert import BertEncoder
 from routers.encoder import CachedEncoder, Encoder, SentenceEncoder, Vectors, open_encoder, shortened
-from routers.vectors import encode_examples
 
 TEXTS = ["What is 3 + 4?", "Monday plus two days", "", "SELECT * FROM users 🗓️", "a b c " * 500]
 
@@ -130,40 +129,3 @@ def test_long_text_keeps_both_ends() -> None:
     assert shortened(text).endswith("end")
     assert len(shortened(text)) < 1300
     assert shortened("short") == "short"
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "coe" / "vectors"
-
-
-def test_example_vectors_are_kept_between_runs(cache: Path) -> None:
-    first, second = CountingEncoder(), CountingEncoder()
-    assert np.array_equal(encode_examples(first, ["a", "bb"]), encode_examples(second, ["a", "bb"]))
-    assert second.asked == []
-    encode_examples(second, ["a", "ccc"])
-    assert second.asked == ["a", "ccc"]
-
-
-def test_damaged_cache_is_made_again(cache: Path) -> None:
-    encode_examples(CountingEncoder(), ["a"])
-    (kept,) = cache.glob("*.npy")
-    kept.write_bytes(b"not numpy")
-    again = CountingEncoder()
-    assert encode_examples(again, ["a"]).shape == (1, 2)
-    assert again.asked == ["a"]
-
-
-def test_cache_that_cannot_be_written_costs_only_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert encode_examples(CountingEncoder(), ["a"]).shape == (1, 2)
-
-
-def test_cache_does_not_grow_without_end(cache: Path) -> None:
-    for number in range(30):
-        encode_examples(CountingEncoder(), [f"text {number}"])
-    assert len(list(cache.iterdir())) <= 16
