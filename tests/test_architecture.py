@@ -104,7 +104,7 @@ def broken(module: tuple[str, ...], allowed: tuple[str, ...]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("module", ["coe.types", "coe.errors", "coe.suggest"])
+@pytest.mark.parametrize("module", ["coe.types", "coe.errors", "coe.suggest", "coe.extraction"])
 def test_core_words_import_nothing_of_ours(module: str) -> None:
     assert broken((module,), ()) == []
 
@@ -113,7 +113,7 @@ def test_registry_models_know_only_the_core() -> None:
     assert broken(("coe.registry.models",), ("coe.types",)) == []
 
 
-CORE = ("coe.types", "coe.errors", "coe.suggest", "coe.registry.models", "coe.examples")
+CORE = ("coe.types", "coe.errors", "coe.suggest", "coe.extraction", "coe.registry.models", "coe.examples")
 
 
 def test_routers_know_the_core_and_themselves() -> None:
