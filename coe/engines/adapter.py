@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from coe.engines.address import Address
 from coe.engines.canary import Canaries
 from coe.engines.checkpoint import ModelSource, resolve_adapter, resolve_model
 from coe.engines.experts import Experts
@@ -73,6 +74,11 @@ class AdapterEngine:
         if expert not in self._awake:
             raise self._experts.not_ready(expert)
         return await self._life.server.ask(call, expert, self._model(self._experts[expert]))
+
+    def address(self, expert: ExpertId) -> Address:
+        if expert not in self._awake:
+            raise self._experts.not_ready(expert)
+        return self._life.server.address(self._model(self._experts[expert]))
 
     async def stop(self) -> None:
         async with self._moving:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from coe.engines.address import Address
 from coe.engines.canary import Fingerprint, fingerprint, question
 from coe.engines.http import UNREACHABLE, HttpAnswer, HttpClient, Rename, Upstream
 from coe.engines.launch import SERVER_KEEPALIVE_S, Launch
@@ -130,6 +131,11 @@ class VllmServer:
         except EngineError as error:
             self._unreachable = error.code == UNREACHABLE
             raise
+
+    def address(self, model: str | None = None) -> Address:
+        """Where others may ask it, by our name or an adapter's."""
+        where = self._client.upstream
+        return Address(where.url, model or self.name, str(where.socket) if where.socket else None)
 
     async def models(self) -> list[dict[str, Any]]:
         return list((await self._client.get("/v1/models"))["data"])

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coe.engines.address import Address
 from coe.engines.canary import Canaries
 from coe.engines.checkpoint import ModelSource, resolve_model
 from coe.engines.experts import Experts
@@ -87,11 +88,10 @@ class SleepEngine:
                 await place.life.server.sleep(level)
 
     async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
-        place = self._places.get(expert)
-        if place is None or not place.awake:
-            # A request to a sleeping vLLM hangs until it wakes: it must never be sent.
-            raise self._experts.not_ready(expert)
-        return await place.life.server.ask(call, expert)
+        return await self._awake(expert).ask(call, expert)
+
+    def address(self, expert: ExpertId) -> Address:
+        return self._awake(expert).address()
 
     async def stop(self) -> None:
         self._open = False
@@ -106,6 +106,13 @@ class SleepEngine:
             self._swaps,
             errors[-1] if errors else self._last_error,
         )
+
+    def _awake(self, expert: ExpertId) -> VllmServer:
+        """A request to a sleeping vLLM hangs until it wakes: it must never be sent."""
+        place = self._places.get(expert)
+        if place is None or not place.awake:
+            raise self._experts.not_ready(expert)
+        return place.life.server
 
     async def _stop(self, place: _Place) -> None:
         async with place.moving:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from coe.engines.address import Address
 from coe.engines.canary import Canaries
 from coe.engines.checkpoint import Checkpoint, ModelSource, resolve_model
 from coe.engines.experts import Experts
@@ -75,6 +76,11 @@ class InPlaceEngine:
         if self._awake != expert:
             raise self._experts.not_ready(expert)
         return await self._life.server.ask(call, expert)
+
+    def address(self, expert: ExpertId) -> Address:
+        if self._awake != expert:
+            raise self._experts.not_ready(expert)
+        return self._life.server.address()
 
     async def stop(self) -> None:
         async with self._moving:

@@ -1,0 +1,40 @@
+"""What an owner had in memory, on disk, so that its successor brings the same experts back in."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from coe.pool.events import HostId
+from coe.types import ExpertId
+
+
+class Journal:
+    """One file, replaced whole: a reader sees the old residents or the new ones, never half of them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written: Mapping[HostId, Sequence[ExpertId]] | None = None
+
+    def residents(self) -> Mapping[HostId, tuple[ExpertId, ...]]:
+        """Those of the owner before us; empty where there was none or its file cannot be read."""
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            return {str(host): tuple(map(str, experts)) for host, experts in found["residents"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def note(self, residents: Mapping[HostId, Sequence[ExpertId]]) -> None:
+        """Write ``residents`` if they changed."""
+        if residents == self._written:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._path.with_suffix(".new")
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump({"residents": residents}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._path)
+        self._written = dict(residents)

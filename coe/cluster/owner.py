@@ -1,0 +1,207 @@
+"""The pool owner: the one process on a node that knows what is in memory, and hands out leases.
+
+It wraps the same :class:`coe.pool.pool.Pool` that `coe serve` uses. What is new is that its callers are
+other processes, which can vanish: a gateway that is not heard of for :data:`SILENCE_S` loses its leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from coe.cluster.doors import Doors
+from coe.cluster.journal import Journal
+from coe.cluster.wire import Granted, OwnerId, OwnerReport, Refused, SessionId, TicketId, Wanted
+from coe.engines.address import Address, Addressable
+from coe.errors import CoeError, EngineError
+from coe.gateway.status import ExpertStatus
+from coe.pool.events import HostId
+from coe.pool.pool import Lease, Pool
+from coe.types import Engine, ExpertId
+
+log = logging.getLogger(__name__)
+
+SILENCE_S = 15.0
+"""A gateway that sends no heartbeat for so long is gone, and its leases are given back."""
+UPKEEP_S = 1.0
+_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A lease that a gateway holds."""
+
+    session: SessionId
+    held: AsyncExitStack
+
+
+class PoolOwner:
+    """Use from one event loop: ``start``, calls of gateways, ``stop``. ``machine`` tells who is local."""
+
+    def __init__(
+        self,
+        owner: OwnerId,
+        pool: Pool,
+        engines: Mapping[HostId, Engine],
+        journal: Journal,
+        doors: Doors,
+        machine: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.generation = 1
+        self._id, self._pool, self._engines = owner, pool, dict(engines)
+        self._journal, self._doors, self._machine, self._clock = journal, doors, machine, clock
+        self._started = time.time()
+        self._heard: dict[SessionId, float] = {}
+        self._waiting: dict[TicketId, asyncio.Task[Granted | Refused]] = {}
+        self._holdings: dict[TicketId, Holding] = {}
+        self._given_up: OrderedDict[TicketId, None] = OrderedDict()
+        self._upkeep: asyncio.Task[None] | None = None
+        self._recovery: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Start the engines in the background and bring back what the owner before us had in memory."""
+        await self._pool.start()
+        self._upkeep = asyncio.create_task(self._keep_up())
+        for experts in self._journal.residents().values():
+            for expert in experts:
+                task = asyncio.create_task(self._bring_back(expert))
+                self._recovery.add(task)
+                task.add_done_callback(self._recovery.discard)
+
+    async def stop(self, drain_s: float = 30.0) -> None:
+        """Let leases end for up to ``drain_s`` seconds, then stop the engines."""
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+        for task in self._recovery:
+            task.cancel()
+        await self._pool.stop(drain_s)
+        await self._doors.close()
+
+    async def acquire(self, wanted: Wanted) -> Granted | Refused:
+        """Wait for a lease; the gateway holds it until it gives back ``wanted.ticket``, or vanishes."""
+        self._heard[wanted.session] = self._clock()
+        if wanted.ticket in self._given_up:
+            return _gone(wanted)
+        task = asyncio.create_task(self._lease(wanted))
+        self._waiting[wanted.ticket] = task
+        try:
+            return await task
+        except asyncio.CancelledError:
+            task.cancel()
+            if self._given_up.pop(wanted.ticket, "not given up") is None:
+                return _gone(wanted)
+            raise
+        finally:
+            self._waiting.pop(wanted.ticket, None)
+
+    async def give_back(self, session: SessionId, ticket: TicketId, failure: str | None) -> None:
+        """End a lease, or the wish for one. ``failure`` is what the engine did wrong, if anything."""
+        self._heard[session] = self._clock()
+        holding = self._holdings.pop(ticket, None)
+        if holding is not None:
+            await _release(holding, failure)
+            return
+        self._given_up[ticket] = None
+        while len(self._given_up) > _REMEMBERED:
+            self._given_up.popitem(last=False)
+        waiting = self._waiting.get(ticket)
+        if waiting is not None:
+            waiting.cancel()
+
+    async def beat(self, session: SessionId) -> OwnerReport:
+        """A gateway is alive; it learns how this owner is."""
+        self._heard[session] = self._clock()
+        return self.report()
+
+    def report(self) -> OwnerReport:
+        snapshot = self._pool.snapshot()
+        return OwnerReport(
+            owner=self._id,
+            generation=self.generation,
+            started=self._started,
+            engines={host: engine.stats() for host, engine in self._engines.items()},
+            experts={e.expert: ExpertStatus(e.state, e.queued, e.running) for e in snapshot.experts},
+            waits_s={e.expert: self._pool.forecast(e.expert) for e in snapshot.experts},
+            swaps=snapshot.swaps,
+        )
+
+    async def _lease(self, wanted: Wanted) -> Granted | Refused:
+        held = AsyncExitStack()
+        try:
+            lease = await held.enter_async_context(
+                self._pool.lease(
+                    wanted.request,
+                    wanted.expert,
+                    wanted.deadline_class,
+                    wanted.timeout_s,
+                )
+            )
+            address = await self._address(lease, wanted.machine)
+        except CoeError as error:
+            await held.aclose()
+            return Refused.of(error)
+        except BaseException:
+            await held.aclose()
+            raise
+        self._holdings[wanted.ticket] = Holding(wanted.session, held)
+        return Granted(
+            ticket=wanted.ticket,
+            expert=lease.expert,
+            host=lease.host,
+            address=address,
+            queue_ms=lease.queue_ms,
+            swap_ms=lease.swap_ms,
+            wake_from=lease.wake_from,
+        )
+
+    async def _address(self, lease: Lease, machine: str) -> Address | None:
+        if not isinstance(lease.engine, Addressable):
+            return None
+        address = lease.engine.address(lease.expert)
+        return address if machine == self._machine else await self._doors.through(address)
+
+    async def _keep_up(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_S)
+            self._note_residents()
+            await self.forget_the_silent()
+
+    def _note_residents(self) -> None:
+        awake = {host: list(engine.stats().awake) for host, engine in self._engines.items()}
+        try:
+            self._journal.note({host: experts for host, experts in awake.items() if experts})
+        except OSError as error:
+            log.warning("the journal of %s cannot be written: %s", self._id, error)
+
+    async def forget_the_silent(self) -> None:
+        """Take back the leases of gateways that have vanished."""
+        now = self._clock()
+        for session in [s for s, heard in self._heard.items() if now - heard > SILENCE_S]:
+            del self._heard[session]
+            lost = [ticket for ticket, holding in self._holdings.items() if holding.session == session]
+            log.warning("gateway %s is gone; taking back its %d leases", session, len(lost))
+            for ticket in lost:
+                await _release(self._holdings.pop(ticket), failure=None)
+
+    async def _bring_back(self, expert: ExpertId) -> None:
+        """A lease that nobody uses brings its expert in."""
+        with contextlib.suppress(CoeError):
+            async with self._pool.lease(f"recover-{expert}", expert, "batch", timeout_s=600.0):
+                log.info("%s is back in memory", expert)
+
+
+async def _release(holding: Holding, failure: str | None) -> None:
+    error = EngineError(failure) if failure is not None else None
+    with contextlib.suppress(EngineError):
+        await holding.held.__aexit__(type(error) if error else None, error, None)
+
+
+def _gone(wanted: Wanted) -> Refused:
+    return Refused("ExpertUnavailable", f"the wish for {wanted.expert} was given up")

@@ -1,0 +1,96 @@
+"""What gateways and pool owners say to each other: plain values that can be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from coe import errors
+from coe.engines.address import Address
+from coe.errors import CoeError
+from coe.gateway.status import ExpertStatus
+from coe.pool.events import HostId, WakeFrom
+from coe.types import DeadlineClass, EngineStats, ExpertId, RequestId
+
+SessionId = str
+"""One gateway process."""
+TicketId = str
+"""One wish for a lease; made by the gateway, so that it can give up what it has no answer to yet."""
+OwnerId = str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A wish for a lease. ``machine`` is the gateway's, so that the owner knows which way tokens must go."""
+
+    session: SessionId
+    ticket: TicketId
+    machine: str
+    request: RequestId
+    expert: ExpertId
+    deadline_class: DeadlineClass = "standard"
+    timeout_s: float = 300.0
+    group: RequestId | None = None
+    alternatives: tuple[ExpertId, ...] = ()
+
+
+@dataclass(frozen=True)
+class Granted:
+    """A lease. ``address`` is None for an expert behind a remote API, which every gateway asks itself."""
+
+    ticket: TicketId
+    expert: ExpertId
+    host: HostId
+    address: Address | None
+    queue_ms: float
+    swap_ms: float
+    wake_from: WakeFrom
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An error of ours that survives the way to another process with all that a client is told."""
+
+    kind: str
+    message: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, error: CoeError) -> Refused:
+        fields = {"code": error.code, "param": error.param, "hint": error.hint}
+        return cls(type(error).__name__, error.message, {**fields, "retry_after_s": error.retry_after_s})
+
+    def error(self) -> CoeError:
+        """The error as it was raised at the owner."""
+        found = getattr(errors, self.kind, errors.ExpertUnavailable)
+        kind = found if found not in (errors.BadHttp, errors.ExpertRefused) else errors.ExpertUnavailable
+        error: CoeError = kind(self.message, **self.fields)
+        return error
+
+
+@dataclass(frozen=True)
+class OwnerReport:
+    """An owner at one moment; what gateways choose owners and show states by. Waits in seconds."""
+
+    owner: OwnerId
+    generation: int
+    started: float
+    """Unix time of its start: another one means that it was restarted and that older leases are gone."""
+    engines: Mapping[HostId, EngineStats]
+    experts: Mapping[ExpertId, ExpertStatus]
+    waits_s: Mapping[ExpertId, float]
+    swaps: int
+
+
+class OwnerLost(Exception):
+    """The owner's process is gone or does not answer; it may be on its way back."""
+
+
+class OwnerCalls(Protocol):
+    """An owner as a gateway sees it. Every method raises :class:`OwnerLost` when it cannot be reached."""
+
+    async def acquire(self, wanted: Wanted) -> Granted | Refused: ...
+    async def give_back(self, session: SessionId, ticket: TicketId, failure: str | None) -> None: ...
+    async def expect(self, wanted: Wanted) -> None: ...
+    async def beat(self, session: SessionId) -> OwnerReport: ...

@@ -1,0 +1,90 @@
+"""Where a ready expert can be asked by another process, and how that process asks it.
+
+The pool owner hands out an :class:`Address` with a lease; tokens then go from the expert's own server to
+the gateway, past the pool. On the same machine that is vLLM's Unix socket. From another machine it is the
+server's door (:mod:`coe.engines.door`): vLLM itself is never on a port.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from coe.engines.http import HttpAnswer, HttpClient, Rename, Upstream
+from coe.engines.launch import SERVER_KEEPALIVE_S
+from coe.types import EngineCall, ExpertId
+
+
+@dataclass(frozen=True)
+class Address:
+    """OpenAI's API below ``url``/v1, asked for ``model``. ``token`` is a bearer token, never to be logged.
+
+    ``socket`` is the Unix socket to reach it by where that file exists.
+    """
+
+    url: str
+    model: str
+    socket: str | None = None
+    token: str | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether the Unix socket is on this machine."""
+        return self.socket is not None and Path(self.socket).is_socket()
+
+    def by_door(self, url: str, token: str) -> Address:
+        """The same server, with its door for those who cannot reach the socket."""
+        return replace(self, url=url, token=token)
+
+
+@runtime_checkable
+class Addressable(Protocol):
+    """An engine whose experts other processes may ask by themselves."""
+
+    def address(self, expert: ExpertId) -> Address:
+        """Of a ready expert; it holds as long as the lease. Raises EngineError when it is not ready."""
+        ...
+
+
+class AddressBook:
+    """Asks experts at addresses: one pool of connections for each server. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._clients: dict[tuple[str, str | None], HttpClient] = {}
+
+    async def ask(self, address: Address, expert: ExpertId, call: EngineCall) -> HttpAnswer:
+        """As :meth:`coe.types.Engine.ask`."""
+        body = {**call.body, "model": address.model}
+        return await self._client(address, expert).ask(
+            f"/v1/{call.endpoint}", body, Rename(address.model, expert)
+        )
+
+    async def forget(self, address: Address) -> None:
+        """Close what is kept open to a server that is gone."""
+        client = self._clients.pop(_key(address), None)
+        if client is not None:
+            await client.close()
+
+    async def close(self) -> None:
+        clients, self._clients = list(self._clients.values()), {}
+        for client in clients:
+            await client.close()
+
+    def _client(self, address: Address, expert: ExpertId) -> HttpClient:
+        key = _key(address)
+        if key not in self._clients:
+            self._clients[key] = HttpClient(
+                Upstream(
+                    f"the server of {expert}",
+                    "http://vllm" if address.local else address.url,
+                    socket=Path(address.socket) if address.local and address.socket else None,
+                    api_key=None if address.local else address.token,
+                    keepalive_s=SERVER_KEEPALIVE_S - 15,
+                )
+            )
+        return self._clients[key]
+
+
+def _key(address: Address) -> tuple[str, str | None]:
+    return address.url, address.socket if address.local else None

@@ -1,0 +1,227 @@
+"""Gateways and pool owners, without Ray: leases over a boundary, and what happens when one side vanishes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from coe.cluster.client import ClusterPool, Placement
+from coe.cluster.doors import Doors
+from coe.cluster.journal import Journal
+from coe.cluster.owner import SILENCE_S, PoolOwner
+from coe.cluster.wire import Granted, OwnerLost, OwnerReport, Refused, Wanted
+from coe.errors import ExpertUnavailable, Overloaded
+from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
+from coe.pool.policies import Collate
+from coe.pool.pool import Pool
+from coe.pool.scheduler import Scheduler
+from coe.testing import engine_hosts
+from coe.testing.engines import FakeEngine, Script
+from coe.testing.tiny_models import TinyFamily
+from coe.types import Engine, EngineCall
+
+CALL = EngineCall("chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4})
+
+
+class Calls:
+    """An owner in this process; ``gone`` makes it unreachable."""
+
+    def __init__(self, owner: PoolOwner) -> None:
+        self.owner, self.gone = owner, False
+
+    async def acquire(self, wanted: Wanted) -> Granted | Refused:
+        self._reach()
+        return await self.owner.acquire(wanted)
+
+    async def give_back(self, session: str, ticket: str, failure: str | None) -> None:
+        self._reach()
+        await self.owner.give_back(session, ticket, failure)
+
+    async def expect(self, wanted: Wanted) -> None:
+        self._reach()
+
+    async def beat(self, session: str) -> OwnerReport:
+        self._reach()
+        return self.owner.report()
+
+    def _reach(self) -> None:
+        if self.gone:
+            raise OwnerLost("killed")
+
+
+class Time:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def owner_of(engine: Engine, folder: Path, time: Time | None = None, experts: str = "ab") -> PoolOwner:
+    plan = PoolPlan(
+        hosts=(HostPlan(engine.id),),
+        experts=tuple(ExpertPlan(expert, (engine.id,), max_running=1) for expert in experts),
+        max_queue=3,
+    )
+    pool = Pool(Scheduler(plan, Collate(ageing_s=0.2, min_residency_s=0.0)), {engine.id: engine})
+    journal = Journal(folder / "journal.json")
+    return PoolOwner("one", pool, {engine.id: engine}, journal, Doors("127.0.0.1"), "here", time or Time())
+
+
+@asynccontextmanager
+async def gateway(*calls: Calls, machine: str = "here") -> AsyncIterator[ClusterPool]:
+    owners = {f"owner-{number}": each for number, each in enumerate(calls)}
+    placement = Placement({expert: tuple(owners) for expert in "ab"})
+    pool = ClusterPool("gateway-1", machine, owners, placement, {"slot": FakeEngine("slot", Script())})
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.stop()
+
+
+@asynccontextmanager
+async def running(owner: PoolOwner) -> AsyncIterator[PoolOwner]:
+    await owner.start()
+    try:
+        yield owner
+    finally:
+        await owner.stop(drain_s=0.1)
+
+
+def wanted(ticket: str, expert: str = "a", session: str = "gateway-1") -> Wanted:
+    return Wanted(session=session, ticket=ticket, machine="here", request="r", expert=expert)
+
+
+async def test_an_expert_on_the_same_machine_is_asked_by_its_socket(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    owner = owner_of(engine_hosts.slot(tiny_family, tmp_path), tmp_path)
+    async with running(owner), gateway(Calls(owner)) as pool, pool.lease("r", "a") as lease:
+        answer = await lease.engine.ask("a", CALL)
+        body = json.loads(b"".join([chunk async for chunk in answer.chunks()]))
+        await answer.aclose()
+    assert body["model"] == "a"
+
+
+async def test_an_expert_on_another_machine_is_asked_through_a_door_that_lets_only_completions_pass(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    owner = owner_of(engine_hosts.slot(tiny_family, tmp_path), tmp_path)
+    async with running(owner), httpx.AsyncClient() as client:
+        granted = await owner.acquire(replace(wanted("t"), machine="elsewhere"))
+        assert isinstance(granted, Granted)
+        assert granted.address is not None
+        url, body = granted.address.url, {**CALL.body, "model": granted.address.model}
+        key = {"Authorization": f"Bearer {granted.address.token}"}
+        completion = await client.post(f"{url}/v1/chat/completions", json=body, headers=key, timeout=60)
+        without_key = await client.post(f"{url}/v1/chat/completions", json=body)
+        control = await client.post(f"{url}/collective_rpc", json={"method": "reload_weights"}, headers=key)
+        await owner.give_back("gateway-1", "t", None)
+    assert completion.json()["choices"][0]["message"]["content"]
+    assert (without_key.status_code, control.status_code) == (401, 404)
+
+
+async def test_an_error_of_the_pool_reaches_the_gateways_client_whole(tmp_path: Path) -> None:
+    owner = owner_of(FakeEngine("slot", Script()), tmp_path)
+    async with running(owner), gateway(Calls(owner)) as pool, pool.lease("r0", "a"):
+        waiting = [asyncio.create_task(owner.acquire(wanted(f"t{n}"))) for n in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="3 requests are waiting") as refused:
+            async with pool.lease("r4", "a"):
+                pass
+        assert (refused.value.code, refused.value.hint is not None) == ("queue_full", True)
+        for number, task in enumerate(waiting):
+            await owner.give_back("gateway-1", f"t{number}", None)
+            assert isinstance(await task, Refused)
+
+
+async def test_a_silent_gateway_loses_its_leases_and_the_next_one_gets_them(tmp_path: Path) -> None:
+    time = Time()
+    owner = owner_of(FakeEngine("slot", Script()), tmp_path, time)
+    async with running(owner):
+        assert isinstance(await owner.acquire(wanted("t1", session="dead")), Granted)
+        waiting = asyncio.create_task(owner.acquire(wanted("t2", session="alive")))
+        time.now = SILENCE_S + 1
+        await owner.beat("alive")
+        await owner.forget_the_silent()
+        assert isinstance(await waiting, Granted)
+
+
+async def test_a_client_that_hangs_up_while_waiting_leaves_no_lease_behind(tmp_path: Path) -> None:
+    owner = owner_of(FakeEngine("slot", Script()), tmp_path)
+    async with running(owner), gateway(Calls(owner)) as pool:
+        async with pool.lease("r1", "a"):
+
+            async def impatient() -> None:
+                async with pool.lease("r2", "b"):
+                    pass
+
+            task = asyncio.create_task(impatient())
+            await asyncio.sleep(0.05)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        report = owner.report()
+        assert {e: (s.queued, s.running) for e, s in report.experts.items()} == {"a": (0, 0), "b": (0, 0)}
+
+
+async def test_what_was_given_up_before_it_was_wished_for_is_not_granted(tmp_path: Path) -> None:
+    owner = owner_of(FakeEngine("slot", Script()), tmp_path)
+    async with running(owner):
+        await owner.give_back("gateway-1", "t", None)
+        assert isinstance(await owner.acquire(wanted("t")), Refused)
+        assert owner.report().experts["a"].running == 0
+
+
+async def test_another_owner_serves_when_one_is_lost(tmp_path: Path) -> None:
+    first, second = (Calls(owner_of(FakeEngine("slot", Script()), tmp_path / name)) for name in "xy")
+    async with running(first.owner), running(second.owner), gateway(first, second) as pool:
+        first.gone = True
+        async with pool.lease("r", "a") as lease:
+            assert lease.expert == "a"
+        assert second.owner.report().swaps == 1
+
+
+async def test_a_request_waits_for_an_owner_that_is_being_restarted(tmp_path: Path) -> None:
+    calls = Calls(owner_of(FakeEngine("slot", Script()), tmp_path))
+    async with running(calls.owner), gateway(calls) as pool:
+        calls.gone = True
+
+        async def ask() -> str:
+            async with pool.lease("r", "a", timeout_s=30) as lease:
+                return lease.expert
+
+        asking = asyncio.create_task(ask())
+        await asyncio.sleep(0.05)
+        calls.gone = False
+        assert await asking == "a"
+
+
+async def test_an_owner_that_stays_away_is_a_clear_error(tmp_path: Path) -> None:
+    calls = Calls(owner_of(FakeEngine("slot", Script()), tmp_path))
+    async with gateway(calls) as pool:
+        calls.gone = True
+        with pytest.raises(ExpertUnavailable, match="owner-0 of a is gone"):
+            async with pool.lease("r", "a", timeout_s=0.0):
+                pass
+
+
+async def test_a_restarted_owner_brings_back_what_was_in_memory(tmp_path: Path) -> None:
+    Journal(tmp_path / "journal.json").note({"slot": ["b"]})
+    engine = FakeEngine("slot", Script())
+    async with running(owner_of(engine, tmp_path)) as owner:
+        async with asyncio.timeout(5):
+            while owner.report().experts["b"].state != "awake":  # noqa: ASYNC110 (the report is all there is)
+                await asyncio.sleep(0.01)
+    assert engine.stats().swaps == 1
+
+
+def test_a_broken_journal_is_as_none(tmp_path: Path) -> None:
+    (tmp_path / "journal.json").write_text('{"residents": [')
+    assert Journal(tmp_path / "journal.json").residents() == {}
