@@ -12,11 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from coe.cluster.client import ClusterPool, Placement
+from coe.cluster.client import ClusterPool, Version
 from coe.cluster.doors import Doors
 from coe.cluster.journal import Journal
 from coe.cluster.owner import SILENCE_S, PoolOwner
 from coe.cluster.wire import Granted, OwnerLost, OwnerReport, Refused, Wanted
+from coe.engines.address import Address
 from coe.errors import ExpertUnavailable, Overloaded
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.pool.policies import Collate
@@ -46,6 +47,10 @@ class Calls:
 
     async def expect(self, wanted: Wanted) -> None:
         self._reach()
+        await self.owner.expect(wanted)
+
+    async def adopt(self, generation: int, registry: str) -> None:
+        self._reach()
 
     async def beat(self, session: str) -> OwnerReport:
         self._reach()
@@ -54,6 +59,13 @@ class Calls:
     def _reach(self) -> None:
         if self.gone:
             raise OwnerLost("killed")
+
+
+class Slot(FakeEngine):
+    """A fake whose experts have an address; nobody asks there."""
+
+    def address(self, expert: str) -> Address:
+        return Address("http://127.0.0.1:9", expert)
 
 
 class Time:
@@ -77,13 +89,20 @@ def owner_of(engine: Engine, folder: Path, time: Time | None = None, experts: st
 @asynccontextmanager
 async def gateway(*calls: Calls, machine: str = "here") -> AsyncIterator[ClusterPool]:
     owners = {f"owner-{number}": each for number, each in enumerate(calls)}
-    placement = Placement({expert: tuple(owners) for expert in "ab"})
-    pool = ClusterPool("gateway-1", machine, owners, placement, {"slot": FakeEngine("slot", Script())})
+    version = Version(1, "{}", {expert: tuple(owners) for expert in "ab"})
+    far = FakeEngine("far", Script())
+    plan = PoolPlan(
+        hosts=(HostPlan("far", always_awake=True),), experts=(ExpertPlan("remote", ("far",), footprint=0.0),)
+    )
+    own = Pool(Scheduler(plan, Collate()), {"far": far})
+    pool = ClusterPool("gateway-1", machine, owners, version, own)
+    await own.start()
     await pool.start()
     try:
         yield pool
     finally:
         await pool.stop()
+        await own.stop()
 
 
 @asynccontextmanager
@@ -129,7 +148,7 @@ async def test_an_expert_on_another_machine_is_asked_through_a_door_that_lets_on
 
 
 async def test_an_error_of_the_pool_reaches_the_gateways_client_whole(tmp_path: Path) -> None:
-    owner = owner_of(FakeEngine("slot", Script()), tmp_path)
+    owner = owner_of(Slot("slot", Script()), tmp_path)
     async with running(owner), gateway(Calls(owner)) as pool, pool.lease("r0", "a"):
         waiting = [asyncio.create_task(owner.acquire(wanted(f"t{n}"))) for n in range(3)]
         await asyncio.sleep(0)
@@ -144,7 +163,7 @@ async def test_an_error_of_the_pool_reaches_the_gateways_client_whole(tmp_path: 
 
 async def test_a_silent_gateway_loses_its_leases_and_the_next_one_gets_them(tmp_path: Path) -> None:
     time = Time()
-    owner = owner_of(FakeEngine("slot", Script()), tmp_path, time)
+    owner = owner_of(Slot("slot", Script()), tmp_path, time)
     async with running(owner):
         assert isinstance(await owner.acquire(wanted("t1", session="dead")), Granted)
         waiting = asyncio.create_task(owner.acquire(wanted("t2", session="alive")))
@@ -155,7 +174,7 @@ async def test_a_silent_gateway_loses_its_leases_and_the_next_one_gets_them(tmp_
 
 
 async def test_a_client_that_hangs_up_while_waiting_leaves_no_lease_behind(tmp_path: Path) -> None:
-    owner = owner_of(FakeEngine("slot", Script()), tmp_path)
+    owner = owner_of(Slot("slot", Script()), tmp_path)
     async with running(owner), gateway(Calls(owner)) as pool:
         async with pool.lease("r1", "a"):
 
@@ -172,7 +191,7 @@ async def test_a_client_that_hangs_up_while_waiting_leaves_no_lease_behind(tmp_p
 
 
 async def test_what_was_given_up_before_it_was_wished_for_is_not_granted(tmp_path: Path) -> None:
-    owner = owner_of(FakeEngine("slot", Script()), tmp_path)
+    owner = owner_of(Slot("slot", Script()), tmp_path)
     async with running(owner):
         await owner.give_back("gateway-1", "t", None)
         assert isinstance(await owner.acquire(wanted("t")), Refused)
@@ -180,7 +199,7 @@ async def test_what_was_given_up_before_it_was_wished_for_is_not_granted(tmp_pat
 
 
 async def test_another_owner_serves_when_one_is_lost(tmp_path: Path) -> None:
-    first, second = (Calls(owner_of(FakeEngine("slot", Script()), tmp_path / name)) for name in "xy")
+    first, second = (Calls(owner_of(Slot("slot", Script()), tmp_path / name)) for name in "xy")
     async with running(first.owner), running(second.owner), gateway(first, second) as pool:
         first.gone = True
         async with pool.lease("r", "a") as lease:
@@ -189,7 +208,7 @@ async def test_another_owner_serves_when_one_is_lost(tmp_path: Path) -> None:
 
 
 async def test_a_request_waits_for_an_owner_that_is_being_restarted(tmp_path: Path) -> None:
-    calls = Calls(owner_of(FakeEngine("slot", Script()), tmp_path))
+    calls = Calls(owner_of(Slot("slot", Script()), tmp_path))
     async with running(calls.owner), gateway(calls) as pool:
         calls.gone = True
 
@@ -204,7 +223,7 @@ async def test_a_request_waits_for_an_owner_that_is_being_restarted(tmp_path: Pa
 
 
 async def test_an_owner_that_stays_away_is_a_clear_error(tmp_path: Path) -> None:
-    calls = Calls(owner_of(FakeEngine("slot", Script()), tmp_path))
+    calls = Calls(owner_of(Slot("slot", Script()), tmp_path))
     async with gateway(calls) as pool:
         calls.gone = True
         with pytest.raises(ExpertUnavailable, match="owner-0 of a is gone"):
@@ -214,12 +233,33 @@ async def test_an_owner_that_stays_away_is_a_clear_error(tmp_path: Path) -> None
 
 async def test_a_restarted_owner_brings_back_what_was_in_memory(tmp_path: Path) -> None:
     Journal(tmp_path / "journal.json").note({"slot": ["b"]})
-    engine = FakeEngine("slot", Script())
+    engine = Slot("slot", Script())
     async with running(owner_of(engine, tmp_path)) as owner:
         async with asyncio.timeout(5):
             while owner.report().experts["b"].state != "awake":  # noqa: ASYNC110 (the report is all there is)
                 await asyncio.sleep(0.01)
     assert engine.stats().swaps == 1
+
+
+async def test_what_is_expected_comes_in_early_and_is_forgotten_when_it_is_not_wanted(tmp_path: Path) -> None:
+    calls = Calls(owner_of(Slot("slot", Script()), tmp_path))
+    async with running(calls.owner), gateway(calls) as pool:
+        with pool.expect("r", "a", group="r"):
+            async with pool.lease("r", "a", group="r") as lease:
+                assert (lease.expert, lease.asked_for) == ("a", "a")
+        with pool.expect("r2", "b", group="r2"):
+            pass
+        async with asyncio.timeout(5):
+            while calls.owner.holdings:  # noqa: ASYNC110 (a hint has no answer)
+                await asyncio.sleep(0.01)
+
+
+async def test_an_expert_behind_a_remote_api_is_leased_by_the_gateway_itself(tmp_path: Path) -> None:
+    calls = Calls(owner_of(Slot("slot", Script()), tmp_path))
+    async with running(calls.owner), gateway(calls) as pool:
+        calls.gone = True
+        async with pool.lease("r", "remote") as lease:
+            assert lease.engine.id == "far"
 
 
 def test_a_broken_journal_is_as_none(tmp_path: Path) -> None:

@@ -6,17 +6,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from coe.cluster.wire import Granted, OwnerCalls, OwnerId, OwnerLost, OwnerReport, Refused, SessionId, Wanted
+from coe.cluster.wire import (
+    Granted,
+    OwnerCalls,
+    OwnerId,
+    OwnerLost,
+    OwnerReport,
+    Refused,
+    SessionId,
+    TicketId,
+    Wanted,
+)
 from coe.engines.address import Address, AddressBook
 from coe.errors import EngineError, ExpertUnavailable
+from coe.pipeline import Lease, Leases
 from coe.pool.events import HostId, WakeFrom
 from coe.types import DeadlineClass, Engine, EngineAnswer, EngineCall, EngineStats, ExpertId, RequestId
 
@@ -52,9 +65,8 @@ class AddressedEngine:
 class ClusterLease:
     """See :class:`coe.pipeline.Lease`."""
 
-    request: RequestId
     expert: ExpertId
-    host: HostId
+    asked_for: ExpertId
     engine: Engine
     queue_ms: float
     swap_ms: float
@@ -62,16 +74,20 @@ class ClusterLease:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Which owners have an expert. Part of a generation."""
+class Version:
+    """A generation as owners and leases need it: which owners have an expert, and what to tell them."""
 
+    number: int
+    registry: str
+    """JSON"""
     owners: Mapping[ExpertId, tuple[OwnerId, ...]]
 
 
 class ClusterPool:
     """Leases from owners. One event loop: ``start``, any number of ``lease``, ``stop``.
 
-    ``remotes`` are the gateway's own engines for hosts that are remote APIs.
+    ``own`` leases the experts that no owner has: those behind remote APIs hold no memory, so every gateway
+    asks them by itself, within its own share of their bounds.
     """
 
     def __init__(
@@ -79,21 +95,20 @@ class ClusterPool:
         session: SessionId,
         machine: str,
         owners: Mapping[OwnerId, OwnerCalls],
-        placement: Placement,
-        remotes: Mapping[HostId, Engine],
+        version: Version,
+        own: Leases,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session, self._machine, self._clock = session, machine, clock
-        self._owners, self._placement, self._remotes = dict(owners), placement, dict(remotes)
+        self._owners, self._version, self._own = dict(owners), version, own
         self._numbers = itertools.count()
         self._reports: dict[OwnerId, OwnerReport] = {}
         self._lost: set[OwnerId] = set()
         self._book = AddressBook()
         self._beats: list[asyncio.Task[None]] = []
+        self._hints: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        for engine in self._remotes.values():
-            await engine.start()
         self._beats = [asyncio.create_task(self._beat(owner)) for owner in self._owners]
 
     async def stop(self) -> None:
@@ -101,8 +116,6 @@ class ClusterPool:
             task.cancel()
         await asyncio.gather(*self._beats, return_exceptions=True)
         await self._book.close()
-        for engine in self._remotes.values():
-            await engine.stop()
 
     @property
     def reports(self) -> Mapping[OwnerId, OwnerReport]:
@@ -114,8 +127,14 @@ class ClusterPool:
         """Owners that did not answer the last heartbeat."""
         return frozenset(self._lost)
 
+    def change_to(self, version: Version) -> None:
+        """Leases from now on go by another generation, which every owner is told of."""
+        self._version = version
+
     def forecast(self, expert: ExpertId) -> float:
         """Seconds of waiting at the best owner, by its last report; ``inf`` if none would take it."""
+        if expert not in self._version.owners:
+            return self._own.forecast(expert)
         waits = [self._reports[o].waits_s.get(expert, math.inf) for o in self._candidates(expert)]
         return min(waits, default=math.inf)
 
@@ -129,11 +148,11 @@ class ClusterPool:
         *,
         group: RequestId | None = None,
         alternatives: Sequence[ExpertId] = (),
-    ) -> AsyncIterator[ClusterLease]:
+    ) -> AsyncIterator[Lease]:
         """See :meth:`coe.pool.pool.Pool.lease`. Also raises ExpertUnavailable while no owner is there."""
         wanted = Wanted(
             session=self._session,
-            ticket=f"{self._session}#{next(self._numbers)}",
+            ticket=self._ticket(),
             machine=self._machine,
             request=request_id,
             expert=expert,
@@ -142,27 +161,56 @@ class ClusterPool:
             group=group,
             alternatives=tuple(alternatives),
         )
+        if expert not in self._version.owners:
+            async with self._own.lease(
+                request_id, expert, deadline_class, timeout_s, group=group, alternatives=alternatives
+            ) as own:
+                yield own
+            return
         owner, granted = await self._granted(wanted)
         failure: str | None = None
         try:
-            yield self._lease(request_id, granted)
+            yield self._lease(expert, granted)
         except EngineError as error:
             failure = error.message
             raise
         finally:
-            await self._give_back(owner, wanted, failure)
+            await self._give_back(owner, wanted.ticket, failure)
 
-    def _lease(self, request_id: RequestId, granted: Granted) -> ClusterLease:
-        engine: Engine
-        if granted.address is None:
-            engine = self._remotes[granted.host]
-        else:
-            engine = AddressedEngine(granted.host, granted.address, self._book)
+    @contextmanager
+    def expect(
+        self, request_id: RequestId, expert: ExpertId, group: RequestId | None = None
+    ) -> Iterator[None]:
+        """See :meth:`coe.pool.pool.Pool.expect`. A hint that does not arrive is no error."""
+        if expert not in self._version.owners:
+            with self._own.expect(request_id, expert, group):
+                yield
+            return
+        wanted = Wanted(self._session, self._ticket(), self._machine, request_id, expert, group=group)
+        owner = self._best(expert)
+        self._hint(self._owners[owner].expect(wanted))
+        try:
+            yield
+        finally:
+            self._hint(self._give_back(owner, wanted.ticket, None))
+
+    def _hint(self, call: Coroutine[Any, Any, None]) -> None:
+        async def quietly() -> None:
+            with contextlib.suppress(OwnerLost):
+                await call
+
+        task = asyncio.create_task(quietly())
+        self._hints.add(task)
+        task.add_done_callback(self._hints.discard)
+
+    def _ticket(self) -> TicketId:
+        return f"{self._session}#{next(self._numbers)}"
+
+    def _lease(self, asked_for: ExpertId, granted: Granted) -> ClusterLease:
         return ClusterLease(
-            request=request_id,
             expert=granted.expert,
-            host=granted.host,
-            engine=engine,
+            asked_for=asked_for,
+            engine=AddressedEngine(granted.host, granted.address, self._book),
             queue_ms=granted.queue_ms,
             swap_ms=granted.swap_ms,
             wake_from=granted.wake_from,
@@ -195,18 +243,18 @@ class ClusterPool:
             return await self._owners[owner].acquire(wanted)
         except BaseException as error:
             if not isinstance(error, OwnerLost):
-                await self._give_back(owner, wanted, None)
+                await self._give_back(owner, wanted.ticket, None)
             raise
 
-    async def _give_back(self, owner: OwnerId, wanted: Wanted, failure: str | None) -> None:
+    async def _give_back(self, owner: OwnerId, ticket: TicketId, failure: str | None) -> None:
         try:
-            await asyncio.shield(self._owners[owner].give_back(self._session, wanted.ticket, failure))
+            await asyncio.shield(self._owners[owner].give_back(self._session, ticket, failure))
         except OwnerLost:
             self._lost.add(owner)  # Its leases went with it.
 
     def _best(self, expert: ExpertId) -> OwnerId:
         """The owner with the shortest expected wait; one that is lost only where there is no other."""
-        owners = self._placement.owners.get(expert, ())
+        owners = self._version.owners.get(expert, ())
         if not owners:
             raise ExpertUnavailable(f"no pool owner has the expert {expert!r}")
 
@@ -217,14 +265,15 @@ class ClusterPool:
         return min(owners, key=cost)
 
     def _candidates(self, expert: ExpertId) -> list[OwnerId]:
-        return [
-            o for o in self._placement.owners.get(expert, ()) if o in self._reports and o not in self._lost
-        ]
+        return [o for o in self._version.owners.get(expert, ()) if o in self._reports and o not in self._lost]
 
     async def _beat(self, owner: OwnerId) -> None:
         while True:
             try:
-                self._reports[owner] = await self._owners[owner].beat(self._session)
+                report = await self._owners[owner].beat(self._session)
+                if report.generation < self._version.number:
+                    await self._owners[owner].adopt(self._version.number, self._version.registry)
+                self._reports[owner] = report
                 self._lost.discard(owner)
             except OwnerLost as error:
                 if owner not in self._lost:

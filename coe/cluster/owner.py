@@ -22,6 +22,7 @@ from coe.engines.address import Address, Addressable
 from coe.errors import CoeError, EngineError
 from coe.gateway.status import ExpertStatus
 from coe.pool.events import HostId
+from coe.pool.plan import PoolPlan
 from coe.pool.pool import Lease, Pool
 from coe.types import Engine, ExpertId
 
@@ -52,12 +53,12 @@ class PoolOwner:
         journal: Journal,
         doors: Doors,
         machine: str,
+        generation: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.generation = 1
+        self.generation = generation
         self._id, self._pool, self._engines = owner, pool, dict(engines)
         self._journal, self._doors, self._machine, self._clock = journal, doors, machine, clock
-        self._started = time.time()
         self._heard: dict[SessionId, float] = {}
         self._waiting: dict[TicketId, asyncio.Task[Granted | Refused]] = {}
         self._holdings: dict[TicketId, Holding] = {}
@@ -115,17 +116,35 @@ class PoolOwner:
         if waiting is not None:
             waiting.cancel()
 
+    async def expect(self, wanted: Wanted) -> None:
+        """Announce a lease that the gateway will wish for later; withdrawn with ``give_back``."""
+        self._heard[wanted.session] = self._clock()
+        held = AsyncExitStack()
+        held.enter_context(self._pool.expect(wanted.request, wanted.expert, wanted.group))
+        self._holdings[wanted.ticket] = Holding(wanted.session, held)
+
+    async def reconfigure(self, generation: int, plan: PoolPlan, engines: Mapping[HostId, Engine]) -> None:
+        """Change to another generation; ``engines`` are those of hosts that are new in it."""
+        await self._pool.reconfigure(plan, engines)
+        kept = {host.id for host in plan.hosts}
+        self._engines = {h: e for h, e in {**self._engines, **engines}.items() if h in kept}
+        self.generation = generation
+
     async def beat(self, session: SessionId) -> OwnerReport:
         """A gateway is alive; it learns how this owner is."""
         self._heard[session] = self._clock()
         return self.report()
+
+    @property
+    def holdings(self) -> int:
+        """Leases and announcements that gateways hold."""
+        return len(self._holdings)
 
     def report(self) -> OwnerReport:
         snapshot = self._pool.snapshot()
         return OwnerReport(
             owner=self._id,
             generation=self.generation,
-            started=self._started,
             engines={host: engine.stats() for host, engine in self._engines.items()},
             experts={e.expert: ExpertStatus(e.state, e.queued, e.running) for e in snapshot.experts},
             waits_s={e.expert: self._pool.forecast(e.expert) for e in snapshot.experts},
@@ -141,6 +160,8 @@ class PoolOwner:
                     wanted.expert,
                     wanted.deadline_class,
                     wanted.timeout_s,
+                    group=wanted.group,
+                    alternatives=wanted.alternatives,
                 )
             )
             address = await self._address(lease, wanted.machine)
@@ -161,9 +182,12 @@ class PoolOwner:
             wake_from=lease.wake_from,
         )
 
-    async def _address(self, lease: Lease, machine: str) -> Address | None:
+    async def _address(self, lease: Lease, machine: str) -> Address:
         if not isinstance(lease.engine, Addressable):
-            return None
+            raise EngineError(
+                f"{lease.expert} on {lease.host} cannot be asked from another process",
+                hint="Give the engine an `address`: see coe.engines.address.Addressable.",
+            )
         address = lease.engine.address(lease.expert)
         return address if machine == self._machine else await self._doors.through(address)
 

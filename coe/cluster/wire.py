@@ -37,12 +37,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Granted:
-    """A lease. ``address`` is None for an expert behind a remote API, which every gateway asks itself."""
+    """A lease on the expert that was asked for, or on one of the alternatives."""
 
     ticket: TicketId
     expert: ExpertId
     host: HostId
-    address: Address | None
+    address: Address
     queue_ms: float
     swap_ms: float
     wake_from: WakeFrom
@@ -75,8 +75,7 @@ class OwnerReport:
 
     owner: OwnerId
     generation: int
-    started: float
-    """Unix time of its start: another one means that it was restarted and that older leases are gone."""
+    """0 until a gateway has told it the registry"""
     engines: Mapping[HostId, EngineStats]
     experts: Mapping[ExpertId, ExpertStatus]
     waits_s: Mapping[ExpertId, float]
@@ -94,3 +93,6 @@ class OwnerCalls(Protocol):
     async def give_back(self, session: SessionId, ticket: TicketId, failure: str | None) -> None: ...
     async def expect(self, wanted: Wanted) -> None: ...
     async def beat(self, session: SessionId) -> OwnerReport: ...
+    async def adopt(self, generation: int, registry: str) -> None:
+        """Take over a version of the registry (JSON), unless it has it or a later one."""
+        ...
