@@ -185,6 +185,22 @@ class EngineStats:
     last_error: str | None = None
 
 
+class ExpertSpec(Protocol):
+    """What an engine knows of an expert."""
+
+    @property
+    def id(self) -> ExpertId: ...
+    @property
+    def model(self) -> str:
+        """A folder, a hub id, or the model's name on a remote host."""
+        ...
+
+    @property
+    def adapter(self) -> str | None:
+        """A LoRA folder."""
+        ...
+
+
 class Engine(Protocol):
     """A place where experts run: a vLLM process (slot), a base with adapters, a remote API.
 
@@ -204,6 +220,15 @@ class Engine(Protocol):
 
     async def sleep(self, expert: ExpertId, level: int = 1) -> None:
         """Free what ``expert`` holds. Only after its leases are back. Idempotent."""
+        ...
+
+    async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
+        """Have these experts from now on, in any state of the engine. Idempotent; loads nothing.
+
+        New ones can be made ready at once. One that is no longer among them stays as it is while it
+        finishes its work (it may even be made ready for it); when it is put to sleep, nothing of it stays.
+        One with another model than before stays as it is until it is put to sleep.
+        """
         ...
 
     async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:

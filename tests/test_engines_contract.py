@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from coe.engines import build_engine
 from coe.registry.models import Expert, RemoteHost
 from coe.testing import engine_hosts
-from coe.testing.conformance_engine import EngineContractError, check_engine
+from coe.testing.conformance_engine import Adoption, EngineContractError, check_engine
 from coe.testing.engines import FakeEngine
 from coe.testing.fake_vllm import FakeVllm
 from coe.testing.tiny_models import TinyFamily
@@ -30,23 +30,28 @@ async def api(tiny_family: TinyFamily) -> AsyncIterator[TestServer]:
 
 @pytest.mark.parametrize("expert", ["a", "b"])
 async def test_slot_keeps_the_contract(tiny_family: TinyFamily, tmp_path: Path, expert: str) -> None:
-    await check_engine(engine_hosts.slot(tiny_family, tmp_path), expert)
+    slot, adoption = engine_hosts.slot(tiny_family, tmp_path), engine_hosts.slot_adoption(tiny_family)
+    await check_engine(slot, expert, adoption=adoption)
 
 
 @pytest.mark.parametrize("expert", ["a", "b"])
 async def test_sleepers_keep_the_contract(tiny_family: TinyFamily, tmp_path: Path, expert: str) -> None:
-    await check_engine(engine_hosts.sleepers(tiny_family, tmp_path), expert)
+    sleepers, adoption = engine_hosts.sleepers(tiny_family, tmp_path), engine_hosts.slot_adoption(tiny_family)
+    await check_engine(sleepers, expert, adoption=adoption)
 
 
 @pytest.mark.parametrize("expert", ["a", "lora"])
 async def test_adapters_keep_the_contract(tiny_family: TinyFamily, tmp_path: Path, expert: str) -> None:
-    await check_engine(engine_hosts.adapters(tiny_family, tmp_path), expert)
+    adapters = engine_hosts.adapters(tiny_family, tmp_path)
+    await check_engine(adapters, expert, adoption=engine_hosts.adapter_adoption(tiny_family))
 
 
 async def test_remote_url_keeps_the_contract(api: TestServer, tmp_path: Path) -> None:
     host = RemoteHost(id="far", kind="remote", url=str(api.make_url("/v1")))
     expert = Expert(id="remote-a", host="far", model="tiny-model")
-    await check_engine(build_engine(host, (expert,), tmp_path), "remote-a", always_awake=True)
+    adoption = Adoption((expert,), Expert(id="remote-new", host="far", model="tiny-model"))
+    engine = build_engine(host, (expert,), tmp_path)
+    await check_engine(engine, "remote-a", always_awake=True, adoption=adoption)
 
 
 async def test_litellm_provider_keeps_the_contract(

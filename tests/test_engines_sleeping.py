@@ -10,7 +10,8 @@ import pytest
 from coe.engines.process import ManagedProcess
 from coe.engines.sleeping import SleepEngine
 from coe.errors import EngineError
-from coe.testing.engine_hosts import adapters, kill_command, process_of, sleepers, until
+from coe.registry.models import Expert
+from coe.testing.engine_hosts import adapters, experts, kill_command, process_of, sleepers, until
 from coe.testing.tiny_models import TinyFamily
 from coe.types import Engine, EngineCall
 
@@ -59,6 +60,36 @@ async def test_a_crash_takes_down_one_expert_only(tiny_family: TinyFamily, tmp_p
     await until(lambda: "exit code -9" in str(engine.stats().last_error))
     await engine.ensure_ready("a")
     assert await text(engine, "a") == first
+    await engine.stop()
+
+
+async def test_the_process_of_an_expert_that_leaves_is_stopped_when_its_work_is_done(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    engine = sleepers(tiny_family, tmp_path)
+    await engine.ensure_ready("a")
+    await engine.ensure_ready("b")
+    await engine.sleep("b")
+    leaving, dormant = process(engine, "a"), process(engine, "b")
+    await engine.adopt(experts(tiny_family, "wide"))
+    assert not dormant.alive
+    assert await text(engine, "a")
+    await engine.sleep("a", 2)
+    assert not leaving.alive
+    await engine.stop()
+
+
+async def test_an_expert_with_another_checkpoint_gets_another_process(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    engine = sleepers(tiny_family, tmp_path)
+    await engine.ensure_ready("a")
+    before, old = await text(engine, "a"), process(engine, "a")
+    await engine.adopt((Expert(id="a", host="slot", model=str(tiny_family.b)),))
+    await engine.sleep("a", 2)
+    await engine.ensure_ready("a")
+    assert not old.alive
+    assert await text(engine, "a") != before
     await engine.stop()
 
 

@@ -24,7 +24,17 @@ from coe.errors import (
 from coe.generation import Generation, Generations
 from coe.pipeline import Pipeline
 from coe.registry.models import AggregatorSpec, Registry
-from coe.types import Decision, EngineCall, EngineStats, ExpertView, Options, Ranked, Receipt, Request
+from coe.types import (
+    Decision,
+    EngineCall,
+    EngineStats,
+    ExpertSpec,
+    ExpertView,
+    Options,
+    Ranked,
+    Receipt,
+    Request,
+)
 
 EXPERTS = ("sums", "words", "base")
 
@@ -96,6 +106,7 @@ class FakeEngine:
     async def start(self) -> None: ...
     async def ensure_ready(self, expert: str) -> None: ...
     async def sleep(self, expert: str, level: int = 1) -> None: ...
+    async def adopt(self, experts: Sequence[ExpertSpec]) -> None: ...
     async def stop(self) -> None: ...
     def stats(self) -> EngineStats:
         return EngineStats("ready")

@@ -15,7 +15,7 @@ from coe.engines.lifecycle import Lifecycle
 from coe.engines.server import VllmServer
 from coe.errors import EngineError
 from coe.registry.models import AdapterHost, Expert
-from coe.types import EngineAnswer, EngineCall, EngineStats, ExpertId
+from coe.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 
 
 class AdapterEngine:
@@ -33,7 +33,7 @@ class AdapterEngine:
         self._experts = Experts(host.id, experts)
         self._canaries = Canaries(tolerance=0.001 if host.device == "cpu" else 0.1)
         self._life = Lifecycle(host.id)
-        self._awake: list[ExpertId] = []
+        self._awake: dict[ExpertId, ExpertSpec] = {}  # as they were loaded: their entries may change
         self._doubtful: set[ExpertId] = set()  # a load or unload of these was cut off or failed
         self._swaps = 0
         # Invariant: at most one start, load, unload or stop at a time: they share one process.
@@ -58,22 +58,25 @@ class AdapterEngine:
                 failure = self._experts.load_failed(expert, cause, self._host.start_timeout_s)
                 self._life.failed(failure)
                 raise failure from error
-            self._awake.append(expert)
+            self._awake[expert] = spec
             self._swaps += 1
             self._life.healthy()
 
     async def sleep(self, expert: ExpertId, level: int = 1) -> None:  # noqa: ARG002
         """Unloads the adapter; the base is never unloaded."""
         async with self._moving:
-            if expert in self._awake:
-                self._awake.remove(expert)
-                if self._life.alive:
-                    await self._unload(self._experts[expert])
+            spec = self._awake.pop(expert, None)
+            if spec is not None and self._life.alive:
+                await self._unload(spec)
+
+    async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
+        self._experts.adopt(experts)
 
     async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
-        if expert not in self._awake:
+        spec = self._awake.get(expert)
+        if spec is None:
             raise self._experts.not_ready(expert)
-        return await self._life.server.ask(call, expert, self._model(self._experts[expert]))
+        return await self._life.server.ask(call, expert, self._model(spec))
 
     def address(self, expert: ExpertId) -> Address:
         if expert not in self._awake:
@@ -89,11 +92,11 @@ class AdapterEngine:
         awake = tuple(self._awake) if self._life.alive else ()
         return EngineStats(self._life.state, awake, self._swaps, self._life.last_error)
 
-    def _model(self, spec: Expert) -> str | None:
+    def _model(self, spec: ExpertSpec) -> str | None:
         """The model name to ask vLLM for: the adapter's, or ``None`` for the base."""
         return spec.id if spec.adapter else None
 
-    def _admit(self, spec: Expert) -> ModelSource:
+    def _admit(self, spec: ExpertSpec) -> ModelSource:
         """Where the expert's weights are. Raises EngineError when they do not belong on this host."""
         source, base = self._resolve(spec.model), self._resolve(self._host.base)
         if source != base:
@@ -138,7 +141,7 @@ class AdapterEngine:
         self._doubtful = {spec.id for spec in self._experts if spec.adapter and spec.id in held}
         return server
 
-    async def _load(self, spec: Expert, source: ModelSource) -> None:
+    async def _load(self, spec: ExpertSpec, source: ModelSource) -> None:
         model = self._model(spec)
         if model is not None and source.folder is not None:
             if spec.id in self._doubtful:
@@ -148,13 +151,13 @@ class AdapterEngine:
         await self._canaries.prove(source, lambda prompt: self._life.server.fingerprint(prompt, model))
         self._doubtful.discard(spec.id)
 
-    async def _unload(self, spec: Expert) -> None:
+    async def _unload(self, spec: ExpertSpec) -> None:
         if self._model(spec) is not None:
             self._doubtful.add(spec.id)
             await self._life.server.unload_adapter(spec.id)
             self._doubtful.discard(spec.id)
 
-    async def _forget(self, spec: Expert) -> None:
+    async def _forget(self, spec: ExpertSpec) -> None:
         """Unload what may or may not be there."""
         held = {str(model["id"]) for model in await self._life.server.models()}
         if spec.id in held:

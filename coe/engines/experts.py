@@ -5,32 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from coe.errors import EngineError
-from coe.registry.models import Expert
-from coe.types import ExpertId
+from coe.types import ExpertId, ExpertSpec
 
 
 class Experts:
-    """Looks up experts by id, in the order of experts.yaml."""
+    """Looks up experts by id. Iterates over the present ones, in the order of experts.yaml.
 
-    def __init__(self, engine: str, experts: Sequence[Expert]) -> None:
+    Former ones stay known, as they were, for what they still have to do: a name and two paths each.
+    """
+
+    def __init__(self, engine: str, experts: Sequence[ExpertSpec]) -> None:
         self._engine = engine
         self._by_id = {expert.id: expert for expert in experts}
+        self._former: dict[ExpertId, ExpertSpec] = {}
         if not experts:
             raise ValueError(f"{engine} needs at least one expert")
 
-    def __iter__(self) -> Iterator[Expert]:
+    def __iter__(self) -> Iterator[ExpertSpec]:
         return iter(self._by_id.values())
 
-    def __getitem__(self, expert: ExpertId) -> Expert:
-        if expert not in self._by_id:
+    def __getitem__(self, expert: ExpertId) -> ExpertSpec:
+        spec = self._by_id.get(expert) or self._former.get(expert)
+        if spec is None:
             raise EngineError(
                 f"{self._engine} has no expert {expert!r}.",
                 code="expert_unknown",
                 hint=f"It has: {', '.join(self._by_id)}.",
             )
-        return self._by_id[expert]
+        return spec
 
-    def first(self, preferred: ExpertId | None) -> list[Expert]:
+    def adopt(self, experts: Sequence[ExpertSpec]) -> None:
+        self._former |= self._by_id
+        self._by_id = {expert.id: expert for expert in experts}
+
+    def leaving(self, expert: ExpertId) -> bool:
+        return expert in self._former and expert not in self._by_id
+
+    def first(self, preferred: ExpertId | None) -> list[ExpertSpec]:
         """All of them, ``preferred`` before the others."""
         return sorted(self, key=lambda spec: spec.id != preferred)
 

@@ -12,7 +12,7 @@ from coe.engines.experts import Experts
 from coe.engines.http import HttpClient, Rename, Upstream
 from coe.errors import ConfigError, EngineError
 from coe.registry.models import Expert, RemoteHost
-from coe.types import EngineAnswer, EngineCall, EngineStats, ExpertId
+from coe.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 
 
 class Backend(Protocol):
@@ -50,6 +50,9 @@ class RemoteEngine:
 
     async def sleep(self, expert: ExpertId, level: int = 1) -> None:
         """Nothing to free."""
+
+    async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
+        self._experts.adopt(experts)
 
     async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
         model = self._experts[expert].model

@@ -19,7 +19,7 @@ from coe.engines.lifecycle import Lifecycle
 from coe.engines.server import VllmServer
 from coe.errors import EngineError
 from coe.registry.models import Expert, VllmHost
-from coe.types import EngineAnswer, EngineCall, EngineStats, ExpertId
+from coe.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 
 WEIGHTS_DROPPED = 2
 """The sleep level that frees the weights also in RAM, so that waking reads them from disk again."""
@@ -27,10 +27,11 @@ WEIGHTS_DROPPED = 2
 
 @dataclass
 class _Place:
-    """One expert's process. ``asleep`` is the level it sleeps at, ``None`` when awake or not running;
-    ``proven`` is false while its weights are not known to be right."""
+    """One expert's process, started with ``source``. ``asleep`` is the level it sleeps at, ``None`` when
+    awake or not running; ``proven`` is false while its weights are not known to be right."""
 
     life: Lifecycle
+    source: ModelSource | None = None
     asleep: int | None = None
     proven: bool = False
     # Invariant: at most one transition of this process at a time.
@@ -80,12 +81,24 @@ class SleepEngine:
         self._swaps += 1
 
     async def sleep(self, expert: ExpertId, level: int = 1) -> None:
-        """``level`` 1 keeps the weights in RAM, 2 drops them. One that sleeps already stays as it is."""
+        """``level`` 1 keeps the weights in RAM, 2 drops them. One that sleeps already stays as it is.
+        The process of an expert that this host no longer has is stopped."""
         place = self._places[self._experts[expert].id]
         async with place.moving:
-            if place.awake:
+            if self._experts.leaving(expert):
+                await self._end(place)
+            elif place.awake:
                 place.asleep = level  # before the call: one that is cut off may have worked
                 await place.life.server.sleep(level)
+
+    async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
+        """Processes that nobody will wake again are stopped in passing."""
+        self._experts.adopt(experts)
+        for expert in experts:
+            self._places.setdefault(expert.id, _Place(Lifecycle(expert.id)))
+        for expert_id, place in self._places.items():
+            if self._experts.leaving(expert_id) and not place.awake and not place.moving.locked():
+                await self._stop(place)
 
     async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
         return await self._awake(expert).ask(call, expert)
@@ -116,20 +129,23 @@ class SleepEngine:
 
     async def _stop(self, place: _Place) -> None:
         async with place.moving:
-            place.asleep, place.proven = None, False
-            await place.life.stop()
+            await self._end(place)
 
-    async def _raise_up(self, spec: Expert, place: _Place) -> None:
+    async def _end(self, place: _Place) -> None:
+        place.asleep, place.proven = None, False
+        await place.life.stop()
+
+    async def _raise_up(self, spec: ExpertSpec, place: _Place) -> None:
         """Cold or asleep to awake, then the canary."""
         source = resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)
         level, trusted = place.asleep, place.proven
         place.proven = False
-        if place.life.alive and trusted:
+        if place.life.alive and trusted and place.source == source:
             async with asyncio.timeout(self._host.start_timeout_s):
                 await self._wake(place, level)
         else:
             await place.life.boot(lambda: self._connect(spec, source), self._host.start_timeout_s)
-            place.asleep = None
+            place.asleep, place.source = None, source
         if self._host.canary:
             await self._canaries.prove(source, place.life.server.fingerprint)
         place.proven = True
@@ -141,7 +157,7 @@ class SleepEngine:
             await place.life.server.reload_weights()
         place.asleep = None
 
-    async def _connect(self, spec: Expert, source: ModelSource) -> VllmServer:
+    async def _connect(self, spec: ExpertSpec, source: ModelSource) -> VllmServer:
         if self._host.url is not None:
             server = await VllmServer.connect(self._host.url)
             await server.require_serving({spec.model, source.name})

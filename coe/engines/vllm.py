@@ -17,7 +17,7 @@ from coe.engines.lifecycle import Lifecycle
 from coe.engines.server import VllmServer
 from coe.errors import EngineError
 from coe.registry.models import Expert, VllmHost
-from coe.types import EngineAnswer, EngineCall, EngineStats, ExpertId
+from coe.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 
 LOG = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ class InPlaceEngine:
         self.id = host.id
         self._host, self._root, self._program = host, root, program
         self._experts = Experts(host.id, experts)
-        self._swapping = len({expert.model for expert in experts}) > 1
         self._canaries = Canaries(tolerance=0.001 if host.device == "cpu" else 0.1)
         self._life = Lifecycle(host.id)
         self._started_with: Checkpoint | None = None
@@ -64,13 +63,16 @@ class InPlaceEngine:
             if not self._life.alive:
                 await self._boot(spec)
             elif self._loaded != source:
-                await self._swap(spec, source)
+                await (self._boot(spec) if self._replaces(source) else self._swap(spec, source))
             self._awake = expert
 
     async def sleep(self, expert: ExpertId, level: int = 1) -> None:  # noqa: ARG002
         """Nothing to free: the weights stay until others replace them, so waking costs nothing."""
         if self._awake == expert:
             self._awake = None
+
+    async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
+        self._experts.adopt(experts)
 
     async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
         if self._awake != expert:
@@ -91,7 +93,17 @@ class InPlaceEngine:
         awake = (self._awake,) if self._awake is not None and self._life.alive else ()
         return EngineStats(self._life.state, awake, self._swaps, self._life.last_error)
 
-    def _first_usable(self) -> Expert:
+    @property
+    def _swapping(self) -> bool:
+        return len({expert.model for expert in self._experts}) > 1
+
+    def _replaces(self, source: ModelSource) -> bool:
+        """Whether the host's only checkpoint is another one than the process was started with: then nothing
+        says that the two can take each other's place, and a new process is needed."""
+        began = self._started_with
+        return not self._swapping and began is not None and source.folder not in (None, began.folder)
+
+    def _first_usable(self) -> ExpertSpec:
         """The expert wanted last or the first whose checkpoint is good: one bad checkpoint must not keep
         the others from starting."""
         errors: list[EngineError] = []
@@ -105,18 +117,18 @@ class InPlaceEngine:
         self._life.failed(errors[0])
         raise errors[0]
 
-    def _admit(self, spec: Expert) -> ModelSource:
+    def _admit(self, spec: ExpertSpec) -> ModelSource:
         """Where the expert's checkpoint is. Raises EngineError when this slot must not load it."""
         source = resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)
         if source.folder is not None:
             checkpoint = Checkpoint.read(source.folder)
             if self._swapping:
                 checkpoint.require_swappable()
-            if self._life.alive and self._started_with is not None:
+            if self._life.alive and self._started_with is not None and not self._replaces(source):
                 checkpoint.require_like(self._started_with)
         return source
 
-    async def _boot(self, spec: Expert) -> None:
+    async def _boot(self, spec: ExpertSpec) -> None:
         self._loaded = self._awake = None
         source = resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)
         async with self._loading(spec, source):
@@ -124,7 +136,7 @@ class InPlaceEngine:
             self._started_with = Checkpoint.read(source.folder) if source.folder else None
             await self._prove(source)
 
-    async def _connect(self, spec: Expert, source: ModelSource) -> VllmServer:
+    async def _connect(self, spec: ExpertSpec, source: ModelSource) -> VllmServer:
         if self._host.url is not None:
             return await self._join(spec, source, self._host.url)
         name = f"coe-{self.id}"
@@ -134,7 +146,7 @@ class InPlaceEngine:
             log_path(self._root, self.id),
         )
 
-    async def _join(self, spec: Expert, source: ModelSource, url: str) -> VllmServer:
+    async def _join(self, spec: ExpertSpec, source: ModelSource, url: str) -> VllmServer:
         """The server at ``url``. Alone on it, the expert must be what it serves; else it is loaded."""
         server = await VllmServer.connect(url)
         try:
@@ -148,7 +160,7 @@ class InPlaceEngine:
             raise
         return server
 
-    async def _swap(self, spec: Expert, source: ModelSource) -> None:
+    async def _swap(self, spec: ExpertSpec, source: ModelSource) -> None:
         async with self._loading(spec, source), asyncio.timeout(self._host.start_timeout_s):
             await self._life.server.swap_weights(source.name)
             await self._prove(source)
@@ -159,7 +171,7 @@ class InPlaceEngine:
             await self._canaries.prove(source, self._life.server.fingerprint)
 
     @asynccontextmanager
-    async def _loading(self, spec: Expert, source: ModelSource) -> AsyncIterator[None]:
+    async def _loading(self, spec: ExpertSpec, source: ModelSource) -> AsyncIterator[None]:
         """Until it ends well, no weights are trusted: also after a cancellation in the middle."""
         self._loaded = self._awake = None
         try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from coe.errors import CoeError, EngineError
-from coe.types import Engine, EngineCall, ExpertId
+from coe.types import Engine, EngineCall, ExpertId, ExpertSpec
 
 QUESTION = ({"role": "user", "content": "What is the capital of France?"},)
 
@@ -15,14 +16,28 @@ class EngineContractError(AssertionError):
     """An engine that does not keep its contract; the message says which part."""
 
 
+@dataclass(frozen=True)
+class Adoption:
+    """Experts for the check of ``adopt``: those that the engine was built with, and one that may join."""
+
+    present: tuple[ExpertSpec, ...]
+    newcomer: ExpertSpec
+
+
 async def check_engine(
-    engine: Engine, expert: ExpertId, *, stop: bool = True, always_awake: bool = False
+    engine: Engine,
+    expert: ExpertId,
+    *,
+    stop: bool = True,
+    always_awake: bool = False,
+    adoption: Adoption | None = None,
 ) -> None:
     """Raises EngineContractError where ``engine`` breaks its contract for ``expert``, one that works.
 
     Starts the engine, loads the expert, asks it, puts it to sleep and wakes it; stops the engine at the
     end unless ``stop`` is false. Takes as long as two loads and five short answers. An engine whose experts
-    are ``always_awake`` answers as soon as it is started, also after ``sleep``.
+    are ``always_awake`` answers as soon as it is started, also after ``sleep``. With an ``adoption`` (three
+    more loads) experts join and leave while it runs.
     """
     await _starts(engine)
     if always_awake:
@@ -37,6 +52,8 @@ async def check_engine(
         await _answers(engine, expert)
     else:
         await _sleeps_and_wakes(engine, expert)
+    if adoption is not None:
+        await _adopts(engine, expert, adoption)
     if stop:
         await _stops(engine, expert)
 
@@ -114,6 +131,26 @@ async def _sleeps_and_wakes(engine: Engine, expert: ExpertId) -> None:
     after = await _whole(engine, expert)
     same = before["choices"][0]["message"] == after["choices"][0]["message"]
     _require(same, "an expert that was woken answers as before")
+
+
+async def _adopts(engine: Engine, expert: ExpertId, adoption: Adoption) -> None:
+    """A newcomer joins beside ``expert``, which leaves while it is awake; then both changes are undone."""
+    present, newcomer = adoption.present, adoption.newcomer
+    others = tuple(spec for spec in present if spec.id != expert)
+    await engine.ensure_ready(expert)
+    await engine.adopt((*present, newcomer))
+    await engine.adopt((*present, newcomer))
+    await _answers(engine, expert)
+    await engine.adopt((*others, newcomer))
+    await _answers(engine, expert)
+    await engine.sleep(expert)
+    await engine.ensure_ready(newcomer.id)
+    await _answers(engine, newcomer.id)
+    await engine.adopt(present)
+    await _answers(engine, newcomer.id)
+    await engine.sleep(newcomer.id)
+    await engine.ensure_ready(expert)
+    await _answers(engine, expert)
 
 
 async def _stops(engine: Engine, expert: ExpertId) -> None:

@@ -16,6 +16,7 @@ from coe.engines.process import ManagedProcess
 from coe.engines.sleeping import SleepEngine
 from coe.engines.vllm import InPlaceEngine
 from coe.registry.models import AdapterHost, Expert, VllmHost
+from coe.testing.conformance_engine import Adoption
 from coe.testing.tiny_models import TinyFamily
 
 FAKE = (sys.executable, "-m", "coe.testing.fake_vllm")
@@ -49,6 +50,17 @@ def lora_experts(family: TinyFamily) -> tuple[Expert, ...]:
         Expert(id="a", host="loras", model=base),
         Expert(id="lora", host="loras", model=base, adapter=adapter),
     )
+
+
+def slot_adoption(family: TinyFamily) -> Adoption:
+    """Another expert, with the weights of ``b``, joins :func:`slot` or :func:`sleepers`."""
+    return Adoption(experts(family, "a", "b"), Expert(id="new", host="slot", model=str(family.b)))
+
+
+def adapter_adoption(family: TinyFamily) -> Adoption:
+    """Another expert with an adapter joins :func:`adapters`."""
+    newcomer = Expert(id="new", host="loras", model=str(family.a), adapter=str(family.lora))
+    return Adoption(lora_experts(family), newcomer)
 
 
 def _host(faults: str, options: dict[str, Any]) -> VllmHost:

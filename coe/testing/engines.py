@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from coe.errors import EngineError
-from coe.types import EngineAnswer, EngineCall, EngineStats, ExpertId
+from coe.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 
-Method = Literal["start", "ensure_ready", "sleep", "ask", "stop"]
+Method = Literal["start", "ensure_ready", "sleep", "adopt", "ask", "stop"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class FakeEngine:
         self.calls: list[Call] = []
         self.violations: list[str] = []
         self.answering: Counter[ExpertId] = Counter()
+        self.adopted: tuple[ExpertId, ...] = ()
         self._capacity = capacity
         self._awake: list[ExpertId] = []
         self._state: Literal["stopped", "starting", "ready", "failed"] = "stopped"
@@ -99,6 +100,11 @@ class FakeEngine:
         body = fake_body(expert, call, self.script.text.format(expert=expert))
         self.answering[expert] += 1
         return FakeAnswer(self, expert, body, self.script.chunk_s)
+
+    async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
+        """Notes the experts. Those it was not told of are known to it all the same."""
+        await self._play("adopt", 0.0)
+        self.adopted = tuple(expert.id for expert in experts)
 
     async def stop(self) -> None:
         await self._play("stop", 0.0)
