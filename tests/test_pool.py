@@ -16,7 +16,7 @@ from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan, build_plan
 from coe.pool.policies import Collate
 from coe.pool.pool import Pool
 from coe.pool.scheduler import Scheduler
-from coe.registry.models import Registry
+from coe.registry.models import Expert, Registry
 from coe.testing.engines import FakeEngine, Script
 from coe.types import EngineCall
 
@@ -323,6 +323,21 @@ async def test_a_new_host_is_started_and_a_removed_one_stopped_once_it_is_empty(
         await until(lambda: old.stats().state == "stopped")
 
 
+async def test_an_engine_that_stays_adopts_its_experts_before_a_new_one_is_loaded() -> None:
+    engine = FakeEngine("slot")
+    async with running(engine) as pool:
+        plan = PoolPlan((HostPlan("slot"),), (ExpertPlan("z", ("slot",)),))
+        await pool.reconfigure(plan, {}, {"slot": [Expert(id="z", host="slot", model="z")]})
+        assert engine.adopted == ("z",)
+        assert await take(pool, "z") == "cold"
+        with pytest.raises(ExpertUnavailable, match="not in the pool"):
+            await take(pool, "a")
+    assert [call.method for call in engine.calls if call.method in ("adopt", "ensure_ready")] == [
+        "adopt",
+        "ensure_ready",
+    ]
+
+
 async def test_a_plan_with_a_host_that_has_no_engine_is_refused() -> None:
     async with running(FakeEngine("slot")) as pool:
         with pytest.raises(ValueError, match="no engine"):
@@ -378,10 +393,10 @@ def test_the_plan_follows_from_the_registry() -> None:
         HostPlan("api", capacity=math.inf, max_running=64, always_awake=True),
     )
     assert plan.experts == (
-        ExpertPlan("a", ("slot",), footprint=1.0, max_running=8, load_s=0.8),
-        ExpertPlan("b", ("gpu",), footprint=13.5, max_running=4),
-        ExpertPlan("c", ("lora",), footprint=1.0, max_running=6),
-        ExpertPlan("d", ("api",), footprint=0.0, max_running=64),
+        ExpertPlan("a", ("slot",), footprint=1.0, max_running=8, load_s=0.8, content="m"),
+        ExpertPlan("b", ("gpu",), footprint=13.5, max_running=4, content="m"),
+        ExpertPlan("c", ("lora",), footprint=1.0, max_running=6, content="m"),
+        ExpertPlan("d", ("api",), footprint=0.0, max_running=64, content="m"),
     )
 
 

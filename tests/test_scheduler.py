@@ -605,6 +605,33 @@ def test_an_expert_that_comes_back_while_it_leaves_is_served_again() -> None:
     assert "again" in world.granted("a")
 
 
+def test_an_expert_with_another_content_finishes_its_work_and_is_loaded_anew() -> None:
+    world = slot_world(batch=2)
+    bring_in(world, "a")
+    world.arrive("running", "a")
+    assert world.reconfigure(renewed(world, "a")) == []
+    assert world.arrive("next", "a") == []
+    assert world.finish("running") == [Evict("a", "slot")]
+    assert world.slept("a") == [Load("a", "slot")]
+    world.ready("a")
+    assert world.granted("a")[-1] == "next"
+
+
+def test_a_former_content_that_sleeps_is_evicted_and_not_woken() -> None:
+    world = gpu_world(a=24.0, b=24.0)
+    bring_in(world, "a")
+    world.arrive("r", "b")
+    world.slept("a")
+    assert world.reconfigure(renewed(world, "a")) == [Evict("a", "gpu")]
+    world.slept("a")
+    assert world.scheduler.snapshot().expert("a") is not None
+
+
+def renewed(world: World, expert: str) -> PoolPlan:
+    experts = tuple(replace(e, content="new") if e.id == expert else e for e in world.plan.experts)
+    return replace(world.plan, experts=experts)
+
+
 def test_an_expert_that_moves_is_served_on_its_new_host() -> None:
     hosts = (HostPlan("left"), HostPlan("right"))
     plan = PoolPlan(hosts, (ExpertPlan("a", ("left",)),))

@@ -133,9 +133,14 @@ class AnyOrder(RuleBasedStateMachine):
     def tick(self) -> None:
         self.world.wait(self.world.scheduler.next_tick() - self.world.now)
 
-    @rule(kept=st.sets(st.sampled_from(NAMES), min_size=1), moved=st.booleans())
-    def reconfigure(self, kept: set[ExpertId], moved: bool) -> None:
+    @rule(
+        kept=st.sets(st.sampled_from(NAMES), min_size=1),
+        moved=st.booleans(),
+        content=st.sampled_from(["", "trained anew"]),
+    )
+    def reconfigure(self, kept: set[ExpertId], moved: bool, content: str) -> None:
         experts = [replace(e, hosts=e.hosts[-1:]) if moved else e for e in EXPERTS if e.id in kept]
+        experts = [replace(e, content=content) for e in experts]
         used = {host for expert in experts for host in expert.hosts}
         self.world.reconfigure(
             replace(PLAN, experts=tuple(experts), hosts=tuple(h for h in PLAN.hosts if h.id in used))

@@ -31,7 +31,16 @@ from coe.engines.address import Address, AddressBook
 from coe.errors import EngineError, ExpertUnavailable
 from coe.pipeline import Lease, Leases
 from coe.pool.events import HostId, WakeFrom
-from coe.types import DeadlineClass, Engine, EngineAnswer, EngineCall, EngineStats, ExpertId, RequestId
+from coe.types import (
+    DeadlineClass,
+    Engine,
+    EngineAnswer,
+    EngineCall,
+    EngineStats,
+    ExpertId,
+    ExpertSpec,
+    RequestId,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +64,7 @@ class AddressedEngine:
     async def start(self) -> None: ...
     async def ensure_ready(self, expert: ExpertId) -> None: ...
     async def sleep(self, expert: ExpertId, level: int = 1) -> None: ...
+    async def adopt(self, experts: Sequence[ExpertSpec]) -> None: ...
     async def stop(self) -> None: ...
 
     def stats(self) -> EngineStats:

@@ -130,19 +130,21 @@ class Decider:
         return granted
 
     def _retire(self, host: HostState, turn: Turn) -> None:
-        """Put away what the plan no longer has: a moved replica at once, an expert after its queue."""
+        """Put away what the plan no longer has: a moved replica or a former content at once, an expert
+        after its queue."""
         if not host.leavers:
             return
         for replica in list(host.replicas.values()):
-            if not (replica.retired or (replica.expert.retiring and not replica.expert.queued)):
+            gone = replica.retired or (replica.expert.retiring and not replica.expert.queued)
+            if not (gone or replica.stale):
                 continue
             if replica.state == "awake":
                 drain(replica, turn)
             elif replica.state == "sleeping":
                 evict(replica, turn)
-            if replica.state == "cold" and not replica.committed:
+            if gone and replica.state == "cold" and not replica.committed:
                 _forget(replica)
-        host.leavers = any(r.retired or r.expert.retiring for r in host.replicas.values())
+        host.leavers = any(r.outdated for r in host.replicas.values())
 
     def _retry_sleeps(self, host: HostState, turn: Turn) -> None:
         for replica in host.retrying.values():
@@ -207,7 +209,7 @@ def put_away(replica: Replica, turn: Turn) -> None:
         return
     host = replica.host.plan
     replica.sleep_failures = 0
-    if replica.retired or replica.expert.retiring or not host.sleeps:
+    if replica.outdated or not host.sleeps:
         evict(replica, turn)
         return
     replica.sleeps_to, replica.retry_at = "sleeping", math.inf

@@ -36,7 +36,8 @@ class HostPlan:
 class ExpertPlan:
     """An expert and the hosts it may run on. ``max_running`` is its batch capacity on each host.
 
-    ``load_s`` and ``wake_s`` (seconds) are first guesses; the scheduler learns better ones.
+    ``load_s`` and ``wake_s`` (seconds) are first guesses; the scheduler learns better ones. ``content``
+    names what it is made of: an expert with another content than before is loaded anew.
     """
 
     id: ExpertId
@@ -45,6 +46,7 @@ class ExpertPlan:
     max_running: int = 16
     load_s: float = 1.0
     wake_s: float | None = None
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,12 @@ def _check_expert(expert: ExpertPlan, hosts: dict[HostId, HostPlan]) -> None:
 
 
 def build_plan(registry: Registry) -> PoolPlan:
-    """The plan of a registry. Raises :class:`ConfigError` where a host or a size is missing."""
+    """The plan of a registry, of its hosts that have experts.
+
+    Raises :class:`ConfigError` where a host or a size is missing.
+    """
     return PoolPlan(
-        hosts=tuple(_host_plan(host) for host in registry.pool.hosts),
+        hosts=tuple(_host_plan(host) for host in registry.pool.hosts if registry.experts_on(host.id)),
         experts=tuple(_expert_plan(expert, registry) for expert in registry.experts),
         max_queue=registry.limits.max_queue,
     )
@@ -122,6 +127,7 @@ def _expert_plan(expert: Expert, registry: Registry) -> ExpertPlan:
         footprint=_footprint(expert, host),
         max_running=expert.max_running or host.max_running,
         load_s=1.0 if expert.load_s is None else expert.load_s,
+        content=" + ".join(part for part in (expert.model, expert.adapter) if part),
     )
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from coe.errors import CoeError, EngineError, ExpertTimeout, ExpertUnavailable, Overloaded
 from coe.pool.events import (
@@ -39,7 +40,7 @@ from coe.pool.machinery import Clock, Machinery
 from coe.pool.plan import PoolPlan
 from coe.pool.scheduler import Scheduler
 from coe.pool.snapshot import PoolSnapshot
-from coe.types import DeadlineClass, Engine, ExpertId, RequestId
+from coe.types import DeadlineClass, Engine, ExpertId, ExpertSpec, RequestId
 
 log = logging.getLogger(__name__)
 
@@ -187,12 +188,28 @@ class Pool:
     def snapshot(self) -> PoolSnapshot:
         return self._scheduler.snapshot()
 
-    async def reconfigure(self, plan: PoolPlan, engines: Mapping[HostId, Engine]) -> None:
-        """Change to ``plan``. ``engines`` are those of hosts that are new in it.
+    @property
+    def engines(self) -> Mapping[HostId, Engine]:
+        """The engines in use, those included that leave as soon as their last expert has. To look at only."""
+        return MappingProxyType(self._machinery.engines)
 
-        Removed experts finish their work first; engines of removed hosts are stopped after that. Raises
-        ConfigError, with nothing changed, when a host changed its kind, ValueError when an engine is missing.
+    async def reconfigure(
+        self,
+        plan: PoolPlan,
+        engines: Mapping[HostId, Engine],
+        adopted: Mapping[HostId, Sequence[ExpertSpec]] | None = None,
+    ) -> None:
+        """Change to ``plan``. ``engines`` are those of hosts that are new in it, ``adopted`` what the
+        engines of the other hosts are to have from now on.
+
+        Removed experts finish their work first; engines of removed hosts are stopped after that. Nothing
+        else runs between the change and the return. One call at a time. Raises ConfigError, with nothing
+        changed, when a host changed its kind, ValueError when an engine is missing.
         """
+        self._scheduler.check(plan)
+        for host, experts in (adopted or {}).items():
+            if host in self._machinery.engines:
+                await self._machinery.engines[host].adopt(experts)
         missing = {h.id for h in plan.hosts} - set(self._machinery.engines) - set(engines)
         if missing:
             raise ValueError(f"no engine for the new hosts {sorted(missing)}")

@@ -14,8 +14,7 @@ def apply_plan(books: Books, plan: PoolPlan, turn: Turn) -> None:
     What an expert holds now keeps its size until it is loaded again. Raises :class:`ConfigError`, with
     nothing changed, when a host became one of another kind.
     """
-    for host_plan in plan.hosts:
-        _check_kind(books.hosts.get(host_plan.id), host_plan)
+    check_plan(books, plan)
     books.plan = plan
     _apply_hosts(books, plan)
     for expert_plan in plan.experts:
@@ -25,9 +24,15 @@ def apply_plan(books: Books, plan: PoolPlan, turn: Turn) -> None:
         expert.retiring = expert.id not in kept
         _stay(expert)
     for host in books.hosts.values():
-        host.leavers = any(r.retired or r.expert.retiring for r in host.replicas.values())
+        host.leavers = any(r.outdated for r in host.replicas.values())
         turn.touch(host)
     books.leavers = any(host.retired or host.leavers for host in books.hosts.values())
+
+
+def check_plan(books: Books, plan: PoolPlan) -> None:
+    """Raises :class:`ConfigError` when a host became one of another kind."""
+    for host_plan in plan.hosts:
+        _check_kind(books.hosts.get(host_plan.id), host_plan)
 
 
 def _check_kind(host: HostState | None, plan: HostPlan) -> None:
@@ -55,11 +60,15 @@ def _apply_expert(books: Books, plan: ExpertPlan) -> None:
     for host_id in plan.hosts:
         replica = expert.replicas.get(host_id) or new_replica(expert, books.hosts[host_id], plan)
         replica.max_running, replica.footprint = plan.max_running, plan.footprint
+        if replica.content != plan.content:
+            replica.content = plan.content
+            # What is elsewhere has no content here: the next request to it names the new one.
+            replica.stale = replica.state != "cold" and not replica.host.plan.always_awake
 
 
 def _stay(expert: ExpertState) -> None:
     """Keep what was about to leave and is in the plan again."""
     for replica in expert.replicas.values():
-        if replica.state == "draining" and not (replica.crashed or replica.retired or expert.retiring):
+        if replica.state == "draining" and not (replica.crashed or replica.outdated):
             replica.move("awake")
     expert.recount()

@@ -31,7 +31,7 @@ from coe.pool.events import (
 from coe.pool.forecast import expected_wait
 from coe.pool.plan import PoolPlan
 from coe.pool.policies import Policy
-from coe.pool.reconfigure import apply_plan
+from coe.pool.reconfigure import apply_plan, check_plan
 from coe.pool.snapshot import PoolSnapshot, take_snapshot
 from coe.pool.state import Books, ExpertState, Lease, Replica, Waiter
 from coe.types import ExpertId, RequestId
@@ -82,6 +82,10 @@ class Scheduler:
         apply_plan(self._books, plan, turn)
         return self._settle(turn)
 
+    def check(self, plan: PoolPlan) -> None:
+        """Raises ConfigError where :meth:`reconfigure` would."""
+        check_plan(self._books, plan)
+
     def next_tick(self) -> float:
         """When to send a Tick if nothing else happens before; ``inf``: never."""
         return min((host.wake_at for host in self._books.hosts.values()), default=math.inf)
@@ -121,7 +125,8 @@ class Scheduler:
             raise ValueError(f"request {event.request!r} is already in the pool")
         expert = books.experts.get(event.expert)
         if expert is None or expert.retiring:
-            self._reject(event, "expert_unavailable", "is not in the pool", turn)
+            why = "is not in the pool" if expert is None else "was removed and takes no new requests"
+            self._reject(event, "expert_unavailable", why, turn)
         elif (until := expert.quarantined_until(turn.now)) is not None:
             why = f"could not be loaded and is tried again in {until - turn.now:.0f} s"
             self._reject(event, "expert_unavailable", why, turn)

@@ -110,11 +110,11 @@ class ExpertState:
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One expert on one host.
+    """One expert on one host, made of ``content``.
 
     ``retired``: the plan no longer has this pair. ``crashed``: it was lost with leases out; its place is
     free when they are back. ``quarantined``: it failed too often in a row. ``committed``: it will be
-    loaded as soon as its victims have left.
+    loaded as soon as its victims have left. ``stale``: what is in memory is its former content.
     """
 
     expert: ExpertState
@@ -135,6 +135,8 @@ class Replica:
     committed: bool = False
     crashed: bool = False
     retired: bool = False
+    content: str = ""
+    stale: bool = False
     quarantined: bool = False
     failures: int = 0
     retry_at: float = -math.inf
@@ -150,6 +152,11 @@ class Replica:
     @property
     def serves(self) -> bool:
         return self.committed or self.state in ("loading", "awake")
+
+    @property
+    def outdated(self) -> bool:
+        """Whether what it has in memory must go and may not only be put to sleep."""
+        return self.retired or self.stale or self.expert.retiring
 
     @property
     def leaving(self) -> bool:
@@ -170,6 +177,8 @@ class Replica:
     def move(self, state: State) -> None:
         """Change state and with it the host's residents and the expert's supply."""
         self.state = state
+        if state == "cold":
+            self.stale = False
         if state in ("cold", "sleeping"):
             self.held = 0.0
             self.host.residents.pop(self.expert.id, None)
@@ -237,6 +246,7 @@ def new_replica(expert: ExpertState, host: HostState, plan: ExpertPlan) -> Repli
     replica = Replica(
         expert, host, plan.max_running, plan.footprint, MovingMean(plan.load_s), MovingMean(wake_s)
     )
+    replica.content = plan.content
     expert.replicas[host.plan.id] = replica
     host.replicas[expert.id] = replica
     if host.plan.always_awake:
