@@ -6,7 +6,6 @@ Questions with the same wording never stand on both sides, whatever their ids sa
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,9 +13,8 @@ import numpy as np
 
 from coe.errors import ConfigError
 from coe.suggest import suggest
+from eval.contamination import normalised
 from eval.recorded.outcomes import Indices, Question
-
-_NOT_WORD = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,9 @@ class Fold:
     test: Indices
 
 
-def normalised(question: Question) -> str:
-    """What two copies of a question have in common: letters and digits; the id where there is no text."""
-    words = _NOT_WORD.sub(" ", (question.stem or "").casefold()).strip()
-    return words or f"\0{question.id}"
+def wording(question: Question) -> str:
+    """What two copies of a question have in common; the id where there is no text."""
+    return normalised(question.stem or "") or f"\0{question.id}"
 
 
 def split_folds(questions: Sequence[Question], train: str, test: str) -> list[Fold]:
@@ -43,10 +40,10 @@ def split_folds(questions: Sequence[Question], train: str, test: str) -> list[Fo
             known = sorted({question.split for question in questions})
             raise ConfigError(f'no question is of the split "{split}"; {suggest(split, known)}')
     asked = [i for i, question in enumerate(questions) if question.split == test]
-    wordings = {normalised(questions[i]) for i in asked}
+    wordings = {wording(questions[i]) for i in asked}
     learned = [
         i for i, question in enumerate(questions)
-        if question.split == train and normalised(question) not in wordings
+        if question.split == train and wording(question) not in wordings
     ]  # fmt: skip
     if not learned:
         raise ConfigError(f'every question of the split "{train}" stands in "{test}" too: nothing to learn')
@@ -57,7 +54,7 @@ def cross_folds(questions: Sequence[Question], count: int, seed: int) -> list[Fo
     """``count`` folds of about equal size; every question is asked once."""
     groups: dict[str, list[int]] = {}
     for i, question in enumerate(questions):
-        groups.setdefault(normalised(question), []).append(i)
+        groups.setdefault(wording(question), []).append(i)
     if len(groups) < count:
         raise ConfigError(f"{len(groups)} different questions cannot make {count} folds")
     order = list(groups.values())

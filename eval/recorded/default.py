@@ -1,0 +1,68 @@
+"""What the service does when nobody says: chosen on learning questions only, and modest.
+
+Every candidate is judged by estimates that were made for each question without it. The best one is taken
+only if it beats the best single expert beyond doubt there; else that expert answers everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.recorded.combining import Lessons, combined_scores, combiner
+from eval.recorded.outcomes import Floats, OutcomeSet
+from eval.recorded.ranking import available_top
+from eval.statistics import paired_bootstrap
+from routers import ESTIMATORS
+
+CANDIDATES = tuple(name for name in ("blend", "linear", "knn", "category") if name in ESTIMATORS)
+COMBINING = ("vote", "weighted_vote")
+_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to answer: the ``count`` most probable experts of ``router``, made one by ``aggregator``."""
+
+    router: str
+    aggregator: str = "first"
+    count: int = 1
+
+
+ALONE = Choice("static")
+
+
+def choose_default(
+    learned: OutcomeSet, most: int, held_out: Callable[[str], Floats], seed: int
+) -> Choice:
+    """The best way to answer with at most ``most`` experts; ``held_out(router)`` are estimates (n, m)."""
+    base = _scores(ALONE, learned, held_out)
+    best, best_scores = ALONE, base
+    for choice in _choices(learned, most):
+        scores = _scores(choice, learned, held_out)
+        if scores.mean() > best_scores.mean():
+            best, best_scores = choice, scores
+    if best == ALONE:
+        return ALONE
+    gain = paired_bootstrap(best_scores, base, draws=_DRAWS, seed=seed)
+    return best if gain.low > 0 else ALONE
+
+
+def _choices(learned: OutcomeSet, most: int) -> Iterator[Choice]:
+    for router in CANDIDATES:
+        yield Choice(router)
+        if learned.answers is not None and most > 1:
+            yield from (Choice(router, name, most) for name in COMBINING)
+    if learned.answers is not None and most > 1:
+        yield from (Choice("static", name, most) for name in COMBINING)
+
+
+def _scores(choice: Choice, learned: OutcomeSet, held_out: Callable[[str], Floats]) -> Floats:
+    probabilities = held_out(choice.router)
+    asked = available_top(probabilities, learned.scores, choice.count)
+    if choice.count == 1:
+        return learned.scores[np.arange(len(learned)), asked[:, 0]]
+    made = combiner(choice.aggregator).fit(Lessons(learned, probabilities))
+    return combined_scores(made, learned, asked, probabilities)

@@ -1,0 +1,113 @@
+"""The routers that recorded runs know: names of estimators, and baselines that need no question text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from coe.errors import ConfigError
+from coe.suggest import suggest
+from eval.recorded.outcomes import Floats, Indices, OutcomeSet
+from routers import ESTIMATORS, estimator_class
+from routers.evidence import Estimator, Evidence
+
+STATIC, RANDOM, ORACLE = "static", "random", "oracle"
+BASELINES = (STATIC, RANDOM, ORACLE)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A router's probabilities of a right answer, (rows, experts).
+
+    ``held_out`` are those of the learning questions, each made without it; None for what learns nothing.
+    """
+
+    test: Floats
+    held_out: Floats
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a router of one fold may learn from, and whom it is then asked about.
+
+    ``evidence`` is about the learning questions that have a text, ``learned`` are their rows among
+    ``train``; ``readable`` marks the asked ones that have a text.
+    """
+
+    outcomes: OutcomeSet
+    train: Indices
+    test: Indices
+    evidence: Evidence
+    learned: Indices
+    vectors: Floats
+    """(test, d); rows of asked questions without text are zero"""
+    readable: Floats
+    """(test,) true where there is a text"""
+    texts: tuple[str, ...]
+    seed: int
+
+
+Method = Callable[[Lesson], Fitted]
+
+
+def method(name: str) -> Method:
+    """Raises ConfigError for an unknown name."""
+    if name in _BASELINES:
+        return _BASELINES[name]
+    if name not in ESTIMATORS:
+        raise ConfigError(f'no router "{name}" for recorded runs; {suggest(name, method_names())}')
+    return lambda lesson: _by_estimator(estimator_class(name)(), lesson)
+
+
+def method_names() -> tuple[str, ...]:
+    return (*ESTIMATORS, *BASELINES)
+
+
+def expert_accuracy(scores: Floats) -> Floats:
+    """(m,) accuracy of each expert, as if each had been asked every question.
+
+    Where all were, this is the mean; where one was not, its mean difference to the others on the questions
+    that it was asked counts, else an expert asked only easy questions would look best.
+    """
+    known = np.isfinite(scores)
+    filled = np.where(known, scores, 0.0)
+    expert = filled.sum(0) / np.maximum(known.sum(0), 1)
+    for _ in range(0 if known.all() else 30):
+        difficulty = np.where(known, scores - expert, 0.0).sum(1) / np.maximum(known.sum(1), 1)
+        expert = np.where(known, scores - difficulty[:, None], 0.0).sum(0) / np.maximum(known.sum(0), 1)
+    return np.where(known.any(0), expert, -1.0)
+
+
+def _static(lesson: Lesson) -> Fitted:
+    accuracy = np.clip(expert_accuracy(lesson.outcomes.scores[lesson.train]), 0.0, 1.0)
+    return Fitted(np.tile(accuracy, (len(lesson.test), 1)), np.tile(accuracy, (len(lesson.train), 1)))
+
+
+def _random(lesson: Lesson) -> Fitted:
+    draws = np.random.default_rng(lesson.seed)
+    experts = len(lesson.outcomes.experts)
+    return Fitted(draws.random((len(lesson.test), experts)), draws.random((len(lesson.train), experts)))
+
+
+def _oracle(lesson: Lesson) -> Fitted:
+    known = np.nan_to_num(lesson.outcomes.scores)
+    return Fitted(known[lesson.test], known[lesson.train])
+
+
+_BASELINES: Mapping[str, Method] = {STATIC: _static, RANDOM: _random, ORACLE: _oracle}
+
+
+def _by_estimator(estimator: Estimator, lesson: Lesson) -> Fitted:
+    """Questions without text get what is known without reading them: each expert's accuracy."""
+    blind = _static(lesson)
+    test, held_out = blind.test.copy(), blind.held_out.copy()
+    if not len(lesson.evidence):
+        return blind
+    estimator.fit(lesson.evidence)
+    asked = np.flatnonzero(lesson.readable)
+    if len(asked):
+        test[asked] = estimator.estimate([lesson.texts[i] for i in asked], lesson.vectors[asked])
+    held_out[lesson.learned] = estimator.cross_fitted_
+    return Fitted(test, held_out)

@@ -1,0 +1,17 @@
+"""Whom to ask, given what a router estimates."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eval.recorded.outcomes import Floats, Indices
+
+
+def available_top(ranking: Floats, scores: Floats, count: int) -> Indices:
+    """(n, count) columns of the highest ranked experts among those with a recorded outcome; -1: none left.
+
+    Of equally ranked experts the first goes first. An expert without an outcome is as one that is down.
+    """
+    usable = np.where(np.isfinite(scores), ranking, -np.inf)
+    order = np.argsort(-usable, axis=1, kind="stable")[:, :count]
+    return np.where(np.isfinite(np.take_along_axis(usable, order, axis=1)), order, -1)

@@ -1,0 +1,216 @@
+"""One recorded run: every router asked every held-out question once, alone and with every aggregator."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from coe.errors import ConfigError
+from coe.types import ExpertId
+from eval.recorded.combining import Lessons, combined_scores, combiner
+from eval.recorded.default import Choice, choose_default
+from eval.recorded.folds import Fold
+from eval.recorded.methods import Fitted, Lesson, expert_accuracy, method
+from eval.recorded.outcomes import Floats, Indices, OutcomeSet
+from eval.recorded.ranking import available_top
+from routers.encoder import Vectors
+from routers.evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recorded run measures."""
+
+    folds: Sequence[Fold]
+    routers: tuple[str, ...]
+    aggregators: tuple[str, ...]
+    experts_per_query: tuple[int, ...]
+    seed: int = 0
+    encoder: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Whom a router asked, over the test questions of all folds, in order of the questions' rows."""
+
+    experts: Indices
+    """(n, k) columns, best first; -1 where fewer were available"""
+    probabilities: Floats
+    """(n, m) of a right answer"""
+    scores: Floats
+    """(n,) of the answer given in the end"""
+    seconds: float
+
+
+@dataclass
+class Study:
+    """Owns the fits of its folds; everything asked of it is computed once."""
+
+    outcomes: OutcomeSet
+    vectors: Vectors
+    """(n, d); zero where a question has no text"""
+    plan: Plan
+    _fits: dict[tuple[str, int], tuple[Fitted, float]] = field(default_factory=dict)
+    _defaults: dict[tuple[int, int], Choice] = field(default_factory=dict)
+
+    @cached_property
+    def rows(self) -> Indices:
+        """The test questions of all folds."""
+        return np.sort(np.concatenate([fold.test for fold in self.plan.folds]))
+
+    @cached_property
+    def tested(self) -> OutcomeSet:
+        return self.outcomes.rows(self.rows)
+
+    def fitted(self, router: str, fold: int) -> tuple[Fitted, float]:
+        """A router's estimates of one fold, and the seconds they took."""
+        if (router, fold) not in self._fits:
+            started = time.perf_counter()
+            found = method(router)(self._lessons[fold])
+            self._fits[router, fold] = (found, time.perf_counter() - started)
+        return self._fits[router, fold]
+
+    def asked(self, router: str, aggregator: str, count: int) -> Asked:
+        """``router`` with ``aggregator`` over the answers of its ``count`` most probable experts."""
+        choice = Choice(router, aggregator, count)
+        return self._merged([choice] * len(self.plan.folds), count)
+
+    def default(self, count: int) -> Asked:
+        """What the service would do unasked with at most ``count`` experts: chosen fold by fold."""
+        started = time.perf_counter()
+        choices = self.default_choices(count)
+        choosing = time.perf_counter() - started
+        merged = self._merged(choices, count)
+        return Asked(merged.experts, merged.probabilities, merged.scores, merged.seconds + choosing)
+
+    def default_choices(self, count: int) -> list[Choice]:
+        return [self._default_choice(fold, count) for fold in range(len(self.plan.folds))]
+
+    @cached_property
+    def best_single(self) -> ExpertId:
+        """The expert that was best on the learning questions of most folds."""
+        best = Counter(
+            int(np.argmax(expert_accuracy(self.outcomes.scores[fold.train]))) for fold in self.plan.folds
+        )
+        return self.outcomes.experts[best.most_common(1)[0][0]]
+
+    def category_oracle(self) -> Floats:
+        """(n,) scores when the true category's best expert on learning questions is asked."""
+        ranking = np.zeros(self.outcomes.scores.shape)
+        for fold in self.plan.folds:
+            ranking[fold.test] = self._by_category(fold)
+        tested = self.tested.scores
+        return tested[np.arange(len(tested)), available_top(ranking[self.rows], tested, 1)[:, 0]]
+
+    def oracle(self) -> Floats:
+        """(n,) 1 where any expert is right."""
+        best: Floats = np.nanmax(self.tested.scores, axis=1)
+        return best
+
+    def _by_category(self, fold: Fold) -> Floats:
+        scores, questions = self.outcomes.scores, self.outcomes.questions
+        overall = expert_accuracy(scores[fold.train])
+        learned = np.asarray([questions[i].category for i in fold.train], dtype=object)
+        means = {
+            category: _shrunk(scores[fold.train[learned == category]], overall) for category in set(learned)
+        }
+        return np.asarray([means.get(questions[i].category, overall) for i in fold.test])
+
+    def _default_choice(self, fold: int, count: int) -> Choice:
+        if (fold, count) not in self._defaults:
+            lesson = self._lessons[fold]
+            self._defaults[fold, count] = choose_default(
+                self.outcomes.rows(lesson.train),
+                count,
+                lambda router: self.fitted(router, fold)[0].held_out,
+                self.plan.seed,
+            )
+        return self._defaults[fold, count]
+
+    def _merged(self, choices: Sequence[Choice], count: int) -> Asked:
+        """The folds' results side by side; ``choices`` holds one way to run a fold."""
+        n, m = self.outcomes.scores.shape
+        experts = np.full((n, count), -1, dtype=np.intp)
+        probabilities, scores, seconds = np.zeros((n, m)), np.zeros(n), 0.0
+        for number, (fold, choice) in enumerate(zip(self.plan.folds, choices, strict=True)):
+            found, spent = self.fitted(choice.router, number)
+            started = time.perf_counter()
+            part = self.outcomes.rows(fold.test)
+            asked = available_top(found.test, part.scores, choice.count)
+            experts[fold.test, : asked.shape[1]] = asked
+            probabilities[fold.test] = found.test
+            scores[fold.test] = self._answered(choice, number, part, asked, found)
+            seconds += spent + time.perf_counter() - started
+        return Asked(experts[self.rows], probabilities[self.rows], scores[self.rows], seconds)
+
+    def _answered(self, choice: Choice, fold: int, part: OutcomeSet, asked: Indices, found: Fitted) -> Floats:
+        made = combiner(choice.aggregator)
+        if choice.count > 1:
+            train = self.plan.folds[fold].train
+            made = made.fit(Lessons(self.outcomes.rows(train), found.held_out))
+        return combined_scores(made, part, asked, found.test)
+
+    @cached_property
+    def _lessons(self) -> list[Lesson]:
+        return [self._lesson(fold) for fold in self.plan.folds]
+
+    def _lesson(self, fold: Fold) -> Lesson:
+        questions = self.outcomes.questions
+        with_text = np.asarray([questions[i].text is not None for i in fold.train], dtype=bool)
+        learned = np.flatnonzero(with_text)
+        return Lesson(
+            outcomes=self.outcomes,
+            train=fold.train,
+            test=fold.test,
+            evidence=evidence_of(self.outcomes, self.vectors, fold.train[learned], self.plan.encoder),
+            learned=learned,
+            vectors=self.vectors[fold.test],
+            readable=np.asarray([questions[i].text is not None for i in fold.test], dtype=bool),
+            texts=tuple(questions[i].text or "" for i in fold.test),
+            seed=self.plan.seed,
+        )
+
+
+def evidence_of(outcomes: OutcomeSet, vectors: Vectors, rows: Indices, encoder: str) -> Evidence:
+    """What these questions tell of the experts."""
+    scores = outcomes.scores[rows].astype(np.float32)
+    prices = [_mean(outcomes.costs[rows, j]) for j in range(len(outcomes.experts))]
+    return Evidence(
+        ids=tuple(outcomes.questions[i].id for i in rows),
+        categories=tuple(outcomes.questions[i].category for i in rows),
+        vectors=vectors[rows],
+        experts=outcomes.experts,
+        scores=scores,
+        counts=np.isfinite(scores).astype(np.float32),
+        encoder=encoder,
+        cost_usd=tuple(prices),
+    )
+
+
+def _shrunk(scores: Floats, overall: Floats) -> Floats:
+    """Means of a category's scores, pulled to the overall ones as by a few questions."""
+    known = np.isfinite(scores)
+    return (np.where(known, scores, 0.0).sum(0) + 5.0 * overall) / (known.sum(0) + 5.0)
+
+
+def _mean(values: Floats) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def check_plan(plan: Plan, outcomes: OutcomeSet) -> None:
+    """Raises ConfigError for names that do not exist, and counts that the pool cannot fill."""
+    for name in plan.routers:
+        method(name)
+    for name in plan.aggregators:
+        combiner(name)
+    largest = max(plan.experts_per_query, default=0)
+    if min(plan.experts_per_query, default=0) < 1:
+        raise ConfigError("experts per query must be 1 or more")
+    if largest > len(outcomes.experts):
+        raise ConfigError(f"{largest} experts per query, but the pool has only {len(outcomes.experts)}")

@@ -1,0 +1,59 @@
+"""Nearest neighbours: how the experts did on the most similar questions. The baseline to beat."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from routers.calibration import CalibratedEstimator, completed, relative_error
+from routers.encoder import Vectors
+from routers.evidence import Evidence, Matrix
+
+NEIGHBOURS = (10, 20, 40, 80, 160, 320)
+
+
+class KnnEstimator(CalibratedEstimator):
+    """Mean outcome over the ``neighbours`` nearest questions by cosine, in an exact faiss index.
+
+    ``neighbours=None`` takes the best of ``NEIGHBOURS`` on the evidence, each question left out of its own
+    neighbours (copies of it too). Learned: ``neighbours_``.
+    """
+
+    def __init__(self, neighbours: int | None = None) -> None:
+        self.neighbours = neighbours
+
+    def _learn(self, evidence: Evidence) -> Matrix:
+        import faiss
+
+        self._index = faiss.IndexFlatIP(evidence.vectors.shape[1])
+        self._index.add(evidence.vectors)
+        self._scores = completed(evidence)
+        choices = NEIGHBOURS if self.neighbours is None else (self.neighbours,)
+        most = min(max(choices) + 1, len(evidence))
+        cosines, nearest = self._index.search(evidence.vectors, most)
+        left_out = _without_copies(cosines, nearest)
+        trials = {k: self._mean_of(left_out, k) for k in choices}
+        self.neighbours_ = min(trials, key=lambda k: relative_error(trials[k], evidence))
+        return trials[self.neighbours_]
+
+    def nearest(self, vectors: Vectors) -> tuple[Matrix, npt.NDArray[np.int64]]:
+        """Cosines and rows of the nearest questions, (k, neighbours_) each, the nearest first."""
+        count = min(self.neighbours_, len(self._scores))
+        cosines, rows = self._index.search(np.ascontiguousarray(vectors, dtype=np.float32), count)
+        return cosines, rows
+
+    def _score(self, vectors: Vectors) -> Matrix:
+        _, nearest = self.nearest(vectors)
+        scores: Matrix = self._scores[nearest].mean(axis=1)
+        return scores
+
+    def _mean_of(self, neighbours: list[npt.NDArray[np.int64]], count: int) -> Matrix:
+        overall = self._scores.mean(axis=0)
+        rows = [self._scores[near[:count]].mean(axis=0) if len(near) else overall for near in neighbours]
+        return np.asarray(rows, dtype=np.float32)
+
+
+def _without_copies(cosines: Matrix, nearest: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """Neighbours of each question, without itself and without its copies."""
+    other = (cosines < 1 - 1e-5) & (nearest != np.arange(len(nearest))[:, None])
+    return [near[keep] for near, keep in zip(nearest, other, strict=True)]
