@@ -20,9 +20,9 @@ from coe.registry.models import Expert, RouterSpec
 from coe.suggest import suggest
 from coe.types import Router
 from routers.base import RouterClass, RouterOptions, Setting
-from routers.evidence import Evidence
+from routers.evidence import Estimator, Evidence
 
-__all__ = ["BUILTINS", "build_router", "router_class"]
+__all__ = ["BUILTINS", "ESTIMATORS", "build_router", "estimator_class", "router_class"]
 
 BUILTINS: Mapping[str, str] = MappingProxyType(
     {
@@ -31,6 +31,20 @@ BUILTINS: Mapping[str, str] = MappingProxyType(
         "random": "routers.uniform:RandomRouter",
     }
 )
+
+
+ESTIMATORS: Mapping[str, str] = MappingProxyType(
+    {
+        "knn": "routers.knn:KnnEstimator",
+    }
+)
+"""What the learning routers learn with; each is built without arguments."""
+
+
+def estimator_class(name: str) -> type[Estimator]:
+    """The estimator of a built-in router. Raises KeyError for one that learns nothing."""
+    module_name, _, class_name = ESTIMATORS[name].partition(":")
+    return cast(type[Estimator], getattr(importlib.import_module(module_name), class_name))
 
 
 def build_router(

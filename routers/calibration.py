@@ -124,7 +124,7 @@ def fold_rows(vectors: Vectors, count: int, seed: int = 0) -> list[Rows]:
 
 
 def completed(evidence: Evidence) -> Matrix:
-    """The scores (n, m) with each missing one filled in by its expert's mean and the question's difficulty."""
+    """The scores (n, m), each missing one guessed from the expert's and the question's other scores."""
     scores = evidence.scores.astype(np.float64)
     known = np.isfinite(scores)
     filled = np.where(known, scores, 0.0)

@@ -81,6 +81,8 @@ class Estimator(Protocol):
     """
 
     experts_: tuple[ExpertId, ...]
+    cross_fitted_: Matrix
+    """calibrated estimates (n, m) of the evidence's own questions, each made without that question"""
 
     def fit(self, evidence: Evidence) -> Self: ...
 

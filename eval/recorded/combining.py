@@ -86,7 +86,11 @@ class WeightedVote:
         return _heaviest(given, weights.tolist())
 
 
-COMBINERS: Mapping[str, Callable[[], Combiner]] = {"first": First, "vote": Vote, "weighted_vote": WeightedVote}
+COMBINERS: Mapping[str, Callable[[], Combiner]] = {
+    "first": First,
+    "vote": Vote,
+    "weighted_vote": WeightedVote,
+}
 
 
 def combiner(name: str) -> Combiner:

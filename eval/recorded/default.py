@@ -34,9 +34,7 @@ class Choice:
 ALONE = Choice("static")
 
 
-def choose_default(
-    learned: OutcomeSet, most: int, held_out: Callable[[str], Floats], seed: int
-) -> Choice:
+def choose_default(learned: OutcomeSet, most: int, held_out: Callable[[str], Floats], seed: int) -> Choice:
     """The best way to answer with at most ``most`` experts; ``held_out(router)`` are estimates (n, m)."""
     base = _scores(ALONE, learned, held_out)
     best, best_scores = ALONE, base
@@ -63,6 +61,7 @@ def _scores(choice: Choice, learned: OutcomeSet, held_out: Callable[[str], Float
     probabilities = held_out(choice.router)
     asked = available_top(probabilities, learned.scores, choice.count)
     if choice.count == 1:
-        return learned.scores[np.arange(len(learned)), asked[:, 0]]
+        alone: Floats = learned.scores[np.arange(len(learned)), asked[:, 0]]
+        return alone
     made = combiner(choice.aggregator).fit(Lessons(learned, probabilities))
     return combined_scores(made, learned, asked, probabilities)

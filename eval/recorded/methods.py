@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from coe.errors import ConfigError
 from coe.suggest import suggest
 from eval.recorded.outcomes import Floats, Indices, OutcomeSet
 from routers import ESTIMATORS, estimator_class
+from routers.encoder import Vectors
 from routers.evidence import Estimator, Evidence
 
 STATIC, RANDOM, ORACLE = "static", "random", "oracle"
@@ -41,9 +43,9 @@ class Lesson:
     test: Indices
     evidence: Evidence
     learned: Indices
-    vectors: Floats
+    vectors: Vectors
     """(test, d); rows of asked questions without text are zero"""
-    readable: Floats
+    readable: npt.NDArray[np.bool_]
     """(test,) true where there is a text"""
     texts: tuple[str, ...]
     seed: int

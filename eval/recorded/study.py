@@ -105,7 +105,9 @@ class Study:
         for fold in self.plan.folds:
             ranking[fold.test] = self._by_category(fold)
         tested = self.tested.scores
-        return tested[np.arange(len(tested)), available_top(ranking[self.rows], tested, 1)[:, 0]]
+        first = available_top(ranking[self.rows], tested, 1)[:, 0]
+        scores: Floats = tested[np.arange(len(tested)), first]
+        return scores
 
     def oracle(self) -> Floats:
         """(n,) 1 where any expert is right."""
@@ -195,7 +197,8 @@ def evidence_of(outcomes: OutcomeSet, vectors: Vectors, rows: Indices, encoder: 
 def _shrunk(scores: Floats, overall: Floats) -> Floats:
     """Means of a category's scores, pulled to the overall ones as by a few questions."""
     known = np.isfinite(scores)
-    return (np.where(known, scores, 0.0).sum(0) + 5.0 * overall) / (known.sum(0) + 5.0)
+    means: Floats = (np.where(known, scores, 0.0).sum(0) + 5.0 * overall) / (known.sum(0) + 5.0)
+    return means
 
 
 def _mean(values: Floats) -> float | None:

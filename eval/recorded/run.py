@@ -1,0 +1,79 @@
+"""From an outcome set on disk to a study: pool, folds, vectors."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from coe.errors import ConfigError
+from coe.types import ExpertId
+from eval.recorded.folds import Fold, cross_folds, split_folds
+from eval.recorded.methods import BASELINES
+from eval.recorded.outcomes import OutcomeSet, read_outcomes
+from eval.recorded.study import Plan, Study, check_plan
+from routers import ESTIMATORS
+from routers.encoder import Encoder, Vectors, open_encoder
+from routers.vectors import encode_cached
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `coe eval recorded` was asked for."""
+
+    outcomes: Path
+    pool: tuple[ExpertId, ...] = ()
+    """empty: every expert of the set"""
+    routers: tuple[str, ...] = (*BASELINES, *ESTIMATORS)
+    aggregators: tuple[str, ...] = ("vote", "weighted_vote")
+    experts_per_query: tuple[int, ...] = (1,)
+    train_split: str | None = None
+    test_split: str | None = None
+    folds: int = 5
+    seed: int = 0
+    encoder: str = "minilm"
+
+
+def open_study(settings: Settings) -> Study:
+    """Read, check and encode. Blocking: minutes when the texts were never encoded. Raises ConfigError."""
+    outcomes = read_outcomes(settings.outcomes)
+    outcomes = outcomes.pool(settings.pool or outcomes.experts)
+    encoder = open_encoder(settings.encoder, Path())
+    plan = Plan(
+        folds=_folds(settings, outcomes),
+        routers=settings.routers,
+        aggregators=settings.aggregators,
+        experts_per_query=settings.experts_per_query,
+        seed=settings.seed,
+        encoder=encoder.identity,
+    )
+    check_plan(plan, outcomes)
+    return Study(outcomes, question_vectors(outcomes, encoder), plan)
+
+
+def _folds(settings: Settings, outcomes: OutcomeSet) -> list[Fold]:
+    if (settings.train_split is None) != (settings.test_split is None):
+        raise ConfigError("give both --train-split and --test-split, or neither to use --folds")
+    if settings.train_split is not None and settings.test_split is not None:
+        return split_folds(outcomes.questions, settings.train_split, settings.test_split)
+    return cross_folds(outcomes.questions, settings.folds, settings.seed)
+
+
+def question_vectors(outcomes: OutcomeSet, encoder: Encoder) -> Vectors:
+    """(n, d), zero where a question has no text. Kept on disk, so only the first run takes minutes."""
+    readable = [i for i, question in enumerate(outcomes.questions) if question.text is not None]
+    texts = [outcomes.questions[i].text or "" for i in readable]
+    found = encode_cached(encoder, texts, workers=os.cpu_count() or 1)
+    rows = np.zeros((len(outcomes), found.shape[1]), dtype=np.float32)
+    rows[readable] = found
+    return rows
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The names of a comma-separated list; one that holds a comma stands in double quotes."""
+    cells: Sequence[str] = next(csv.reader([text], skipinitialspace=True), [])
+    return tuple(cell.strip() for cell in cells if cell.strip())
