@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from coe.cluster.wire import (
+    Directory,
     Granted,
-    OwnerCalls,
+    KnownOwner,
     OwnerId,
     OwnerLost,
     OwnerReport,
@@ -85,12 +86,13 @@ class ClusterLease:
 
 @dataclass(frozen=True)
 class Version:
-    """A generation as owners and leases need it: which owners have an expert, and what to tell them."""
+    """A generation as owners and leases need it."""
 
     number: int
     registry: str
-    """JSON"""
-    owners: Mapping[ExpertId, tuple[OwnerId, ...]]
+    """JSON; what owners are told"""
+    hosts: Mapping[ExpertId, HostId]
+    """of the experts that owners have"""
 
 
 class ClusterPool:
@@ -104,27 +106,30 @@ class ClusterPool:
         self,
         session: SessionId,
         machine: str,
-        owners: Mapping[OwnerId, OwnerCalls],
+        directory: Directory,
         version: Version,
         own: Leases,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session, self._machine, self._clock = session, machine, clock
-        self._owners, self._version, self._own = dict(owners), version, own
+        self._directory, self._version, self._own = directory, version, own
+        self._owners: Mapping[OwnerId, KnownOwner] = {}
         self._numbers = itertools.count()
         self._reports: dict[OwnerId, OwnerReport] = {}
         self._lost: set[OwnerId] = set()
         self._book = AddressBook()
-        self._beats: list[asyncio.Task[None]] = []
+        self._watch: asyncio.Task[None] | None = None
+        self._beats: dict[OwnerId, asyncio.Task[None]] = {}
         self._hints: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._beats = [asyncio.create_task(self._beat(owner)) for owner in self._owners]
+        self._watch = asyncio.create_task(self._follow_owners())
 
     async def stop(self) -> None:
-        for task in self._beats:
+        tasks = [*self._beats.values(), *([self._watch] if self._watch else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._beats, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._book.close()
 
     @property
@@ -143,9 +148,10 @@ class ClusterPool:
 
     def forecast(self, expert: ExpertId) -> float:
         """Seconds of waiting at the best owner, by its last report; ``inf`` if none would take it."""
-        if expert not in self._version.owners:
+        if expert not in self._version.hosts:
             return self._own.forecast(expert)
-        waits = [self._reports[o].waits_s.get(expert, math.inf) for o in self._candidates(expert)]
+        reports = (self._reports.get(owner) for owner in self._candidates(expert))
+        waits = [report.waits_s.get(expert, math.inf) for report in reports if report is not None]
         return min(waits, default=math.inf)
 
     @asynccontextmanager
@@ -171,7 +177,7 @@ class ClusterPool:
             group=group,
             alternatives=tuple(alternatives),
         )
-        if expert not in self._version.owners:
+        if expert not in self._version.hosts:
             async with self._own.lease(
                 request_id, expert, deadline_class, timeout_s, group=group, alternatives=alternatives
             ) as own:
@@ -192,13 +198,16 @@ class ClusterPool:
         self, request_id: RequestId, expert: ExpertId, group: RequestId | None = None
     ) -> Iterator[None]:
         """See :meth:`coe.pool.pool.Pool.expect`. A hint that does not arrive is no error."""
-        if expert not in self._version.owners:
+        if expert not in self._version.hosts:
             with self._own.expect(request_id, expert, group):
                 yield
             return
         wanted = Wanted(self._session, self._ticket(), self._machine, request_id, expert, group=group)
         owner = self._best(expert)
-        self._hint(self._owners[owner].expect(wanted))
+        if owner is None:
+            yield
+            return
+        self._hint(self._owners[owner].calls.expect(wanted))
         try:
             yield
         finally:
@@ -228,65 +237,84 @@ class ClusterPool:
 
     async def _granted(self, wanted: Wanted) -> tuple[OwnerId, Granted]:
         """Ask the owner with the shortest wait; one that vanishes meanwhile has granted nothing yet, so
-        the next one, or the same one when it is back, can safely be asked."""
+        the next one, or its successor, can safely be asked."""
         deadline = self._clock() + min(wanted.timeout_s, OWNER_RETURN_S)
         while True:
             owner = self._best(wanted.expert)
-            try:
-                answer = await self._acquire(owner, wanted)
-            except OwnerLost as error:
-                self._lost.add(owner)
-                if self._clock() >= deadline:
-                    raise ExpertUnavailable(
-                        f"the pool owner {owner} of {wanted.expert} is gone: {error}",
-                        hint="It is restarted by itself; ask again in a moment.",
-                        retry_after_s=5.0,
-                    ) from error
-                await asyncio.sleep(RETRY_S)
+            if owner is None:
+                self._directory.miss(self._version.hosts[wanted.expert])
             else:
+                try:
+                    answer = await self._acquire(owner, wanted)
+                except OwnerLost:
+                    self._lost.add(owner)
+                    continue
                 if isinstance(answer, Refused):
                     raise answer.error()
                 return owner, answer
+            if self._clock() >= deadline:
+                raise ExpertUnavailable(
+                    f"no pool owner of {wanted.expert} is there",
+                    hint="It is started or restarted by itself; ask again in a moment.",
+                    retry_after_s=5.0,
+                )
+            await asyncio.sleep(RETRY_S)
 
     async def _acquire(self, owner: OwnerId, wanted: Wanted) -> Granted | Refused:
         try:
-            return await self._owners[owner].acquire(wanted)
+            return await self._owners[owner].calls.acquire(wanted)
         except BaseException as error:
             if not isinstance(error, OwnerLost):
                 await self._give_back(owner, wanted.ticket, None)
             raise
 
     async def _give_back(self, owner: OwnerId, ticket: TicketId, failure: str | None) -> None:
+        known = self._owners.get(owner)
+        if known is None:  # Its leases went with it.
+            return
         try:
-            await asyncio.shield(self._owners[owner].give_back(self._session, ticket, failure))
+            await asyncio.shield(known.calls.give_back(self._session, ticket, failure))
         except OwnerLost:
-            self._lost.add(owner)  # Its leases went with it.
+            self._lost.add(owner)
 
-    def _best(self, expert: ExpertId) -> OwnerId:
-        """The owner with the shortest expected wait; one that is lost only where there is no other."""
-        owners = self._version.owners.get(expert, ())
-        if not owners:
-            raise ExpertUnavailable(f"no pool owner has the expert {expert!r}")
+    def _best(self, expert: ExpertId) -> OwnerId | None:
+        """The owner with the shortest expected wait, of those that answer."""
 
-        def cost(owner: OwnerId) -> tuple[bool, float]:
+        def cost(owner: OwnerId) -> float:
             report = self._reports.get(owner)
-            return owner in self._lost, report.waits_s.get(expert, math.inf) if report else 0.0
+            return report.waits_s.get(expert, math.inf) if report else 0.0
 
-        return min(owners, key=cost)
+        return min(self._candidates(expert), key=cost, default=None)
 
     def _candidates(self, expert: ExpertId) -> list[OwnerId]:
-        return [o for o in self._version.owners.get(expert, ()) if o in self._reports and o not in self._lost]
+        host = self._version.hosts[expert]
+        return [o for o, known in self._owners.items() if host in known.hosts and o not in self._lost]
+
+    async def _follow_owners(self) -> None:
+        """Owners come and go: send heartbeats to those that are there."""
+        while True:
+            self._owners = await self._directory.owners()
+            for owner in self._owners.keys() - self._beats.keys():
+                self._beats[owner] = asyncio.create_task(self._beat(owner))
+            for owner in self._beats.keys() - self._owners.keys():
+                self._beats.pop(owner).cancel()
+                self._reports.pop(owner, None)
+                self._lost.discard(owner)
+            await asyncio.sleep(BEAT_S)
 
     async def _beat(self, owner: OwnerId) -> None:
         while True:
             try:
-                report = await self._owners[owner].beat(self._session)
+                report = await self._owners[owner].calls.beat(self._session)
                 if report.generation < self._version.number:
-                    await self._owners[owner].adopt(self._version.number, self._version.registry)
+                    await self._owners[owner].calls.adopt(self._version.number, self._version.registry)
                 self._reports[owner] = report
                 self._lost.discard(owner)
             except OwnerLost as error:
                 if owner not in self._lost:
                     log.warning("pool owner %s is lost: %s", owner, error)
+                self._lost.add(owner)
+            except Exception:  # The heart must not stop: without it every lease would be taken back.
+                log.exception("pool owner %s reports nonsense", owner)
                 self._lost.add(owner)
             await asyncio.sleep(BEAT_S)

@@ -96,3 +96,23 @@ class OwnerCalls(Protocol):
     async def adopt(self, generation: int, registry: str) -> None:
         """Take over a version of the registry (JSON), unless it has it or a later one."""
         ...
+
+
+@dataclass(frozen=True)
+class KnownOwner:
+    """An owner that is there, and the hosts that it has."""
+
+    calls: OwnerCalls
+    hosts: frozenset[HostId]
+
+
+class Directory(Protocol):
+    """Which owners there are at the moment."""
+
+    async def owners(self) -> Mapping[OwnerId, KnownOwner]:
+        """Never raises; the last known ones when the directory itself cannot be reached."""
+        ...
+
+    def miss(self, host: HostId) -> None:
+        """Somebody waits for an owner of ``host`` and there is none. Quick; may be called often."""
+        ...

@@ -33,6 +33,7 @@ def inconsistencies(data: Mapping[str, Any]) -> list[Inconsistency]:
         *_model_name_clashes(experts, data),
         *_only_shadows(experts),
         *_routers(_mapping(data.get("routers")), experts),
+        *_nodes(_entries(_mapping(data.get("cluster")).get("nodes"), ("cluster", "nodes")), hosts),
     ]
 
 
@@ -111,6 +112,30 @@ def _only_shadows(experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
     if experts and all(expert.data.get("shadow") is True for expert in experts):
         message = "every expert is a shadow, so none can be routed to; take shadow from at least one"
         yield Inconsistency(message, (*experts[0].loc, "shadow"))
+
+
+def _nodes(nodes: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+    """Where there are nodes, each host that holds memory belongs to exactly one."""
+    yield from _duplicates(nodes, "id", "node")
+    if not nodes or not hosts:
+        return
+    placeable = [name for h in hosts if (name := h.text("id")) and h.data.get("kind", "vllm") != "remote"]
+    placed: dict[str, str] = {}
+    for node in nodes:
+        listed = node.data.get("hosts")
+        for index, host in enumerate(listed if isinstance(listed, list) else ()):
+            loc = (*node.loc, "hosts", index)
+            if host in placed:
+                yield Inconsistency(f'host "{host}" is on node "{placed[host]}" already', loc)
+            elif host not in placeable:
+                message = f'"{host}" is no host of kind vllm or adapter; {suggest(str(host), placeable)}'
+                yield Inconsistency(message, loc)
+            else:
+                placed[host] = node.text("id") or "?"
+    for host in placeable:
+        if host not in placed:
+            message = f'host "{host}" is on no node; add it to the hosts of one under cluster.nodes'
+            yield Inconsistency(message, ("cluster", "nodes"))
 
 
 def _routers(routers: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Inconsistency]:

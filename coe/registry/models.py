@@ -245,6 +245,58 @@ class AggregatorSpec(Model):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class Node(Model):
+    """A kind of machine, or a part of one, in a cluster: its hosts share a pool owner and its memory.
+
+    Each copy of it runs all its hosts; a request goes to the copy where it waits least.
+    """
+
+    id: Name
+    hosts: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """ids of hosts under pool.hosts that run there"""
+    copies: Annotated[int, Field(ge=0)] = 1
+    """copies at least; 0 starts the first one when a request comes"""
+    max_copies: Annotated[int, Field(ge=1)] | None = None
+    """copies at most; more than copies turns autoscaling on, by the scheduler's forecast"""
+    cpus: Annotated[float, Field(ge=0)] = 0.0
+    """CPUs that Ray sets aside for each copy"""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs that Ray sets aside for each copy; its processes see these and no others"""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Ray's custom resources that each copy takes, for example {"a100": 1}"""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Node:
+        if self.max_copies is not None and self.max_copies < self.copies:
+            raise ValueError(f"max_copies is {self.max_copies}, less than copies ({self.copies})")
+        if self.copies == 0 and self.max_copies is None:
+            raise ValueError("copies is 0, so give max_copies")
+        return self
+
+
+class Cluster(Model):
+    """How `coe deploy` spreads the service. `coe serve` does not read it."""
+
+    gateways: Annotated[int, Field(ge=1)] = 1
+    """gateway replicas at least"""
+    max_gateways: Annotated[int, Field(ge=1)] | None = None
+    """gateway replicas at most; more than gateways turns autoscaling on"""
+    target_ongoing: Annotated[float, Field(gt=0)] = 64.0
+    """requests under way for each gateway that autoscaling aims at"""
+    max_ongoing: Annotated[int, Field(ge=1)] = 1_000
+    """requests under way in one gateway; further ones go to another or wait in Ray"""
+    target_wait_s: Annotated[float, Field(gt=0)] = 10.0
+    """expected wait for an expert that autoscaling of nodes aims to stay below"""
+    nodes: tuple[Node, ...] = ()
+    """empty: one node with all hosts"""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Cluster:
+        if self.max_gateways is not None and self.max_gateways < self.gateways:
+            raise ValueError(f"max_gateways is {self.max_gateways}, less than gateways ({self.gateways})")
+        return self
+
+
 class Registry(Model):
     """The whole of experts.yaml."""
 
@@ -255,6 +307,7 @@ class Registry(Model):
     experts: Annotated[tuple[Expert, ...], Field(min_length=1)]
     routers: Routers = Routers()
     aggregator: AggregatorSpec = AggregatorSpec()
+    cluster: Cluster = Cluster()
 
     def expert(self, expert_id: str) -> Expert | None:
         return next((e for e in self.experts if e.id == expert_id), None)
