@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from coe.registry.consistency import inconsistencies
 from coe.registry.models import Registry
 from coe.registry.problems import Problem, RegistryError, describe
-from coe.registry.source import Source, read_source
+from coe.registry.source import Source, parse_source, read_text
 
 
 def load_registry(path: Path | str) -> Registry:
@@ -19,7 +19,12 @@ def load_registry(path: Path | str) -> Registry:
     Raises :class:`coe.errors.ConfigError` (as :class:`RegistryError`, which also carries the single
     problems) naming file, line, column, the fault and what to write instead.
     """
-    source = read_source(Path(path))
+    return parse_registry(read_text(Path(path)), Path(path))
+
+
+def parse_registry(text: str, path: Path) -> Registry:
+    """The registry of ``text``, which stands in ``path`` or is to stand there. Pure; raises as above."""
+    source = parse_source(text, path)
     problems: list[Problem] = []
     registry: Registry | None = None
     try:

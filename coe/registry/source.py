@@ -22,7 +22,7 @@ class Source:
     """A parsed file: ``data`` is plain JSON-like Python, ``position`` finds an entry in the text."""
 
     path: Path
-    data: dict[str, Any]
+    data: Any
     tree: Node
 
     def position(self, loc: Loc) -> Position:
@@ -60,9 +60,9 @@ def _child(node: Node, step: str | int) -> _Child | None:
     return None
 
 
-def read_source(path: Path) -> Source:
-    """Read and parse ``path``. Raises :class:`RegistryError` when it cannot be read or is not YAML."""
-    text = _read(path)
+def parse_source(text: str, path: Path, any_shape: bool = False) -> Source:
+    """Parse the text of ``path``. Raises :class:`RegistryError` when it is not YAML, or is no mapping
+    (``any_shape``: then ``data`` may be anything). Pure."""
     try:
         tree = YAML(typ="safe", pure=True).compose(text)
         data = YAML(typ="safe", pure=True).load(text)
@@ -72,13 +72,14 @@ def read_source(path: Path) -> Source:
         raise RegistryError(path, (Problem(f"not readable as YAML: {error}"),)) from None
     if tree is None or data is None:
         raise RegistryError(path, (Problem('the file is empty; it needs at least "pool" and "experts"'),))
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) and not any_shape:
         message = 'the file must be a mapping with keys such as "pool" and "experts"'
         raise RegistryError(path, (Problem(message, Position(1, 1)),))
     return Source(path, _plain(path, data), tree)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The file as text. Raises :class:`RegistryError` when it cannot be read."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -95,14 +96,13 @@ def _read(path: Path) -> str:
         raise RegistryError(path, (Problem("not UTF-8 text; save it as UTF-8", Position(line, 1)),)) from None
 
 
-def _plain(path: Path, data: dict[Any, Any]) -> dict[str, Any]:
+def _plain(path: Path, data: Any) -> Any:
     """The data as JSON has it (dates become text), so that models and JSON schema judge the same thing."""
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(data, default=str))
+        return json.loads(json.dumps(data, default=str))
     except (TypeError, ValueError, RecursionError) as error:
         message = f"only plain keys, lists and values are allowed here: {error}"
         raise RegistryError(path, (Problem(message),)) from None
-    return plain
 
 
 def _syntax_problem(error: MarkedYAMLError) -> Problem:

@@ -1,0 +1,74 @@
+"""The accepted generations of experts.yaml: their texts in a folder, one file ``NNNN.yaml`` each.
+
+The time of acceptance is the file's time of change. Blocking (file I/O).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from coe.errors import BadRequest
+from coe.files import write_atomically
+
+_NAME = re.compile(r"^(\d{4,9})\.yaml$")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A generation in the history. ``at``: Unix time in seconds."""
+
+    number: int
+    at: float
+    path: Path
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+
+class History:
+    """The last ``keep`` accepted texts. The service writes, anybody may read."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+
+    def entries(self) -> tuple[Accepted, ...]:
+        """Oldest first; none where the folder does not exist yet."""
+        found = [(_NAME.match(path.name), path) for path in self._folder.glob("*.yaml")]
+        accepted = [Accepted(int(m[1]), path.stat().st_mtime, path) for m, path in found if m]
+        return tuple(sorted(accepted, key=lambda entry: entry.number))
+
+    def entry(self, number: int) -> Accepted:
+        """Raises BadRequest where the history does not have it."""
+        entries = self.entries()
+        for entry in entries:
+            if entry.number == number:
+                return entry
+        known = f"It has {entries[0].number} to {entries[-1].number}." if entries else "It is empty."
+        raise BadRequest(f"generation {number} is not in the history", code="unknown_generation", hint=known)
+
+    def number_of(self, text: str) -> int:
+        """The number that ``text`` has if it is the newest entry, else the one it would get."""
+        entries = self.entries()
+        if not entries:
+            return 1
+        newest = entries[-1]
+        return newest.number if newest.text == text else newest.number + 1
+
+    def add(self, number: int, text: str) -> None:
+        """Keep ``text`` as generation ``number`` and forget the oldest beyond the bound. Idempotent."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{number:04d}.yaml"
+        if not (path.exists() and path.read_text(encoding="utf-8") == text):
+            write_atomically(path, text)
+        for entry in self.entries()[: -self._keep]:
+            entry.path.unlink(missing_ok=True)
+
+
+def difference(old: str, new: str, old_name: str, new_name: str) -> str:
+    """A unified diff; empty where nothing differs. Pure."""
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), old_name, new_name, lineterm="", n=2)
+    return "\n".join(lines)
