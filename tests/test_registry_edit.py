@@ -17,13 +17,7 @@ from coe.registry.source import parse_source
 
 ROOT = Path(__file__).parents[1]
 FILE = Path("experts.yaml")
-NEW: dict[str, Any] = {"id": "newcomer", "host": "slot", "model": "org/law", "skills": ["law", "tax"], "card": "x"}
-    "id": "law",
-    "host": "slot",
-    "model": "org/law",
-    "skills": ["law", "tax"],
-    "card": "Law.",
-}
+NEW: dict[str, Any] = {"id": "newcomer", "host": "slot", "model": "org/law", "skills": ["law", "tax"]}
 
 TEXT = """\
 # our pool
