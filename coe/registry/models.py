@@ -6,29 +6,20 @@ Registry
 ├── pool       hosts (places where experts run) and how they are scheduled
 ├── experts    one entry per expert, each on a host
 ├── routers    named routers and the default one
-└── aggregator how several answers become one
+├── aggregator how several answers become one
+├── history    where the accepted versions of the file are kept
+└── feedback   what clients say of answers
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from coe.registry.base import Model, Name
+from coe.registry.operation import AdminListener, Feedback, History
 from coe.types import ExpertView
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,95}$")]
-
-
-class Model(BaseModel):
-    # Attribute docstrings become descriptions in the JSON schema, which editors show.
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        protected_namespaces=(),
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
 
 
 class Service(Model):
@@ -39,6 +30,10 @@ class Service(Model):
     """0 takes any free port"""
     model_name: Name = "coe"
     """the model name that means: choose the expert for me"""
+    watch: bool = True
+    """take up edits of this file while the service runs"""
+    admin: AdminListener | None = None
+    """the admin API; without this there is none"""
 
 
 class Limits(Model):
@@ -307,6 +302,8 @@ class Registry(Model):
     experts: Annotated[tuple[Expert, ...], Field(min_length=1)]
     routers: Routers = Routers()
     aggregator: AggregatorSpec = AggregatorSpec()
+    history: History = History()
+    feedback: Feedback = Feedback()
     cluster: Cluster = Cluster()
 
     def expert(self, expert_id: str) -> Expert | None:
