@@ -91,13 +91,9 @@ class BertEncoder:
     """
 
     def __init__(self, folder: Path) -> None:
-        from safetensors.numpy import load_file
-
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tensors = {
-            name.removeprefix("bert."): t for name, t in load_file(folder / "model.safetensors").items()
-        }
-        self._tokenizer = _tokenizer(folder)
+        tensors = bert_tensors(folder)
+        self._tokenizer = open_tokenizer(folder)
         epsilon = float(config["layer_norm_eps"])
         self._words: Array = tensors["embeddings.word_embeddings.weight"]
         # Every token is of the first segment, so its vector is added to the positions once.
@@ -133,7 +129,7 @@ class BertEncoder:
         """One row of length 1 per text; shape (len(texts), width)."""
         rows = np.zeros((len(texts), self._words.shape[1]), dtype=np.float32)
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-        for batch in _equal_lengths(ids):
+        for batch in equal_lengths(ids):
             rows[batch] = self._forward(np.asarray([ids[index] for index in batch]))
         return rows
 
@@ -146,7 +142,7 @@ class BertEncoder:
         return unit
 
 
-def _equal_lengths(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+def equal_lengths(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     """Indices in batches whose texts have equally many tokens."""
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
     for _, group in itertools.groupby(order, key=lambda index: len(ids[index])):
@@ -154,7 +150,8 @@ def _equal_lengths(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         yield from (same[start : start + _BATCH] for start in range(0, len(same), _BATCH))
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The folder's word-piece tokenizer, cut at the model's length, without padding."""
     from tokenizers import Tokenizer
 
     limits = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
@@ -165,6 +162,13 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 
 Tensors = Mapping[str, Any]
+
+
+def bert_tensors(folder: Path) -> Tensors:
+    """The model's weights by their name in BERT, float32."""
+    from safetensors.numpy import load_file
+
+    return {name.removeprefix("bert."): t for name, t in load_file(folder / "model.safetensors").items()}
 
 
 def _linear(tensors: Tensors, *names: str) -> _Linear:

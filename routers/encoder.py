@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from coe.errors import ConfigError
+from coe.suggest import suggest
 from routers.bert import BertEncoder
+from routers.quantised import QuantisedBertEncoder
 
 Vectors = npt.NDArray[np.float32]
 """Shape (texts, dimensions), each row of length 1."""
@@ -38,6 +41,17 @@ class SentenceEncoder:
     def __init__(self, folder: Path) -> None:
         self.identity = _identity(folder)
         self._encode = _in_numpy(folder) if BertEncoder.reads(folder) else _in_torch(folder)
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        return self._encode([shortened(text) for text in texts])
+
+
+class QuantisedEncoder:
+    """A sentence-transformers folder with a BERT in it, in 8-bit integers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.identity = f"int8:{_identity(folder)}"
+        self._encode = QuantisedBertEncoder(folder).encode
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         return self._encode([shortened(text) for text in texts])
@@ -124,14 +138,35 @@ class CachedEncoder:
 
 
 def open_encoder(encoder: str, root: Path) -> Encoder:
-    """``minilm`` (the installed package) or a sentence-transformers folder, relative to ``root``."""
-    folder = _minilm_folder() if encoder == "minilm" else root / Path(encoder).expanduser()
+    """One of :data:`ENCODERS`, or a sentence-transformers folder, relative to ``root``.
+
+    Blocking: it reads the model (a second). Raises ConfigError for a name that is neither.
+    """
+    known = ENCODERS.get(encoder)
+    if known is not None:
+        return CachedEncoder(known())
+    folder = root / Path(encoder).expanduser()
     if not (folder / "modules.json").is_file():
         raise ConfigError(
-            f'encoder "{encoder}" is no sentence-transformers folder: {folder} has no modules.json',
-            hint='Write "minilm", or the path of a folder that SentenceTransformer.save made.',
+            f'encoder "{encoder}" is neither built in ({suggest(encoder, ENCODERS)}) nor a'
+            f" sentence-transformers folder: {folder} has no modules.json",
+            hint="Write a built-in name, or the path of a folder that SentenceTransformer.save made.",
         )
     return CachedEncoder(SentenceEncoder(folder))
+
+
+def _minilm() -> Encoder:
+    return SentenceEncoder(_minilm_folder())
+
+
+def _minilm_int8() -> Encoder:
+    return QuantisedEncoder(_minilm_folder())
+
+
+ENCODERS: Mapping[str, Callable[[], Encoder]] = MappingProxyType(
+    {"minilm": _minilm, "minilm-int8": _minilm_int8}
+)
+"""The built-in encoders by the name that experts.yaml gives them; docs/encoders.md compares them."""
 
 
 def _minilm_folder() -> Path:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from coe.errors import ConfigError
 from routers.bert import BertEncoder
 from routers.encoder import CachedEncoder, Encoder, SentenceEncoder, Vectors, open_encoder, shortened
 
@@ -73,6 +74,21 @@ def test_numpy_model_gives_the_vectors_of_sentence_transformers() -> None:
     assert BertEncoder.reads(minilm_folder())
     found = BertEncoder(minilm_folder()).encode(TEXTS)
     assert np.allclose(found[:, :6], REFERENCE, atol=2e-4)
+
+
+def test_quantised_vectors_are_nearly_those_of_the_model(minilm: Encoder) -> None:
+    quantised = open_encoder("minilm-int8", Path())
+    texts = [text for text in TEXTS if text]
+    cosines = (quantised.encode(texts) * minilm.encode(texts)).sum(axis=1)
+    assert cosines.min() > 0.97
+    assert np.allclose(np.linalg.norm(quantised.encode(TEXTS), axis=1), 1, atol=1e-5)
+    assert quantised.encode([]).shape == (0, 384)
+    assert quantised.identity != minilm.identity
+
+
+def test_unknown_encoder_lists_the_choices() -> None:
+    with pytest.raises(ConfigError, match=r'did you mean "minilm-int8"\? \(choose from minilm, '):
+        open_encoder("minilm-int", Path())
 
 
 def test_other_model_folders_go_through_sentence_transformers(

@@ -1,0 +1,85 @@
+"""``python -m eval.bench.index``: the approximate index against the exact one on a million pilot embeddings.
+
+The pilots are synthetic: sentence vectors of the demonstration's questions, spread by noise into clusters.
+Queries are further draws from the same clusters. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.bench.clock import Latency, latency
+from routers.encoder import Vectors, open_encoder
+from routers.index import ApproximateIndex, ExactIndex, Index
+from routers.vectors import encode_cached
+
+QUERIES = 200
+
+
+def clustered(centres: Vectors, count: int, seed: int, noise: float = 0.6) -> Vectors:
+    """``count`` unit vectors, each a random centre plus noise of ``noise`` times its length."""
+    draw = np.random.default_rng(seed)
+    rows = centres[draw.integers(len(centres), size=count)]
+    width = centres.shape[1]
+    for start in range(0, count, 50_000):  # in parts: the noise of a million rows would double the memory
+        part = rows[start : start + 50_000]
+        part += draw.standard_normal(part.shape, dtype=np.float32) * np.float32(noise / np.sqrt(width))
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    return rows
+
+
+def measured(pilots: int, experts: int, encoder: str) -> dict[str, Any]:
+    """Recall@1, time of a query, build time and memory."""
+    from coe.examples.router_examples import router_examples
+
+    texts = [text for text, _ in router_examples()]
+    centres = encode_cached(open_encoder(encoder, Path()), texts)
+    rows, queries = clustered(centres, pilots, seed=1), clustered(centres, QUERIES, seed=2)
+    exact = ExactIndex(range(pilots), rows)
+    right = [int(exact.nearest(query, 1).ids[0]) for query in queries]
+    exact_time = _search_time(exact, queries[:20])
+    del exact
+    started = time.perf_counter()
+    approximate = ApproximateIndex(range(pilots), rows)
+    build_s = time.perf_counter() - started
+    found = [int(approximate.nearest(query, 1).ids[0]) for query in queries]
+    cards = ExactIndex(range(experts), clustered(centres, experts, seed=3))
+    return {
+        "pilots": pilots,
+        "dimensions": rows.shape[1],
+        "recall_at_1": float(np.mean(np.equal(right, found))),
+        "exact_ms": exact_time.as_json(),
+        "approximate_ms": _search_time(approximate, queries).as_json(),
+        "build_s": round(build_s, 1),
+        "exact_mb": round(rows.nbytes / 1e6),
+        "approximate_mb": round(approximate.size_bytes() / 1e6),
+        "experts": experts,
+        "cards_ms": _search_time(cards, queries).as_json(),
+    }
+
+
+def _search_time(index: Index, queries: Vectors) -> Latency:
+    def search(query: Vectors) -> Callable[[], object]:
+        return lambda: index.nearest(query, 1)
+
+    return latency([search(query) for query in queries])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval.bench.index", description=__doc__)
+    parser.add_argument("--pilots", type=int, default=1_000_000)
+    parser.add_argument("--experts", type=int, default=10_000, help="expert cards in the exact index")
+    parser.add_argument("--encoder", default="minilm", help="whose vectors the clusters are made of")
+    options = parser.parse_args()
+    print(json.dumps(measured(options.pilots, options.experts, options.encoder), indent=2))
+
+
+if __name__ == "__main__":
+    main()
