@@ -246,6 +246,16 @@ class Pipeline:
         Raises any :class:`coe.errors.CoeError` but ConfigError.
         """
         generation = self._generations.current
+        try:
+            return await self._answer(request, generation)
+        except ExpertUnavailable:
+            newer = self._generations.current
+            if newer.number == generation.number:
+                raise
+        # What was chosen may have left the pool in between. Nothing was sent yet, so choose again.
+        return await self._answer(request, newer)
+
+    async def _answer(self, request: Request, generation: Generation) -> Answer:
         decision = await choose(request, generation)
         failed: dict[ExpertId, Leg] = {}
         nearly = nearly_as_good(decision, generation.registry.pool.reroute_within)
