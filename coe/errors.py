@@ -10,6 +10,8 @@
     ├── ExpertUnavailable         503     expert_error            expert_unavailable
     ├── ExpertTimeout             504     expert_error            expert_timeout
     ├── EngineError               502     expert_error            engine_failed
+    ├── QuorumMissed              503     expert_error            quorum_missed
+    ├── AggregationFailed         500     router_error            aggregation_failed
     ├── ExpertRefused             (own)   (own)                   (own)     an expert's own 4xx, passed on
     └── ConfigError               -       invalid_registry        -         never reaches a client
 
@@ -105,6 +107,16 @@ class ExpertTimeout(CoeError):
 
 class EngineError(CoeError):
     status, type, default_code, source = 502, "expert_error", "engine_failed", "expert"
+
+
+class QuorumMissed(CoeError):
+    """Several experts were asked, and too few of them answered; the message names each."""
+
+    status, type, default_code, source = 503, "expert_error", "quorum_missed", "expert"
+
+
+class AggregationFailed(CoeError):
+    status, type, default_code = 500, "router_error", "aggregation_failed"
 
 
 class ExpertRefused(CoeError):

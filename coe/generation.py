@@ -1,13 +1,13 @@
-"""A generation: one accepted version of experts.yaml, with the routers and the aggregator built for it."""
+"""A generation: one accepted version of experts.yaml, with the routers and aggregators built for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from coe.aggregators import Aggregator
 from coe.registry.models import Registry
-from coe.types import ExpertId, ExpertView, Router
+from coe.types import ExpertView, Router
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,10 @@ class Generation:
     experts: tuple[ExpertView, ...]
     """those that routers may choose"""
     routers: Mapping[str, Router]
-    aggregator: Aggregator
+    aggregators: Mapping[str, Aggregator]
+    """by the names that requests may give"""
     created: int
     """Unix time in seconds."""
-    left: Mapping[ExpertId, int] = field(default_factory=dict)
-    """experts of earlier generations that are gone, and the first generation without them"""
 
 
 class Generations:

@@ -17,13 +17,13 @@ PINNED = "pinned"
 
 
 async def choose(request: Request, generation: Generation) -> Decision:
-    """The decision for ``request``: at most as many experts as the aggregator can combine.
+    """The decision for ``request``, by the router that it, its route or experts.yaml names.
 
-    Raises BadRequest (unknown router, too many experts, no text to route by), UnknownModel or RoutingError.
+    Raises BadRequest (unknown router, no text to route by), UnknownModel or RoutingError.
     """
-    _check_aggregation(request, generation)
-    if request.model == generation.registry.service.model_name:
-        return await _routed(request, generation)
+    route = generation.registry.route(request.model)
+    if route is not None:
+        return await _routed(request, request.options.router or route.router, generation)
     if generation.registry.expert(request.model) is None:
         raise _unknown_model(request.model, generation)
     return _pinned(request.model)
@@ -39,8 +39,8 @@ def nearly_as_good(decision: Decision, within: float) -> tuple[ExpertId, ...]:
     return tuple(e for e, chance in chances.items() if chance >= floor and e not in decision.chosen)
 
 
-async def _routed(request: Request, generation: Generation) -> Decision:
-    router = _router(request, generation)
+async def _routed(request: Request, named: str | None, generation: Generation) -> Decision:
+    router = _router(named or generation.registry.routers.default, generation)
     _check_text(request)
     try:
         if getattr(router, "blocking", False):
@@ -59,8 +59,7 @@ async def _routed(request: Request, generation: Generation) -> Decision:
     return decision
 
 
-def _router(request: Request, generation: Generation) -> Router:
-    name = request.options.router or generation.registry.routers.default
+def _router(name: str, generation: Generation) -> Router:
     router = generation.routers.get(name)
     if router is None:
         raise BadRequest(
@@ -83,12 +82,6 @@ def _pinned(expert: str) -> Decision:
 
 
 def _unknown_model(model: str, generation: Generation) -> UnknownModel:
-    if model in generation.left:
-        return UnknownModel(
-            f'the expert "{model}" left in generation {generation.left[model]} and takes no new requests',
-            param="model",
-            hint="GET /v1/models lists those that are here.",
-        )
     service = generation.registry.service
     names = [service.model_name, *(expert.id for expert in generation.registry.experts)]
     return UnknownModel(
@@ -105,25 +98,6 @@ def _check_text(request: Request) -> None:
             code="prompt_not_text",
             param="prompt",
             hint="Send text, or name the expert that the tokens are for as the model.",
-        )
-
-
-def _check_aggregation(request: Request, generation: Generation) -> None:
-    options, aggregator = request.options, generation.aggregator
-    if options.aggregate is not None and options.aggregate != aggregator.name:
-        raise BadRequest(
-            f'no aggregator "{options.aggregate}"; {suggest(options.aggregate, [aggregator.name])}',
-            code="unknown_aggregator",
-            param="coe.aggregate",
-            hint="Leave coe.aggregate out to use the one of experts.yaml.",
-        )
-    if options.experts is not None and options.experts > aggregator.max_experts:
-        raise BadRequest(
-            f"coe.experts is {options.experts}, but the aggregator {aggregator.name} takes at most"
-            f" {aggregator.max_experts}",
-            code="too_many_experts",
-            param="coe.experts",
-            hint="Leave coe.experts out, or ask for fewer.",
         )
 
 

@@ -14,6 +14,7 @@ ExpertId = str
 RequestId = str
 DeadlineClass = Literal["interactive", "standard", "batch"]
 Endpoint = Literal["chat/completions", "completions"]
+Role = Literal["answer", "proposer", "aggregator"]
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,16 @@ class Leg:
     """What happened on one expert for one request. Times in milliseconds."""
 
     expert: ExpertId
-    role: Literal["answer", "proposer", "aggregator"] = "answer"
+    role: Role = "answer"
     queue_ms: float = 0.0
     swap_ms: float = 0.0
     wake_from: Literal["awake", "sleeping", "cold"] = "awake"
     run_ms: float | None = None
     tokens: int | None = None
     outcome: str = "ok"
+    """ok, failed: <code>, late, not needed or cancelled"""
+    usage: Mapping[str, int] | None = None
+    """token counts by OpenAI's names, where several experts were asked"""
 
 
 @dataclass(frozen=True)
@@ -134,12 +138,15 @@ class Receipt:
     request_id: RequestId
     generation: int
     router: str
-    expert: ExpertId
+    expert: ExpertId | None
+    """who answered; None where several were asked and nothing is decided"""
     confidence: float | None
     runner_up: ExpertId | None
     margin: float | None
     reason: str
     legs: tuple[Leg, ...]
+    aggregator: str | None = None
+    """what combined the answers; None where one expert's answer passed through"""
 
     @property
     def queue_ms(self) -> float:

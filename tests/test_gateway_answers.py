@@ -91,6 +91,7 @@ def test_a_body_gets_its_expert_s_name_and_the_receipt() -> None:
             "generation": 3,
             "router": "category",
             "expert": "sums",
+            "aggregator": None,
             "confidence": 0.1235,
             "runner_up": "words",
             "margin": 0.2,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from coe.aggregators import build_aggregator
+from coe.aggregators import Setting, build_aggregators
 from coe.errors import (
     BadRequest,
     CoeError,
@@ -23,7 +23,7 @@ from coe.errors import (
 )
 from coe.generation import Generation, Generations
 from coe.pipeline import Pipeline
-from coe.registry.models import AggregatorSpec, Registry
+from coe.registry.models import Registry
 from coe.types import (
     Decision,
     EngineCall,
@@ -182,7 +182,7 @@ def generation(number: int = 1, **routers: Any) -> Generation:
         registry=spec,
         experts=tuple(expert.view() for expert in spec.experts),
         routers={"ranking": Ranking(), "confused": Confused(), **routers},
-        aggregator=build_aggregator(AggregatorSpec()),
+        aggregators=build_aggregators(spec, Setting()),
         created=0,
     )
 
@@ -266,7 +266,7 @@ async def test_an_unknown_router_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "param"), [({"experts": 2}, "coe.experts"), ({"aggregate": "vote"}, "coe.aggregate")]
+    ("options", "param"), [({"experts": 17}, "coe.experts"), ({"aggregate": "vot"}, "coe.aggregate")]
 )
 async def test_what_the_aggregator_cannot_do_is_refused(options: dict[str, Any], param: str) -> None:
     with pytest.raises(BadRequest) as caught:

@@ -1,18 +1,26 @@
-"""One expert answers; its bytes pass through."""
+"""One expert's answer, passed on: the best ranked alone, or the fastest of several."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-
-from coe.aggregators.protocol import ExpertAnswer
+from coe.aggregators.ballots import best_weighted
+from coe.aggregators.base import Base
+from coe.aggregators.protocol import Answers, Picked, Proposing
 from coe.types import Request
 
 
-class First:
-    """Passes the best-ranked expert's answer through, byte for byte."""
+class First(Base):
+    """The first complete answer to arrive; without one, the best ranked of those that came.
 
-    name = "first"
-    max_experts = 1
+    Where one expert is asked its bytes pass through and this is not called.
+    """
 
-    def combine(self, request: Request, answers: Sequence[ExpertAnswer]) -> AsyncIterator[bytes]:  # noqa: ARG002
-        return answers[0].chunks()
+    proposing = Proposing(quorum=1)
+
+    async def combine(self, request: Request, answers: Answers) -> Picked:  # noqa: ARG002
+        came = []
+        async for proposal in answers:
+            if proposal.complete:
+                return Picked(proposal, f"{proposal.expert} was the first with a complete answer")
+            came.append(proposal)
+        best = best_weighted(came)
+        return Picked(best, f"no answer was complete; {best.expert} is the best ranked")

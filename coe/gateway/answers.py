@@ -22,11 +22,13 @@ def receipt_json(receipt: Receipt) -> dict[str, Any]:
         "generation": receipt.generation,
         "router": receipt.router,
         "expert": receipt.expert,
+        "aggregator": receipt.aggregator,
         "confidence": _rounded(receipt.confidence, 4),
         "runner_up": receipt.runner_up,
         "margin": _rounded(receipt.margin, 4),
         "reason": receipt.reason,
         "legs": [_leg_json(leg) for leg in receipt.legs],
+        **_usage_by_leg(receipt),
         "queue_ms": _rounded(receipt.queue_ms, 2),
         "swap_ms": _rounded(receipt.swap_ms, 2),
     }
@@ -34,8 +36,11 @@ def receipt_json(receipt: Receipt) -> dict[str, Any]:
 
 def receipt_headers(receipt: Receipt) -> HeaderList:
     """What is known before the first byte. The request's id is added to every response elsewhere."""
+    expert = (
+        [] if receipt.expert is None else [(b"x-coe-expert", receipt.expert.encode("latin-1", "replace"))]
+    )
     return [
-        (b"x-coe-expert", receipt.expert.encode("latin-1", "replace")),
+        *expert,
         (b"x-coe-router", receipt.router.encode("latin-1", "replace")),
         (b"x-coe-generation", b"%d" % receipt.generation),
         (b"x-coe-queue-ms", b"%.2f" % receipt.queue_ms),
@@ -158,6 +163,14 @@ def _leg_json(leg: Leg) -> dict[str, Any]:
         "tokens": leg.tokens,
         "outcome": leg.outcome,
     }
+
+
+def _usage_by_leg(receipt: Receipt) -> dict[str, Any]:
+    """What the answer's usage is the sum of, where several experts were asked."""
+    if receipt.aggregator is None:
+        return {}
+    legs = [{"expert": leg.expert, "role": leg.role, **leg.usage} for leg in receipt.legs if leg.usage]
+    return {"usage_by_leg": legs}
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -155,7 +155,7 @@ async def _stream(exchange: Exchange, request: Request, answer: Answer) -> None:
         await exchange.write(chunk)
     if not events.done:
         raise EngineError(
-            f"{answer.receipt().expert} broke off its answer",
+            f"{answer.receipt().expert or 'the aggregator'} broke off its answer",
             code="stream_broken",
             hint="What came is not complete; ask again.",
         )
@@ -164,12 +164,14 @@ async def _stream(exchange: Exchange, request: Request, answer: Answer) -> None:
 
 
 def _model_objects(generation: Generation, status: Status) -> Mapping[str, dict[str, Any]]:
-    """OpenAI's model objects by id: the routed name first, then every expert."""
+    """OpenAI's model objects by id: the routed names first, then every expert."""
     routed = generation.registry.service.model_name
     common = {"object": "model", "created": generation.created, "owned_by": "coe"}
     models: dict[str, dict[str, Any]] = {
         routed: {"id": routed, **common, "description": "Chooses the expert for each request."}
     }
+    for route in generation.registry.routes:
+        models[route.model] = {"id": route.model, **common, "description": route.description}
     live = status.experts()
     for expert in generation.registry.experts:
         state = live[expert.id].state if expert.id in live else None

@@ -58,7 +58,7 @@ class Metrics:
         return generate_latest(self._registry)
 
     def _answered(self, receipt: Receipt) -> None:
-        self._answers.labels(receipt.expert, receipt.router).inc()
+        self._answers.labels(receipt.expert or "none", receipt.router).inc()
         for leg in receipt.legs:
             if leg.outcome.startswith("failed"):
                 self._failed_legs.labels(leg.expert).inc()

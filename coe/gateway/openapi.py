@@ -36,7 +36,17 @@ class LegBody(BaseModel):
     wake_from: Literal["awake", "sleeping", "cold"]
     run_ms: float | None
     tokens: int | None
-    outcome: str
+    outcome: str = Field(description="ok, failed: <code>, late, not needed or cancelled.")
+
+
+class LegUsage(BaseModel):
+    """Tokens of one leg; the answer's usage is the sum of all of them."""
+
+    expert: str
+    role: Literal["answer", "proposer", "aggregator"]
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
 
 
 class ReceiptBody(BaseModel):
@@ -45,12 +55,14 @@ class ReceiptBody(BaseModel):
     request_id: str
     generation: int
     router: str
-    expert: str
+    expert: str | None = Field(description="Who answered; null while several are asked.")
+    aggregator: str | None = Field(description="What combined several answers; null for one expert.")
     confidence: float | None
     runner_up: str | None
     margin: float | None
     reason: str
     legs: list[LegBody]
+    usage_by_leg: list[LegUsage] | None = Field(None, description="Where several experts were asked.")
     queue_ms: float
     swap_ms: float
 
@@ -166,7 +178,10 @@ def _operation(
 
 def _completion(summary: str, asked: type[BaseModel]) -> dict[str, Any]:
     operation = _operation(summary, Completion, asked, [_deadline_header()])
-    events = "With stream: chunks, then one with an empty delta and the receipt as coe, then [DONE]."
+    events = (
+        "With stream: chunks, then one with an empty delta and the receipt as coe, then [DONE]."
+        " While several experts are asked, comments tell of each (': coe proposer sql done')."
+    )
     operation["responses"]["200"]["content"]["text/event-stream"] = {
         "schema": {"type": "string", "description": events}
     }

@@ -31,7 +31,7 @@ class CoeOptions(BaseModel):
 
     router: str | None = Field(None, description="Name of a router in experts.yaml.")
     experts: Positive | None = Field(None, description="How many experts to ask.")
-    aggregate: str | None = Field(None, description="How several answers become one.")
+    aggregate: str | None = Field(None, description="Name of an aggregator.")
     quality: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="Weight of quality.")
     cost: Annotated[float, Field(ge=0)] | None = Field(None, description="Weight of cost.")
     patience_s: Annotated[float, Field(gt=0)] | None = Field(

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from coe.errors import CoeError, ConfigError
-from coe.registry.consistency import Inconsistency
 from coe.registry.models import AdapterHost, Expert, Host, Registry, RemoteHost, VllmHost
-from coe.registry.problems import Loc
 from coe.registry.summary import summary
 
 Severity = Literal["error", "warning", "note"]
@@ -54,28 +52,6 @@ def explain(registry: Registry, root: Path) -> Explanation:
     return Explanation(tuple(findings), summary(registry))
 
 
-def new_errors(old: Registry, new: Registry, root: Path) -> Iterator[Inconsistency]:
-    """Errors of ``new`` that ``old`` did not have, where they stand in the file. Blocking (file I/O)."""
-    known = {finding.message for finding in explain(old, root).errors}
-    for finding in explain(new, root).errors:
-        if finding.message not in known:
-            message = f"{finding.message} ({finding.hint})" if finding.hint else finding.message
-            yield Inconsistency(message, _loc(new, finding.subject))
-
-
-def _loc(registry: Registry, subject: str) -> Loc:
-    """Where the entry with this id or name stands."""
-    lists: dict[Loc, list[str]] = {
-        ("experts",): [expert.id for expert in registry.experts],
-        ("pool", "hosts"): [host.id for host in registry.pool.hosts],
-        ("routers", "available"): [spec.name for spec in registry.routers.available],
-    }
-    for loc, names in lists.items():
-        if subject in names:
-            return (*loc, names.index(subject))
-    return (subject,)
-
-
 def _error(subject: str, error: CoeError) -> Finding:
     return Finding("error", subject, f"{subject}: {error.message}", error.hint)
 
@@ -89,18 +65,18 @@ def _tried(subject: str, act: Callable[[], object]) -> Iterator[Finding]:
 
 def _parts(registry: Registry, root: Path) -> Iterator[Finding]:
     """Whatever is named by a short name or a class, and whatever an engine refuses to be built with."""
-    from coe.aggregators import build_aggregator
+    from coe.aggregators import Setting, build_aggregators
     from coe.engines import build_engine
     from coe.pool.plan import build_plan
     from coe.pool.policies import make_policy
 
-    yield from _tried("aggregator", lambda: build_aggregator(registry.aggregator))
+    views = tuple(expert.view() for expert in registry.experts)
+    yield from _tried("aggregator", lambda: build_aggregators(registry, Setting(views, root)))
     yield from _tried("pool", lambda: make_policy(registry.pool))
     yield from _tried("pool", lambda: build_plan(registry))
     for host in registry.pool.hosts:
         experts = registry.experts_on(host.id)
-        if experts:  # else it is not started
-            yield from _tried(host.id, lambda host=host, experts=experts: build_engine(host, experts, root))  # type: ignore[misc]
+        yield from _tried(host.id, lambda host=host, experts=experts: build_engine(host, experts, root))  # type: ignore[misc]
 
 
 def _host(host: Host, registry: Registry, root: Path) -> Iterator[Finding]:

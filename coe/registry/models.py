@@ -6,7 +6,8 @@ Registry
 ├── pool       hosts (places where experts run) and how they are scheduled
 ├── experts    one entry per expert, each on a host
 ├── routers    named routers and the default one
-├── aggregator how several answers become one
+├── aggregator how several answers become one; aggregators: further ones by name
+├── routes     further model names, each with its router and aggregator
 ├── history    where the accepted versions of the file are kept
 └── feedback   what clients say of answers
 """
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from coe.registry.base import Model, Name
+from coe.registry.combining import AggregatorSpec, NamedRoute
 from coe.registry.operation import AdminListener, Feedback, History
 from coe.types import ExpertView
 
@@ -235,11 +237,6 @@ class Routers(Model):
     available: tuple[RouterSpec, ...] = ()
 
 
-class AggregatorSpec(Model):
-    kind: str = "first"
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
 class Node(Model):
     """A kind of machine, or a part of one, in a cluster: its hosts share a pool owner and its memory.
 
@@ -305,9 +302,25 @@ class Registry(Model):
     history: History = History()
     feedback: Feedback = Feedback()
     cluster: Cluster = Cluster()
+    aggregators: tuple[AggregatorSpec, ...] = ()
+    """further ones, for requests and routes to name"""
+    routes: tuple[NamedRoute, ...] = ()
+    """further model names that route"""
 
     def expert(self, expert_id: str) -> Expert | None:
         return next((e for e in self.experts if e.id == expert_id), None)
+
+    def route(self, model: str) -> NamedRoute | None:
+        """What ``model`` means when it is a name that routes; None when it is not."""
+        if model == self.service.model_name:
+            return NamedRoute(model=model)
+        return next((r for r in self.routes if r.model == model), None)
+
+    def aggregator_spec(self, name: str) -> AggregatorSpec:
+        """The entry called ``name``; a built-in without one is as the default aggregator, without options."""
+        entries = (self.aggregator, *self.aggregators)
+        own = next((spec for spec in entries if spec.label == name), None)
+        return own or self.aggregator.model_copy(update={"name": name, "kind": name, "options": {}})
 
     def host(self, host_id: str) -> VllmHost | AdapterHost | RemoteHost | None:
         return next((h for h in self.pool.hosts if h.id == host_id), None)

@@ -19,8 +19,16 @@ def summary(registry: Registry) -> tuple[str, ...]:
         *_router_lines(registry),
         f"scheduling: policy {registry.pool.policy}; a request that waited {registry.pool.ageing_s:g} s goes"
         f" first; at most {registry.limits.max_queue} wait",
-        f"several answers become one by: {registry.aggregator.kind}",
+        _aggregation_line(registry),
     )
+
+
+def _aggregation_line(registry: Registry) -> str:
+    spec = registry.aggregator
+    if spec.proposers == 1:
+        return f"one expert answers a request; several, where asked for, become one by: {spec.label}"
+    amount = f"up to {spec.proposers}" if spec.adaptive else str(spec.proposers)
+    return f"{amount} experts answer a request; their answers become one by: {spec.label}"
 
 
 def _count(things: Sequence[object], noun: str) -> str:

@@ -1,0 +1,101 @@
+"""Checks that decide without a model whether an answer can be right. Each says True (it is), False (it
+cannot be) or None (nothing here can be checked)."""
+
+from __future__ import annotations
+
+import ast
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+from coe.aggregators.sandbox import Sandbox
+from coe.extraction import json_value, number
+
+_OPERATORS: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+_TERM = r"\(*\s*-?\d+(?:\.\d+)?\s*\)*"
+_EXPRESSION = re.compile(rf"{_TERM}(?:\s*[-+*/\u00d7\u00f7]\s*{_TERM})+")
+_EQUATION = re.compile(rf"({_EXPRESSION.pattern})\s*=\s*(-?\d+(?:\.\d+)?)(?![\d.]*\s*[-+*/\u00d7\u00f7(])")
+_MAX_CHARS = 200
+
+_CODE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_ASSERT = re.compile(r"^\s*(?:>>>\s*)?(assert\s.+)$", re.MULTILINE)
+
+
+def arithmetic(question: str, text: str) -> bool | None:
+    """Recomputes: the equations in the answer must hold, and where the question has one expression of
+    numbers, the answer must be its value."""
+    for expression, said in _EQUATION.findall(text):
+        value = evaluate(expression)
+        if value is not None and value != Fraction(said):
+            return False
+    asked = [value for found in _EXPRESSION.findall(question) if (value := evaluate(found)) is not None]
+    answer = number(text)
+    if len(asked) != 1 or answer is None:
+        return None
+    return Fraction(answer) == asked[0]
+
+
+def evaluate(expression: str) -> Fraction | None:
+    """The exact value of an expression of numbers, ``+ - * /`` and brackets; None for anything else."""
+    if len(expression) > _MAX_CHARS:
+        return None
+    try:
+        tree = ast.parse(expression.strip().replace("\u00d7", "*").replace("\u00f7", "/"), mode="eval")
+        return _value(tree.body)
+    except (SyntaxError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _value(node: ast.expr) -> Fraction:
+    match node:
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            return Fraction(str(value))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return _OPERATORS[type(op)](_value(left), _value(right))
+    raise ValueError("not arithmetic")
+
+
+def json_form(response_format: Any, text: str) -> bool | None:
+    """Whether the answer is JSON, and of the schema where ``response_format`` gives one."""
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    if kind not in ("json_object", "json_schema"):
+        return None
+    canonical = json_value(text)
+    if canonical is None:
+        return False
+    if kind == "json_object":
+        return isinstance(json.loads(canonical), dict)
+    return _fits(response_format, json.loads(canonical))
+
+
+def _fits(response_format: Mapping[str, Any], value: Any) -> bool | None:
+    from jsonschema import SchemaError, ValidationError, validate
+
+    given = response_format.get("json_schema")
+    try:
+        validate(value, given.get("schema", {}) if isinstance(given, Mapping) else {})
+    except ValidationError:
+        return False
+    except SchemaError:
+        return None
+    return True
+
+
+def python_tests(question: str, text: str, sandbox: Sandbox) -> bool | None:
+    """Runs the ``assert`` lines of the question on the code of the answer, in the sandbox."""
+    tests = _ASSERT.findall(question)
+    blocks = _CODE.findall(text)
+    code = "\n\n".join(blocks) if blocks else text
+    if not tests:
+        return None
+    return sandbox.run(code + "\n\n" + "\n".join(tests) + "\n").ok

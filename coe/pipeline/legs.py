@@ -1,0 +1,155 @@
+"""One expert asked for one request: the lease, the engine's answer under way, and the account of both."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack
+from typing import Any
+
+from coe.errors import EngineError, ExpertUnavailable
+from coe.pipeline.leases import Clock, Lease, Leases
+from coe.types import EngineAnswer, EngineCall, ExpertId, Leg, Request, Role
+
+_TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
+_TAIL_CHUNKS = 4
+_TAIL_BYTES = 8192
+
+
+class LiveLeg:
+    """One expert answering: the lease, the engine's answer under way, and what is known of it so far."""
+
+    def __init__(
+        self, lease: Lease, answer: EngineAnswer, asked_at: float, clock: Clock, role: Role = "answer"
+    ) -> None:
+        self.expert = lease.expert
+        self.asked_for = lease.asked_for
+        self._role: Role = role
+        self._lease = lease
+        self._held = AsyncExitStack()
+        self._clock = clock
+        self._chunks = answer.chunks()
+        self._asked_at = asked_at
+        self._tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
+        self._run_ms: float | None = None
+        self._outcome = "cancelled"
+        self._error: EngineError | None = None
+
+    def hold(self, held: AsyncExitStack) -> None:
+        """Own what :meth:`aclose` gives back."""
+        self._held = held
+
+    async def first_byte(self) -> None:
+        """Wait for the first bytes, which :meth:`chunks` gives again. Raises EngineError if none come."""
+        try:
+            self._tail.append(await anext(self._chunks))
+        except StopAsyncIteration:
+            raise EngineError(
+                f"{self.expert} answered nothing", hint="Ask again; look at the log of its engine."
+            ) from None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            yield self._tail[0]
+            async for chunk in self._chunks:
+                self._tail.append(chunk)
+                yield chunk
+            self._outcome = "ok"
+        except EngineError as error:
+            self._outcome, self._error = f"failed: {error.code}", error
+            raise
+        finally:
+            self._finish()
+
+    def leg(self) -> Leg:
+        lease = self._lease
+        return Leg(
+            expert=self.expert,
+            role=self._role,
+            queue_ms=lease.queue_ms,
+            swap_ms=lease.swap_ms,
+            wake_from=lease.wake_from,
+            run_ms=self._run_ms,
+            tokens=self._tokens(),
+            outcome=self._outcome,
+        )
+
+    async def aclose(self) -> None:
+        """Abort the generation if it still runs, then give the lease back. Idempotent."""
+        self._finish()
+        # The pool learns of the failure as it would from a `with` block around all of it.
+        error = self._error
+        await self._held.__aexit__(
+            type(error) if error else None, error, error.__traceback__ if error else None
+        )
+
+    def _finish(self) -> None:
+        if self._run_ms is None:
+            self._run_ms = (self._clock() - self._asked_at) * 1000
+
+    def _tokens(self) -> int | None:
+        """Completion tokens, from the usage at the end of the body or stream; None where it has none."""
+        found = _TOKENS.findall(b"".join(self._tail)[-_TAIL_BYTES:])
+        return int(found[-1]) if found else None
+
+
+class LegError(Exception):
+    """One expert could not answer; another may."""
+
+    def __init__(self, expert: ExpertId, error: ExpertUnavailable | EngineError) -> None:
+        super().__init__(error.message)
+        self.expert, self.error = expert, error
+
+
+class Asker:
+    """Asks experts on behalf of one request; all its leases are scheduled as one group."""
+
+    def __init__(self, request: Request, pool: Leases, patience_s: float, clock: Clock) -> None:
+        self._request = request
+        self._pool = pool
+        self._patience_s = patience_s
+        self._clock = clock
+
+    def expect(self, expert: ExpertId) -> AbstractContextManager[None]:
+        """Announces a leg of role ``aggregator`` that will be asked inside the block."""
+        return self._pool.expect(self._name("aggregator"), expert, self._request.id)
+
+    async def ask(
+        self,
+        expert: ExpertId,
+        body: Mapping[str, Any],
+        role: Role = "answer",
+        alternatives: Sequence[ExpertId] = (),
+    ) -> LiveLeg:
+        """Lease ``expert`` and ask it; returns at the first byte. Close what it returns on every path.
+
+        On any failure the lease is given back before the error leaves: LegError where another expert may
+        be asked, ExpertTimeout, Overloaded or ExpertRefused where not.
+        """
+        tried = expert
+        lease_on = self._pool.lease(
+            self._name(role),
+            expert,
+            self._request.options.deadline_class,
+            self._patience_s,
+            group=self._request.id,
+            alternatives=alternatives,
+        )
+        try:
+            async with AsyncExitStack() as held:
+                lease = await held.enter_async_context(lease_on)
+                tried, asked_at = lease.expert, self._clock()
+                answer = await lease.engine.ask(tried, EngineCall(self._request.endpoint, body))
+                held.push_async_callback(answer.aclose)
+                leg = LiveLeg(lease, answer, asked_at, self._clock, role)
+                await leg.first_byte()
+                leg.hold(held.pop_all())
+                return leg
+        except (ExpertUnavailable, EngineError) as error:
+            raise LegError(tried, error) from error
+        raise AssertionError("a lease swallowed an error")
+
+    def _name(self, role: Role) -> str:
+        # The aggregator's lease has a name of its own, so that no proposer takes what was announced for it.
+        return f"{self._request.id}/aggregator" if role == "aggregator" else self._request.id

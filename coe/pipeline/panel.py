@@ -1,0 +1,205 @@
+"""The experts asked together for one request: their answers as they arrive, and the end of every leg.
+
+A leg ends exactly once: ``ok``, ``failed: <code>``, ``late`` (not there in time), ``not needed`` (the verdict
+was reached without it) or ``cancelled`` (the client went away). Each end gives the leg's lease back, or
+withdraws it from the queue together with the swap that it would have caused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from coe.aggregators import Asked, Proposal
+from coe.completions import usage_of
+from coe.errors import CoeError, EngineError, ExpertRefused, ExpertTimeout, QuorumMissed
+from coe.pipeline.legs import Asker, LegError, LiveLeg
+from coe.pipeline.plan import Plan, proposal_body, written_body
+from coe.types import ExpertId, Leg, Request, Role
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[str], None]
+"""Takes one line about the progress of the legs."""
+
+
+@dataclass
+class Seat:
+    """One leg: who is asked, and what became of it. ``error`` says why it failed."""
+
+    asked: Asked
+    role: Role = "proposer"
+    live: LiveLeg | None = None
+    body: Mapping[str, Any] | None = None
+    outcome: str | None = None
+    error: CoeError | None = None
+    usage: Mapping[str, int] = field(default_factory=dict)
+    unread: bool = False
+    """answered, and the aggregator has not taken the answer yet"""
+
+    def leg(self) -> Leg:
+        base = self.live.leg() if self.live else Leg(expert=self.asked.expert)
+        tokens = self.usage.get("completion_tokens", base.tokens)
+        outcome = self.outcome or "cancelled"
+        return replace(base, role=self.role, outcome=outcome, tokens=tokens, usage=self.usage or None)
+
+
+class Panel:
+    """Asks all of ``plan`` at once (:class:`coe.aggregators.Answers`). Use from one task; close it."""
+
+    def __init__(
+        self,
+        request: Request,
+        plan: Plan,
+        asker: Asker,
+        patience_s: float,
+        tell: Tell,
+        first_answer: asyncio.Event,
+    ) -> None:
+        self._request = request
+        self._plan = plan
+        self._asker = asker
+        self._tell = tell
+        self._first_answer = first_answer
+        self._late_at = asyncio.get_running_loop().time() + patience_s
+        self._seats = [Seat(asked) for asked in plan.asked]
+        self._written: list[Seat] = []
+        self._running: dict[asyncio.Task[None], Seat] = {}
+        self._ended: asyncio.Queue[Seat] = asyncio.Queue()
+        self._proposals: list[Proposal] = []
+
+    def start(self) -> None:
+        """Put every leg into the pool's queue."""
+        for seat in self._seats:
+            task = asyncio.create_task(self._propose(seat))
+            self._running[task] = seat
+
+    @property
+    def outstanding(self) -> tuple[Asked, ...]:
+        return tuple(seat.asked for seat in self._seats if seat.outcome is None or seat.unread)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Proposal:
+        while self._unread():
+            seat = await self._next_end()
+            if seat is None:
+                await self.drop("late")
+                continue
+            if seat.body is not None:
+                seat.unread = False
+                proposal = Proposal(seat.asked, seat.body, arrival=len(self._proposals))
+                self._proposals.append(proposal)
+                return proposal
+            self._check_quorum()
+        raise StopAsyncIteration
+
+    async def ask(self, expert: ExpertId, body: Mapping[str, Any]) -> Proposal:
+        seat = Seat(Asked(expert, 1.0, 0), role="aggregator")
+        self._written.append(seat)
+        try:
+            await self._fill(seat, written_body(self._request, self._plan, body))
+        except LegError as failure:
+            seat.outcome = f"failed: {failure.error.code}"
+            raise failure.error from failure
+        except CoeError as error:
+            seat.outcome = f"failed: {error.code}"
+            raise
+        seat.outcome = "ok"
+        return Proposal(seat.asked, seat.body or {}, arrival=len(self._proposals))
+
+    async def drop(self, outcome: str) -> None:
+        """End every leg that still waits or runs, with this outcome. Idempotent."""
+        ending = {task: seat for task, seat in self._running.items() if seat.outcome is None}
+        for task, seat in ending.items():
+            seat.outcome = outcome
+            self._tell(f"proposer {seat.asked.expert} {outcome}")
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
+        self._running.clear()
+
+    def legs(self) -> tuple[Leg, ...]:
+        """The account of every leg, the aggregator's own questions last."""
+        return tuple(seat.leg() for seat in (*self._seats, *self._written))
+
+    def _unread(self) -> bool:
+        return not self._ended.empty() or bool(self.outstanding)
+
+    async def _next_end(self) -> Seat | None:
+        """The next leg that ended; None when it is too late to wait and the quorum is there."""
+        enough = len(self._proposals) >= self._plan.quorum
+        try:
+            async with asyncio.timeout_at(self._late_at if enough and self._ended.empty() else None):
+                return await self._ended.get()
+        except TimeoutError:
+            return None
+
+    def _check_quorum(self) -> None:
+        coming = sum(seat.outcome in (None, "ok") for seat in self._seats)
+        if coming < self._plan.quorum:
+            raise quorum_missed(self._seats, self._plan.quorum)
+
+    async def _propose(self, seat: Seat) -> None:
+        """One leg from the queue to its end. Ends without raising, unless cancelled by :meth:`drop`."""
+        try:
+            await self._fill(seat, proposal_body(self._request, self._plan, seat.asked))
+            seat.outcome, seat.unread = "ok", True
+            self._first_answer.set()
+        except LegError as failure:
+            self._failed(seat, failure.error)
+        except CoeError as error:
+            self._failed(seat, error)
+        except Exception as error:
+            log.exception("request %s: the leg on %s broke", self._request.id, seat.asked.expert)
+            self._failed(seat, CoeError(f"{type(error).__name__} in the service; its log has the cause"))
+        self._tell(f"proposer {seat.asked.expert} {'done' if seat.outcome == 'ok' else seat.outcome}")
+        self._ended.put_nowait(seat)
+
+    async def _fill(self, seat: Seat, body: Mapping[str, Any]) -> None:
+        seat.live = await self._asker.ask(seat.asked.expert, body, seat.role)
+        async with contextlib.aclosing(seat.live):
+            raw = b"".join([chunk async for chunk in seat.live.chunks()])
+        seat.body = _completion(seat.asked.expert, raw)
+        seat.usage = usage_of(seat.body)
+
+    def _failed(self, seat: Seat, error: CoeError) -> None:
+        seat.error = error
+        seat.outcome = "late" if isinstance(error, ExpertTimeout) else f"failed: {error.code}"
+        log.warning("request %s: %s gave no answer: %s", self._request.id, seat.asked.expert, error.message)
+
+
+def _completion(expert: ExpertId, raw: bytes) -> Mapping[str, Any]:
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict) or not isinstance(body.get("choices"), list) or not body["choices"]:
+        raise EngineError(f"{expert} answered no completion", hint="Look at the log of its engine.")
+    return body
+
+
+def quorum_missed(seats: list[Seat], quorum: int) -> CoeError:
+    """The error that names each leg that gave no answer; an expert's refusal of the request itself, where
+    that is the only reason."""
+    failed = [seat for seat in seats if seat.error is not None]
+    refusals = [seat.error for seat in failed if isinstance(seat.error, ExpertRefused)]
+    if refusals and len(refusals) == len(failed):
+        return refusals[0]
+    if failed and all(isinstance(seat.error, ExpertTimeout) for seat in failed):
+        late = ", ".join(seat.asked.expert for seat in failed)
+        return ExpertTimeout(
+            f"{late} gave no answer in time, and {quorum} answers are needed",
+            hint="Ask again later, allow a longer wait with coe.patience_s, or ask for fewer experts.",
+        )
+    each = "; ".join(f"{seat.asked.expert}: {seat.outcome}, {seat.error}" for seat in failed)
+    return QuorumMissed(
+        f"{len(failed)} of {len(seats)} experts gave no answer, and {quorum} answers are needed ({each})",
+        hint="Ask again, ask for fewer experts with coe.experts, or lower the aggregator's quorum.",
+    )

@@ -1,0 +1,82 @@
+"""The one path of a request: route -> lease -> ask -> combine -> receipt.
+
+:meth:`Pipeline.answer` reads top to bottom in that order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from coe.generation import Generation, Generations
+from coe.pipeline.leases import Clock, Leases
+from coe.pipeline.legs import Asker
+from coe.pipeline.plan import plan_for, wish_of
+from coe.pipeline.several import ask_several
+from coe.pipeline.single import ask_one
+from coe.routing import choose
+from coe.types import Decision, Options, Receipt, Request
+
+
+class Answer(Protocol):
+    """An answer under way. Close it on every path."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body's bytes (SSE events up to ``data: [DONE]`` when streaming). Take them once."""
+        ...
+
+    def receipt(self) -> Receipt:
+        """What is known now; all of it once ``chunks`` is exhausted or the answer is closed."""
+        ...
+
+    async def aclose(self) -> None:
+        """Abort what still runs and give all leases back. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What the router would do with a text now, and the wait at each ranked expert in seconds."""
+
+    generation: int
+    decision: Decision
+    waits_s: tuple[float, ...]
+
+
+class Pipeline:
+    """Answers requests with the generation that is current when they arrive."""
+
+    def __init__(self, generations: Generations, pool: Leases, clock: Clock = time.monotonic) -> None:
+        self._generations = generations
+        self._pool = pool
+        self._clock = clock
+
+    async def answer(self, request: Request) -> Answer:
+        """Returns at the first byte of the answer, or, where several experts are asked for a stream, at the
+        first of their answers. Cancelling it gives back everything that it holds.
+
+        Raises any :class:`coe.errors.CoeError` but ConfigError.
+        """
+        generation = self._generations.current
+        wish = wish_of(request, generation)
+        decision = await choose(request, generation)
+        plan = plan_for(request, decision, wish, generation)
+        patience_s = _patience_s(request.options, generation)
+        asker = Asker(request, self._pool, patience_s, self._clock)
+        if plan is None:
+            return await ask_one(request, decision, generation, asker)
+        return await ask_several(request, plan, generation, asker, patience_s)
+
+    async def preview(self, request: Request) -> Preview:
+        """Route without asking anybody."""
+        generation = self._generations.current
+        decision = await choose(request, generation)
+        waits = tuple(self._pool.forecast(ranked.expert) for ranked in decision.ranking)
+        return Preview(generation=generation.number, decision=decision, waits_s=waits)
+
+
+def _patience_s(options: Options, generation: Generation) -> float:
+    bound = generation.registry.limits.request_timeout_s
+    return bound if options.patience_s is None else min(options.patience_s, bound)

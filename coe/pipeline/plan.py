@@ -1,0 +1,229 @@
+"""Whom to ask for a request, and what becomes of the answers. Pure decisions, before anybody is asked.
+
+A *wish* is what the request, its route and experts.yaml say of aggregation; with the router's decision it
+becomes a *plan*: one expert whose answer passes through, or several with an aggregator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coe.aggregators import Aggregator, Asked
+from coe.errors import BadRequest
+from coe.generation import Generation
+from coe.registry.combining import AggregatorSpec
+from coe.routing import PINNED
+from coe.suggest import suggest
+from coe.types import Decision, ExpertId, ExpertView, Options, Request
+
+USUAL_EXPERTS = 3
+"""Asked where a request names an aggregator and neither it nor experts.yaml says how many."""
+
+CLEAR = 0.7
+"""Confidence from which one expert is enough, at equal weights of quality and cost."""
+
+_CHARS_PER_TOKEN = 4
+_USUAL_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a request wants to be answered. ``count`` is None where the plan may choose up to ``limit``;
+    ``explicit``: the client or the route asked for it, so that what cannot be done is an error."""
+
+    aggregator: Aggregator
+    spec: AggregatorSpec
+    limit: int
+    count: int | None
+    explicit: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Several legs and what combines them. ``max_tokens`` bounds each leg, where a budget does."""
+
+    decision: Decision
+    aggregator: Aggregator
+    asked: tuple[Asked, ...]
+    quorum: int
+    max_tokens: int | None = None
+
+
+def wish_of(request: Request, generation: Generation) -> Wish:
+    """Raises BadRequest for an aggregator that does not exist or more experts than it takes."""
+    registry, options = generation.registry, request.options
+    route = registry.route(request.model)
+    name = options.aggregate or (route and route.aggregator) or registry.aggregator.label
+    aggregator = generation.aggregators.get(name)
+    if aggregator is None:
+        raise BadRequest(
+            f'the aggregator "{name}" does not exist; {suggest(name, generation.aggregators)}',
+            code="unknown_aggregator",
+            param="coe.aggregate",
+            hint="Leave coe.aggregate out to use the default aggregator.",
+        )
+    spec = registry.aggregator_spec(name)
+    count = options.experts or (route.experts if route else None)
+    explicit = options.experts is not None or options.aggregate is not None
+    if count is None and options.aggregate is not None and spec.kind != "first":
+        count = spec.proposers if spec.proposers > 1 else USUAL_EXPERTS
+    if count is not None and count > aggregator.max_experts:
+        raise BadRequest(
+            f"{count} experts are more than the {aggregator.max_experts} that the aggregator {name} takes",
+            code="too_many_experts",
+            param="coe.experts",
+            hint="Leave coe.experts out, or ask for fewer.",
+        )
+    return Wish(aggregator, spec, min(spec.proposers, aggregator.max_experts), count, explicit)
+
+
+def plan_for(request: Request, decision: Decision, wish: Wish, generation: Generation) -> Plan | None:
+    """The legs to ask, or None where one expert's answer shall pass through.
+
+    Raises BadRequest where the client asked for an aggregation that its request does not allow.
+    """
+    wanted = wish.count or _how_many(decision, wish, request.options)
+    if wanted < 2 or (decision.router == PINNED and not wish.explicit):
+        return None
+    if obstacle := _obstacle(request, decision, wish):
+        if not wish.explicit:
+            return None
+        raise obstacle
+    asked = _asked(decision, wanted, repeat=wish.aggregator.proposing.repeat)
+    asked, max_tokens = _within_budget(request, asked, wish, generation.experts)
+    if len(asked) < 2:
+        return None
+    quorum = wish.spec.quorum or wish.aggregator.proposing.quorum or math.ceil(len(asked) / 2)
+    return Plan(decision, wish.aggregator, asked, min(quorum, len(asked)), max_tokens)
+
+
+def proposal_body(request: Request, plan: Plan, asked: Asked) -> dict[str, Any]:
+    """What one proposer is asked: the request as a whole answer. Samples of one expert differ by temperature
+    (the aggregator's, where the request's would make them all the same) and by seed."""
+    body = {key: value for key, value in request.body.items() if key not in ("stream", "stream_options", "n")}
+    proposing = plan.aggregator.proposing
+    if proposing.repeat:
+        body["temperature"] = body.get("temperature") or proposing.temperature or 0.7
+        if isinstance(body.get("seed"), int):
+            body["seed"] = body["seed"] + asked.rank
+    return {**body, **_bounded(request, body, plan.max_tokens)}
+
+
+def written_body(request: Request, plan: Plan, body: Mapping[str, Any]) -> dict[str, Any]:
+    """``body`` of an answer that an expert writes for the aggregator, within the budget."""
+    return {**body, **_bounded(request, body, plan.max_tokens)}
+
+
+def _bounded(request: Request, body: Mapping[str, Any], max_tokens: int | None) -> dict[str, int]:
+    if max_tokens is None:
+        return {}
+    chat = request.endpoint == "chat/completions"
+    key = "max_completion_tokens" if chat and "max_completion_tokens" in body else "max_tokens"
+    own = body.get(key)
+    return {key: min(own, max_tokens) if isinstance(own, int) else max_tokens}
+
+
+def _how_many(decision: Decision, wish: Wish, options: Options) -> int:
+    """How many experts this query is worth, up to the limit.
+
+    One where the router is clear about it; else as many of the ranking as it takes to gather ``clear`` of the
+    probability (top-p routing, arXiv 2403.07652). Quality lowers the bar for asking more, cost raises it.
+    """
+    if wish.limit < 2 or not wish.spec.adaptive:
+        return wish.limit
+    if len(decision.chosen) > 1:
+        return min(wish.limit, len(decision.chosen))
+    quality = 0.5 if options.quality is None else options.quality
+    clear = min(1.0, max(0.0, CLEAR + 0.6 * (quality - 0.5) - 0.2 * (options.cost or 0.0)))
+    if decision.confidence >= clear:
+        return 1
+    mass = 0.0
+    for count, ranked in enumerate(decision.ranking, 1):
+        mass += ranked.probability
+        if mass >= clear or count == wish.limit:
+            return max(2, count)
+    return min(wish.limit, len(decision.ranking))
+
+
+def _asked(decision: Decision, count: int, repeat: bool) -> tuple[Asked, ...]:
+    chances = {ranked.expert: ranked.probability for ranked in decision.ranking}
+    if repeat:
+        best = decision.expert
+        return tuple(Asked(best, chances.get(best, decision.confidence), rank) for rank in range(count))
+    others = (ranked.expert for ranked in decision.ranking if ranked.expert not in decision.chosen)
+    order: list[ExpertId] = [*decision.chosen, *others]
+    return tuple(Asked(expert, chances.get(expert, 0.0), rank) for rank, expert in enumerate(order[:count]))
+
+
+def _obstacle(request: Request, decision: Decision, wish: Wish) -> BadRequest | None:
+    """Why answers to this request cannot be combined; None where they can."""
+    name, body = wish.aggregator.name, request.body
+    choices = body.get("n") or 1
+    prompts = body.get("prompt")
+    if choices > 1 or body.get("best_of") or (isinstance(prompts, list) and len(prompts) > 1):
+        return _cannot(f"{name} makes one answer out of several: it takes one prompt and n = 1", "n")
+    if isinstance(prompts, list) and not all(isinstance(prompt, str) for prompt in prompts):
+        return _cannot("a prompt of token ids has one expert only", "prompt")
+    if request.endpoint == "completions" and wish.aggregator.proposing.chat_only:
+        return _cannot(f"{name} writes its own prompts, so it answers chat completions only", "coe.aggregate")
+    single = len(decision.ranking) < 2 and not wish.aggregator.proposing.repeat
+    if single and decision.router == PINNED:
+        return _cannot(f"the request names {decision.expert}, which answers alone", "coe.experts")
+    return None
+
+
+def _cannot(why: str, param: str) -> BadRequest:
+    return BadRequest(
+        f"this cannot be aggregated: {why}",
+        code="not_aggregable",
+        param=param,
+        hint="Leave coe.experts and coe.aggregate out, or change the request.",
+    )
+
+
+def _within_budget(
+    request: Request, asked: Sequence[Asked], wish: Wish, experts: Sequence[ExpertView]
+) -> tuple[tuple[Asked, ...], int | None]:
+    """As many of ``asked`` as the budget allows, and the bound on each leg's tokens that it needs."""
+    budget, kept = wish.spec.budget, tuple(asked)
+    views = {view.id: view for view in experts}
+    writes = wish.aggregator.writer(kept) is not None
+    extra = 1 if writes else 0
+    if budget.max_experts is not None:
+        kept = kept[: max(1, budget.max_experts - extra)]
+    wanted = _tokens_wanted(request)
+    while len(kept) > 1 and budget.max_usd is not None:
+        if _price(request, kept, wish.aggregator.writer(kept), views, wanted) <= budget.max_usd:
+            break
+        kept = kept[:-1]
+    if budget.max_tokens is None:
+        return kept, None
+    return kept, max(1, budget.max_tokens // (len(kept) + extra))
+
+
+def _tokens_wanted(request: Request) -> int:
+    bound = request.body.get("max_completion_tokens") or request.body.get("max_tokens")
+    return bound if isinstance(bound, int) else _USUAL_TOKENS
+
+
+def _price(
+    request: Request,
+    asked: Sequence[Asked],
+    writer: ExpertId | None,
+    views: Mapping[ExpertId, ExpertView],
+    tokens: int,
+) -> float:
+    """Estimated US dollars: prompts by their length, answers as long as allowed. Unknown prices count 0."""
+    prompt = len(request.text) / _CHARS_PER_TOKEN
+    legs = [(each.expert, prompt) for each in asked]
+    if writer is not None:
+        legs.append((writer, prompt + tokens * len(asked)))
+    total = 0.0
+    for expert, tokens_in in legs:
+        view = views.get(expert)
+        if view is not None:
+            total += tokens_in * (view.usd_per_mtok_in or 0.0) + tokens * (view.usd_per_mtok_out or 0.0)
+    return total / 1e6

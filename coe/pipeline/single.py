@@ -1,0 +1,92 @@
+"""One expert answers, and its bytes pass through. Before its first byte another may take its place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+from coe.generation import Generation
+from coe.pipeline.legs import Asker, LegError, LiveLeg
+from coe.routing import PINNED, nearly_as_good
+from coe.types import Decision, ExpertId, Leg, Receipt, Request
+
+log = logging.getLogger(__name__)
+
+
+async def ask_one(request: Request, decision: Decision, generation: Generation, asker: Asker) -> SingleAnswer:
+    """The answer of the chosen expert, or of the next one of the ranking where that cannot answer.
+
+    Returns at the first byte. Everything before it may be tried once more on another expert; after it, never.
+    """
+    candidates = _candidates(decision)
+    failed: dict[ExpertId, Leg] = {}
+    nearly = nearly_as_good(decision, generation.registry.pool.reroute_within)
+    while True:
+        expert = next(e for e in candidates if e not in failed)
+        try:
+            leg = await asker.ask(expert, request.body, alternatives=() if failed else nearly)
+        except LegError as failure:
+            tried, error = failure.expert, failure.error
+            log.warning("request %s: %s could not answer: %s", request.id, tried, error.message)
+            failed[tried] = Leg(expert=tried, outcome=f"failed: {error.code}")
+            if len(failed) == len(candidates):
+                raise error from None
+        else:
+            return SingleAnswer(request, generation, decision, leg, tuple(failed.values()))
+
+
+class SingleAnswer:
+    """One expert's answer under way: at least one byte of it is here, and its bytes pass through."""
+
+    def __init__(
+        self,
+        request: Request,
+        generation: Generation,
+        decision: Decision,
+        leg: LiveLeg,
+        failed: tuple[Leg, ...],
+    ) -> None:
+        self._request = request
+        self._generation = generation
+        self._decision = decision
+        self._leg = leg
+        self._failed = failed
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body's bytes as the expert sent them (SSE events when streaming). Take them once."""
+        return self._leg.chunks()
+
+    def receipt(self) -> Receipt:
+        """What is known now; run time, tokens and outcome are there once ``chunks`` is exhausted."""
+        decision, expert = self._decision, self._leg.expert
+        pinned = decision.router == PINNED
+        fell_back = expert != decision.expert
+        return Receipt(
+            request_id=self._request.id,
+            generation=self._generation.number,
+            router=decision.router,
+            expert=expert,
+            confidence=None if pinned else decision.confidence,
+            runner_up=decision.expert if fell_back else decision.runner_up,
+            margin=None if fell_back else decision.margin,
+            reason=decision.reason + "".join(self._because()),
+            legs=(*self._failed, self._leg.leg()),
+        )
+
+    async def aclose(self) -> None:
+        """Abort what still runs and give the lease back. Idempotent."""
+        await self._leg.aclose()
+
+    def _because(self) -> Iterator[str]:
+        """Why it was not the chosen expert that answered."""
+        asked_for, expert = self._leg.asked_for, self._leg.expert
+        for leg in self._failed:
+            yield f"; {leg.expert} could not answer ({leg.outcome}), so {asked_for} was asked"
+        if expert != asked_for:
+            yield f"; {expert} answered instead of {asked_for}: nearly as good for this, and free sooner"
+
+
+def _candidates(decision: Decision) -> tuple[ExpertId, ...]:
+    """The chosen expert and the one to ask if it cannot answer. A pinned decision ranks only one."""
+    second = decision.runner_up
+    return (decision.expert,) if second is None else (decision.expert, second)
