@@ -1,4 +1,4 @@
-"""``coe experts``: the experts and their states."""
+"""``coe experts list``: the experts and their states."""
 
 from __future__ import annotations
 
@@ -9,20 +9,15 @@ from typing import Any
 import click
 
 from coe.cli._client import NoService, ServiceClient
-from coe.cli._group import Failed, Group
+from coe.cli._group import Failed
 from coe.cli._options import json_option, registry_option, url_option
 
 
-@click.group(cls=Group)
-def main() -> None:
-    """See the experts."""
-
-
-@main.command("list")
+@click.command()
 @url_option
 @registry_option
 @json_option
-def list_experts(url: str, registry: Path, as_json: bool) -> None:
+def main(url: str, registry: Path, as_json: bool) -> None:
     """List the experts: with their states from the running service, else from the registry."""
     try:
         experts = _from_service(url)

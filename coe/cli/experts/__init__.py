@@ -1,0 +1,12 @@
+"""``coe experts``: see the experts, add and remove them. One file per subcommand."""
+
+from __future__ import annotations
+
+import click
+
+from coe.cli._group import CommandFolder
+
+
+@click.group(cls=CommandFolder, package=__name__)
+def main() -> None:
+    """See the experts, add and remove them."""
