@@ -1,0 +1,218 @@
+"""``coe eval run``: a task asked live, resumable."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import secrets
+import signal
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from eval.journal import Journal
+    from eval.live import Asked, Progress
+    from eval.plan import Settings
+    from eval.records import Summary
+    from eval.service import Address
+    from eval.task import Task
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("task")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Any OpenAI-compatible API.")
+@click.option("--out", type=_PATH, required=True, help="Folder of the run; the same command goes on from it.")
+@click.option("--data", help="File or folder of the task's data, or hub, or hub:ORG/NAME.")
+@click.option(
+    "--password-env", default="GPQA_PASSWORD", show_default=True, help="Variable with a zip's password."
+)
+@click.option("--model", default="coe", show_default=True, help="The model that is asked.")
+@click.option("--limit", type=click.IntRange(1), help="Ask only so many questions, drawn by --seed.")
+@click.option("--seed", default=0, show_default=True, help="Draws the questions and shuffles options.")
+@click.option(
+    "--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Under way at once."
+)
+@click.option("--router", help="The service's router to ask for.")
+@click.option("--experts", type=click.IntRange(1), help="Experts a question, combined by the service.")
+@click.option("--aggregate", help="The service's aggregator to ask for.")
+@click.option(
+    "--recruit", type=click.IntRange(1), help="Ask the K best of the service's ranking; combine here."
+)
+@click.option("--grouped", is_flag=True, help="Route all questions first, then ask expert by expert.")
+@click.option(
+    "--aggregator",
+    default="weighted_vote",
+    show_default=True,
+    help="vote | weighted_vote | synthesise:EXPERT, of recruited experts.",
+)
+@click.option(
+    "--samples", type=click.IntRange(1), default=1, show_default=True, help="Answers of each model, voted on."
+)
+@click.option("--temperature", type=click.FloatRange(0, 2), help="Instead of the task's.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Instead of the task's.")
+@click.option("--prices", type=_PATH, help="experts.yaml, or a CSV as in an outcome set.")
+@click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Variable with the API key.")
+@click.option("--timeout", "timeout_s", default=600.0, show_default=True, help="Seconds for one answer.")
+@click.option("--encoder", type=_PATH, help="Local encoder of a retrieval task, instead of --url.")
+@click.option("--report", type=_PATH, help="Write an HTML page about the run.")
+def main(task: str, out: Path, report: Path | None, **options: Any) -> None:
+    """Ask TASK (a shipped task or a .toml file) of a service, mark the answers, and report.
+
+    An interrupted run goes on: every answer is on disk before the next question is asked. The figures go to
+    stdout; records.jsonl, records.parquet and summary.json into --out. Ctrl-C once finishes what is under
+    way. docs/evaluation.md explains tasks, modes and figures.
+    """
+    from eval.task import load_task
+
+    loaded = load_task(task)
+    if loaded.data.kind == "beir":
+        from coe.cli.eval._retrieval import run_retrieval
+
+        run_retrieval(loaded, out, options)
+        return
+    summary = _run(loaded, out, options)
+    click.echo(_table(summary))
+    if report:
+        from eval.report.live import write_live_report
+
+        write_live_report(out, report)
+
+
+def _run(task: Task, out: Path, options: Mapping[str, Any]) -> Summary:
+    from eval.journal import Journal
+    from eval.live import Asked
+    from eval.prices import read_prices
+    from eval.questions import Source, read_questions
+    from eval.records import records_of, summarise, write_records
+
+    password = os.environ.get(options["password_env"])
+    source = Source(options["data"], password, options["limit"], options["seed"])
+    questions, settings, prices = (
+        read_questions(task, source),
+        _settings(options),
+        read_prices(options["prices"]),
+    )
+    journal = Journal(out / "journal.jsonl")
+    salt = (journal.header or {}).get("salt") or os.environ.get("COE_EVAL_SALT") or secrets.token_hex(16)
+    asked = Asked(task, questions, settings, prices, salt, options["concurrency"])
+    try:
+        asyncio.run(_session(asked, _address(task, options), journal, _header(asked, source.seed)))
+    finally:
+        # Also of a run that broke off: what is there can be looked at.
+        records = records_of(asked, journal)
+        summary = summarise(asked, journal, records)
+        write_records(out, records, summary)
+        journal.close()
+    _warn(summary, len(questions.items))
+    return summary
+
+
+def _address(task: Task, options: Mapping[str, Any]) -> Address:
+    from eval.service import Address
+
+    return Address(options["url"], options["api_key_env"], options["timeout_s"], private=task.data.withheld)
+
+
+def _settings(options: Mapping[str, Any]) -> Settings:
+    from eval.plan import Settings
+
+    names = (
+        "model",
+        "router",
+        "experts",
+        "aggregate",
+        "grouped",
+        "aggregator",
+        "samples",
+        "temperature",
+        "max_tokens",
+    )
+    recruit = options["recruit"] or int(options["grouped"])
+    return Settings(recruit=recruit, **{name: options[name] for name in names})
+
+
+def _header(asked: Asked, seed: int) -> dict[str, Any]:
+    """What makes two sessions the same run."""
+    ids = "\n".join(item.id for item in asked.questions.items)
+    return {
+        "task": asked.task.name,
+        "version": asked.task.version,
+        "digest": asked.task.digest,
+        "questions": len(asked.questions.items),
+        "question_digest": hashlib.sha256(ids.encode()).hexdigest()[:16],
+        "seed": seed,
+        "settings": asdict(asked.settings),
+        "salt": asked.salt,
+    }
+
+
+async def _session(asked: Asked, address: Address, journal: Journal, header: Mapping[str, Any]) -> None:
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from eval.live import LiveRun
+    from eval.service import connect
+
+    columns = (
+        TextColumn("{task.fields[stage]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[expert]}"),
+    )
+    async with connect(address, asked.concurrency) as service:
+        await service.models()  # a clear error now, before the run begins
+        journal.begin(header, time.time())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            progress = _shown(bar)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _interrupted(progress))
+            await LiveRun(asked, service, journal, progress).run()
+
+
+def _shown(bar: Any) -> Progress:
+    from eval.live import Progress
+
+    stage = bar.add_task("", total=1, stage="", expert="")
+
+    def started(name: str, total: int) -> None:
+        bar.reset(stage, total=total, stage=name, expert="")
+
+    def advanced(expert: str) -> None:
+        bar.update(stage, advance=1, expert=expert)
+
+    return Progress(started, advanced)
+
+
+def _interrupted(progress: Progress) -> Any:
+    def signalled() -> None:
+        if progress.stop.is_set():
+            raise KeyboardInterrupt
+        progress.stop.set()
+        click.echo("finishing what is under way; Ctrl-C again drops it", err=True)
+
+    return signalled
+
+
+def _warn(summary: Summary, wanted: int) -> None:
+    if summary.questions < wanted:
+        click.echo(f"{summary.questions} of {wanted} questions asked; the same command goes on", err=True)
+    if summary.failed:
+        click.echo(
+            f"{summary.failed} questions failed and count as wrong; the same command asks them again",
+            err=True,
+        )
+
+
+def _table(summary: Summary) -> str:
+    from eval.report.tables import summary_table
+
+    return summary_table([summary])

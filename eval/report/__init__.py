@@ -1,0 +1,1 @@
+"""Figures for people: Markdown tables, and self-contained HTML pages with plots."""
