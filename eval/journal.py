@@ -61,13 +61,10 @@ class Meter:
     at: float
 
 
-class Journal:
-    """Append-only file and what stands in it. One owner; every write is on disk when it returns.
+class History:
+    """What stands in a journal."""
 
-    A last line that a crash cut short is dropped, so that its call counts as not answered.
-    """
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self) -> None:
         self.answers: dict[str, Answered] = {}
         self.failures: dict[str, str] = {}
         self.routes: dict[str, Mapping[str, float]] = {}
@@ -76,12 +73,47 @@ class Journal:
         self.sessions: list[tuple[float, float]] = []
         """start and last sign of life of each, in seconds since the epoch"""
         self.header: Entry | None = None
+        """what the run asks; None before the first session"""
+
+    def note(self, entry: Entry) -> None:
+        """Take in one line."""
+        kind, at = entry["kind"], entry.get("at")
+        if kind == "run":
+            self.header = {name: value for name, value in entry.items() if name != "kind"}
+        elif kind == "session":
+            self.sessions.append((entry["at"], entry["at"]))
+        elif kind == "routed":
+            self.routes[entry["question"]] = entry["ranking"]
+        elif kind == "asked":
+            self.asked[entry["call"]] += 1
+        elif kind == "answered":
+            answered = Answered(**{name: value for name, value in entry.items() if name != "kind"})
+            self.answers[answered.call] = answered
+            self.failures.pop(answered.call, None)
+        elif kind == "failed":
+            self.failures[entry["call"]] = entry["error"]
+        elif kind == "meter":
+            self.meters.append(Meter(entry["session"], entry["swaps"], entry["at"]))
+        if at is not None and self.sessions:
+            self.sessions[-1] = (self.sessions[-1][0], max(self.sessions[-1][1], at))
+
+
+class Journal(History):
+    """The file itself, append-only. One owner; every write is on disk when it returns.
+
+    A last line that a crash cut short is dropped, so that its call counts as not answered. Raises
+    ConfigError when another process holds the journal, or a line is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[bytes] = path.open("ab")
         _lock(self._file, path)
+        _cut_torn_line(path)
         for entry in _entries(path):
-            self._note(entry)
+            self.note(entry)
 
     def begin(self, header: Entry, at: float) -> None:
         """Open a session. Raises ConfigError when the folder holds a run that asked something else."""
@@ -120,28 +152,7 @@ class Journal:
         self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._note(entry)
-
-    def _note(self, entry: Entry) -> None:
-        kind, at = entry["kind"], entry.get("at")
-        if kind == "run":
-            self.header = {name: value for name, value in entry.items() if name != "kind"}
-        elif kind == "session":
-            self.sessions.append((entry["at"], entry["at"]))
-        elif kind == "routed":
-            self.routes[entry["question"]] = entry["ranking"]
-        elif kind == "asked":
-            self.asked[entry["call"]] += 1
-        elif kind == "answered":
-            answered = Answered(**{name: value for name, value in entry.items() if name != "kind"})
-            self.answers[answered.call] = answered
-            self.failures.pop(answered.call, None)
-        elif kind == "failed":
-            self.failures[entry["call"]] = entry["error"]
-        elif kind == "meter":
-            self.meters.append(Meter(entry["session"], entry["swaps"], entry["at"]))
-        if at is not None and self.sessions:
-            self.sessions[-1] = (self.sessions[-1][0], max(self.sessions[-1][1], at))
+        self.note(entry)
 
 
 def _lock(file: IO[bytes], path: Path) -> None:
@@ -154,14 +165,26 @@ def _lock(file: IO[bytes], path: Path) -> None:
         ) from None
 
 
-def _entries(path: Path) -> Iterator[Entry]:
-    """The whole lines of a journal; what a crash cut short is cut off the file."""
+def read_journal(path: Path) -> History:
+    """What a run's journal says, also while the run goes on. Raises ConfigError."""
+    history = History()
+    for entry in _entries(path):
+        history.note(entry)
+    return history
+
+
+def _cut_torn_line(path: Path) -> None:
     raw = path.read_bytes()
     whole = raw.rfind(b"\n") + 1
     if whole < len(raw):
         with path.open("r+b") as file:
             file.truncate(whole)
-    for number, line in enumerate(raw[:whole].splitlines(), start=1):
+
+
+def _entries(path: Path) -> Iterator[Entry]:
+    """The whole lines of a journal; none of a file that is not there."""
+    raw = path.read_bytes() if path.exists() else b""
+    for number, line in enumerate(raw[: raw.rfind(b"\n") + 1].splitlines(), start=1):
         try:
             entry = json.loads(line)
         except ValueError:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from coe.errors import ConfigError
 from eval.journal import Answered, Journal
 from eval.live import Asked, salted
 from eval.marking import same
@@ -16,6 +16,7 @@ from eval.plan import Call, by_question, direct_calls, merge_call, recruited_cal
 from eval.prompting import messages
 from eval.questions import Item
 from eval.statistics import Share, wilson
+from eval.tables import read_rows
 
 
 @dataclass(frozen=True)
@@ -213,10 +214,6 @@ def _quantile(ordered: Sequence[float], q: float) -> float | None:
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else None
 
 
-def experts_chosen(records: Sequence[Record]) -> Counter[str]:
-    return Counter(expert for record in records for expert in _legs(record))
-
-
 def write_records(folder: Path, records: Sequence[Record], summary: Summary) -> None:
     """records.jsonl, records.parquet and summary.json in ``folder``."""
     import pyarrow
@@ -234,13 +231,20 @@ def write_records(folder: Path, records: Sequence[Record], summary: Summary) -> 
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The records of a finished run, as they stand in its file. Raises ConfigError."""
-    from coe.errors import ConfigError
-    from eval.tables import read_rows
+    """The records of a run, as they stand in its file. Raises ConfigError."""
+    return [dict(row) for row in read_rows(_part(folder, "records.jsonl"))]
 
-    path = folder / "records.jsonl"
-    if not path.exists():
-        raise ConfigError(
-            f"{folder} holds no records", hint="Give the --out folder of a finished `coe eval run`."
-        )
-    return [dict(row) for row in read_rows(path)]
+
+def read_summary(folder: Path) -> Summary:
+    """Raises ConfigError."""
+    path = _part(folder, "summary.json")
+    try:
+        return Summary(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is no summary of a live run: {error}") from None
+
+
+def _part(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise ConfigError(f"{folder} holds no {name}", hint="Give the --out folder of a `coe eval run`.")
+    return folder / name

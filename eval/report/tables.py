@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from eval.records import Summary
 
@@ -16,7 +16,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def cell(value: object) -> str:
-    if value is None or value != value:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
@@ -25,17 +25,19 @@ def cell(value: object) -> str:
 
 def summary_table(summaries: Sequence[Summary]) -> str:
     """Live runs side by side: a row a figure, a column a run."""
-    return markdown(
-        ["", *(f"{one.task} v{one.version}, {one.model}" for one in summaries)],
-        [[name, *(read(one) for one in summaries)] for name, read in _FIGURES.items()],
-    )
+    head = ["figure", *(f"{one.task} v{one.version}, {one.model}" for one in summaries)]
+    return markdown(head, summary_rows(summaries))
+
+
+def summary_rows(summaries: Sequence[Summary]) -> list[list[object]]:
+    return [[name, *(read(one) for one in summaries)] for name, read in _FIGURES.items()]
 
 
 def _with_interval(one: Summary) -> str:
     return f"{one.accuracy:.3f} [{one.low:.3f}, {one.high:.3f}]"
 
 
-_FIGURES: Mapping[str, Any] = {
+_FIGURES: Mapping[str, Callable[[Summary], object]] = {
     "mode": lambda one: one.mode,
     "questions": lambda one: one.questions,
     "accuracy [95% Wilson]": _with_interval,

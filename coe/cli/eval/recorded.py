@@ -21,6 +21,7 @@ import click
 @click.option("--seed", default=0, show_default=True, help="Of the folds and the resampling.")
 @click.option("--encoder", default="minilm", show_default=True, help="Sentence encoder of the questions.")
 @click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page with plots.")
 def main(
     outcomes: Path,
     pool: str | None,
@@ -33,6 +34,7 @@ def main(
     seed: int,
     encoder: str,
     json_out: Path | None,
+    report: Path | None,
 ) -> None:
     """Measure routers on recorded outcomes: who would have been asked, and was the answer right?
 
@@ -62,6 +64,10 @@ def main(
     click.echo(table(document))
     if json_out:
         json_out.write_text(json.dumps(document, indent=1))
+    if report:
+        from eval.report.recorded import write_recorded_report
+
+        write_recorded_report(document, study, report)
 
 
 def _counts(text: str) -> tuple[int, ...]:
