@@ -96,9 +96,7 @@ def owner_of(engine: Engine, folder: Path, time: Time | None = None, experts: st
     )
     pool = Pool(Scheduler(plan, Collate(ageing_s=0.2, min_residency_s=0.0)), {engine.id: engine})
     journal = Journal(folder / "journal.json")
-    return PoolOwner(
-        "one", pool, {engine.id: engine}, journal, Doors("127.0.0.1"), "here", clock=time or Time()
-    )
+    return PoolOwner("one", pool, journal, Doors("127.0.0.1"), "here", clock=time or Time())
 
 
 @asynccontextmanager
