@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coe.aggregators import Aggregator
 from coe.registry.models import Registry
-from coe.types import ExpertView, Router
+from coe.types import ExpertId, ExpertView, Router
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Generation:
     """by the names that requests may give"""
     created: int
     """Unix time in seconds."""
+    left: Mapping[ExpertId, int] = field(default_factory=dict)
+    """experts of earlier generations that are gone, and the first generation without them"""
 
 
 class Generations:

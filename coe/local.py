@@ -12,7 +12,6 @@ import json
 import logging
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,21 +19,25 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from coe.aggregators import Setting, build_aggregators
+from coe.building import GenerationBuilder
 from coe.engines import build_engine
 from coe.errors import ConfigError
 from coe.gateway.app import Gateway
 from coe.gateway.metrics import Metrics
 from coe.gateway.status import ExpertStatus, Readiness, judge
 from coe.generation import Generation, Generations
+from coe.live import LiveRegistry, RegistryFile
 from coe.pipeline import Pipeline
 from coe.pool.plan import build_plan
 from coe.pool.policies import make_policy
 from coe.pool.pool import Pool
 from coe.pool.scheduler import Scheduler
-from coe.registry.models import Expert, Host, Registry, RouterSpec, Service
-from coe.types import Engine, EngineStats, ExpertId, Router
-from routers import build_router
+from coe.registry.changes import fixed_fields, fixed_hosts
+from coe.registry.check import new_errors
+from coe.registry.consistency import Inconsistency
+from coe.registry.history import History
+from coe.registry.models import Expert, Host, Registry, Service
+from coe.types import Engine, EngineStats, ExpertId
 
 log = logging.getLogger(__name__)
 
@@ -48,84 +51,136 @@ EngineBuilder = Callable[[Host, Sequence[Expert], Path], Engine]
 class LocalService:
     """The bound objects. Use from one event loop: ``start``, then serve ``app``, then ``stop``."""
 
-    def __init__(self, generations: Generations, pool: Pool, engines: Mapping[str, Engine]) -> None:
+    def __init__(
+        self, generations: Generations, pool: Pool, root: Path, engine_builder: EngineBuilder = build_engine
+    ) -> None:
         self.generations = generations
         self.pool = pool
-        self._engines = engines
+        self.live: LiveRegistry | None = None
+        self._root, self._engine_builder = root, engine_builder
+        self._hosts = {host.id: host for host in _used_hosts(generations.current.registry)}
+        self._joined: set[str] = set()
         self._draining = False
+        self._watching: asyncio.Task[None] | None = None
         self.pipeline = Pipeline(generations, pool)
         self.app = Gateway(self.pipeline, generations, Metrics(self), self).app()
+
+    def follow(self, live: LiveRegistry) -> None:
+        """Have the registry followed from the start on."""
+        self.live = live
 
     async def start(self) -> None:
         """Returns at once; the engines start behind it (:meth:`readiness`). Idempotent."""
         await self.pool.start()
+        if (
+            self.live is not None
+            and self._watching is None
+            and self.generations.current.registry.service.watch
+        ):
+            self._watching = asyncio.create_task(self.live.watch(), name="watch experts.yaml")
 
     async def stop(self, drain_s: float = DRAIN_S) -> None:
         """Refuse those who wait, let answers under way end for up to ``drain_s`` s, stop the engines."""
         self._draining = True
+        if self._watching is not None:
+            self._watching.cancel()
         await self.pool.stop(drain_s)
 
+    async def switch(self, generation: Generation) -> None:
+        """Go over to ``generation``: requests that come from now on use it, those under way keep theirs.
+
+        Raises ConfigError, with nothing changed. One call at a time.
+        """
+        old, new = self.generations.current.registry, generation.registry
+        engines: dict[str, Engine] = {}
+        adopted: dict[str, tuple[Expert, ...]] = {}
+        for host in _used_hosts(new):
+            if host.id not in self.pool.engines:
+                engines[host.id] = await asyncio.to_thread(
+                    self._engine_builder, host, new.experts_on(host.id), self._root
+                )
+            elif fixed_fields(self._hosts[host.id], host):
+                raise _still_leaving(host)
+            elif old.experts_on(host.id) != new.experts_on(host.id):
+                adopted[host.id] = new.experts_on(host.id)
+        await self.pool.reconfigure(build_plan(new), engines, adopted)
+        self.generations.publish(generation)
+        self._joined |= engines.keys()
+        self._hosts |= {host.id: host for host in _used_hosts(new)}
+
     def readiness(self) -> Readiness:
-        return judge(self.engines(), self._draining)
+        verdict = judge(self.engines(), self._draining, self._joined)
+        if self.live is None or self.live.refusal is None:
+            return verdict
+        number = self.generations.current.number
+        reason = f"the last edit of experts.yaml was refused; generation {number} serves on"
+        return Readiness(verdict.ready, (*verdict.reasons, reason))
 
     def engines(self) -> Mapping[str, EngineStats]:
-        return {name: engine.stats() for name, engine in self._engines.items()}
+        return {name: engine.stats() for name, engine in self.pool.engines.items()}
 
     def experts(self) -> Mapping[ExpertId, ExpertStatus]:
         return {
-            expert.expert: ExpertStatus(expert.state, expert.queued, expert.running)
+            expert.expert: ExpertStatus(
+                "leaving" if expert.retiring else expert.state, expert.queued, expert.running
+            )
             for expert in self.pool.snapshot().experts
         }
 
 
-def build_service(
-    registry: Registry, root: Path, engine_builder: EngineBuilder = build_engine
-) -> LocalService:
-    """Bind everything that ``registry`` describes; nothing is started. ``root`` is its folder.
-
-    Blocking: routers may load an encoder and learn from examples (seconds). Raises ConfigError.
-    """
-    engines = {
-        host.id: engine_builder(host, registry.experts_on(host.id), root) for host in registry.pool.hosts
-    }
-    scheduler = Scheduler(build_plan(registry), make_policy(registry.pool))
-    pool = Pool(scheduler, engines, load_timeout_s=registry.pool.load_timeout_s)
-    return LocalService(Generations(build_generation(registry, root, number=1)), pool, engines)
+def _used_hosts(registry: Registry) -> tuple[Host, ...]:
+    """A host without experts is not started."""
+    return tuple(host for host in registry.pool.hosts if registry.experts_on(host.id))
 
 
-def build_generation(registry: Registry, root: Path, number: int) -> Generation:
-    """The routers and aggregators of one version of the registry. Blocking; raises ConfigError."""
-    experts = tuple(expert.view() for expert in registry.routed)
-    return Generation(
-        number=number,
-        registry=registry,
-        experts=experts,
-        routers={spec.name: _router(spec, registry, root) for spec in _router_specs(registry)},
-        aggregators=build_aggregators(registry, Setting(experts, root)),
-        created=int(time.time()),
+def _still_leaving(host: Host) -> ConfigError:
+    return ConfigError(
+        f"host {host.id} still finishes its work under its former settings",
+        hint="Save the file again in a moment, or give the host another id.",
     )
 
 
-def _router(spec: RouterSpec, registry: Registry, root: Path) -> Router:
-    log.info("building router %s", spec.name)
-    return build_router(spec, registry.routed, root)
+def build_service(
+    registry: Registry,
+    root: Path,
+    engine_builder: EngineBuilder = build_engine,
+    file: RegistryFile | None = None,
+) -> LocalService:
+    """Bind everything that ``registry`` describes; nothing is started. ``root`` is its folder. With a
+    ``file`` the service follows its edits.
+
+    Blocking: routers may load an encoder and learn from examples (seconds). Raises ConfigError.
+    """
+    history = History(root / registry.history.folder, registry.history.keep)
+    engines = {
+        host.id: engine_builder(host, registry.experts_on(host.id), root) for host in _used_hosts(registry)
+    }
+    scheduler = Scheduler(build_plan(registry), make_policy(registry.pool))
+    pool = Pool(scheduler, engines, load_timeout_s=registry.pool.load_timeout_s)
+    builder = GenerationBuilder(root)
+    first = builder.build(registry, number=history.number_of(file.text) if file else 1)
+    service = LocalService(Generations(first), pool, root, engine_builder)
+    if file is not None:
+        service.follow(LiveRegistry(file, service, builder, history, lambda *both: _faults(*both, root)))
+    return service
 
 
-def _router_specs(registry: Registry) -> tuple[RouterSpec, ...]:
-    """Those of the registry, and the default one if it is a built-in that the registry does not list."""
-    available, default = registry.routers.available, registry.routers.default
-    if any(spec.name == default for spec in available):
-        return available
-    return (*available, RouterSpec(name=default, kind=default))
+def _faults(old: Registry, new: Registry, root: Path) -> list[Inconsistency]:
+    return [*fixed_hosts(old, new), *new_errors(old, new, root)]
 
 
-def run_service(registry: Registry, root: Path, engine_builder: EngineBuilder = build_engine) -> int:
+def run_service(
+    registry: Registry,
+    root: Path,
+    engine_builder: EngineBuilder = build_engine,
+    file: RegistryFile | None = None,
+) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code. Logs go to stderr, the URL to stdout."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         listener = _bind(registry.service)
         with contextlib.closing(listener):
-            service = build_service(registry, root, engine_builder)
+            service = build_service(registry, root, engine_builder, file)
             return uvloop.run(_serve(service, listener))
     except ConfigError as error:
         log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")

@@ -57,12 +57,32 @@ def build_router(
     Raises :class:`ConfigError` for an unknown kind, a plug-in that cannot be imported, or bad options.
     """
     cls = router_class(spec.kind)
-    setting = Setting(experts=tuple(expert.view() for expert in experts), root=root, evidence=evidence)
+    options = _options_for(spec, cls, experts)
+    return cls(spec.name, options, _setting(experts, root, evidence))
+
+
+def renew_router(
+    router: Router, spec: RouterSpec, experts: Sequence[Expert], root: Path, evidence: Evidence | None = None
+) -> Router | None:
+    """``router``, built of this ``spec``, for other experts, with what it has learned; None where its class
+    has no ``renewed`` and it has to be built anew. Blocking; raises as :func:`build_router`."""
+    renewed = getattr(router, "renewed", None)
+    if renewed is None:
+        return None
+    _options_for(spec, router_class(spec.kind), experts)
+    return cast(Router, renewed(_setting(experts, root, evidence)))
+
+
+def _setting(experts: Sequence[Expert], root: Path, evidence: Evidence | None) -> Setting:
+    return Setting(experts=tuple(expert.view() for expert in experts), root=root, evidence=evidence)
+
+
+def _options_for(spec: RouterSpec, cls: RouterClass, experts: Sequence[Expert]) -> RouterOptions:
     options = _options(spec, cls)
     faults = options.faults([expert.id for expert in experts])
     if faults:
         raise ConfigError(f'router "{spec.name}": ' + "; ".join(faults.values()))
-    return cls(spec.name, options, setting)
+    return options
 
 
 def router_class(kind: str) -> RouterClass:

@@ -37,7 +37,9 @@ class RouterClass(Protocol):
     """A class whose objects are routers.
 
     Besides :class:`coe.types.Router` its objects may set ``blocking = True``: ``route`` takes more than
-    about a millisecond of CPU and the pipeline calls it in a thread.
+    about a millisecond of CPU and the pipeline calls it in a thread. And they may have a method
+    ``renewed(setting) -> Router``: this router for other experts, as if built anew with the same options but
+    sooner, while the old one goes on deciding.
     """
 
     options_type: ClassVar[type[RouterOptions]]

@@ -7,6 +7,7 @@ expert can come or go without learning anything again. Without examples an exper
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,17 @@ class CategoryRouter:
         examples = read_examples(options.examples, setting.root)
         self._encoder = encoder or open_encoder(options.encoder, setting.root)
         self._classifier = self._learn(examples) if examples else None
-        self._encoder.encode([_described(view) for view in setting.experts])  # their cards, into its cache
+        self._read_cards(setting)
+
+    def renewed(self, setting: Setting) -> CategoryRouter:
+        """What it has learned does not depend on the experts."""
+        other = copy.copy(self)
+        other._read_cards(setting)
+        return other
+
+    def _read_cards(self, setting: Setting) -> None:
+        """Into the encoder's cache."""
+        self._encoder.encode([_described(view) for view in setting.experts])
 
     def _learn(self, examples: Sequence[Example]) -> CategoryClassifier:
         texts = [example.text for example in examples]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,13 +34,17 @@ class Status(Protocol):
     def experts(self) -> Mapping[ExpertId, ExpertStatus]: ...
 
 
-def judge(engines: Mapping[str, EngineStats], draining: bool = False) -> Readiness:
-    """Readiness by the engines' stats. A failed engine beside a ready one is a reason, not an end."""
+def judge(
+    engines: Mapping[str, EngineStats], draining: bool = False, joined: Collection[str] = ()
+) -> Readiness:
+    """Readiness by the engines' stats. A failed engine beside a ready one is a reason, not an end; nor is
+    one that ``joined`` the running service and is not ready yet."""
     reasons = [_reason(engine, stats) for engine, stats in engines.items() if stats.state != "ready"]
     if draining:
         return Readiness(False, ("the service is stopping", *reasons))
     states = {stats.state for stats in engines.values()}
-    return Readiness("ready" in states and states <= {"ready", "failed"}, tuple(reasons))
+    first = {stats.state for engine, stats in engines.items() if engine not in joined}
+    return Readiness("ready" in states and first <= {"ready", "failed"}, tuple(reasons))
 
 
 def _reason(engine: str, stats: EngineStats) -> str:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from coe.errors import CoeError, ConfigError
+from coe.registry.consistency import Inconsistency
 from coe.registry.models import AdapterHost, Expert, Host, Registry, RemoteHost, VllmHost
+from coe.registry.problems import Loc
 from coe.registry.summary import summary
 
 Severity = Literal["error", "warning", "note"]
@@ -50,6 +52,28 @@ def explain(registry: Registry, root: Path) -> Explanation:
     order = ("error", "warning", "note")
     findings.sort(key=lambda finding: order.index(finding.severity))
     return Explanation(tuple(findings), summary(registry))
+
+
+def new_errors(old: Registry, new: Registry, root: Path) -> Iterator[Inconsistency]:
+    """Errors of ``new`` that ``old`` did not have, where they stand in the file. Blocking (file I/O)."""
+    known = {finding.message for finding in explain(old, root).errors}
+    for finding in explain(new, root).errors:
+        if finding.message not in known:
+            message = f"{finding.message} ({finding.hint})" if finding.hint else finding.message
+            yield Inconsistency(message, _loc(new, finding.subject))
+
+
+def _loc(registry: Registry, subject: str) -> Loc:
+    """Where the entry with this id or name stands."""
+    lists: dict[Loc, list[str]] = {
+        ("experts",): [expert.id for expert in registry.experts],
+        ("pool", "hosts"): [host.id for host in registry.pool.hosts],
+        ("routers", "available"): [spec.name for spec in registry.routers.available],
+    }
+    for loc, names in lists.items():
+        if subject in names:
+            return (*loc, names.index(subject))
+    return (subject,)
 
 
 def _error(subject: str, error: CoeError) -> Finding:

@@ -1,0 +1,213 @@
+"""A running service follows experts.yaml: each valid edit becomes a generation, a bad one is refused.
+
+:class:`LiveRegistry` is the one owner of the change from a generation to the next, whoever asks for it: the
+watcher of the file, the admin API, a rollback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from coe.building import GenerationBuilder
+from coe.errors import BadRequest, CoeError, ConfigError
+from coe.files import write_atomically
+from coe.generation import Generation, Generations
+from coe.registry.changes import changes, needs_restart
+from coe.registry.consistency import Inconsistency
+from coe.registry.history import History
+from coe.registry.load import parse_registry
+from coe.registry.models import Registry
+from coe.registry.problems import Problem, RegistryError
+from coe.registry.source import parse_source, read_text
+from coe.types import ExpertId
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+
+Edit = Callable[[str], str]
+"""From the text of experts.yaml to another one. Raises CoeError where it cannot be made. Pure."""
+Faults = Callable[[Registry, Registry], Iterable[Inconsistency]]
+"""What keeps a service from going over from the first registry to the second. Blocking."""
+
+
+@dataclass(frozen=True)
+class RegistryFile:
+    """experts.yaml as the service was started with it. ``adjust`` lays the command line over it."""
+
+    path: Path
+    text: str
+    adjust: Callable[[Registry], Registry] = lambda registry: registry
+
+    def registry(self, text: str | None = None) -> Registry:
+        """Of ``text``, or of the file as it was. Pure; raises RegistryError."""
+        return self.adjust(parse_registry(self.text if text is None else text, self.path))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The last edit that was refused and not mended since. ``at``: Unix time in seconds."""
+
+    at: float
+    message: str
+    hint: str | None
+
+
+class Service(Protocol):
+    """What follows the registry."""
+
+    @property
+    def generations(self) -> Generations: ...
+
+    async def switch(self, generation: Generation) -> None:
+        """Go over to ``generation`` and publish it. Raises ConfigError, with nothing changed."""
+        ...
+
+
+class LiveRegistry:
+    """Changes of generation, one at a time. Use from one event loop."""
+
+    def __init__(
+        self,
+        file: RegistryFile,
+        service: Service,
+        builder: GenerationBuilder,
+        history: History,
+        faults: Faults,
+    ) -> None:
+        self.path = file.path
+        self.history = history
+        self.refusal: Refusal | None = None
+        self._file, self._service, self._builder, self._faults = file, service, builder, faults
+        self._text = file.text
+        self._first = service.generations.current.registry
+        # Invariant: the text, the file and the current generation change together.
+        self._changing = asyncio.Lock()
+
+    @property
+    def needs_restart(self) -> tuple[str, ...]:
+        """Settings that were changed and that count only after a restart."""
+        return needs_restart(self._first, self._service.generations.current.registry)
+
+    async def watch(self, poll_s: float = POLL_S) -> None:
+        """Take up edits of the file until cancelled. A file is read once it has stopped changing."""
+        await self._keep(self._service.generations.current.number, self._text)
+        seen: object = None
+        last: object = None
+        while True:
+            stamp = await asyncio.to_thread(_stamp, self.path)
+            if stamp == last and stamp != seen:
+                seen = stamp
+                await self._take_up()
+            last = stamp
+            await asyncio.sleep(poll_s)
+
+    async def reload(self) -> Generation:
+        """Take up the file as it is now. Raises ConfigError, and then the present generation stays."""
+        async with self._changing:
+            try:
+                text = await asyncio.to_thread(read_text, self.path)
+                if text != self._text:
+                    await self._accept(text)
+                self.refusal = None
+            except ConfigError as error:
+                self._refuse(error)
+                raise
+            return self._service.generations.current
+
+    async def edit(self, change: Edit) -> Generation:
+        """Change the file and the service together. Raises CoeError, and then neither has changed."""
+        async with self._changing:
+            old = await asyncio.to_thread(read_text, self.path)
+            new = await asyncio.to_thread(change, old)
+            if new != old or old != self._text:
+                await self._accept(new, replaces=old)
+                self.refusal = None
+            return self._service.generations.current
+
+    async def rollback(self, number: int) -> Generation:
+        """Make the text of an earlier generation a new one. Raises CoeError as :meth:`edit` does."""
+        entry = await asyncio.to_thread(self.history.entry, number)
+        return await self.edit(lambda _: entry.text)
+
+    async def _take_up(self) -> None:
+        try:
+            await self.reload()
+        except ConfigError:
+            pass  # It was logged, and shows in the status.
+        except Exception:
+            log.exception("taking up %s failed unexpectedly", self.path)
+
+    async def _accept(self, text: str, replaces: str | None = None) -> None:
+        """``replaces``: the text that is in the file and gives way to ``text``."""
+        old = self._service.generations.current
+        generation = await asyncio.to_thread(self._prepare, text, old)
+        if replaces is not None:
+            await asyncio.to_thread(_replace, self.path, replaces, text)
+        try:
+            await self._service.switch(generation)
+        except BaseException:
+            if replaces is not None:
+                await asyncio.to_thread(write_atomically, self.path, replaces)
+            raise
+        self._text = text
+        log.info("generation %d: %s", generation.number, changes(old.registry, generation.registry))
+        if self.needs_restart:
+            log.warning("changed, but only after a restart: %s", ", ".join(self.needs_restart))
+        await self._keep(generation.number, text)
+
+    def _prepare(self, text: str, old: Generation) -> Generation:
+        registry = self._file.registry(text)
+        source = parse_source(text, self.path)
+        problems = [
+            Problem(fault.message, source.position(fault.loc))
+            for fault in self._faults(old.registry, registry)
+        ]
+        if problems:
+            raise RegistryError(self.path, problems)
+        number = old.number + 1
+        return self._builder.build(registry, number, _left(old, registry, number))
+
+    async def _keep(self, number: int, text: str) -> None:
+        try:
+            await asyncio.to_thread(self.history.add, number, text)
+        except OSError as error:
+            log.warning("generation %d is not kept in the history: %s", number, error)
+
+    def _refuse(self, error: CoeError) -> None:
+        number = self._service.generations.current.number
+        log.warning(
+            "%s was refused, generation %d serves on: %s (%s)", self.path, number, error.message, error.hint
+        )
+        self.refusal = Refusal(time.time(), error.message, error.hint)
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    if read_text(path) != old:
+        raise BadRequest(
+            f"{path} was changed by somebody else in this moment",
+            code="registry_changed",
+            hint="Look at it and try again.",
+        )
+    if new != old:
+        write_atomically(path, new)
+
+
+def _left(old: Generation, new: Registry, number: int) -> dict[ExpertId, int]:
+    """Experts that are gone, and since when."""
+    gone = {expert.id: number for expert in old.registry.experts} | dict(old.left)
+    return {expert: since for expert, since in gone.items() if new.expert(expert) is None}
+
+
+def _stamp(path: Path) -> object:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        return error.errno
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
