@@ -95,9 +95,14 @@ class LiveRegistry:
         """Settings that were changed and that count only after a restart."""
         return needs_restart(self._first, self._service.generations.current.registry)
 
+    async def run(self, watch: bool = True) -> None:
+        """Keep the first generation in the history, then watch the file until cancelled."""
+        await self._keep(self._service.generations.current.number, self._text)
+        if watch:
+            await self.watch()
+
     async def watch(self, poll_s: float = POLL_S) -> None:
         """Take up edits of the file until cancelled. A file is read once it has stopped changing."""
-        await self._keep(self._service.generations.current.number, self._text)
         seen: object = None
         last: object = None
         while True:

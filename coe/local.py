@@ -72,12 +72,9 @@ class LocalService:
     async def start(self) -> None:
         """Returns at once; the engines start behind it (:meth:`readiness`). Idempotent."""
         await self.pool.start()
-        if (
-            self.live is not None
-            and self._watching is None
-            and self.generations.current.registry.service.watch
-        ):
-            self._watching = asyncio.create_task(self.live.watch(), name="watch experts.yaml")
+        if self.live is not None and self._watching is None:
+            watch = self.generations.current.registry.service.watch
+            self._watching = asyncio.create_task(self.live.run(watch), name="watch experts.yaml")
 
     async def stop(self, drain_s: float = DRAIN_S) -> None:
         """Refuse those who wait, let answers under way end for up to ``drain_s`` s, stop the engines."""
@@ -161,7 +158,8 @@ def build_service(
     first = builder.build(registry, number=history.number_of(file.text) if file else 1)
     service = LocalService(Generations(first), pool, root, engine_builder)
     if file is not None:
-        service.follow(LiveRegistry(file, service, builder, history, lambda *both: _faults(*both, root)))
+        live = LiveRegistry(file, service, builder, history, lambda old, new: _faults(old, new, root))
+        service.follow(live)
     return service
 
 

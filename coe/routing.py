@@ -82,6 +82,12 @@ def _pinned(expert: str) -> Decision:
 
 
 def _unknown_model(model: str, generation: Generation) -> UnknownModel:
+    if model in generation.left:
+        return UnknownModel(
+            f'the expert "{model}" left in generation {generation.left[model]} and takes no new requests',
+            param="model",
+            hint="GET /v1/models lists those that are here.",
+        )
     service = generation.registry.service
     names = [service.model_name, *(expert.id for expert in generation.registry.experts)]
     return UnknownModel(

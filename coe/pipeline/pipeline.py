@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from coe.errors import ExpertUnavailable
 from coe.generation import Generation, Generations
 from coe.pipeline.leases import Clock, Leases
 from coe.pipeline.legs import Asker
@@ -60,6 +61,16 @@ class Pipeline:
         Raises any :class:`coe.errors.CoeError` but ConfigError.
         """
         generation = self._generations.current
+        try:
+            return await self._answer(request, generation)
+        except ExpertUnavailable:
+            newer = self._generations.current
+            if newer.number == generation.number:
+                raise
+        # What was chosen may have left the pool in between. Nothing was sent yet, so choose again.
+        return await self._answer(request, newer)
+
+    async def _answer(self, request: Request, generation: Generation) -> Answer:
         wish = wish_of(request, generation)
         decision = await choose(request, generation)
         plan = plan_for(request, decision, wish, generation)

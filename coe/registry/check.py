@@ -100,7 +100,8 @@ def _parts(registry: Registry, root: Path) -> Iterator[Finding]:
     yield from _tried("pool", lambda: build_plan(registry))
     for host in registry.pool.hosts:
         experts = registry.experts_on(host.id)
-        yield from _tried(host.id, lambda host=host, experts=experts: build_engine(host, experts, root))  # type: ignore[misc]
+        if experts:  # else it is not started
+            yield from _tried(host.id, lambda host=host, experts=experts: build_engine(host, experts, root))  # type: ignore[misc]
 
 
 def _host(host: Host, registry: Registry, root: Path) -> Iterator[Finding]:
