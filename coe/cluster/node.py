@@ -1,0 +1,99 @@
+"""One node's owner through the generations: it gets its first registry from a gateway, and later ones."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from coe.cluster.doors import Doors
+from coe.cluster.journal import Journal
+from coe.cluster.owner import PoolOwner
+from coe.cluster.partition import part
+from coe.cluster.wire import Granted, OwnerId, OwnerLost, OwnerReport, Refused, SessionId, TicketId, Wanted
+from coe.engines import build_engine
+from coe.pool.events import HostId
+from coe.pool.plan import build_plan
+from coe.pool.policies import make_policy
+from coe.pool.pool import Pool
+from coe.pool.scheduler import Scheduler
+from coe.registry.models import Expert, Host, Registry
+from coe.types import Engine
+
+log = logging.getLogger(__name__)
+
+EngineBuilder = Callable[[Host, Sequence[Expert], Path], Engine]
+
+
+class NodeOwner:
+    """:class:`coe.cluster.wire.OwnerCalls` of one node. ``root``: the folder that paths start from.
+
+    ``machine`` names the computer and ``interface`` is its address inside the cluster.
+    """
+
+    def __init__(
+        self,
+        owner: OwnerId,
+        hosts: Sequence[HostId],
+        root: Path,
+        machine: str,
+        interface: str,
+        engine_builder: EngineBuilder = build_engine,
+    ) -> None:
+        self.id, self.hosts = owner, frozenset(hosts)
+        self._root, self._machine, self._build = root, machine, engine_builder
+        self._doors = Doors(interface)
+        self._owner: PoolOwner | None = None
+        self._engines: dict[HostId, Engine] = {}
+        self._adopting = asyncio.Lock()  # Invariant: one change of generation at a time.
+
+    async def adopt(self, generation: int, registry: str) -> None:
+        """Take over our part of a version of the registry, unless we have it or a later one."""
+        async with self._adopting:
+            if generation <= (self._owner.generation if self._owner else 0):
+                return
+            ours = part(Registry.model_validate_json(registry), self.hosts)
+            if ours is None:
+                raise OwnerLost(f"no expert of generation {generation} is on the hosts of {self.id}")
+            new = [host for host in ours.pool.hosts if host.id not in self._engines]
+            engines = {host.id: self._build(host, ours.experts_on(host.id), self._root) for host in new}
+            self._engines |= engines
+            plan = build_plan(ours)
+            if self._owner is not None:
+                await self._owner.reconfigure(generation, plan, engines)
+                return
+            scheduler = Scheduler(plan, make_policy(ours.pool))
+            pool = Pool(scheduler, engines, load_timeout_s=ours.pool.load_timeout_s)
+            journal = Journal(self._root / "var" / "journal" / f"{self.id}.json")
+            owner = PoolOwner(self.id, pool, engines, journal, self._doors, self._machine, generation)
+            await owner.start()
+            self._owner = owner
+            log.info("owner %s has generation %d", self.id, generation)
+
+    async def acquire(self, wanted: Wanted) -> Granted | Refused:
+        return await self._ready().acquire(wanted)
+
+    async def give_back(self, session: SessionId, ticket: TicketId, failure: str | None) -> None:
+        if self._owner is not None:
+            await self._owner.give_back(session, ticket, failure)
+
+    async def expect(self, wanted: Wanted) -> None:
+        await self._ready().expect(wanted)
+
+    async def beat(self, session: SessionId) -> OwnerReport:
+        if self._owner is None:
+            return OwnerReport(self.id, 0, {}, {}, {}, 0)
+        return await self._owner.beat(session)
+
+    def report(self) -> OwnerReport | None:
+        return self._owner.report() if self._owner else None
+
+    async def stop(self, drain_s: float = 30.0) -> None:
+        if self._owner is not None:
+            await self._owner.stop(drain_s)
+
+    def _ready(self) -> PoolOwner:
+        if self._owner is None:
+            raise OwnerLost(f"{self.id} has not been told its experts yet")
+        return self._owner

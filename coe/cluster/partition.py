@@ -1,0 +1,41 @@
+"""What each part of a cluster sees of the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from coe.pool.events import HostId
+from coe.registry.models import Node, Registry, RemoteHost
+from coe.types import ExpertId
+
+WHOLE = "main"
+"""The node that has all hosts where the registry names no nodes."""
+
+
+def nodes_of(registry: Registry) -> tuple[Node, ...]:
+    """The nodes of the cluster; without any hosts that hold memory there are none."""
+    if registry.cluster.nodes:
+        return registry.cluster.nodes
+    hosts = tuple(host.id for host in registry.pool.hosts if not isinstance(host, RemoteHost))
+    return (Node(id=WHOLE, hosts=hosts),) if hosts else ()
+
+
+def placed_experts(registry: Registry) -> Mapping[ExpertId, HostId]:
+    """The host of every expert that holds memory; the others are behind remote APIs."""
+    remote = {host.id for host in registry.pool.hosts if isinstance(host, RemoteHost)}
+    return {expert.id: expert.host for expert in registry.experts if expert.host not in remote}
+
+
+def part(registry: Registry, hosts: Collection[HostId]) -> Registry | None:
+    """The registry with only these hosts and their experts; None where no expert is left."""
+    experts = tuple(expert for expert in registry.experts if expert.host in hosts)
+    if not experts:
+        return None
+    kept = tuple(host for host in registry.pool.hosts if host.id in hosts)
+    pool = registry.pool.model_copy(update={"hosts": kept})
+    return registry.model_copy(update={"pool": pool, "experts": experts})
+
+
+def remote_part(registry: Registry) -> Registry | None:
+    """What every gateway does by itself: the remote hosts and their experts."""
+    return part(registry, {h.id for h in registry.pool.hosts if isinstance(h, RemoteHost)})

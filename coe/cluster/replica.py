@@ -1,0 +1,133 @@
+"""One gateway of a cluster: the same pipeline and API as under `coe serve`, with leases from owners."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from starlette.types import ASGIApp
+
+from coe.cluster.client import ClusterPool, Version
+from coe.cluster.partition import placed_experts, remote_part
+from coe.cluster.wire import Directory, SessionId
+from coe.engines import build_engine
+from coe.gateway.app import Gateway
+from coe.gateway.metrics import Metrics
+from coe.gateway.status import ExpertStatus, Readiness
+from coe.generation import Generations
+from coe.local import build_generation
+from coe.pipeline import Leases, Pipeline
+from coe.pool.plan import PoolPlan, build_plan
+from coe.pool.policies import make_policy
+from coe.pool.pool import Pool
+from coe.pool.scheduler import Scheduler
+from coe.registry.models import Registry
+from coe.types import EngineStats, ExpertId
+
+log = logging.getLogger(__name__)
+
+
+class GatewayReplica:
+    """Use from one event loop: ``start``, serve ``app``, ``change_to`` new generations, ``stop``."""
+
+    def __init__(
+        self, session: SessionId, machine: str, directory: Directory, number: int, registry: Registry, root: Path
+    ) -> None:
+        self._root = root
+        self._generations = Generations(build_generation(registry, root, number))
+        self._own = _own_pool(registry, root)
+        self._pool = ClusterPool(session, machine, directory, _version(number, registry), self._own)
+        self._draining = False
+        leases: Leases = self._pool
+        self.app: ASGIApp = Gateway(
+            Pipeline(self._generations, leases), self._generations, Metrics(self), self
+        ).app()
+
+    async def start(self) -> None:
+        await self._own.start()
+        await self._pool.start()
+
+    async def stop(self, drain_s: float = 30.0) -> None:
+        """Refuse those who wait for a remote expert; answers under way have ended before (Ray drains)."""
+        self._draining = True
+        await self._pool.stop()
+        await self._own.stop(drain_s)
+
+    async def change_to(self, number: int, registry: Registry) -> None:
+        """Serve another generation; owners are told by the next heartbeat. Raises ConfigError, with the
+        present one serving on."""
+        if number <= self._generations.current.number:
+            return
+        generation = await asyncio.to_thread(build_generation, registry, self._root, number)
+        part = remote_part(registry)
+        plan = build_plan(part) if part else PoolPlan((), ())
+        known = {host.id for host in plan.hosts} & set(self._own_hosts())
+        new = [h for h in (part.pool.hosts if part else ()) if h.id not in known]
+        engines = {h.id: build_engine(h, registry.experts_on(h.id), self._root) for h in new}
+        await self._own.reconfigure(plan, engines)
+        self._pool.change_to(_version(number, registry))
+        self._generations.publish(generation)
+        log.info("generation %d serves", number)
+
+    def readiness(self) -> Readiness:
+        """Ready when every host of the generation is ready at some owner, or has failed there."""
+        if self._draining:
+            return Readiness(False, ("the service is stopping",))
+        registry = self._generations.current.registry
+        engines = self.engines()
+        missing = [h.id for h in registry.pool.hosts if h.id not in engines]
+        reasons = [f"host {host} has no owner yet" for host in missing]
+        reasons += [
+            f"engine {host} is {stats.state}" + (f": {stats.last_error}" if stats.last_error else "")
+            for host, stats in engines.items()
+            if stats.state != "ready"
+        ]
+        states = {stats.state for stats in engines.values()}
+        return Readiness("ready" in states and not missing and states <= {"ready", "failed"}, tuple(reasons))
+
+    def engines(self) -> Mapping[str, EngineStats]:
+        """By host, or host@owner where several owners have it."""
+        found: dict[str, EngineStats] = dict(self._own_stats())
+        for owner, report in self._pool.reports.items():
+            if owner in self._pool.lost:
+                continue
+            for host, stats in report.engines.items():
+                found[f"{host}@{owner}" if host in found else host] = stats
+        return found
+
+    def experts(self) -> Mapping[ExpertId, ExpertStatus]:
+        """Requests are summed over owners; the state is that of the first one that has it awake."""
+        found = {
+            each.expert: ExpertStatus(each.state, each.queued, each.running)
+            for each in self._own.snapshot().experts
+        }
+        for owner, report in self._pool.reports.items():
+            if owner not in self._pool.lost:
+                for expert, status in report.experts.items():
+                    found[expert] = _sum(found[expert], status) if expert in found else status
+        return found
+
+    def _own_hosts(self) -> tuple[str, ...]:
+        return tuple(self._own_stats())
+
+    def _own_stats(self) -> Mapping[str, EngineStats]:
+        return self._own.engine_stats()
+
+
+def _sum(one: ExpertStatus, other: ExpertStatus) -> ExpertStatus:
+    state = "awake" if "awake" in (one.state, other.state) else one.state
+    return ExpertStatus(state, one.queued + other.queued, one.running + other.running)
+
+
+def _own_pool(registry: Registry, root: Path) -> Pool:
+    part = remote_part(registry)
+    plan = build_plan(part) if part else PoolPlan((), ())
+    hosts = part.pool.hosts if part else ()
+    engines = {host.id: build_engine(host, registry.experts_on(host.id), root) for host in hosts}
+    return Pool(Scheduler(plan, make_policy(registry.pool)), engines, load_timeout_s=registry.pool.load_timeout_s)
+
+
+def _version(number: int, registry: Registry) -> Version:
+    return Version(number, registry.model_dump_json(), placed_experts(registry))
