@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from coe.cluster.binding import EngineBuilder, make_pool
 from coe.cluster.doors import Doors
 from coe.cluster.journal import Journal
 from coe.cluster.owner import PoolOwner
@@ -14,16 +15,9 @@ from coe.cluster.partition import part
 from coe.cluster.wire import Granted, OwnerId, OwnerLost, OwnerReport, Refused, SessionId, TicketId, Wanted
 from coe.engines import build_engine
 from coe.pool.events import HostId
-from coe.pool.plan import build_plan
-from coe.pool.policies import make_policy
-from coe.pool.pool import Pool
-from coe.pool.scheduler import Scheduler
-from coe.registry.models import Expert, Host, Registry
-from coe.types import Engine
+from coe.registry.models import Registry
 
 log = logging.getLogger(__name__)
-
-EngineBuilder = Callable[[Host, Sequence[Expert], Path], Engine]
 
 
 class NodeOwner:
@@ -45,7 +39,6 @@ class NodeOwner:
         self._root, self._machine, self._build = root, machine, engine_builder
         self._doors = Doors(interface)
         self._owner: PoolOwner | None = None
-        self._engines: dict[HostId, Engine] = {}
         self._adopting = asyncio.Lock()  # Invariant: one change of generation at a time.
 
     async def adopt(self, generation: int, registry: str) -> None:
@@ -56,17 +49,12 @@ class NodeOwner:
             ours = part(Registry.model_validate_json(registry), self.hosts)
             if ours is None:
                 raise OwnerLost(f"no expert of generation {generation} is on the hosts of {self.id}")
-            new = [host for host in ours.pool.hosts if host.id not in self._engines]
-            engines = {host.id: self._build(host, ours.experts_on(host.id), self._root) for host in new}
-            self._engines |= engines
-            plan = build_plan(ours)
             if self._owner is not None:
-                await self._owner.reconfigure(generation, plan, engines)
+                await self._owner.change_to(generation, ours, self._root, self._build)
                 return
-            scheduler = Scheduler(plan, make_policy(ours.pool))
-            pool = Pool(scheduler, engines, load_timeout_s=ours.pool.load_timeout_s)
+            pool = make_pool(ours, ours.pool, self._root, self._build)
             journal = Journal(self._root / "var" / "journal" / f"{self.id}.json")
-            owner = PoolOwner(self.id, pool, engines, journal, self._doors, self._machine, generation)
+            owner = PoolOwner(self.id, pool, journal, self._doors, self._machine, generation)
             await owner.start()
             self._owner = owner
             log.info("owner %s has generation %d", self.id, generation)

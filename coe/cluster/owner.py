@@ -11,20 +11,21 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
+from coe.cluster.binding import EngineBuilder, change_pool
 from coe.cluster.doors import Doors
 from coe.cluster.journal import Journal
 from coe.cluster.wire import Granted, OwnerId, OwnerReport, Refused, SessionId, TicketId, Wanted
 from coe.engines.address import Address, Addressable
 from coe.errors import CoeError, EngineError
 from coe.gateway.status import ExpertStatus
-from coe.pool.events import HostId
-from coe.pool.plan import PoolPlan
 from coe.pool.pool import Lease, Pool
-from coe.types import Engine, ExpertId
+from coe.registry.models import Registry
+from coe.types import ExpertId
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,6 @@ class PoolOwner:
         self,
         owner: OwnerId,
         pool: Pool,
-        engines: Mapping[HostId, Engine],
         journal: Journal,
         doors: Doors,
         machine: str,
@@ -57,7 +57,7 @@ class PoolOwner:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.generation = generation
-        self._id, self._pool, self._engines = owner, pool, dict(engines)
+        self._id, self._pool = owner, pool
         self._journal, self._doors, self._machine, self._clock = journal, doors, machine, clock
         self._heard: dict[SessionId, float] = {}
         self._waiting: dict[TicketId, asyncio.Task[Granted | Refused]] = {}
@@ -123,11 +123,9 @@ class PoolOwner:
         held.enter_context(self._pool.expect(wanted.request, wanted.expert, wanted.group))
         self._holdings[wanted.ticket] = Holding(wanted.session, held)
 
-    async def reconfigure(self, generation: int, plan: PoolPlan, engines: Mapping[HostId, Engine]) -> None:
-        """Change to another generation; ``engines`` are those of hosts that are new in it."""
-        await self._pool.reconfigure(plan, engines)
-        kept = {host.id for host in plan.hosts}
-        self._engines = {h: e for h, e in {**self._engines, **engines}.items() if h in kept}
+    async def change_to(self, generation: int, ours: Registry, root: Path, build: EngineBuilder) -> None:
+        """Change to another generation. Raises ConfigError with nothing changed."""
+        await change_pool(self._pool, ours, root, build)
         self.generation = generation
 
     async def beat(self, session: SessionId) -> OwnerReport:
@@ -145,7 +143,7 @@ class PoolOwner:
         return OwnerReport(
             owner=self._id,
             generation=self.generation,
-            engines={host: engine.stats() for host, engine in self._engines.items()},
+            engines={host: engine.stats() for host, engine in self._pool.engines.items()},
             experts={e.expert: ExpertStatus(e.state, e.queued, e.running) for e in snapshot.experts},
             waits_s={e.expert: self._pool.forecast(e.expert) for e in snapshot.experts},
             swaps=snapshot.swaps,
@@ -198,7 +196,7 @@ class PoolOwner:
             await self.forget_the_silent()
 
     def _note_residents(self) -> None:
-        awake = {host: list(engine.stats().awake) for host, engine in self._engines.items()}
+        awake = {host: list(engine.stats().awake) for host, engine in self._pool.engines.items()}
         try:
             self._journal.note({host: experts for host, experts in awake.items() if experts})
         except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from coe.cluster.binding import change_pool, make_pool
 from coe.cluster.client import ClusterPool, Version
 from coe.cluster.partition import placed_experts, remote_part
 from coe.cluster.wire import Directory, SessionId
@@ -19,10 +20,6 @@ from coe.gateway.status import ExpertStatus, Readiness
 from coe.generation import Generations
 from coe.local import build_generation
 from coe.pipeline import Leases, Pipeline
-from coe.pool.plan import PoolPlan, build_plan
-from coe.pool.policies import make_policy
-from coe.pool.pool import Pool
-from coe.pool.scheduler import Scheduler
 from coe.registry.models import Registry
 from coe.types import EngineStats, ExpertId
 
@@ -33,11 +30,17 @@ class GatewayReplica:
     """Use from one event loop: ``start``, serve ``app``, ``change_to`` new generations, ``stop``."""
 
     def __init__(
-        self, session: SessionId, machine: str, directory: Directory, number: int, registry: Registry, root: Path
+        self,
+        session: SessionId,
+        machine: str,
+        directory: Directory,
+        number: int,
+        registry: Registry,
+        root: Path,
     ) -> None:
         self._root = root
         self._generations = Generations(build_generation(registry, root, number))
-        self._own = _own_pool(registry, root)
+        self._own = make_pool(remote_part(registry), registry.pool, root, build_engine)
         self._pool = ClusterPool(session, machine, directory, _version(number, registry), self._own)
         self._draining = False
         leases: Leases = self._pool
@@ -61,12 +64,7 @@ class GatewayReplica:
         if number <= self._generations.current.number:
             return
         generation = await asyncio.to_thread(build_generation, registry, self._root, number)
-        part = remote_part(registry)
-        plan = build_plan(part) if part else PoolPlan((), ())
-        known = {host.id for host in plan.hosts} & set(self._own_hosts())
-        new = [h for h in (part.pool.hosts if part else ()) if h.id not in known]
-        engines = {h.id: build_engine(h, registry.experts_on(h.id), self._root) for h in new}
-        await self._own.reconfigure(plan, engines)
+        await change_pool(self._own, remote_part(registry), self._root, build_engine)
         self._pool.change_to(_version(number, registry))
         self._generations.publish(generation)
         log.info("generation %d serves", number)
@@ -89,7 +87,7 @@ class GatewayReplica:
 
     def engines(self) -> Mapping[str, EngineStats]:
         """By host, or host@owner where several owners have it."""
-        found: dict[str, EngineStats] = dict(self._own_stats())
+        found = {host: engine.stats() for host, engine in self._own.engines.items()}
         for owner, report in self._pool.reports.items():
             if owner in self._pool.lost:
                 continue
@@ -109,24 +107,10 @@ class GatewayReplica:
                     found[expert] = _sum(found[expert], status) if expert in found else status
         return found
 
-    def _own_hosts(self) -> tuple[str, ...]:
-        return tuple(self._own_stats())
-
-    def _own_stats(self) -> Mapping[str, EngineStats]:
-        return self._own.engine_stats()
-
 
 def _sum(one: ExpertStatus, other: ExpertStatus) -> ExpertStatus:
     state = "awake" if "awake" in (one.state, other.state) else one.state
     return ExpertStatus(state, one.queued + other.queued, one.running + other.running)
-
-
-def _own_pool(registry: Registry, root: Path) -> Pool:
-    part = remote_part(registry)
-    plan = build_plan(part) if part else PoolPlan((), ())
-    hosts = part.pool.hosts if part else ()
-    engines = {host.id: build_engine(host, registry.experts_on(host.id), root) for host in hosts}
-    return Pool(Scheduler(plan, make_policy(registry.pool)), engines, load_timeout_s=registry.pool.load_timeout_s)
 
 
 def _version(number: int, registry: Registry) -> Version:
