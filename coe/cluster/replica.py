@@ -9,6 +9,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from coe.building import GenerationBuilder
 from coe.cluster.binding import change_pool, make_pool
 from coe.cluster.client import ClusterPool, Version
 from coe.cluster.partition import placed_experts, remote_part
@@ -18,7 +19,6 @@ from coe.gateway.app import Gateway
 from coe.gateway.metrics import Metrics
 from coe.gateway.status import ExpertStatus, Readiness
 from coe.generation import Generations
-from coe.local import build_generation
 from coe.pipeline import Leases, Pipeline
 from coe.registry.models import Registry
 from coe.types import EngineStats, ExpertId
@@ -39,7 +39,8 @@ class GatewayReplica:
         root: Path,
     ) -> None:
         self._root = root
-        self._generations = Generations(build_generation(registry, root, number))
+        self._builder = GenerationBuilder(root)
+        self._generations = Generations(self._builder.build(registry, number))
         self._own = make_pool(remote_part(registry), registry.pool, root, build_engine)
         self._pool = ClusterPool(session, machine, directory, _version(number, registry), self._own)
         self._draining = False
@@ -63,7 +64,7 @@ class GatewayReplica:
         present one serving on."""
         if number <= self._generations.current.number:
             return
-        generation = await asyncio.to_thread(build_generation, registry, self._root, number)
+        generation = await asyncio.to_thread(self._builder.build, registry, number)
         await change_pool(self._own, remote_part(registry), self._root, build_engine)
         self._pool.change_to(_version(number, registry))
         self._generations.publish(generation)
