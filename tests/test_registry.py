@@ -317,3 +317,13 @@ def test_missing_file_directory_and_binary_are_explained(tmp_path: Path) -> None
     (tmp_path / "binary").write_bytes(b"a: 1\nb: \xff\xfe")
     with pytest.raises(ConfigError, match=r"binary:2:1: not UTF-8"):
         load_registry(tmp_path / "binary")
+
+
+def test_a_pinned_expert_that_does_not_exist_is_found(tmp_path: Path) -> None:
+    text = """
+pool: {hosts: [{id: slot}], pinned: [mahts]}
+experts: [{id: maths, host: slot, model: m}]
+"""
+    [problem] = problems(tmp_path, text)
+    assert "mahts" in problem
+    assert "maths" in problem

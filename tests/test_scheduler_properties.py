@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from coe.pool.events import Action, Evict, Grant, Load, Sleep, Wake
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
-from coe.pool.policies import Collate, HostView, ReplicaView, Swap
+from coe.pool.policies import POLICIES, Collate, HostView, Policy, ReplicaView, Swap, make_policy
+from coe.registry.models import Pool
 from coe.testing.scheduling import World
 from coe.types import ExpertId
 
@@ -49,6 +50,7 @@ class Erratic:
 
     seed: int
     name: str = "erratic"
+    across_hosts: bool = False
 
     def _pick(self, view: HostView, salt: int) -> int:
         return hash((self.seed, view.now, len(view.residents), len(view.candidates), salt))
@@ -81,7 +83,7 @@ class Erratic:
 class AnyOrder(RuleBasedStateMachine):
     """Everything that can happen to the pool, in any order."""
 
-    policy: Collate | Erratic = Collate(ageing_s=5.0, min_residency_s=0.5)
+    policy: Policy = Collate(ageing_s=5.0, min_residency_s=0.5)
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +154,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.world.check_books()
 
     def teardown(self) -> None:
-        if isinstance(self.policy, Collate):
+        if not isinstance(self.policy, Erratic):
             self.world.settle()
             assert sorted(self.world.ended) == sorted(self.arrived)
             self.check_the_removed_are_gone()
@@ -173,9 +175,20 @@ class AnyOrderWithoutSense(AnyOrder):
         self.world = World(PLAN, self.policy)
 
 
+class AnyOrderUnderAnyPolicy(AnyOrder):
+    """Every policy of the table serves everyone in the end, and keeps the rules."""
+
+    @initialize(name=st.sampled_from(sorted(POLICIES)))
+    def choose_policy(self, name: str) -> None:
+        self.policy = make_policy(Pool(hosts=(), policy=name, pinned=("b", "lora-1")))
+        self.world = World(PLAN, self.policy)
+
+
 BUDGET = settings(max_examples=200, stateful_step_count=40, deadline=None, derandomize=True)
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = BUDGET
+TestAnyOrderUnderAnyPolicy = AnyOrderUnderAnyPolicy.TestCase
+TestAnyOrderUnderAnyPolicy.settings = settings(BUDGET, max_examples=150)
 TestAnyOrderWithoutSense = AnyOrderWithoutSense.TestCase
 TestAnyOrderWithoutSense.settings = settings(BUDGET, max_examples=60)
 

@@ -18,9 +18,13 @@ from coe.types import ExpertId
 
 @dataclass(slots=True)
 class Turn:
-    """One call of ``step``: the time, the actions so far, and the hosts to look at again."""
+    """One call of ``step``: the time, the actions so far, and the hosts to look at again.
+
+    ``changes`` counts grants and swaps.
+    """
 
     now: float
+    changes: int = 0
     actions: list[Action] = field(default_factory=list)
     dirty: dict[str, HostState] = field(default_factory=dict)
 
@@ -76,6 +80,9 @@ class Decider:
 
     def _commit(self, host: HostState, view: HostView, swap: Swap, turn: Turn) -> None:
         victims = tuple(self._resident(host, expert) for expert in swap.victims)
+        turn.changes += 1
+        if swap.wave is not None:
+            host.wave = swap.wave
         if swap.load is not None:
             replica = host.replicas[swap.load]
             freed = sum(v.held for v in victims)
@@ -88,7 +95,7 @@ class Decider:
             replica.expert.recount()
             host.commitments.append(Commitment(replica, victims))
             turn.touch_hosts_of(replica)
-        elif not victims:
+        elif not victims and swap.wave is None:
             raise ValueError(f"policy {self.policy.name!r}: a swap without load and victims")
         for victim in victims:
             drain(victim, turn)
@@ -126,6 +133,7 @@ class Decider:
             if not (replica.expert.queued and replica.has_batch_room):
                 raise ValueError(f"policy {self.policy.name!r}: {chosen!r} cannot take a request now")
             turn.actions.append(self.on_grant(replica, turn))
+            turn.changes += 1
             granted = True
         return granted
 
@@ -161,13 +169,19 @@ class Decider:
     def _view(self, host: HostState, now: float) -> HostView:
         if host.plan.always_awake:
             return HostView(host.plan.id, now, math.inf, (), (), host.waiting.values())
-        candidates = [
-            r
-            for r in host.waiting.values()
-            if r.state in ("cold", "sleeping") and not r.committed and r.retry_at <= now
-        ]
+        candidates = [r for r in host.waiting.values() if r.loadable(now)]
         residents = [r for r in host.residents.values() if r.state == "awake"]
-        return HostView(host.plan.id, now, host.room, candidates, residents, host.waiting.values())
+        switching = len(residents) < len(host.residents) or bool(host.commitments)
+        return HostView(
+            host.plan.id,
+            now,
+            host.room,
+            candidates,
+            residents,
+            host.waiting.values(),
+            switching,
+            host.wave,
+        )
 
 
 def withdraw(commitment: Commitment, turn: Turn) -> None:

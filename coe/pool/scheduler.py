@@ -114,8 +114,13 @@ class Scheduler:
                 turn.touch(host)
         while turn.dirty:
             host = next(iter(turn.dirty.values()))
+            changes = turn.changes
             self._decider.decide(host, turn)
             turn.dirty.pop(host.plan.id, None)
+            if turn.changes > changes and self._decider.policy.across_hosts:
+                for other in self._books.hosts.values():
+                    if other is not host:
+                        turn.touch(other)
         self._books.forget_the_gone()
         return turn.actions
 

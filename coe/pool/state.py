@@ -59,6 +59,7 @@ class ExpertState:
     queued: int = 0
     oldest: float = math.inf
     arrivals_sum: float = 0.0
+    arrived: int = 0
     supply: int = 0
 
     @property
@@ -68,6 +69,7 @@ class ExpertState:
     def push(self, waiter: Waiter) -> None:
         self.queue[waiter.request] = waiter
         self.arrivals_sum += waiter.arrived
+        self.arrived += 1
         self._count()
 
     def pop(self, request: RequestId) -> Waiter:
@@ -159,6 +161,14 @@ class Replica:
         return self.retired or self.stale or self.expert.retiring
 
     @property
+    def awake(self) -> bool:
+        return self.state == "awake"
+
+    def loadable(self, now: float) -> bool:
+        at_rest = self.state in ("cold", "sleeping") and not self.committed and not self.retired
+        return at_rest and self.retry_at <= now
+
+    @property
     def leaving(self) -> bool:
         return self.state in ("draining", "going_to_sleep")
 
@@ -221,6 +231,7 @@ class HostState:
     commitments: list[Commitment] = field(default_factory=list)
     running: int = 0
     wake_at: float = math.inf
+    wave: float = -math.inf
     retired: bool = False
     leavers: bool = False
 

@@ -32,6 +32,7 @@ def inconsistencies(data: Mapping[str, Any]) -> list[Inconsistency]:
         *_expert_places(experts, hosts),
         *_model_name_clashes(experts, data),
         *_only_shadows(experts),
+        *_pinned(_mapping(data.get("pool")), experts),
         *_routers(_mapping(data.get("routers")), experts),
         *_nodes(_entries(_mapping(data.get("cluster")).get("nodes"), ("cluster", "nodes")), hosts),
     ]
@@ -136,6 +137,14 @@ def _nodes(nodes: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Inconsi
         if host not in placed:
             message = f'host "{host}" is on no node; add it to the hosts of one under cluster.nodes'
             yield Inconsistency(message, ("cluster", "nodes"))
+
+
+def _pinned(pool: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+    names, pinned = _names(experts), pool.get("pinned")
+    for index, name in enumerate(pinned if isinstance(pinned, list) else ()):
+        if isinstance(name, str) and name not in names:
+            message = f'pool.pinned names "{name}", which is no expert; {suggest(name, names)}'
+            yield Inconsistency(message, ("pool", "pinned", index))
 
 
 def _routers(routers: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Inconsistency]:

@@ -157,6 +157,8 @@ class Pool(Model):
     """how experts are scheduled"""
     ageing_s: Annotated[float, Field(gt=0)] = 20.0
     """a request that waited longer goes before any other expert's"""
+    pinned: tuple[Name, ...] = ()
+    """experts that the policy ``static`` keeps in memory once they are loaded"""
     min_residency_s: Annotated[float, Field(ge=0)] = 0.5
     """an expert just loaded is not swapped out sooner"""
     load_timeout_s: Annotated[float, Field(gt=0)] = 120.0

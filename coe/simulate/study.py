@@ -15,6 +15,7 @@ from coe.simulate.errors import SimulationError
 from coe.simulate.exact import Exact, solve_exact
 from coe.simulate.hardware import find_preset
 from coe.simulate.metrics import Row, measure
+from coe.simulate.pinning import pinned_by_load
 from coe.simulate.synthetic import PREFIX, synthetic_trace
 from coe.simulate.trace import Trace, TraceFormat, read_trace
 from coe.simulate.workload import (
@@ -222,6 +223,7 @@ def describe(load: float | None, hosts: int) -> str:
 
 def _run_policy(name: str, scenario: Scenario, slo_s: float) -> Row:
     cluster = scenario.cluster
-    policy = make_policy(cluster.pool.model_copy(update={"policy": name}))
+    pinned = cluster.pool.pinned or pinned_by_load(scenario.workload, cluster)
+    policy = make_policy(cluster.pool.model_copy(update={"policy": name, "pinned": pinned}))
     outcome = Simulation(cluster, scenario.workload, policy).run()
     return measure(name, outcome, scenario.workload, cluster, slo_s)

@@ -31,6 +31,7 @@ class Collate:
     linger: float = 1.0
     frame_batches: int = 1
     name: str = "coe"
+    across_hosts: bool = False
 
     def swap(self, view: HostView) -> Swap | None:
         if view.room <= EPSILON and not any(self._served(r, view.now) for r in view.residents):

@@ -7,7 +7,8 @@ answers, no work in flight is killed and no budget is exceeded.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,12 +43,45 @@ class QueueView(Protocol):
         """Batch capacity of the replicas that serve it now or will as soon as they are loaded."""
         ...
 
+    @property
+    def arrived(self) -> int:
+        """Requests for it so far."""
+        ...
+
+    @property
+    def replicas(self) -> Mapping[HostId, ReplicaView]: ...
+
+
+class PlaceView(Protocol):
+    """A host as a policy sees it that looks across hosts."""
+
+    @property
+    def room(self) -> float:
+        """As in :class:`HostView`."""
+        ...
+
+    @property
+    def residents(self) -> Mapping[ExpertId, ReplicaView]:
+        """Whatever holds room, in any state."""
+        ...
+
 
 class ReplicaView(Protocol):
     """One expert on one host. Times in seconds."""
 
     @property
     def expert(self) -> QueueView: ...
+    @property
+    def host(self) -> PlaceView: ...
+    @property
+    def awake(self) -> bool:
+        """Whether it takes requests (not while it is loading or leaving)."""
+        ...
+
+    def loadable(self, now: float) -> bool:
+        """Whether it could be brought in now."""
+        ...
+
     @property
     def running(self) -> int:
         """Leases out."""
@@ -82,6 +116,7 @@ class HostView:
     ``room``: capacity that is free once everything that is leaving has left and everything that is
     promised has come. ``candidates``: experts with work that could be brought in now. ``residents``: awake
     experts that are not already leaving. ``waiting``: every expert with work here, whatever its state.
+    ``switching``: something is being loaded, or leaves. ``wave``: see :class:`Swap`.
     Where experts are always awake there are neither candidates nor residents.
     """
 
@@ -91,14 +126,20 @@ class HostView:
     candidates: Sequence[ReplicaView]
     residents: Sequence[ReplicaView]
     waiting: Collection[ReplicaView]
+    switching: bool = False
+    wave: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Close ``victims`` (residents), and load ``load`` (a candidate) when they have left."""
+    """Close ``victims`` (residents), and load ``load`` (a candidate) when they have left.
+
+    ``wave``: a moment that the host remembers for the policy (in ``HostView.wave``) until it sets another.
+    """
 
     load: ExpertId | None
     victims: tuple[ExpertId, ...] = ()
+    wave: float | None = None
 
 
 class Policy(Protocol):
@@ -106,6 +147,11 @@ class Policy(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def across_hosts(self) -> bool:
+        """Whether a change on one host may change its answers about others."""
+        ...
 
     def swap(self, view: HostView) -> Swap | None:
         """The next change of residents, or None. Victims and room must suffice for ``load``."""

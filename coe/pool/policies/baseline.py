@@ -1,0 +1,95 @@
+"""What the baselines have in common: the policies of systems in use, to compare with.
+
+They keep the scheduler's guarantees (no work in flight is killed, where the original may) but promise
+nothing about waiting. A host that could load an expert leaves it to another one that is better placed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from coe.pool.plan import EPSILON
+from coe.pool.policies.protocol import HostView, ReplicaView, Swap
+from coe.types import ExpertId
+
+Preference = tuple[float, ...]
+"""Lower goes first."""
+Closing = Callable[[ReplicaView], Preference | None]
+"""How willingly a resident is closed; None: not at all."""
+
+
+class Baseline:
+    """Serve whatever is awake, oldest request first."""
+
+    across_hosts = True
+
+    def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:  # noqa: ARG002
+        return min(grantable, key=head).expert.id
+
+    def frame(self, replica: ReplicaView) -> int:  # noqa: ARG002
+        return 0
+
+    def wake_at(self, view: HostView) -> float:  # noqa: ARG002
+        return math.inf
+
+
+def head(replica: ReplicaView) -> float:
+    """Arrival of the oldest request."""
+    return replica.expert.oldest
+
+
+def least_recently_used(resident: ReplicaView) -> Preference:
+    """What runs is in use now."""
+    return resident.running > 0, resident.used_at
+
+
+def load_here(view: HostView, wanted: ReplicaView, closing: Closing) -> Swap | None:
+    """Load ``wanted`` at the expense of the residents that are closed most willingly; None where there is
+    no room to be made, or where another host would close something that is less of a loss."""
+    here = _make_room(view.residents, wanted.footprint - view.room, closing)
+    if here is None:
+        return None
+    for host, replica in wanted.expert.replicas.items():
+        if host == view.host or not replica.loadable(view.now):
+            continue
+        awake = [r for r in replica.host.residents.values() if r.awake]
+        there = _make_room(awake, replica.footprint - replica.host.room, closing)
+        if there and (there.loss, host) < (here.loss, view.host):
+            return None
+    return Swap(wanted.expert.id, here.victims)
+
+
+@dataclass(frozen=True)
+class _Room:
+    """``loss`` is the preference of the dearest victim; nothing is less than any."""
+
+    loss: Preference
+    victims: tuple[ExpertId, ...]
+
+
+def _make_room(residents: Iterable[ReplicaView], missing: float, closing: Closing) -> _Room | None:
+    if missing <= EPSILON:
+        return _Room((), ())
+    willing = [(loss, r.expert.id, r) for r in residents if (loss := closing(r)) is not None]
+    chosen: list[ReplicaView] = []
+    dearest: Preference = ()
+    for loss, _, resident in sorted(willing, key=lambda one: one[:2]):
+        chosen.append(resident)
+        dearest = loss
+        missing -= resident.footprint
+        if missing <= EPSILON:
+            return _Room(dearest, _needed(chosen, -missing))
+    return None
+
+
+def _needed(chosen: Sequence[ReplicaView], spare: float) -> tuple[ExpertId, ...]:
+    """``chosen`` without those that are not needed because a later one freed enough for both."""
+    kept = []
+    for resident in chosen:
+        if resident.footprint <= spare + EPSILON:
+            spare -= resident.footprint
+        else:
+            kept.append(resident.expert.id)
+    return tuple(kept)

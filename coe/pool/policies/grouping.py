@@ -1,0 +1,60 @@
+"""Group by expert: load an expert once and serve everyone who waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from coe.pool.policies.baseline import Baseline, Preference, head, least_recently_used, load_here
+from coe.pool.policies.protocol import HostView, ReplicaView, Swap
+from coe.types import ExpertId
+
+
+@dataclass(frozen=True)
+class GroupOnline(Baseline):
+    """Exhaustive service of the longest queue first: an expert is closed when nobody waits for it, then
+    the one for which most wait is next."""
+
+    name: str = "group-online"
+
+    def swap(self, view: HostView) -> Swap | None:
+        for wanted in sorted(unserved(view), key=lambda r: (-r.expert.queued, head(r))):
+            if swap := load_here(view, wanted, served):
+                return swap
+        return None
+
+
+@dataclass(frozen=True)
+class GroupOffline(Baseline):
+    """Symbolic-MoE's batches (arXiv 2503.05641, section 3.4), run as a service: everything queued when a
+    wave is formed is grouped by expert, each expert is loaded once for its group, and the next wave is
+    formed when this one has ended. What arrives meanwhile waits for the next wave. Hosts form their own."""
+
+    name: str = "group-offline"
+
+    def swap(self, view: HostView) -> Swap | None:
+        wave = [r for r in unserved(view) if head(r) <= view.wave]
+        for wanted in sorted(wave, key=head):
+            if swap := load_here(view, wanted, partial(_done, view.wave)):
+                return swap
+        over = not wave and all(not r.running and head(r) > view.wave for r in view.residents)
+        anyone = unserved(view) or any(r.expert.queued for r in view.residents)
+        return Swap(None, wave=view.now) if over and anyone and not view.switching else None
+
+    def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:
+        first = min(grantable, key=head)
+        return first.expert.id if head(first) <= view.wave or not view.residents else None
+
+
+def unserved(view: HostView) -> list[ReplicaView]:
+    """Experts for which more wait than those who serve them take in one batch."""
+    return [r for r in view.candidates if r.expert.queued > r.expert.supply]
+
+
+def served(resident: ReplicaView) -> Preference | None:
+    return None if resident.expert.queued else least_recently_used(resident)
+
+
+def _done(wave: float, resident: ReplicaView) -> Preference | None:
+    return None if head(resident) <= wave else least_recently_used(resident)

@@ -1,0 +1,40 @@
+"""Static pinning: an operator decides which experts stay in memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from coe.pool.policies.baseline import Baseline, Preference, head, load_here
+from coe.pool.policies.grouping import served
+from coe.pool.policies.protocol import HostView, ReplicaView, Swap
+from coe.types import ExpertId
+
+
+@dataclass(frozen=True)
+class StaticPinning(Baseline):
+    """``pinned`` experts stay once they are loaded; the others share what is left, by oldest request, each
+    served until nobody waits for it. Where the pinned ones leave no room, a request that has waited
+    ``ageing_s`` displaces one that nobody waits for."""
+
+    pinned: frozenset[ExpertId]
+    ageing_s: float = 20.0
+    name: str = "static"
+
+    def swap(self, view: HostView) -> Swap | None:
+        for wanted in sorted((r for r in view.candidates if not r.expert.supply), key=head):
+            overdue = view.now >= head(wanted) + self.ageing_s
+            if swap := load_here(view, wanted, self._closing if not overdue else self._closing_when_overdue):
+                return swap
+        return None
+
+    def wake_at(self, view: HostView) -> float:
+        moments = (head(r) + self.ageing_s for r in view.candidates)
+        return min((moment for moment in moments if moment > view.now), default=math.inf)
+
+    def _closing(self, resident: ReplicaView) -> Preference | None:
+        return None if resident.expert.id in self.pinned else served(resident)
+
+    def _closing_when_overdue(self, resident: ReplicaView) -> Preference | None:
+        loss = served(resident)
+        return None if loss is None else (resident.expert.id in self.pinned, *loss)
