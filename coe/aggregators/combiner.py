@@ -10,7 +10,7 @@ with an L2 penalty towards the weighted vote. State is a few hundred numbers, sa
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 from coe.aggregators.weighing import ABSENT, Dependence, Floats, Ints, Table, log_odds, voter_weights
 from coe.errors import ConfigError
+
+Mask = npt.NDArray[np.bool_]
 
 SHARED = ("weight", "share", "best_chance", "log_odds", "alone", "length", "is_top")
 """Features that belong to no expert; ``weight`` is the answer's part of the weighted vote."""
@@ -75,13 +77,17 @@ class Combiner:
 
     def candidates(self, table: Table) -> Candidates:
         """All distinct answers of the table with their features, experts in the order of the fit."""
-        columns = [self.experts_.index(expert) for expert in table.experts]
+        known = {expert: place for place, expert in enumerate(self.experts_)}
+        columns = np.array([known.get(expert, ABSENT) for expert in table.experts])
         rows: list[Floats] = []
         question: list[int] = []
         answer: list[int] = []
         for row in range(len(table)):
-            for said, features in self._answers(table, row, columns):
-                rows.append(features)
+            voters = np.flatnonzero(table.answers[row] != ABSENT)
+            shared = self._shared(table, row, voters)
+            for said, mine in _by_answer(table, row, voters).items():
+                own = self._own(table, row, columns[voters[mine]])
+                rows.append(np.concatenate([shared(mine), own]))
                 question.append(row)
                 answer.append(said)
         width = len(SHARED) + len(self.experts_) * (1 + len(self.categories_))
@@ -137,40 +143,40 @@ class Combiner:
                 hint="Make one with Combiner.fit(...).save(path); docs/aggregation.md shows how.",
             ) from error
 
-    def _answers(
-        self, table: Table, row: int, columns: Sequence[int]
-    ) -> list[tuple[int, npt.NDArray[np.float64]]]:
-        voters = np.flatnonzero(table.answers[row] != ABSENT)
-        if not len(voters):
-            return []
+    def _shared(self, table: Table, row: int, voters: Ints) -> Callable[[Mask], Floats]:
+        """The ``SHARED`` features of the answer whose voters a mask over ``voters`` marks."""
         chances = table.chances[row, voters]
         options = 2 if table.options is None else int(table.options[row])
-        names = [table.experts[v] for v in voters]
+        names = [table.experts[voter] for voter in voters]
         among = None if self.dependence_ is None else self.dependence_.among(names)
         weights, odds = voter_weights(chances, among, options), log_odds(chances, options)
-        said = table.answers[row, voters]
-        known = {} if not table.categories else {c: i for i, c in enumerate(self.categories_)}
-        category = known.get(table.categories[row] or "") if known else None
-        mean_length = _mean_log_length(table, row, voters)
-        found = []
-        for answer in dict.fromkeys(int(a) for a in said):
-            mine = said == answer
-            shared = [
-                weights[mine].sum(),
-                mine.mean(),
-                chances[mine].max(),
-                odds[mine].sum(),
-                float(mine.sum() == 1),
-                _mean_log_length(table, row, voters[mine]) - mean_length,
-                float(mine[int(np.argmax(chances))]),
-            ]
-            own = np.zeros(len(self.experts_) * (1 + len(self.categories_)))
-            for voter in voters[mine]:
-                own[columns[voter]] = 1.0
-                if category is not None:
-                    own[len(self.experts_) * (1 + category) + columns[voter]] = 1.0
-            found.append((answer, np.concatenate([np.array(shared), own])))
-        return found
+        lengths = _log_lengths(table, row, voters)
+
+        def features(mine: Mask) -> Floats:
+            return np.array(
+                [
+                    weights[mine].sum(),
+                    mine.mean(),
+                    chances[mine].max(),
+                    odds[mine].sum(),
+                    float(mine.sum() == 1),
+                    lengths[mine].mean() - lengths.mean(),
+                    float(mine[int(np.argmax(chances))]),
+                ]
+            )
+
+        return features
+
+    def _own(self, table: Table, row: int, columns: Ints) -> Floats:
+        """For each known expert whether it gave the answer; then the same in its category's block."""
+        m = len(self.experts_)
+        own = np.zeros(m * (1 + len(self.categories_)))
+        columns = columns[columns != ABSENT]
+        own[columns] = 1.0
+        category = table.categories[row] if table.categories else None
+        if category in self.categories_:
+            own[m * (1 + self.categories_.index(category)) + columns] = 1.0
+        return own
 
 
 @dataclass(frozen=True)
@@ -202,12 +208,19 @@ def _rights(table: Table, right: Ints) -> Floats:
     return np.where(table.answers == ABSENT, np.nan, hit)
 
 
-def _mean_log_length(table: Table, row: int, voters: Ints) -> float:
+def _by_answer(table: Table, row: int, voters: Ints) -> dict[int, Mask]:
+    """Each distinct answer with the mask of those of ``voters`` who gave it."""
+    said = table.answers[row, voters]
+    return {answer: said == answer for answer in dict.fromkeys(int(a) for a in said)}
+
+
+def _log_lengths(table: Table, row: int, voters: Ints) -> Floats:
+    """Lengths on a log scale; an unknown one counts as the mean of the others."""
     if table.lengths is None:
-        return 0.0
-    known = table.lengths[row, voters]
-    known = known[np.isfinite(known)]
-    return float(np.log1p(known).mean()) if len(known) else 0.0
+        return np.zeros(len(voters))
+    lengths = np.log1p(table.lengths[row, voters])
+    known = np.isfinite(lengths)
+    return np.where(known, lengths, lengths[known].mean() if known.any() else 0.0)
 
 
 def _softmax(scores: dict[int, float]) -> dict[int, float]:

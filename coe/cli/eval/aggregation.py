@@ -1,0 +1,67 @@
+"""``coe eval aggregation``: ways of asking several experts, measured through the API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coe.cli._options import url_option
+
+
+@click.command()
+@url_option
+@click.option("--per-skill", default=18, show_default=True, help="Held-out questions of each skill.")
+@click.option("--pairs", default=40, show_default=True, help="Questions that need two skills.")
+@click.option("--concurrency", default=16, show_default=True, help="Questions under way at once.")
+@click.option("--best-single", help="Also ask this expert alone; choose it on other questions.")
+@click.option("--arms", "wanted", help="Only these ways of asking, with commas between.")
+@click.option("--record", type=click.Path(path_type=Path), help="JSONL of answers; a rerun goes on from it.")
+@click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
+def main(
+    url: str,
+    per_skill: int,
+    pairs: int,
+    concurrency: int,
+    best_single: str | None,
+    wanted: str | None,
+    record: Path | None,
+    json_out: Path | None,
+) -> None:
+    """Compare one routed expert with votes, syntheses and samples at equal completions.
+
+    The questions are fixed: held-out ones of the demonstration, and some that need two skills.
+    """
+    from eval.aggregation import arms, ask_all, lines, table, tasks
+
+    asked = [arm for arm in arms(best_single) if wanted is None or arm.name in wanted.split(",")]
+    questions = tasks(per_skill, pairs)
+    answers = ask_all(url.rstrip("/"), asked, questions, record, concurrency)
+    rows = asyncio.run(collected(answers, len(asked) * len(questions), "arm"))
+    found = lines(rows, [arm.name for arm in asked])
+    click.echo(f"{len(questions)} questions; 95% intervals, differences paired by question\n\n{table(found)}")
+    if json_out:
+        json_out.write_text(json.dumps([asdict(line) for line in found], indent=1), encoding="utf-8")
+
+
+async def collected(rows: AsyncIterator[dict[str, Any]], total: int, label: str) -> list[dict[str, Any]]:
+    """All rows, with a progress bar on stderr."""
+    import aiohttp
+    from rich.console import Console
+    from rich.progress import Progress
+
+    try:
+        found = []
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task("asking", total=total)
+            async for row in rows:
+                found.append(row)
+                bar.update(task, advance=1, description=str(row[label]))
+        return found
+    except aiohttp.ClientConnectionError as error:
+        raise click.ClickException(f"no service answers ({error}); start one with `coe serve`") from None
