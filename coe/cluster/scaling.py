@@ -1,0 +1,48 @@
+"""How many copies of a node there should be, by what the schedulers of the present ones expect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coe.cluster.wire import OwnerReport
+
+IDLE_WAIT_S = 0.01
+
+
+@dataclass(frozen=True)
+class Load:
+    """One owner: the longest expected wait for any of its experts that have work, and whether it has any."""
+
+    wait_s: float
+    busy: float
+
+    @classmethod
+    def of(cls, report: OwnerReport) -> Load:
+        working = [e for e, status in report.experts.items() if status.queued or status.running]
+        waits = [report.waits_s.get(expert, 0.0) for expert in working]
+        finite = [wait for wait in waits if math.isfinite(wait)]
+        return cls(max(finite, default=0.0), float(bool(working)))
+
+
+def wanted_copies(
+    present: int, waits_s: Sequence[float], busy: Sequence[float], called: bool, target_wait_s: float
+) -> int:
+    """Copies such that the expected wait falls to ``target_wait_s``: waiting is work queued per copy, so
+    n copies with the mean wait w need n * w / target. One fewer when that would still leave half of the
+    target; none when nobody has work; one when somebody calls and there is none."""
+    if present == 0:
+        return int(called)
+    if not waits_s:
+        return present  # they are still starting
+    if not any(busy) and not called:
+        return present - 1
+    mean = sum(waits_s) / len(waits_s)
+    needed = math.ceil(present * mean / target_wait_s)
+    if needed > present:
+        return needed
+    fewer = present - 1
+    if fewer and present * mean / fewer < target_wait_s / 2:
+        return fewer
+    return present
