@@ -35,7 +35,7 @@ class CategoryOptions(RouterOptions):
 
     examples: JSONL file of ``{"text", "category"}``, or ``package:demo``; none: by the experts' cards
     low_confidence: below this probability the general expert is asked
-    encoder: ``minilm``, or a sentence-transformers folder
+    encoder: a name of :data:`routers.encoder.ENCODERS`, or a sentence-transformers folder
     card_temperature: of the softmax over cosines with cards; smaller is more decided
     """
 

@@ -17,6 +17,7 @@ from coe.errors import ConfigError
 from coe.suggest import suggest
 from routers.bert import BertEncoder
 from routers.quantised import QuantisedBertEncoder
+from routers.static_encoder import StaticEncoder
 
 Vectors = npt.NDArray[np.float32]
 """Shape (texts, dimensions), each row of length 1."""
@@ -36,22 +37,16 @@ class Encoder(Protocol):
 
 
 class SentenceEncoder:
-    """A sentence-transformers folder on the CPU, through numpy where possible, else through torch."""
+    """Shortens long texts for a model. Thread-safe when the model is."""
 
-    def __init__(self, folder: Path) -> None:
-        self.identity = _identity(folder)
-        self._encode = _in_numpy(folder) if BertEncoder.reads(folder) else _in_torch(folder)
+    def __init__(self, identity: str, model: Callable[[list[str]], Vectors]) -> None:
+        self.identity = identity
+        self._encode = model
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        return self._encode([shortened(text) for text in texts])
-
-
-class QuantisedEncoder:
-    """A sentence-transformers folder with a BERT in it, in 8-bit integers."""
-
-    def __init__(self, folder: Path) -> None:
-        self.identity = f"int8:{_identity(folder)}"
-        self._encode = QuantisedBertEncoder(folder).encode
+    @classmethod
+    def of_folder(cls, folder: Path) -> SentenceEncoder:
+        """A sentence-transformers folder on the CPU, through numpy where possible, else through torch."""
+        return cls(_identity(folder), _in_numpy(folder) if BertEncoder.reads(folder) else _in_torch(folder))
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         return self._encode([shortened(text) for text in texts])
@@ -152,24 +147,30 @@ def open_encoder(encoder: str, root: Path) -> Encoder:
             f" sentence-transformers folder: {folder} has no modules.json",
             hint="Write a built-in name, or the path of a folder that SentenceTransformer.save made.",
         )
-    return CachedEncoder(SentenceEncoder(folder))
+    return CachedEncoder(SentenceEncoder.of_folder(folder))
 
 
 def _minilm() -> Encoder:
-    return SentenceEncoder(_minilm_folder())
+    return SentenceEncoder.of_folder(minilm_folder())
 
 
 def _minilm_int8() -> Encoder:
-    return QuantisedEncoder(_minilm_folder())
+    folder = minilm_folder()
+    return SentenceEncoder(f"int8:{_identity(folder)}", QuantisedBertEncoder(folder).encode)
+
+
+def _static() -> Encoder:
+    model = StaticEncoder()
+    return SentenceEncoder(model.identity, model.encode)
 
 
 ENCODERS: Mapping[str, Callable[[], Encoder]] = MappingProxyType(
-    {"minilm": _minilm, "minilm-int8": _minilm_int8}
+    {"minilm": _minilm, "minilm-int8": _minilm_int8, "static": _static}
 )
 """The built-in encoders by the name that experts.yaml gives them; docs/encoders.md compares them."""
 
 
-def _minilm_folder() -> Path:
+def minilm_folder() -> Path:
     """The model inside the package, found without importing it."""
     import importlib.util
 

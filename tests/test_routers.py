@@ -21,6 +21,7 @@ from coe.types import Decision, ExpertView, Ranked, Router
 from routers import BUILTINS, build_router
 from routers.base import RouterOptions, Setting
 from routers.category import CategoryOptions, CategoryRouter, read_examples
+from routers.classifier import CategoryClassifier
 from routers.encoder import Vectors
 
 BASE = Expert(id="base", host="slot", model="m", card="General chat and everything else.", general=True)
@@ -291,3 +292,31 @@ def test_cards_alone_find_most_specialists(card_router: Router) -> None:
     hits = [card_router.route(question.text, VIEWS).expert == question.skill for question in questions]
     print(f"router accuracy by cards alone, unambiguous questions: {np.mean(hits):.3f}")
     assert np.mean(hits) >= 0.5
+
+
+# The classifier
+
+
+@pytest.mark.parametrize("categories", [2, 3])
+def test_classifier_gives_the_probabilities_of_scikit_learn(categories: int) -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    texts = ["add 3 and 4", "sum 1 plus 9", "weekday after monday", "a month a June", "bake a cake", "fry it"]
+    texts, labels = texts[: 2 * categories], list("aabbcc")[: 2 * categories]
+    vectors = WordEncoder().encode(texts)
+    ngrams = TfidfVectorizer(
+        analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, preprocessor=lambda t: t.lower()
+    )
+    reference = LogisticRegression(C=30.0, max_iter=1000, class_weight="balanced")
+    digitless = [
+        text.replace("3", "0").replace("4", "0").replace("1", "0").replace("9", "0") for text in texts
+    ]
+    reference.fit(np.hstack([vectors, ngrams.fit_transform(digitless).toarray()]), labels)
+    learned = CategoryClassifier().fit(texts, labels, vectors)
+    for text in ["add a weekday I bake bake bake", "?", "zzz"]:
+        vector = WordEncoder().encode([text])
+        expected = reference.predict_proba(np.hstack([vector, ngrams.transform([text]).toarray()]))[0]
+        assert list(learned.probabilities(text, vector).values()) == pytest.approx(
+            expected.tolist(), abs=1e-6
+        )

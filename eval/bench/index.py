@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from eval.bench.clock import Latency, latency
 from routers.encoder import Vectors, open_encoder
-from routers.index import ApproximateIndex, ExactIndex, Index
+from routers.index import PROBES, ApproximateIndex, ExactIndex, Index
 from routers.vectors import encode_cached
 
 QUERIES = 200
@@ -35,7 +35,7 @@ def clustered(centres: Vectors, count: int, seed: int, noise: float = 0.6) -> Ve
     return rows
 
 
-def measured(pilots: int, experts: int, encoder: str) -> dict[str, Any]:
+def measured(pilots: int, experts: int, encoder: str, probes: int) -> dict[str, Any]:
     """Recall@1, time of a query, build time and memory."""
     from coe.examples.router_examples import router_examples
 
@@ -46,9 +46,9 @@ def measured(pilots: int, experts: int, encoder: str) -> dict[str, Any]:
     right = [int(exact.nearest(query, 1).ids[0]) for query in queries]
     exact_time = _search_time(exact, queries[:20])
     del exact
-    started = time.perf_counter()
-    approximate = ApproximateIndex(range(pilots), rows)
-    build_s = time.perf_counter() - started
+    started, cpu_started = time.perf_counter(), time.process_time()
+    approximate = ApproximateIndex(range(pilots), rows, probes=probes)
+    build_s, build_cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
     found = [int(approximate.nearest(query, 1).ids[0]) for query in queries]
     cards = ExactIndex(range(experts), clustered(centres, experts, seed=3))
     return {
@@ -57,7 +57,9 @@ def measured(pilots: int, experts: int, encoder: str) -> dict[str, Any]:
         "recall_at_1": float(np.mean(np.equal(right, found))),
         "exact_ms": exact_time.as_json(),
         "approximate_ms": _search_time(approximate, queries).as_json(),
+        "probes": probes,
         "build_s": round(build_s, 1),
+        "build_cpu_s": round(build_cpu_s, 1),
         "exact_mb": round(rows.nbytes / 1e6),
         "approximate_mb": round(approximate.size_bytes() / 1e6),
         "experts": experts,
@@ -66,10 +68,7 @@ def measured(pilots: int, experts: int, encoder: str) -> dict[str, Any]:
 
 
 def _search_time(index: Index, queries: Vectors) -> Latency:
-    def search(query: Vectors) -> Callable[[], object]:
-        return lambda: index.nearest(query, 1)
-
-    return latency([search(query) for query in queries])
+    return latency([partial(index.nearest, query, 1) for query in queries])
 
 
 def main() -> None:
@@ -77,8 +76,9 @@ def main() -> None:
     parser.add_argument("--pilots", type=int, default=1_000_000)
     parser.add_argument("--experts", type=int, default=10_000, help="expert cards in the exact index")
     parser.add_argument("--encoder", default="minilm", help="whose vectors the clusters are made of")
+    parser.add_argument("--probes", type=int, default=PROBES, help="cells of the index that a query reads")
     options = parser.parse_args()
-    print(json.dumps(measured(options.pilots, options.experts, options.encoder), indent=2))
+    print(json.dumps(measured(options.pilots, options.experts, options.encoder, options.probes), indent=2))
 
 
 if __name__ == "__main__":
