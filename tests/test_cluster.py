@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -280,3 +282,44 @@ async def test_an_expert_behind_a_remote_api_is_leased_by_the_gateway_itself(tmp
 def test_a_broken_journal_is_as_none(tmp_path: Path) -> None:
     (tmp_path / "journal.json").write_text('{"residents": [')
     assert Journal(tmp_path / "journal.json").residents() == {}
+
+
+def test_a_successor_claims_the_journal_of_the_dead_and_a_neighbour_gets_its_own(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from coe.cluster.journal import Journal
+journal = Journal.claim(Path(sys.argv[1]), "gpu")
+print(dict(journal.residents()), flush=True)
+journal.note({"slot": [sys.argv[2]]})
+print("noted", flush=True)
+sys.stdin.read()
+"""
+
+    def owner(expert: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", script, str(tmp_path), expert]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        return process
+
+    def says(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        found = process.stdout.readline().strip()
+        assert process.stdout.readline().strip() == "noted"
+        return found
+
+    first, second = owner("sql"), None
+    try:
+        assert says(first) == "{}"
+        second = owner("logic")
+        assert says(second) == "{}"
+        first.kill()
+        first.wait()
+        third = owner("units")
+        assert says(third) == "{'slot': ('sql',)}"
+        third.communicate("")
+    finally:
+        for process in (first, second):
+            if process is not None:
+                process.kill()
+                process.communicate()

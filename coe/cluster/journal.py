@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
+from typing import Self
 
 from coe.pool.events import HostId
 from coe.types import ExpertId
@@ -17,6 +20,27 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._written: Mapping[HostId, Sequence[ExpertId]] | None = None
+        self._lock: int | None = None
+
+    @classmethod
+    def claim(cls, folder: Path, name: str) -> Self:
+        """A journal that no living process has: the one of a predecessor that died, where there is one.
+
+        The claim ends with the process, however that ends.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in count():
+            path = folder / f"{name}-{number}.json"
+            lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(lock)
+            else:
+                journal = cls(path)
+                journal._lock = lock
+                return journal
+        raise AssertionError("there is always a next number")
 
     def residents(self) -> Mapping[HostId, tuple[ExpertId, ...]]:
         """Those of the owner before us; empty where there was none or its file cannot be read."""

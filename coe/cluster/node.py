@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,19 +24,21 @@ log = logging.getLogger(__name__)
 class NodeOwner:
     """:class:`coe.cluster.wire.OwnerCalls` of one node. ``root``: the folder that paths start from.
 
+    ``node`` is the id in the registry of what ``owner`` is a copy of,
     ``machine`` names the computer and ``interface`` is its address inside the cluster.
     """
 
     def __init__(
         self,
         owner: OwnerId,
+        node: str,
         hosts: Sequence[HostId],
         root: Path,
         machine: str,
         interface: str,
         engine_builder: EngineBuilder = build_engine,
     ) -> None:
-        self.id, self.hosts = owner, frozenset(hosts)
+        self.id, self._node, self.hosts = owner, node, frozenset(hosts)
         self._root, self._machine, self._build = root, machine, engine_builder
         self._doors = Doors(interface)
         self._owner: PoolOwner | None = None
@@ -53,7 +56,7 @@ class NodeOwner:
                 await self._owner.change_to(generation, ours, self._root, self._build)
                 return
             pool = make_pool(ours, ours.pool, self._root, self._build)
-            journal = Journal(self._root / "var" / "journal" / f"{self.id}.json")
+            journal = Journal.claim(self._root / "var" / "journal", f"{self._node}-{socket.gethostname()}")
             owner = PoolOwner(self.id, pool, journal, self._doors, self._machine, generation)
             await owner.start()
             self._owner = owner

@@ -167,7 +167,7 @@ class OwnerActor(NodeOwner):
     def __init__(self, owner: OwnerId, node: Node, root: str, machine: str) -> None:
         logging.basicConfig(level=logging.INFO)
         interface = ray.util.get_node_ip_address()
-        super().__init__(owner, node.hosts, Path(root), machine, interface)
+        super().__init__(owner, node.id, node.hosts, Path(root), machine, interface)
 
     async def load(self) -> Load | None:
         """For autoscaling; None until there is a generation."""
