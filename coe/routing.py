@@ -89,7 +89,8 @@ def _unknown_model(model: str, generation: Generation) -> UnknownModel:
             hint="GET /v1/models lists those that are here.",
         )
     service = generation.registry.service
-    names = [service.model_name, *(expert.id for expert in generation.registry.experts)]
+    routes = (route.model for route in generation.registry.routes)
+    names = [service.model_name, *routes, *(expert.id for expert in generation.registry.experts)]
     return UnknownModel(
         f'the model "{model}" does not exist; {suggest(model, names)}',
         param="model",

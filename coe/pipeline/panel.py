@@ -28,6 +28,11 @@ Tell = Callable[[str], None]
 """Takes one line about the progress of the legs."""
 
 
+CONSIDERING_S = 0.05
+"""How long an expert's place is kept while the aggregator considers its answer. A vote takes far less; what
+takes longer (a check, a question to another expert, which may need that very place) is not waited for."""
+
+
 @dataclass
 class Seat:
     """One leg: who is asked, and what became of it. ``error`` says why it failed."""
@@ -41,6 +46,7 @@ class Seat:
     usage: Mapping[str, int] = field(default_factory=dict)
     unread: bool = False
     """answered, and the aggregator has not taken the answer yet"""
+    considered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def leg(self) -> Leg:
         base = self.live.leg() if self.live else Leg(expert=self.asked.expert)
@@ -87,6 +93,7 @@ class Panel:
         return self
 
     async def __anext__(self) -> Proposal:
+        self._considered()
         while self._unread():
             seat = await self._next_end()
             if seat is None:
@@ -101,6 +108,7 @@ class Panel:
         raise StopAsyncIteration
 
     async def ask(self, expert: ExpertId, body: Mapping[str, Any]) -> Proposal:
+        self._considered()
         seat = Seat(Asked(expert, 1.0, 0), role="aggregator")
         self._written.append(seat)
         try:
@@ -111,7 +119,6 @@ class Panel:
         except CoeError as error:
             seat.outcome = f"failed: {error.code}"
             raise
-        seat.outcome = "ok"
         return Proposal(seat.asked, seat.body or {}, arrival=len(self._proposals))
 
     async def drop(self, outcome: str) -> None:
@@ -121,6 +128,9 @@ class Panel:
             seat.outcome = outcome
             self._tell(f"proposer {seat.asked.expert} {outcome}")
             task.cancel()
+        # Only now: the cancelled legs leave the queue before the others give their places back.
+        for seat in self._seats:
+            seat.considered.set()
         if self._running:
             await asyncio.wait(self._running)
         self._running.clear()
@@ -150,8 +160,7 @@ class Panel:
         """One leg from the queue to its end. Ends without raising, unless cancelled by :meth:`drop`."""
         try:
             await self._fill(seat, proposal_body(self._request, self._plan, seat.asked))
-            seat.outcome, seat.unread = "ok", True
-            self._first_answer.set()
+            return
         except LegError as failure:
             self._failed(seat, failure.error)
         except CoeError as error:
@@ -159,15 +168,34 @@ class Panel:
         except Exception as error:
             log.exception("request %s: the leg on %s broke", self._request.id, seat.asked.expert)
             self._failed(seat, CoeError(f"{type(error).__name__} in the service; its log has the cause"))
-        self._tell(f"proposer {seat.asked.expert} {'done' if seat.outcome == 'ok' else seat.outcome}")
+        self._tell(f"proposer {seat.asked.expert} {seat.outcome}")
         self._ended.put_nowait(seat)
 
     async def _fill(self, seat: Seat, body: Mapping[str, Any]) -> None:
+        """Ask, and read the answer to its end. A proposer's lease is held until its answer was considered:
+        given back sooner, it would let the pool swap in an expert that the verdict makes needless."""
         seat.live = await self._asker.ask(seat.asked.expert, body, seat.role)
         async with contextlib.aclosing(seat.live):
             raw = b"".join([chunk async for chunk in seat.live.chunks()])
-        seat.body = _completion(seat.asked.expert, raw)
-        seat.usage = usage_of(seat.body)
+            seat.body = _completion(seat.asked.expert, raw)
+            seat.usage, seat.outcome = usage_of(seat.body), "ok"
+            if seat.role == "proposer":
+                self._hand_over(seat)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CONSIDERING_S):
+                        await seat.considered.wait()
+
+    def _hand_over(self, seat: Seat) -> None:
+        seat.unread = True
+        self._first_answer.set()
+        self._tell(f"proposer {seat.asked.expert} done")
+        self._ended.put_nowait(seat)
+
+    def _considered(self) -> None:
+        """The aggregator goes on after a proposal, so it did not end the request with it."""
+        for seat in self._seats:
+            if seat.outcome == "ok" and not seat.unread:
+                seat.considered.set()
 
     def _failed(self, seat: Seat, error: CoeError) -> None:
         seat.error = error

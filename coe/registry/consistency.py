@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from coe.registry.combinable import Names, faults
 from coe.registry.problems import Loc, describe
 from coe.suggest import suggest
 
@@ -34,6 +35,7 @@ def inconsistencies(data: Mapping[str, Any]) -> list[Inconsistency]:
         *_only_shadows(experts),
         *_pinned(_mapping(data.get("pool")), experts),
         *_routers(_mapping(data.get("routers")), experts),
+        *_combining(data, experts),
         *_nodes(_entries(_mapping(data.get("cluster")).get("nodes"), ("cluster", "nodes")), hosts),
     ]
 
@@ -107,6 +109,16 @@ def _model_name_clashes(experts: Sequence[_Entry], data: Mapping[str, Any]) -> I
                 " service.model_name"
             )
             yield Inconsistency(message, (*expert.loc, "id"))
+
+
+def _combining(data: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+    routers = _mapping(data.get("routers"))
+    available = _names(_entries(routers.get("available"), ("routers", "available")), "name")
+    default = str(routers.get("default", "category"))
+    model_name = str(_mapping(data.get("service")).get("model_name", "coe"))
+    names = Names(_names(experts), [*dict.fromkeys([default, *available])], model_name)
+    for fault in faults(data, names):
+        yield Inconsistency(fault.message, fault.loc)
 
 
 def _only_shadows(experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
