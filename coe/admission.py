@@ -1,4 +1,4 @@
-"""Whether an expert that joins a service may be routed to: the protocol, and the gate that is always open.
+"""Whether an expert that joins a service may be routed to: the protocol.
 
 An expert joins in this order: its entry is *validated*, it is *profiled*, the *gate* compares the routing
 with and without it, and it is *admitted*: routed to, or, where the gate says no, listed as a shadow
@@ -59,16 +59,11 @@ class Profiler(Protocol):
         ...
 
 
-class OpenGate:
-    """Admits everyone: there is no evidence to compare with."""
+def build_gate(root: Path) -> Gate:
+    """The gate of the service whose experts.yaml stands in folder ``root``: over the experts' profiles."""
+    from coe.profiles.joining import ProfileGate
 
-    def check(self, registry: Registry, expert: ExpertId) -> GateReport:  # noqa: ARG002
-        return GateReport(True, (f"{expert} was admitted unchecked: there are no validation outcomes",))
-
-
-def build_gate(root: Path) -> Gate:  # noqa: ARG001
-    """The gate of the service whose experts.yaml stands in folder ``root``."""
-    return OpenGate()
+    return ProfileGate(root)
 
 
 def build_profiler(root: Path) -> Profiler | None:  # noqa: ARG001

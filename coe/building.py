@@ -11,6 +11,8 @@ from typing import Any
 
 from coe.aggregators import Setting, build_aggregators
 from coe.generation import Generation
+from coe.profiles.evidence import encoder_of, evidence_of
+from coe.profiles.store import ProfileStore, digest, open_store
 from coe.registry.models import Registry, RouterSpec
 from coe.types import ExpertId, ExpertView, Router
 from routers import build_router, renew_router
@@ -25,6 +27,8 @@ class _Recipe:
 
     spec: str
     files: tuple[tuple[str, int, int], ...]
+    profiles: tuple[tuple[ExpertId, str], ...]
+    """of the experts that have one, with a digest of it"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class GenerationBuilder:
         self, registry: Registry, number: int, left: Mapping[ExpertId, int] | None = None
     ) -> Generation:
         """Blocking (seconds, where a router is new). Raises ConfigError, and then changes nothing."""
-        built = {spec.name: self._router(spec, registry) for spec in _specs(registry)}
+        store = open_store(registry, self._root)
+        built = {spec.name: self._router(spec, registry, store) for spec in _specs(registry)}
         experts = tuple(expert.view() for expert in registry.routed)
         generation = Generation(
             number=number,
@@ -63,8 +68,12 @@ class GenerationBuilder:
         self._built = built
         return generation
 
-    def _router(self, spec: RouterSpec, registry: Registry) -> _Built:
-        recipe = _Recipe(spec.model_dump_json(), tuple(_files(spec.options, self._root)))
+    def _router(self, spec: RouterSpec, registry: Registry, store: ProfileStore) -> _Built:
+        recipe = _Recipe(
+            spec.model_dump_json(),
+            tuple(_files(spec.options, self._root)),
+            tuple((e.id, digest(found)) for e in registry.routed if (found := store.of(e))),
+        )
         experts = tuple(expert.view() for expert in registry.routed)
         known = self._built.get(spec.name)
         if known is not None and known.recipe == recipe:
@@ -74,7 +83,8 @@ class GenerationBuilder:
             if renewed is not None:
                 return _Built(recipe, experts, renewed)
         log.info("building router %s", spec.name)
-        return _Built(recipe, experts, build_router(spec, registry.routed, self._root))
+        evidence = evidence_of(store, registry.routed, encoder_of(spec))
+        return _Built(recipe, experts, build_router(spec, registry.routed, self._root, evidence))
 
 
 def _specs(registry: Registry) -> tuple[RouterSpec, ...]:

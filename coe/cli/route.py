@@ -35,11 +35,15 @@ def _ask_service(question: str, router: str | None, url: str) -> dict[str, Any]:
 
 def _decide_here(question: str, router: str | None, path: Path) -> dict[str, Any]:
     """As the service's /v1/route, without waits: no queue is known here."""
+    from coe.profiles.evidence import encoder_of, evidence_of
+    from coe.profiles.store import open_store
     from coe.registry.load import load_registry
     from routers import build_router
 
     registry = load_registry(path)
-    built = build_router(_spec(registry, router), registry.routed, path.resolve().parent)
+    root, spec = path.resolve().parent, _spec(registry, router)
+    evidence = evidence_of(open_store(registry, root), registry.routed, encoder_of(spec))
+    built = build_router(spec, registry.routed, root, evidence)
     decision = built.route(question, [expert.view() for expert in registry.routed])
     return {
         "object": "coe.route",

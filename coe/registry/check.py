@@ -48,6 +48,7 @@ def explain(registry: Registry, root: Path) -> Explanation:
         *(found for host in registry.pool.hosts for found in _host(host, registry, root)),
         *_experts(registry),
         *_routers(registry, root),
+        *_profiles(registry, root),
     ]
     order = ("error", "warning", "note")
     findings.sort(key=lambda finding: order.index(finding.severity))
@@ -125,6 +126,18 @@ def _host(host: Host, registry: Registry, root: Path) -> Iterator[Finding]:
     else:
         yield from _checkpoints(host, experts, root)
         yield from _memory(host, experts)
+
+
+def _profiles(registry: Registry, root: Path) -> Iterator[Finding]:
+    """Which experts have a profile that routers can learn from."""
+    from coe.profiles.evidence import described
+
+    def describe() -> None:
+        found.extend(Finding("note", "profiles", line) for line in described(registry, root))
+
+    found: list[Finding] = []
+    yield from _tried("profiles", describe)
+    yield from found
 
 
 def _remote(host: RemoteHost, root: Path) -> Iterator[Finding]:

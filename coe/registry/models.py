@@ -196,6 +196,8 @@ class Expert(Model):
     tags: tuple[str, ...] = ()
     general: bool = False
     """takes what no specialist covers, and what the router is unsure of"""
+    profile: str | None = None
+    """name of its profile, where that is neither its id nor its model"""
     shadow: bool = False
     """answers whoever names it, but no router chooses it"""
     parameters_b: Annotated[float, Field(gt=0)] | None = None
@@ -301,6 +303,9 @@ class Registry(Model):
     experts: Annotated[tuple[Expert, ...], Field(min_length=1)]
     routers: Routers = Routers()
     aggregator: AggregatorSpec = AggregatorSpec()
+    profiles: tuple[str, ...] = ("package:open-models", "profiles")
+    """folders of what is known of experts, relative to experts.yaml; a later one goes before an earlier one,
+    and new profiles are written to the last; package:open-models comes with CoE"""
     history: History = History()
     feedback: Feedback = Feedback()
     cluster: Cluster = Cluster()

@@ -1,0 +1,132 @@
+"""Profiles as the :class:`~routers.evidence.Evidence` that routers learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from coe.errors import ConfigError
+from coe.profiles.profile import ExpertProfile
+from coe.profiles.store import ProfileStore, open_store
+from coe.profiles.table import QuestionTable
+from coe.registry.models import Expert, Registry, RouterSpec
+from routers.evidence import Evidence, Matrix
+
+DEFAULT_ENCODER = "minilm"
+"""The encoder of the profiles that come with CoE."""
+
+
+def evidence_of(
+    store: ProfileStore, experts: Sequence[Expert], encoder: str = DEFAULT_ENCODER
+) -> Evidence | None:
+    """What is known of those of ``experts`` that have a profile, in their order; None where none has.
+
+    Only tables with vectors by ``encoder`` count. Rows of several tables stand below one another, with NaN
+    where an expert was not asked. Raises ConfigError for a profile that does not fit its table.
+    """
+    by_expert = {expert.id: store.of(expert) for expert in experts}
+    wanted = {profile.outcomes.table for profiles in by_expert.values() for profile in profiles}
+    tables = [t for key, t in store.tables.items() if key in wanted and encoder in t.vectors]
+    parts = [_on_table(table, by_expert, encoder) for table in tables]
+    if not parts:
+        return None
+    joined = _stacked(parts)
+    known = [
+        e for e, column in zip(joined.experts, joined.scores.T, strict=True) if np.isfinite(column).any()
+    ]
+    return joined.only(known) if known else None
+
+
+def described(registry: Registry, root: Path) -> list[str]:
+    """Lines for people: which experts have profiles, made from what. Raises ConfigError."""
+    store = open_store(registry, root)
+    lines, without = [], []
+    for expert in registry.routed:
+        profiles = store.of(expert)
+        if not profiles:
+            without.append(expert.id)
+        for profile in profiles:
+            known = f", {profile.overall.count:g} questions" if profile.overall.count else ""
+            lines.append(
+                f"{expert.id} has the profile {profile.expert}: {profile.overall.mean:.3f} on "
+                f"{profile.provenance.source}{known}"
+            )
+    if lines and without:
+        lines.append(f"no profile, so routed by card and skills only: {', '.join(without)}")
+    return lines
+
+
+def encoder_of(spec: RouterSpec) -> str:
+    """The encoder whose vectors this router reads: its option ``encoder``, or that option's default."""
+    from routers import router_class
+
+    field = router_class(spec.kind).options_type.model_fields.get("encoder")
+    return str(spec.options.get("encoder", field.default if field else DEFAULT_ENCODER))
+
+
+def _on_table(
+    table: QuestionTable, by_expert: Mapping[str, Sequence[ExpertProfile]], encoder: str
+) -> Evidence:
+    """About all experts, NaN for those without a profile on this table."""
+    scores: Matrix = np.full((len(table), len(by_expert)), np.nan, dtype=np.float32)
+    counts: Matrix = np.zeros_like(scores)
+    costs: list[float | None] = [None] * len(by_expert)
+    for column, profiles in enumerate(by_expert.values()):
+        for profile in profiles:
+            if profile.outcomes.table == table.fingerprint:
+                scores[:, column], counts[:, column] = columns_of(profile, table)
+                costs[column] = profile.cost.mean_usd
+    return Evidence(
+        ids=table.ids,
+        categories=table.categories,
+        vectors=table.vectors[encoder],
+        experts=tuple(by_expert),
+        scores=scores,
+        counts=counts,
+        encoder=encoder,
+        cost_usd=tuple(costs),
+    )
+
+
+def columns_of(profile: ExpertProfile, table: QuestionTable) -> tuple[Matrix, Matrix]:
+    """Scores and counts, each (n,): the answers where there are some, else the estimate, else NaN and 0."""
+    scores: Matrix = np.full(len(table), np.nan, dtype=np.float32)
+    counts: Matrix = np.zeros(len(table), dtype=np.float32)
+    estimate, outcomes = profile.estimate, profile.outcomes
+    try:
+        if estimate is not None and estimate.table == table.fingerprint:
+            scores[:] = estimate.scores
+            counts[:] = estimate.weight
+        rows = list(range(len(table)) if outcomes.rows is None else outcomes.rows)
+        given = np.asarray(outcomes.scores, dtype=np.float32)
+        behind = np.ones(len(rows), np.float32) if outcomes.counts is None else np.asarray(outcomes.counts)
+        told = np.isfinite(given)
+        scores[np.asarray(rows, dtype=np.intp)[told]] = given[told]
+        counts[np.asarray(rows, dtype=np.intp)[told]] = behind[told]
+    except (ValueError, IndexError):
+        raise ConfigError(
+            f"the profile of {profile.expert} does not fit the question table {table.name}",
+            hint="Make it anew with `coe experts profile`, or delete it.",
+        ) from None
+    return scores, counts
+
+
+def _stacked(parts: Sequence[Evidence]) -> Evidence:
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    names = [f"{part}:{identity}" for part, each in enumerate(parts) for identity in each.ids]
+    unique = len({identity for each in parts for identity in each.ids}) == len(names)
+    costs = zip(*(each.cost_usd for each in parts), strict=True)
+    return Evidence(
+        ids=tuple(identity for each in parts for identity in each.ids) if unique else tuple(names),
+        categories=tuple(category for each in parts for category in each.categories),
+        vectors=np.concatenate([each.vectors for each in parts]),
+        experts=first.experts,
+        scores=np.concatenate([each.scores for each in parts]),
+        counts=np.concatenate([each.counts for each in parts]),
+        encoder=first.encoder,
+        cost_usd=tuple(next((cost for cost in row if cost is not None), None) for row in costs),
+    )

@@ -1,0 +1,109 @@
+"""One expert's profile: what it can do, how that is known, what it costs. A JSON file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from eval.statistics import wilson
+
+Part = Annotated[float, Field(ge=0, le=1)]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Tally(Model):
+    """Mean score over ``count`` questions with its 95% Wilson interval."""
+
+    mean: Part
+    count: Annotated[float, Field(ge=0)]
+    low: Part
+    high: Part
+
+    @classmethod
+    def of(cls, scores: Sequence[float], counts: Sequence[float]) -> Tally:
+        total = float(np.sum(counts))
+        mean = float(np.dot(scores, counts) / total) if total else 0.0
+        low, high = wilson(mean, round(total))
+        return cls(mean=round(mean, 4), count=total, low=round(low, 4), high=round(high, 4))
+
+
+class Outcomes(Model):
+    """Scores on rows of the question table whose fingerprint is ``table``."""
+
+    table: str
+    rows: tuple[int, ...] | None = None
+    """which; null: all of them, in order"""
+    scores: tuple[Part | None, ...]
+    counts: tuple[float, ...] | None = None
+    """questions behind each score; null: one"""
+
+
+class Estimate(Model):
+    """Expected scores on all rows of the table, from answers to few of them."""
+
+    table: str
+    scores: tuple[Part, ...]
+    weight: Annotated[float, Field(gt=0, le=1)]
+    """of one answer, that a row's estimate is worth"""
+    method: str
+
+
+class Cost(Model):
+    """US dollars and tokens; null where unknown."""
+
+    input_usd_per_mtok: float | None = None
+    output_usd_per_mtok: float | None = None
+    mean_usd: float | None = None
+    mean_output_tokens: float | None = None
+
+
+class Latency(Model):
+    """Seconds from question to whole answer, as measured when the expert was asked."""
+
+    median_s: float
+    p90_s: float
+
+
+class Provenance(Model):
+    source: str
+    licence: str = ""
+    date: str
+    """of the profile, YYYY-MM-DD"""
+    prompt: str = ""
+    """the form in which the questions were put"""
+    splits: tuple[str, ...] = ()
+
+
+class ExpertProfile(Model):
+    """``categories`` and ``skills`` are aggregates for people; routers learn from the outcomes."""
+
+    format: Literal[1] = 1
+    expert: str
+    models: tuple[str, ...] = ()
+    """other names of the same weights, hub ids above all"""
+    card: str = ""
+    overall: Tally
+    categories: dict[str, Tally] = Field(default_factory=dict)
+    skills: dict[str, Tally] = Field(default_factory=dict)
+    estimated: dict[str, Tally] = Field(default_factory=dict)
+    """categories' expected scores with 95% credible intervals, where an estimate stands below"""
+    outcomes: Outcomes
+    estimate: Estimate | None = None
+    cost: Cost = Cost()
+    latency: Latency | None = None
+    provenance: Provenance
+
+
+def tallies(scores: Mapping[str, list[tuple[float, float]]]) -> dict[str, Tally]:
+    """One tally for each name from its (score, count) pairs."""
+    return {
+        name: Tally.of([score for score, _ in pairs], [count for _, count in pairs])
+        for name, pairs in sorted(scores.items())
+        if pairs
+    }

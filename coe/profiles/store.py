@@ -1,0 +1,123 @@
+"""Folders of profiles: question tables in ``tables/NAME/``, experts in ``experts/NAME.json``.
+
+experts.yaml lists folders; a later one goes before an earlier one where both have a profile of an expert on
+the same table. A profile may speak of a table that stands in another of the folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from pydantic import ValidationError
+
+from coe.errors import ConfigError
+from coe.profiles.profile import ExpertProfile
+from coe.profiles.table import QuestionTable, read_table, write_table
+from coe.registry.models import Expert, Registry
+
+SHIPPED = "package:open-models"
+"""The profiles of well-known open models that come with CoE."""
+
+
+class ProfileFolder:
+    """One folder. It need not exist: then it is empty, and is made by the first write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def tables(self) -> Iterator[QuestionTable]:
+        for facts in sorted(self.path.glob("tables/*/table.json")):
+            yield read_table(facts.parent)
+
+    def profiles(self) -> Iterator[ExpertProfile]:
+        for path in sorted(self.path.glob("experts/*.json")):
+            yield _read(path)
+
+    def write_table(self, table: QuestionTable) -> None:
+        write_table(table, self.path / "tables" / quote(table.name, safe=""))
+
+    def write(self, profile: ExpertProfile) -> Path:
+        """Write or replace the profile of its expert; returns the file."""
+        path = self._file(profile.expert)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(profile.model_dump(mode="json", exclude_defaults=True)) + "\n")
+        partial.replace(path)
+        return path
+
+    def remove(self, expert: str) -> None:
+        self._file(expert).unlink(missing_ok=True)
+
+    def _file(self, expert: str) -> Path:
+        return self.path / "experts" / f"{quote(expert, safe='')}.json"
+
+
+class ProfileStore:
+    """All folders of a registry, read once, at construction. Raises ConfigError for a file it cannot use."""
+
+    def __init__(self, folders: Sequence[ProfileFolder]) -> None:
+        self.folders = tuple(folders)
+        self.tables = {table.fingerprint: table for folder in folders for table in folder.tables()}
+        self._found: dict[tuple[str, str], ExpertProfile] = {}
+        for folder in folders:
+            for profile in folder.profiles():
+                self._found[profile.expert.casefold(), profile.outcomes.table] = profile
+
+    @property
+    def profiles(self) -> tuple[ExpertProfile, ...]:
+        return tuple(self._found.values())
+
+    def of(self, expert: Expert) -> tuple[ExpertProfile, ...]:
+        """Its profiles, one for each table at most: one made under its own id, else that of its model."""
+        chosen: dict[str, ExpertProfile] = {}
+        for matches in (_is_its_model, _is_its_own):
+            chosen |= {p.outcomes.table: p for p in self._found.values() if matches(p, expert)}
+        return tuple(chosen.values())
+
+
+def digest(profiles: Sequence[ExpertProfile]) -> str:
+    """Equal for equal profiles only."""
+    return hashlib.sha256("\n".join(each.model_dump_json() for each in profiles).encode()).hexdigest()
+
+
+def open_store(registry: Registry, root: Path) -> ProfileStore:
+    """The store of the registry whose file stands in folder ``root``."""
+    return ProfileStore([ProfileFolder(place) for place in folders(registry, root)])
+
+
+def folders(registry: Registry, root: Path) -> tuple[Path, ...]:
+    return tuple(
+        Path(__file__).parent / "shipped" if name == SHIPPED else root / Path(name).expanduser()
+        for name in registry.profiles
+    )
+
+
+def own_folder(registry: Registry, root: Path) -> ProfileFolder:
+    """Where new profiles are written: the last of the registry's folders that is not CoE's own."""
+    own = [name for name in registry.profiles if name != SHIPPED]
+    return ProfileFolder(root / Path(own[-1] if own else "profiles").expanduser())
+
+
+def _is_its_own(profile: ExpertProfile, expert: Expert) -> bool:
+    return profile.expert.casefold() == (expert.profile or expert.id).casefold()
+
+
+def _is_its_model(profile: ExpertProfile, expert: Expert) -> bool:
+    names = {name.casefold() for name in (profile.expert, *profile.models)}
+    return expert.model.removeprefix("hf:").casefold() in names
+
+
+def _read(path: Path) -> ExpertProfile:
+    try:
+        return ExpertProfile.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        detail = error.errors()[0] if isinstance(error, ValidationError) else None
+        what = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" if detail else str(error)
+        raise ConfigError(
+            f"the profile {path} cannot be used: {what}",
+            hint="Make it anew with `coe experts profile`, or delete it.",
+        ) from None

@@ -1,0 +1,174 @@
+"""Question tables: the rows that profiles speak of, each a question or a group of like questions (a pilot).
+
+A folder with
+    table.json            {"format": 1, "name", "source", "licence", "rows", "fingerprint"}
+    rows.csv              row, category, split, questions (how many the row stands for)
+    vectors-ENCODER.npy   (rows, d) int8, unit vectors x 127 / largest; one file for each encoder
+    keys.npy              (k, 32) uint8, SHA-256 of the normalised texts behind the rows, to find leaks
+Question texts are not part of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coe.errors import ConfigError
+from routers.encoder import Vectors
+
+FORMAT = 1
+_HELD_OUT = frozenset({"heldout", "holdout", "test", "testing", "evaluation", "eval"})
+_COLUMNS = ("row", "category", "split", "questions")
+
+
+def is_held_out(split: str) -> bool:
+    """Whether a split's name says that its questions are for testing. They never enter a profile."""
+    return re.sub(r"[^a-z]", "", split.casefold()) in _HELD_OUT
+
+
+@dataclass(frozen=True)
+class QuestionTable:
+    """n rows. Raises ConfigError when it is made with a row of a held-out split, or rows that disagree."""
+
+    name: str
+    ids: tuple[str, ...]
+    categories: tuple[str, ...]
+    splits: tuple[str, ...]
+    vectors: Mapping[str, Vectors]
+    """encoder name -> (n, d) unit vectors"""
+    questions: tuple[int, ...] = ()
+    """how many each row stands for; empty: one"""
+    keys: frozenset[str] = frozenset()
+    """:func:`eval.contamination.text_key` of every question behind the rows whose text was known"""
+    source: str = ""
+    licence: str = ""
+    fingerprint: str = field(default="")
+
+    def __post_init__(self) -> None:
+        for identity, split in zip(self.ids, self.splits, strict=True):
+            if is_held_out(split):
+                raise ConfigError(
+                    f'the question table {self.name} holds {identity} of the split "{split}": '
+                    "held-out questions never enter a profile",
+                    hint="Make profiles from the training part only (for example --split dev).",
+                )
+        sizes = {len(self.ids), len(self.categories), *(len(rows) for rows in self.vectors.values())}
+        if len(sizes) != 1 or len(set(self.ids)) != len(self.ids):
+            raise ConfigError(f"the question table {self.name} has rows missing or named twice")
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", _fingerprint(self.ids))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def _fingerprint(ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+def write_table(table: QuestionTable, folder: Path) -> None:
+    """Write ``folder``, which may exist."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "format": FORMAT,
+        "name": table.name,
+        "source": table.source,
+        "licence": table.licence,
+        "rows": len(table),
+        "fingerprint": table.fingerprint,
+    }
+    (folder / "table.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    sizes = table.questions or (1,) * len(table)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(zip(table.ids, table.categories, table.splits, sizes, strict=True))
+    (folder / "rows.csv").write_text(text.getvalue(), encoding="utf-8")
+    for encoder, rows in table.vectors.items():
+        np.save(folder / f"vectors-{encoder}.npy", _quantised(rows))
+    if table.keys:
+        packed = np.frombuffer(b"".join(bytes.fromhex(key) for key in sorted(table.keys)), dtype=np.uint8)
+        np.save(folder / "keys.npy", packed.reshape(-1, 32))
+
+
+def read_table(folder: Path) -> QuestionTable:
+    """Raises ConfigError naming the file that cannot be used."""
+    facts = _facts(folder / "table.json")
+    rows = _rows(folder / "rows.csv")
+    vectors = {
+        path.stem.removeprefix("vectors-"): _unit(_array(path)) for path in folder.glob("vectors-*.npy")
+    }
+    keys = _array(folder / "keys.npy") if (folder / "keys.npy").is_file() else np.empty((0, 32), np.uint8)
+    table = QuestionTable(
+        name=str(facts.get("name", folder.name)),
+        ids=tuple(row["row"] for row in rows),
+        categories=tuple(row["category"] for row in rows),
+        splits=tuple(row["split"] for row in rows),
+        vectors=vectors,
+        questions=tuple(int(row["questions"]) for row in rows),
+        keys=frozenset(bytes(key).hex() for key in keys),
+        source=str(facts.get("source", "")),
+        licence=str(facts.get("licence", "")),
+    )
+    if table.fingerprint != facts.get("fingerprint"):
+        raise ConfigError(f"{folder}: rows.csv is not the one that table.json was written with")
+    return table
+
+
+def leaks(table: QuestionTable, ids: Iterable[str], keys: Iterable[str]) -> frozenset[str]:
+    """Those of the test questions (by id, or by text key) that the table was made from."""
+    return frozenset(table.ids) & frozenset(ids) | table.keys & frozenset(keys)
+
+
+def _quantised(vectors: Vectors) -> np.ndarray[Any, np.dtype[np.int8]]:
+    largest = np.abs(vectors).max(axis=1, keepdims=True)
+    rows: np.ndarray[Any, np.dtype[np.int8]] = np.rint(vectors * (127 / np.maximum(largest, 1e-12))).astype(
+        np.int8
+    )
+    return rows
+
+
+def _unit(rows: np.ndarray[Any, Any]) -> Vectors:
+    wide = rows.astype(np.float32)
+    unit: Vectors = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise ConfigError(f"{path} is no question table of format {FORMAT}")
+    return facts
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    if any(None in row or any(row.get(name) is None for name in _COLUMNS) for row in rows):
+        raise ConfigError(f"{path} must have the columns {', '.join(_COLUMNS)} in every line")
+    if not all(row["questions"].isdigit() for row in rows):
+        raise ConfigError(f"{path}: questions must be whole numbers")
+    return rows
+
+
+def _array(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    return array
