@@ -52,12 +52,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Summary:
-    """The figures of a run. Unknown ones are None, never 0. ``seconds`` are those of all sessions."""
+    """The figures of a run over the ``questions`` asked, of ``wanted``. Unknown ones are None, never 0.
+
+    ``seconds`` are those of all sessions.
+    """
 
     task: str
     version: int
     model: str
     mode: str
+    wanted: int
     questions: int
     accuracy: float
     low: float
@@ -158,6 +162,7 @@ def summarise(asked: Asked, journal: Journal, records: Sequence[Record]) -> Summ
         version=asked.task.version,
         model=asked.settings.model,
         mode=mode_of(asked),
+        wanted=len(asked.questions.items),
         questions=total,
         accuracy=right / total if total else 0.0,
         low=low,

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import secrets
 import signal
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from eval.journal import Journal
-    from eval.live import Asked, Progress
+    from eval.live import Progress
     from eval.plan import Settings
     from eval.records import Summary
-    from eval.service import Address
+    from eval.session import Order
     from eval.task import Task
 
 _PATH = click.Path(path_type=Path)
@@ -69,6 +65,7 @@ def main(task: str, out: Path, report: Path | None, **options: Any) -> None:
     stdout; records.jsonl, records.parquet and summary.json into --out. Ctrl-C once finishes what is under
     way. docs/evaluation.md explains tasks, modes and figures.
     """
+    from eval.report.tables import summary_table
     from eval.task import load_task
 
     loaded = load_task(task)
@@ -77,47 +74,31 @@ def main(task: str, out: Path, report: Path | None, **options: Any) -> None:
 
         run_retrieval(loaded, out, options)
         return
-    summary = _run(loaded, out, options)
-    click.echo(_table(summary))
+    order = _order(loaded, options)
+    summary = asyncio.run(_run(order, out))
+    _warn(summary)
+    click.echo(summary_table([summary]))
     if report:
         from eval.report.live import write_live_report
 
         write_live_report(out, report)
 
 
-def _run(task: Task, out: Path, options: Mapping[str, Any]) -> Summary:
-    from eval.journal import Journal
-    from eval.live import Asked
+def _order(task: Task, options: Mapping[str, Any]) -> Order:
     from eval.prices import read_prices
-    from eval.questions import Source, read_questions
-    from eval.records import records_of, summarise, write_records
+    from eval.questions import Source
+    from eval.service import Address
+    from eval.session import Order
 
     password = os.environ.get(options["password_env"])
-    source = Source(options["data"], password, options["limit"], options["seed"])
-    questions, settings, prices = (
-        read_questions(task, source),
+    return Order(
+        task,
+        Source(options["data"], password, options["limit"], options["seed"]),
         _settings(options),
+        Address(options["url"], options["api_key_env"], options["timeout_s"], private=task.data.withheld),
         read_prices(options["prices"]),
+        options["concurrency"],
     )
-    journal = Journal(out / "journal.jsonl")
-    salt = (journal.header or {}).get("salt") or os.environ.get("COE_EVAL_SALT") or secrets.token_hex(16)
-    asked = Asked(task, questions, settings, prices, salt, options["concurrency"])
-    try:
-        asyncio.run(_session(asked, _address(task, options), journal, _header(asked, source.seed)))
-    finally:
-        # Also of a run that broke off: what is there can be looked at.
-        records = records_of(asked, journal)
-        summary = summarise(asked, journal, records)
-        write_records(out, records, summary)
-        journal.close()
-    _warn(summary, len(questions.items))
-    return summary
-
-
-def _address(task: Task, options: Mapping[str, Any]) -> Address:
-    from eval.service import Address
-
-    return Address(options["url"], options["api_key_env"], options["timeout_s"], private=task.data.withheld)
 
 
 def _settings(options: Mapping[str, Any]) -> Settings:
@@ -138,29 +119,11 @@ def _settings(options: Mapping[str, Any]) -> Settings:
     return Settings(recruit=recruit, **{name: options[name] for name in names})
 
 
-def _header(asked: Asked, seed: int) -> dict[str, Any]:
-    """What makes two sessions the same run."""
-    ids = "\n".join(item.id for item in asked.questions.items)
-    return {
-        "task": asked.task.name,
-        "version": asked.task.version,
-        "digest": asked.task.digest,
-        "questions": len(asked.questions.items),
-        "question_digest": hashlib.sha256(ids.encode()).hexdigest()[:16],
-        "seed": seed,
-        "settings": asdict(asked.settings),
-        "salt": asked.salt,
-    }
-
-
-async def _session(asked: Asked, address: Address, journal: Journal, header: Mapping[str, Any]) -> None:
-    import time
-
+async def _run(order: Order, out: Path) -> Summary:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from eval.live import LiveRun
-    from eval.service import connect
+    from eval.session import run_session
 
     columns = (
         TextColumn("{task.fields[stage]}"),
@@ -169,13 +132,10 @@ async def _session(asked: Asked, address: Address, journal: Journal, header: Map
         TimeRemainingColumn(),
         TextColumn("{task.fields[expert]}"),
     )
-    async with connect(address, asked.concurrency) as service:
-        await service.models()  # a clear error now, before the run begins
-        journal.begin(header, time.time())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            progress = _shown(bar)
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _interrupted(progress))
-            await LiveRun(asked, service, journal, progress).run()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        progress = _shown(bar)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _interrupted(progress))
+        return await run_session(order, out, progress)
 
 
 def _shown(bar: Any) -> Progress:
@@ -202,17 +162,12 @@ def _interrupted(progress: Progress) -> Any:
     return signalled
 
 
-def _warn(summary: Summary, wanted: int) -> None:
-    if summary.questions < wanted:
-        click.echo(f"{summary.questions} of {wanted} questions asked; the same command goes on", err=True)
+def _warn(summary: Summary) -> None:
+    left = summary.wanted - summary.questions
+    if left:
+        click.echo(f"{left} questions were not asked; the same command goes on", err=True)
     if summary.failed:
         click.echo(
             f"{summary.failed} questions failed and count as wrong; the same command asks them again",
             err=True,
         )
-
-
-def _table(summary: Summary) -> str:
-    from eval.report.tables import summary_table
-
-    return summary_table([summary])
