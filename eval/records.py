@@ -13,7 +13,7 @@ from eval.journal import Answered, Journal
 from eval.live import Asked, salted
 from eval.marking import same
 from eval.plan import Call, by_question, direct_calls, merge_call, recruited_calls, vote
-from eval.prompting import messages
+from eval.prompting import messages, user_text
 from eval.questions import Item
 from eval.statistics import Share, wilson
 from eval.tables import read_rows
@@ -23,14 +23,16 @@ from eval.tables import read_rows
 class Record:
     """One question's end. Texts are None where the task withholds them.
 
-    ``answers`` and ``scores`` are those of each expert asked, in the order of their rank; ``answer`` the
-    final one, ``score`` its mark. ``error`` says why there is none; it counts as wrong. ``asked`` is how
-    often calls of this question were sent: more than ``calls`` only where a crash swallowed an answer.
+    ``question`` is the user's message, ``prompt`` all that was sent. ``answers`` and ``scores`` are those
+    of each expert asked, in the order of their rank; ``answer`` the final one, ``score`` its mark.
+    ``error`` says why there is none; it counts as wrong. ``asked`` is how often calls of this question were
+    sent: more than ``calls`` only where a crash swallowed an answer.
     """
 
     id: str
     category: str
     gold: str | None
+    question: str | None
     prompt: str | None
     prompt_hash: str
     experts: tuple[str, ...]
@@ -108,6 +110,7 @@ def _record(asked: Asked, journal: Journal, item: Item, calls: Sequence[Call]) -
         id=item.id,
         category=item.category,
         gold=None if withheld else item.gold,
+        question=None if withheld else user_text(task, item),
         prompt=None if withheld else prompt,
         prompt_hash=salted(asked.salt, prompt),
         experts=tuple(one.expert for one in found),

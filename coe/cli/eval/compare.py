@@ -1,0 +1,25 @@
+"""``coe eval compare``: two live runs, paired."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
+def main(a: Path, b: Path, json_out: Path | None) -> None:
+    """Compare the runs in folders A and B question by question: difference, interval, swaps, time."""
+    from eval.compare import compare, comparison_lines
+    from eval.report.tables import summary_table
+
+    found = compare(a, b)
+    click.echo(summary_table([found.a, found.b]))
+    click.echo("\n" + "\n".join(comparison_lines(found)))
+    if json_out:
+        json_out.write_text(json.dumps(asdict(found), indent=1) + "\n")

@@ -1,0 +1,26 @@
+"""``coe eval extraction``: strict against lenient extraction on recorded outputs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, astuple
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--outcomes", type=click.Path(path_type=Path), required=True,
+              help="Outcome set with outputs.parquet (question_id, expert, output).")  # fmt: skip
+@click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
+def main(outcomes: Path, json_out: Path | None) -> None:
+    """Extract recorded multiple choice outputs strictly, and as MMLU-Pro's authors do, and compare."""
+    from eval.lenient import agreements
+    from eval.report.tables import markdown
+
+    found = agreements(outcomes)
+    head = ("expert", "outputs", "unparsed, strict", "unparsed, lenient", "disagree", "accuracy, strict",
+            "accuracy, lenient", "only lenient right", "only strict right")  # fmt: skip
+    click.echo(markdown(head, [astuple(one) for one in found]))
+    if json_out:
+        json_out.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")

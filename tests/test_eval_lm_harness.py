@@ -1,0 +1,79 @@
+"""A stock lm-evaluation-harness against our service. Skips where it is not installed: it brings two dozen
+packages (``pip install lm-eval``)."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from coe.local import build_service
+from coe.registry.models import Registry
+from coe.testing.engines import FakeEngine, Script
+from coe.testing.serving import serving
+from eval.importers import importer
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed (pip install lm-eval)"
+)
+
+TASK = """task: small_sums
+dataset_path: json
+dataset_kwargs:
+  data_files: {data}
+test_split: train
+output_type: generate_until
+doc_to_text: "What is {{{{question}}}}?"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs:
+  until: ["\\n\\n"]
+  max_gen_toks: 16
+metric_list:
+  - metric: exact_match
+"""
+
+
+def registry() -> Registry:
+    return Registry.model_validate(
+        {
+            "pool": {"hosts": [{"id": "slot", "kind": "vllm", "device": "cpu"}]},
+            "experts": [{"id": "sums", "host": "slot", "model": "models/x", "general": True}],
+            "routers": {"default": "static"},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("client", "endpoint", "extra"),
+    [
+        ("local-chat-completions", "chat/completions", ["--apply_chat_template"]),
+        ("local-completions", "completions", []),
+    ],
+)
+async def test_its_openai_clients_run_a_task_through_the_router(
+    tmp_path: Path, client: str, endpoint: str, extra: list[str]
+) -> None:
+    data = tmp_path / "sums.json"
+    data.write_text("".join(json.dumps({"question": f"{n} + 0", "answer": str(n)}) + "\n" for n in range(4)))
+    (tmp_path / "small_sums.yaml").write_text(TASK.format(data=data))
+    engine = FakeEngine("slot", Script(text="2"))
+    async with serving(build_service(registry(), Path(), lambda *_: engine)) as url:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "lm_eval", "--model", client, "--tasks", "small_sums",
+            "--model_args", f"model=coe,base_url={url}/v1/{endpoint},num_concurrent=2,tokenizer_backend=none,"
+            "tokenized_requests=False",
+            "--include_path", str(tmp_path), "--output_path", str(tmp_path / "out"), "--log_samples", *extra,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, "OPENAI_API_KEY": "none", "HF_HOME": str(tmp_path / "hf")},
+        )  # fmt: skip
+        out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()[-4000:]
+    found = importer("lm-eval")([tmp_path / "out"], "coe")
+    assert [row.score for row in found.outcomes] == [0.0, 0.0, 1.0, 0.0]
+    assert [row.answer for row in found.outcomes] == ["2"] * 4
+    assert found.questions[2].question == "2 + 0"
