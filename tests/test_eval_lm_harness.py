@@ -43,7 +43,10 @@ def registry() -> Registry:
         {
             "pool": {"hosts": [{"id": "slot", "kind": "vllm", "device": "cpu"}]},
             "experts": [{"id": "sums", "host": "slot", "model": "models/x", "general": True}],
-            "routers": {"default": "static"},
+            "routers": {
+                "default": "fixed",
+                "available": [{"name": "fixed", "kind": "static", "options": {"expert": "sums"}}],
+            },
         }
     )
 
