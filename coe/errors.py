@@ -5,6 +5,9 @@
     │   ├── UnknownModel          404     invalid_request_error   model_not_found
     │   ├── PayloadTooLarge       413     invalid_request_error   payload_too_large
     │   └── BadHttp               (given) invalid_request_error   (given)   path, method or content type
+    ├── Unauthorised              401     authentication_error    invalid_api_key
+    ├── OverLimit                 429     rate_limit_error        rate_limit_exceeded | budget_exceeded
+    ├── ServiceDown               503     server_error            state_unavailable
     ├── RoutingError              500     router_error            routing_failed
     ├── Overloaded                429     overloaded_error        queue_full | wait_not_promised
     ├── ExpertUnavailable         503     expert_error            expert_unavailable
@@ -87,6 +90,20 @@ class BadHttp(BadRequest):
     @property
     def http_status(self) -> int:
         return self._status
+
+
+class Unauthorised(CoeError):
+    status, type, default_code = 401, "authentication_error", "invalid_api_key"
+
+
+class OverLimit(CoeError):
+    status, type, default_code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+
+class ServiceDown(CoeError):
+    """Something that the service itself needs cannot be reached, and it is told not to go on without."""
+
+    status, type, default_code = 503, "server_error", "state_unavailable"
 
 
 class RoutingError(CoeError):

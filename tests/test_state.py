@@ -1,0 +1,182 @@
+"""Shared state: the same behaviour in memory and in a real Redis, and what happens when Redis is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from coe.state.memory import MemoryStore
+from coe.state.redis_store import RedisStore
+from coe.state.store import Admission, Bill, Bucket, Refusal, Store, StoreDown, fill
+
+REQUESTS = Bucket("requests", limit=3, period_s=60.0, charged=1.0)
+TOKENS = Bucket("tokens", limit=100, period_s=60.0, charged=0.0)
+
+
+@dataclass
+class RedisServer:
+    """A redis-server of our own, which a test may kill and start again."""
+
+    port: int
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        command = ["redis-server", "--port", str(self.port), "--save", "", "--bind", "127.0.0.1"]
+        self.process = subprocess.Popen([*command, "--dir", str(self.folder)], stdout=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (deploy/system-packages.sh redis-server)")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = RedisServer(port, tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    store = RedisStore(request.getfixturevalue("redis_server").url)
+    await reachable(store)
+    yield store
+    await store.close()
+
+
+async def reachable(store: Store) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await store.ping()
+            except StoreDown:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_rate_lets_a_burst_in_and_says_when_the_next_one_fits(store: Store) -> None:
+    ask = Admission("key", (REQUESTS,))
+    assert [await store.admit(ask) for _ in range(3)] == [None, None, None]
+    refused = await store.admit(ask)
+    assert refused is not None
+    assert refused.name == "requests"
+    assert refused.retry_after_s == pytest.approx(20.0, abs=5.0)
+
+
+async def test_keys_do_not_share_their_rates(store: Store) -> None:
+    for _ in range(3):
+        await store.admit(Admission("one", (REQUESTS,)))
+    assert await store.admit(Admission("other", (REQUESTS,))) is None
+
+
+async def test_tokens_are_charged_afterwards_and_hold_back_the_next_request(store: Store) -> None:
+    ask = Admission("key", (TOKENS,))
+    assert await store.admit(ask) is None
+    await store.charge(Bill("key", {"tokens": 250.0}, (TOKENS,)))
+    refused = await store.admit(ask)
+    assert refused is not None
+    assert refused.name == "tokens"
+    assert refused.retry_after_s == pytest.approx(90.6, abs=5.0)
+
+
+async def test_a_refused_request_charges_no_bucket(store: Store) -> None:
+    await store.charge(Bill("key", {"tokens": 500.0}, (TOKENS,)))
+    ask = Admission("key", (REQUESTS, TOKENS))
+    assert {await store.admit(ask) is not None for _ in range(5)} == {True}
+    assert [await store.admit(Admission("key", (REQUESTS,))) for _ in range(3)] == [None, None, None]
+
+
+async def test_a_used_up_budget_refuses_until_the_next_period(store: Store) -> None:
+    await store.charge(Bill("key", {"usd": 1.5, "swaps": 2.0}, period="2026-11", keep_s=100.0))
+    await store.charge(Bill("key", {"usd": 0.5}, period="2026-11", keep_s=100.0))
+    assert await store.used("key", "2026-11") == {"usd": 2.0, "swaps": 2.0}
+    assert await store.admit(Admission("key", budgets={"usd": 2.0}, period="2026-11")) == Refusal("usd", None)
+    assert await store.admit(Admission("key", budgets={"usd": 2.1}, period="2026-11")) is None
+    assert await store.admit(Admission("key", budgets={"usd": 2.0}, period="2026-12")) is None
+
+
+async def test_many_gateways_together_admit_no_more_than_the_rate(redis_server: RedisServer) -> None:
+    stores = [RedisStore(redis_server.url) for _ in range(4)]
+    await reachable(stores[0])
+    bucket = Bucket("requests", limit=10, period_s=600.0, charged=1.0)
+    asked = [each.admit(Admission("key", (bucket,))) for _ in range(10) for each in stores]
+    answers = await asyncio.gather(*asked)
+    assert sum(answer is None for answer in answers) == 10
+    for each in stores:
+        await each.close()
+
+
+async def test_values_are_kept_until_their_time_is_over(store: Store) -> None:
+    assert await store.get("answer") is None
+    await store.put("answer", b"42", ttl_s=100.0)
+    await store.put("brief", b"x", ttl_s=0.001)
+    await asyncio.sleep(0.02)
+    assert (await store.get("answer"), await store.get("brief")) == (b"42", None)
+
+
+async def test_memory_forgets_the_oldest_value_first() -> None:
+    store = MemoryStore(max_values=2)
+    for name in ("a", "b", "c"):
+        await store.put(name, name.encode(), ttl_s=100.0)
+    assert [await store.get(name) for name in ("a", "b", "c")] == [None, b"b", b"c"]
+
+
+async def test_a_message_reaches_everybody_who_listens(store: Store) -> None:
+    heard = [asyncio.create_task(first_word(store)) for _ in range(2)]
+    async with asyncio.timeout(10):
+        while not all(task.done() for task in heard):
+            await store.publish("registry", b"7")
+            await asyncio.sleep(0.01)
+    assert [task.result() for task in heard] == [b"7", b"7"]
+
+
+async def first_word(store: Store) -> bytes:
+    async for message in store.listen("registry"):
+        if message:
+            return message
+    raise AssertionError("listening ended")
+
+
+async def test_a_killed_redis_is_reported_and_its_return_is_noticed(redis_server: RedisServer) -> None:
+    store = RedisStore(redis_server.url)
+    await reachable(store)
+    listening = asyncio.create_task(first_word(store))
+    redis_server.kill()
+    with pytest.raises(StoreDown):
+        await store.admit(Admission("key", (REQUESTS,)))
+    redis_server.start()
+    await reachable(store)
+    assert await store.admit(Admission("key", (REQUESTS,))) is None
+    async with asyncio.timeout(20):
+        while not listening.done():
+            await store.publish("registry", b"8")
+            await asyncio.sleep(0.05)
+    assert listening.result() == b"8"
+    await store.close()
+
+
+def test_a_bucket_empties_steadily() -> None:
+    after = fill(until=100.0, now=100.0, bucket=REQUESTS, amount=3.0)
+    assert (after.until, after.retry_after_s) == (160.0, 0.0)
+    assert fill(160.0, 110.0, REQUESTS, 1.0).retry_after_s == pytest.approx(10.0)
+    assert fill(160.0, 120.0, REQUESTS, 1.0).retry_after_s == 0.0
