@@ -129,6 +129,9 @@ class Leg:
     """ok, failed: <code>, late, not needed or cancelled"""
     usage: Mapping[str, int] | None = None
     """token counts by OpenAI's names, where several experts were asked"""
+    prompt_tokens: int | None = None
+    events: int = 0
+    """of a stream: about one for each token"""
 
 
 @dataclass(frozen=True)

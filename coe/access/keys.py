@@ -122,7 +122,9 @@ def add_key(path: Path, holder: Holder) -> None:
     """Append a holder, made readable for the owner only. Raises ConfigError if the id is taken."""
     listed = yaml.safe_load(path.read_text(encoding="utf-8"))["keys"] if path.exists() else []
     if any(entry.get("id") == holder.id for entry in listed):
-        raise ConfigError(f'there is a key called "{holder.id}" in {path} already', hint="Choose another name.")
+        raise ConfigError(
+            f'there is a key called "{holder.id}" in {path} already', hint="Choose another name."
+        )
     listed.append(holder.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
     draft = path.with_name(path.name + ".new")
     draft.touch(mode=0o600)

@@ -13,6 +13,7 @@ from coe.pipeline.leases import Clock, Lease, Leases
 from coe.types import EngineAnswer, EngineCall, ExpertId, Leg, Request, Role
 
 _TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
+_PROMPT_TOKENS = re.compile(rb'"prompt_tokens"\s*:\s*(\d+)')
 _TAIL_CHUNKS = 4
 _TAIL_BYTES = 8192
 
@@ -35,6 +36,7 @@ class LiveLeg:
         self._run_ms: float | None = None
         self._outcome = "cancelled"
         self._error: EngineError | None = None
+        self._events = 0
 
     def hold(self, held: AsyncExitStack) -> None:
         """Own what :meth:`aclose` gives back."""
@@ -51,9 +53,11 @@ class LiveLeg:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
+            self._events += self._tail[0].count(b"data: ")
             yield self._tail[0]
             async for chunk in self._chunks:
                 self._tail.append(chunk)
+                self._events += chunk.count(b"data: ")
                 yield chunk
             self._outcome = "ok"
         except EngineError as error:
@@ -71,8 +75,10 @@ class LiveLeg:
             swap_ms=lease.swap_ms,
             wake_from=lease.wake_from,
             run_ms=self._run_ms,
-            tokens=self._tokens(),
+            tokens=self._number(_TOKENS),
             outcome=self._outcome,
+            prompt_tokens=self._number(_PROMPT_TOKENS),
+            events=self._events,
         )
 
     async def aclose(self) -> None:
@@ -88,9 +94,9 @@ class LiveLeg:
         if self._run_ms is None:
             self._run_ms = (self._clock() - self._asked_at) * 1000
 
-    def _tokens(self) -> int | None:
-        """Completion tokens, from the usage at the end of the body or stream; None where it has none."""
-        found = _TOKENS.findall(b"".join(self._tail)[-_TAIL_BYTES:])
+    def _number(self, name: re.Pattern[bytes]) -> int | None:
+        """From the usage at the end of the body or stream; None where it has none."""
+        found = name.findall(b"".join(self._tail)[-_TAIL_BYTES:])
         return int(found[-1]) if found else None
 
 

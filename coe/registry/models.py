@@ -293,6 +293,36 @@ class Cluster(Model):
         return self
 
 
+class Access(Model):
+    """Who may use the API."""
+
+    keys_file: str | None = None
+    """holders of API keys with their limits, relative to experts.yaml; without it everybody may come"""
+    when_down: Literal["open", "closed"] = "open"
+    """without the shared state: `open` counts limits in each process, `closed` refuses requests"""
+
+
+class KeptAnswersSettings(Model):
+    """The response cache: answers to deterministic requests (temperature 0 or a seed, not streamed)."""
+
+    ttl_s: Annotated[float, Field(gt=0)] = 3_600.0
+    similarity: Annotated[float, Field(gt=0, le=1)] | None = None
+    """also answer requests whose words are so similar (cosine of embeddings); none: only equal ones"""
+    encoder: str = "static"
+    """encoder for the similarity"""
+
+
+class State(Model):
+    """What gateways share."""
+
+    redis_url: str | None = None
+    """for example redis://redis:6379/0; none: each process has its own"""
+    redis_url_env: str | None = None
+    """environment variable that holds the URL, where it has a password"""
+    prefix: str = "coe:"
+    """of all keys in Redis: services that share one need different ones"""
+
+
 class Registry(Model):
     """The whole of experts.yaml."""
 
@@ -309,6 +339,10 @@ class Registry(Model):
     history: History = History()
     feedback: Feedback = Feedback()
     cluster: Cluster = Cluster()
+    access: Access = Access()
+    state: State = State()
+    answers: KeptAnswersSettings | None = None
+    """keep answers and give them again; none: never"""
     aggregators: tuple[AggregatorSpec, ...] = ()
     """further ones, for requests and routes to name"""
     routes: tuple[NamedRoute, ...] = ()

@@ -1,0 +1,63 @@
+"""The doorman and the response cache that a registry asks for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from coe.access.answers import Embed, KeptAnswers, SimilarTexts
+from coe.access.doorman import Doorman
+from coe.access.keys import read_keys
+from coe.errors import ConfigError
+from coe.registry.models import Registry, State
+from coe.state.memory import MemoryStore
+from coe.state.redis_store import RedisStore
+from coe.state.store import Store
+
+
+@dataclass(frozen=True)
+class Reception:
+    """What stands between the API and the pipeline."""
+
+    doorman: Doorman
+    answers: KeptAnswers | None = None
+    store: Store | None = None
+    """to be closed at the end"""
+
+
+def open_door() -> Reception:
+    """Everybody may come, and nothing is kept."""
+    return Reception(Doorman(None, MemoryStore()))
+
+
+def build_reception(registry: Registry, root: Path, embedder: Callable[[str, Path], Embed]) -> Reception:
+    """Blocking: reads the keys file and may load an encoder. Raises ConfigError."""
+    store = open_store(registry.state)
+    access, kept = registry.access, registry.answers
+    ring = read_keys(root / Path(access.keys_file).expanduser()) if access.keys_file else None
+    doorman = Doorman(ring, store, access.when_down)
+    if kept is None:
+        return Reception(doorman, None, store)
+    similar = None
+    if kept.similarity is not None:
+        similar = SimilarTexts(embedder(kept.encoder, root), kept.similarity)
+    return Reception(doorman, KeptAnswers(store, kept.ttl_s, similar), store)
+
+
+def open_store(state: State) -> Store:
+    """Redis where the registry names one. It need not be there yet. Raises ConfigError."""
+    url = state.redis_url
+    if state.redis_url_env is not None:
+        url = os.environ.get(state.redis_url_env, "").strip() or url
+        if url is None:
+            raise ConfigError(
+                f"the environment variable {state.redis_url_env} is not set",
+                hint="Set it to the URL of Redis, or take state.redis_url_env out of experts.yaml.",
+            )
+    if url is None:
+        return MemoryStore()
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ConfigError(f"{url!r} is no URL of a Redis", hint="Write it like redis://127.0.0.1:6379/0.")
+    return RedisStore(url, state.prefix)
