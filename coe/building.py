@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coe.access.answers import Embed
 from coe.aggregators import Setting, build_aggregators
 from coe.generation import Generation
 from coe.profiles.evidence import encoder_of, evidence_of
@@ -85,6 +86,14 @@ class GenerationBuilder:
         log.info("building router %s", spec.name)
         evidence = evidence_of(store, registry.routed, encoder_of(spec))
         return _Built(recipe, experts, build_router(spec, registry.routed, self._root, evidence))
+
+
+def embedder(encoder: str, root: Path) -> Embed:
+    """Unit vectors of texts by the named encoder. Blocking; raises ConfigError for an unknown one."""
+    from routers.encoder import open_encoder
+
+    opened = open_encoder(encoder, root)
+    return lambda text: opened.encode([text])[0]
 
 
 def _specs(registry: Registry) -> tuple[RouterSpec, ...]:

@@ -19,7 +19,8 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from coe.building import GenerationBuilder
+from coe.access.building import Reception, build_reception, open_door
+from coe.building import GenerationBuilder, embedder
 from coe.engines import build_engine
 from coe.errors import ConfigError
 from coe.gateway.app import Gateway
@@ -52,7 +53,12 @@ class LocalService:
     """The bound objects. Use from one event loop: ``start``, then serve ``app``, then ``stop``."""
 
     def __init__(
-        self, generations: Generations, pool: Pool, root: Path, engine_builder: EngineBuilder = build_engine
+        self,
+        generations: Generations,
+        pool: Pool,
+        root: Path,
+        engine_builder: EngineBuilder = build_engine,
+        reception: Reception | None = None,
     ) -> None:
         self.generations = generations
         self.pool = pool
@@ -63,7 +69,9 @@ class LocalService:
         self._draining = False
         self._watching: asyncio.Task[None] | None = None
         self.pipeline = Pipeline(generations, pool)
-        self.app = Gateway(self.pipeline, generations, Metrics(self), self).app()
+        self._reception = reception or open_door()
+        metrics = Metrics(self, self._reception)
+        self.app = Gateway(self.pipeline, generations, metrics, self, self._reception).app()
 
     def follow(self, live: LiveRegistry) -> None:
         """Have the registry followed from the start on."""
@@ -82,6 +90,8 @@ class LocalService:
         if self._watching is not None:
             self._watching.cancel()
         await self.pool.stop(drain_s)
+        if self._reception.store is not None:
+            await self._reception.store.close()
 
     async def switch(self, generation: Generation) -> None:
         """Go over to ``generation``: requests that come from now on use it, those under way keep theirs.
@@ -156,7 +166,8 @@ def build_service(
     pool = Pool(scheduler, engines, load_timeout_s=registry.pool.load_timeout_s)
     builder = GenerationBuilder(root)
     first = builder.build(registry, number=history.number_of(file.text) if file else 1)
-    service = LocalService(Generations(first), pool, root, engine_builder)
+    reception = build_reception(registry, root, embedder)
+    service = LocalService(Generations(first), pool, root, engine_builder, reception)
     if file is not None:
         live = LiveRegistry(file, service, builder, history, lambda old, new: _faults(old, new, root))
         service.follow(live)

@@ -54,7 +54,7 @@ class Doorman:
 
     async def admit(self, headers: Mapping[bytes, bytes]) -> Holder:
         """Whose request it is. Raises Unauthorised, OverLimit, or ServiceDown (closed without a store)."""
-        holder = self._identify(headers)
+        holder = self.identify(headers)
         ask = Admission(holder.id, _buckets(holder.limits), _budgets(holder.limits), self._period())
         if not (ask.buckets or ask.budgets):
             return holder
@@ -85,7 +85,8 @@ class Doorman:
             self._lost(error)
             await self._meanwhile.charge(bill)
 
-    def _identify(self, headers: Mapping[bytes, bytes]) -> Holder:
+    def identify(self, headers: Mapping[bytes, bytes]) -> Holder:
+        """Whose request it is, without counting it. Raises Unauthorised."""
         if self._ring is None:
             return ANYBODY
         scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")

@@ -89,8 +89,8 @@ class KeyRing:
         found = self._by_hash.get(given)
         return found if found is not None and hmac.compare_digest(found.sha256, given) else None
 
-    def __len__(self) -> int:
-        return len(self._by_hash)
+    def holders(self) -> tuple[Holder, ...]:
+        return tuple(self._by_hash.values())
 
 
 def read_keys(path: Path) -> KeyRing:

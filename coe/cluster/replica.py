@@ -9,7 +9,8 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
-from coe.building import GenerationBuilder
+from coe.access.building import build_reception
+from coe.building import GenerationBuilder, embedder
 from coe.cluster.binding import change_pool, make_pool
 from coe.cluster.client import ClusterPool, Version
 from coe.cluster.partition import placed_experts, remote_part
@@ -44,10 +45,11 @@ class GatewayReplica:
         self._own = make_pool(remote_part(registry), registry.pool, root, build_engine)
         self._pool = ClusterPool(session, machine, directory, _version(number, registry), self._own)
         self._draining = False
+        self._reception = build_reception(registry, root, embedder)
         leases: Leases = self._pool
-        self.app: ASGIApp = Gateway(
-            Pipeline(self._generations, leases), self._generations, Metrics(self), self
-        ).app()
+        pipeline, metrics = Pipeline(self._generations, leases), Metrics(self, self._reception)
+        gateway = Gateway(pipeline, self._generations, metrics, self, self._reception)
+        self.app: ASGIApp = gateway.app()
 
     async def start(self) -> None:
         await self._own.start()
@@ -58,6 +60,8 @@ class GatewayReplica:
         self._draining = True
         await self._pool.stop()
         await self._own.stop(drain_s)
+        if self._reception.store is not None:
+            await self._reception.store.close()
 
     async def change_to(self, number: int, registry: Registry) -> None:
         """Serve another generation; owners are told by the next heartbeat. Raises ConfigError, with the

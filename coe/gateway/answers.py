@@ -48,6 +48,21 @@ def receipt_headers(receipt: Receipt) -> HeaderList:
     ]
 
 
+def body_given_again(kept: bytes, request_id: str) -> bytes:
+    """A kept body for another request: its receipt names that request, has no legs, and says why."""
+    body = json.loads(kept)
+    body["coe"] = {
+        **body["coe"],
+        "request_id": request_id,
+        "reason": f"kept answer of {body['coe']['request_id']}",
+        "cached": True,
+        "legs": [],
+        "queue_ms": 0.0,
+        "swap_ms": 0.0,
+    }
+    return to_json(body)
+
+
 def body_with_receipt(raw: bytes, receipt: Receipt) -> bytes:
     """An expert's body with ``model`` naming the expert and the receipt as ``coe``.
 

@@ -10,8 +10,20 @@ from typing import Any
 
 from starlette.routing import Route, Router
 
+from coe.access.answers import place_of
+from coe.access.building import Reception, open_door
+from coe.access.doorman import Used
+from coe.access.keys import Holder
+from coe.access.metering import used
 from coe.errors import BadHttp, EngineError, ExpertTimeout, UnknownModel
-from coe.gateway.answers import DONE_EVENT, UntilDone, body_with_receipt, receipt_event, receipt_headers
+from coe.gateway.answers import (
+    DONE_EVENT,
+    UntilDone,
+    body_given_again,
+    body_with_receipt,
+    receipt_event,
+    receipt_headers,
+)
 from coe.gateway.exchange import Endpoint, Exchange, Handler, hang_up_cancels
 from coe.gateway.metrics import CONTENT_TYPE, Metrics
 from coe.gateway.openapi import openapi_document
@@ -28,8 +40,14 @@ class Gateway:
     """The handlers. State lives in what it is given; it has none of its own."""
 
     def __init__(
-        self, pipeline: Pipeline, generations: Generations, metrics: Metrics, status: Status
+        self,
+        pipeline: Pipeline,
+        generations: Generations,
+        metrics: Metrics,
+        status: Status,
+        reception: Reception | None = None,
     ) -> None:
+        self._reception = reception or open_door()
         self._pipeline = pipeline
         self._generations = generations
         self._metrics = metrics
@@ -65,39 +83,64 @@ class Gateway:
 
     async def _complete(self, exchange: Exchange, endpoint: CompletionEndpoint) -> None:
         limits = self._generations.current.registry.limits
+        holder = await self._reception.doorman.admit(exchange.headers)
         try:
             async with asyncio.timeout(limits.request_timeout_s) as deadline:
                 raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
                 request = parse_completion(endpoint, raw, exchange.headers, limits, exchange.request_id)
                 async with hang_up_cancels(exchange.receive):
-                    await self._answer(exchange, request)
+                    await self._answer_once(exchange, request, holder)
         except TimeoutError:
             if not deadline.expired():
                 raise
             raise _too_slow(limits.request_timeout_s) from None
 
-    async def _answer(self, exchange: Exchange, request: Request) -> None:
+    async def _answer_once(self, exchange: Exchange, request: Request, holder: Holder) -> None:
+        """From the kept answers where there is one, else from the experts."""
+        kept, number = self._reception.answers, self._generations.current.number
+        place = place_of(request, holder.tenant or holder.id, number) if kept else None
+        if kept is None or place is None:
+            await self._answer(exchange, request, holder)
+            return
+        found = await kept.find(place)
+        if found is not None:
+            again = body_given_again(found, request.id)
+            await exchange.send_bytes(again, headers=[(b"x-coe-cache", b"hit")])
+            await self._reception.doorman.charge(holder, Used())
+            return
+        body = await self._answer(exchange, request, holder)
+        if body is not None:
+            await kept.keep(place, body)
+
+    async def _answer(self, exchange: Exchange, request: Request, holder: Holder) -> bytes | None:
+        """Ask the experts; the body that was sent, None for a stream."""
+        registry = self._generations.current.registry
         answer = await self._pipeline.answer(request)
         try:
             if request.stream:
                 await _stream(exchange, request, answer)
-            else:
-                await _send_whole(exchange, answer)
+                return None
+            return await _send_whole(exchange, answer)
         finally:
             await answer.aclose()
             exchange.receipt = answer.receipt()
+            bill = used(exchange.receipt, registry, len(request.text))
+            await self._reception.doorman.charge(holder, bill)
 
     async def _preview(self, exchange: Exchange) -> None:
+        self._reception.doorman.identify(exchange.headers)
         registry = self._generations.current.registry
         raw = await read_body(exchange.receive, exchange.headers, registry.limits.max_body_bytes)
         request = parse_route(raw, registry.limits, exchange.request_id, registry.service.model_name)
         await exchange.send_json(_preview_json(await self._pipeline.preview(request)))
 
     async def _models(self, exchange: Exchange) -> None:
+        self._reception.doorman.identify(exchange.headers)
         models = _model_objects(self._generations.current, self._status)
         await exchange.send_json({"object": "list", "data": list(models.values())})
 
     async def _model(self, exchange: Exchange) -> None:
+        self._reception.doorman.identify(exchange.headers)
         models = _model_objects(self._generations.current, self._status)
         name = exchange.scope["path_params"]["id"]
         if name not in models:
@@ -142,10 +185,12 @@ async def _no_such_path(exchange: Exchange) -> None:
     )
 
 
-async def _send_whole(exchange: Exchange, answer: Answer) -> None:
+async def _send_whole(exchange: Exchange, answer: Answer) -> bytes:
     raw = b"".join([chunk async for chunk in answer.chunks()])
     receipt = answer.receipt()
-    await exchange.send_bytes(body_with_receipt(raw, receipt), headers=receipt_headers(receipt))
+    body = body_with_receipt(raw, receipt)
+    await exchange.send_bytes(body, headers=receipt_headers(receipt))
+    return body
 
 
 async def _stream(exchange: Exchange, request: Request, answer: Answer) -> None:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from coe.access.building import Reception
 from coe.gateway.status import Status
 from coe.types import Receipt
 
@@ -19,7 +20,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 class Metrics:
     """Numbers about requests; those about engines are read when Prometheus asks."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: Status, reception: Reception | None = None) -> None:
         registry = self._registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -38,6 +39,8 @@ class Metrics:
         self._queue = histogram("queue_seconds", "Waiting for an expert.", "expert")
         self._swap = histogram("swap_seconds", "Waiting for weights, where there was a swap.", "expert")
         registry.register(_StatusCollector(status))
+        if reception is not None:
+            registry.register(_ReceptionCollector(reception))
 
     def arrived(self, endpoint: str) -> None:
         self._in_flight.labels(endpoint).inc()
@@ -95,3 +98,23 @@ class _StatusCollector(Collector):
             queued.add_metric([expert], status.queued)
             running.add_metric([expert], status.running)
         return [awake, queued, running]
+
+
+class _ReceptionCollector(Collector):
+    """The response cache, and how often the shared state was not there."""
+
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+
+    def collect(self) -> Iterable[Metric]:
+        down = CounterMetricFamily("coe_state_down", "Calls of the shared state in vain.", labels=["user"])
+        down.add_metric(["limits"], self._reception.doorman.down)
+        kept = self._reception.answers
+        if kept is None:
+            return [down]
+        down.add_metric(["answers"], kept.down)
+        found = CounterMetricFamily("coe_kept_answers", "Lookups of the response cache.", labels=["result"])
+        found.add_metric(["hit"], kept.hits)
+        found.add_metric(["similar"], kept.similar_hits)
+        found.add_metric(["miss"], kept.misses)
+        return [down, found]

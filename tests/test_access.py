@@ -1,0 +1,262 @@
+"""API keys, limits and the response cache, through the HTTP API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from coe.access.answers import KeptAnswers, Place, SimilarTexts, place_of
+from coe.access.building import Reception, open_store
+from coe.access.doorman import Doorman
+from coe.access.keys import Holder, KeyLimits, KeyRing, digest, make_key, read_keys
+from coe.access.metering import used
+from coe.cli import main
+from coe.errors import ConfigError
+from coe.local import build_service
+from coe.registry.models import Registry, State
+from coe.state.memory import MemoryStore
+from coe.state.store import Admission, Bill, Refusal, Store, StoreDown
+from coe.testing.engines import FakeEngine, Script
+from coe.testing.serving import serving
+from coe.types import Leg, Options, Receipt, Request
+
+ASK: dict[str, Any] = {"model": "sums", "messages": [{"role": "user", "content": "2+2?"}], "temperature": 0}
+KEY = "coe-secret"
+
+
+class DownStore(MemoryStore):
+    """A store that cannot be reached."""
+
+    async def admit(self, ask: Admission) -> Refusal | None:
+        raise StoreDown("gone")
+
+    async def charge(self, bill: Bill) -> None:
+        raise StoreDown("gone")
+
+    async def get(self, key: str) -> bytes | None:
+        raise StoreDown("gone")
+
+
+def registry(**fields: Any) -> Registry:
+    return Registry.model_validate(
+        {
+            "pool": {"hosts": [{"id": "slot"}]},
+            "experts": [
+                {
+                    "id": "sums",
+                    "host": "slot",
+                    "model": "m",
+                    "price": {"input": 1_000_000, "output": 2_000_000},
+                }
+            ],
+            "routers": {"default": "random"},
+            **fields,
+        }
+    )
+
+
+def keys_file(folder: Path, **limits: float) -> str:
+    holder = Holder(id="alice", sha256=digest(KEY), limits=KeyLimits(**limits))
+    entry = holder.model_dump(mode="json", exclude_none=True)
+    (folder / "keys.yaml").write_text(json.dumps({"keys": [entry]}))
+    return "keys.yaml"
+
+
+@asynccontextmanager
+async def service(
+    folder: Path, script: Script | None = None, **fields: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    engine = FakeEngine("slot", script or Script(text="four"))
+    built = build_service(registry(**fields), folder, lambda *_: engine)
+    async with serving(built) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
+        yield client
+
+
+async def ask(client: httpx.AsyncClient, key: str | None = KEY, **fields: Any) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return await client.post("/v1/chat/completions", json={**ASK, **fields}, headers=headers)
+
+
+@pytest.mark.parametrize(("key", "words"), [(None, "is missing"), ("coe-wrong", "is not known")])
+async def test_without_a_known_key_nothing_of_v1_answers(tmp_path: Path, key: str | None, words: str) -> None:
+    async with service(tmp_path, access={"keys_file": keys_file(tmp_path)}) as client:
+        refused = await ask(client, key)
+        models = await client.get("/v1/models")
+        alive = await client.get("/healthz")
+    assert refused.status_code == 401
+    assert refused.json()["error"]["code"] == "invalid_api_key"
+    assert words in refused.json()["error"]["message"]
+    assert (models.status_code, alive.status_code) == (401, 200)
+
+
+async def test_a_rate_limit_is_a_429_that_says_when_to_come_back(tmp_path: Path) -> None:
+    async with service(tmp_path, access={"keys_file": keys_file(tmp_path, requests_per_minute=2)}) as client:
+        answers = [await ask(client) for _ in range(3)]
+    assert [each.status_code for each in answers] == [200, 200, 429]
+    assert answers[2].json()["error"]["code"] == "rate_limit_exceeded"
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 31
+
+
+async def test_a_used_up_budget_is_a_429_without_a_time(tmp_path: Path) -> None:
+    limits = {"usd_per_month": 0.5}
+    async with service(tmp_path, access={"keys_file": keys_file(tmp_path, **limits)}) as client:
+        first, second = await ask(client), await ask(client)
+    assert (first.status_code, second.status_code) == (200, 429)
+    assert second.json()["error"]["code"] == "budget_exceeded"
+    assert "0.5 US dollars" in second.json()["error"]["message"]
+
+
+async def test_a_stream_is_charged_too(tmp_path: Path) -> None:
+    script = Script(text="one two three four five six")
+    limits = {"tokens_per_month": 3.0}
+    async with service(tmp_path, script, access={"keys_file": keys_file(tmp_path, **limits)}) as client:
+        first, second = await ask(client, stream=True), await ask(client)
+    assert (first.status_code, second.status_code) == (200, 429)
+
+
+async def test_an_equal_request_is_answered_without_asking_anybody(tmp_path: Path) -> None:
+    script = Script(text="four")
+    async with service(tmp_path, script, answers={}) as client:
+        first, again = await ask(client), await ask(client)
+        other = await ask(client, max_tokens=3)
+        metrics = (await client.get("/metrics")).text
+    assert first.json()["choices"] == again.json()["choices"]
+    assert (first.headers.get("x-coe-cache"), again.headers.get("x-coe-cache")) == (None, "hit")
+    assert again.json()["coe"]["request_id"] == again.headers["x-coe-request-id"]
+    assert (again.json()["coe"]["cached"], again.json()["coe"]["legs"]) == (True, [])
+    assert "x-coe-cache" not in other.headers
+    assert 'coe_kept_answers_total{result="hit"} 1.0' in metrics
+
+
+def request(**fields: Any) -> Request:
+    body = {**ASK, **fields}
+    return Request("r", "chat/completions", "sums", body, body["messages"][-1]["content"], Options())
+
+
+@pytest.mark.parametrize("fields", [{"stream": True}, {"temperature": 0.7}, {"n": 2}])
+def test_what_is_meant_to_differ_is_not_kept(fields: dict[str, Any]) -> None:
+    assert place_of(request(**fields), "alice", 1) is None
+
+
+def test_answers_are_kept_apart_by_tenant_generation_and_parameters() -> None:
+    places = [
+        place_of(request(), "alice", 1),
+        place_of(request(), "bob", 1),
+        place_of(request(), "alice", 2),
+        place_of(request(max_tokens=7), "alice", 1),
+        place_of(request(messages=[{"role": "user", "content": "3+3?"}]), "alice", 1),
+    ]
+    assert len({place.exact for place in places if place}) == 5
+    scopes = [place.scope for place in places if place]
+    assert scopes[0] == scopes[4]
+    assert len(set(scopes)) == 4
+
+
+def embed(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    vector = np.array([text.count("cat"), text.count("dog"), 0.2], dtype=np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+async def test_a_similar_question_in_the_same_scope_gets_the_kept_answer() -> None:
+    kept = KeptAnswers(MemoryStore(), 60.0, SimilarTexts(embed, threshold=0.95))
+    await kept.keep(Place("one", "scope", "a cat"), b"meow")
+    assert await kept.find(Place("two", "scope", "the cat")) == b"meow"
+    assert await kept.find(Place("three", "scope", "a dog")) is None
+    assert await kept.find(Place("four", "another scope", "the cat")) is None
+    assert (kept.hits, kept.similar_hits, kept.misses) == (0, 1, 2)
+
+
+async def test_without_the_store_answers_are_made_as_if_nothing_were_kept() -> None:
+    kept = KeptAnswers(DownStore(), 60.0)
+    assert await kept.find(Place("one", "scope", "a cat")) is None
+    assert (kept.misses, kept.down) == (1, 1)
+
+
+@pytest.mark.parametrize(("when_down", "statuses"), [("open", [200, 200, 429]), ("closed", [503, 503, 503])])
+async def test_without_the_store_limits_hold_in_this_process_or_nobody_comes_in(
+    when_down: Any, statuses: list[int]
+) -> None:
+    limits = KeyLimits(requests_per_minute=2)
+    ring = KeyRing([Holder(id="alice", sha256=digest(KEY), limits=limits)])
+    doorman = Doorman(ring, DownStore(), when_down)
+    found = []
+    for _ in range(3):
+        try:
+            await doorman.admit({b"authorization": f"Bearer {KEY}".encode()})
+            found.append(200)
+        except Exception as error:
+            found.append(getattr(error, "http_status", 500))
+    assert found == statuses
+    assert doorman.down == 3
+
+
+def test_what_was_used_is_summed_over_all_legs() -> None:
+    legs = (
+        Leg("sums", run_ms=500.0, tokens=3, prompt_tokens=5, wake_from="cold"),
+        Leg("sums", run_ms=1500.0, events=7),
+        Leg("sums", outcome="failed: engine_failed"),
+    )
+    receipt = Receipt("r", 1, "pinned", "sums", None, None, None, "", legs)
+    found = used(receipt, registry(), prompt_chars=40)
+    assert (found.tokens, found.gpu_seconds, found.swaps) == (5 + 3 + 10 + 7, 2.0, 1.0)
+    assert found.usd == pytest.approx(5 + 2 * 3 + 10 + 2 * 7)
+
+
+def test_a_key_is_printed_once_and_kept_as_a_hash(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    made = CliRunner().invoke(
+        main, ["keys", "create", "alice", "--file", str(file), "--limit", "requests_per_minute=5"]
+    )
+    key = made.stdout.strip()
+    ring = read_keys(file)
+    assert key not in file.read_text()
+    assert file.stat().st_mode & 0o077 == 0
+    holder = ring.holder(key)
+    assert holder is not None
+    assert (holder.id, holder.limits.requests_per_minute) == ("alice", 5.0)
+    assert ring.holder(make_key().key) is None
+    again = CliRunner().invoke(main, ["keys", "create", "alice", "--file", str(file)])
+    assert again.exit_code != 0
+    assert "already" in again.output
+    listed = CliRunner().invoke(main, ["keys", "list", "--file", str(file)])
+    assert listed.stdout.strip() == "alice  requests_per_minute 5"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("keys: [", "is no YAML"),
+        ("keys: [{id: alice}]", "keys.0.sha256"),
+        ("keys: [{id: alice, sha256: plain-text-key}]", "keys.0.sha256"),
+        (f"keys: [{{id: a, sha256: {'a' * 64}}}, {{id: a, sha256: {'b' * 64}}}]", "two keys are called a"),
+    ],
+)
+def test_a_broken_keys_file_says_what_is_wrong_and_shows_no_secret(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "keys.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=words) as refused:
+        read_keys(tmp_path / "keys.yaml")
+    assert "plain-text-key" not in str(refused.value)
+
+
+def test_the_url_of_redis_comes_from_the_environment_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(open_store(State()), MemoryStore)
+    with pytest.raises(ConfigError, match="COE_TEST_REDIS"):
+        open_store(State(redis_url_env="COE_TEST_REDIS"))
+    monkeypatch.setenv("COE_TEST_REDIS", "http://wrong")
+    with pytest.raises(ConfigError, match="no URL of a Redis"):
+        open_store(State(redis_url_env="COE_TEST_REDIS"))
+
+
+def test_a_reception_needs_nothing_to_let_everybody_in() -> None:
+    store: Store = MemoryStore()
+    assert Reception(Doorman(None, store)).answers is None
