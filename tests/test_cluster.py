@@ -22,7 +22,7 @@ from coe.cluster.wire import Granted, KnownOwner, OwnerLost, OwnerReport, Refuse
 from coe.engines.address import Address
 from coe.errors import ExpertUnavailable, Overloaded
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
-from coe.pool.policies import Collate
+from coe.pool.policies import Coe
 from coe.pool.pool import Pool
 from coe.pool.scheduler import Scheduler
 from coe.testing import engine_hosts
@@ -96,7 +96,7 @@ def owner_of(engine: Engine, folder: Path, time: Time | None = None, experts: st
         experts=tuple(ExpertPlan(expert, (engine.id,), max_running=1) for expert in experts),
         max_queue=3,
     )
-    pool = Pool(Scheduler(plan, Collate(ageing_s=0.2, min_residency_s=0.0)), {engine.id: engine})
+    pool = Pool(Scheduler(plan, Coe()), {engine.id: engine})
     journal = Journal(folder / "journal.json")
     return PoolOwner("one", pool, journal, Doors("127.0.0.1"), "here", clock=time or Time())
 
@@ -111,7 +111,7 @@ async def gateway(*calls: Calls, machine: str = "here") -> AsyncIterator[Cluster
     plan = PoolPlan(
         hosts=(HostPlan("far", always_awake=True),), experts=(ExpertPlan("remote", ("far",), footprint=0.0),)
     )
-    own = Pool(Scheduler(plan, Collate()), {"far": far})
+    own = Pool(Scheduler(plan, Coe()), {"far": far})
     pool = ClusterPool("gateway-1", machine, directory, version, own)
     await own.start()
     await pool.start()

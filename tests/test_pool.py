@@ -13,7 +13,7 @@ import pytest
 
 from coe.errors import EngineError, ExpertTimeout, ExpertUnavailable, Overloaded
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan, build_plan
-from coe.pool.policies import Collate
+from coe.pool.policies import Coe
 from coe.pool.pool import Pool
 from coe.pool.scheduler import Scheduler
 from coe.registry.models import Expert, Registry
@@ -30,7 +30,7 @@ PLAN = PoolPlan(
 async def running(
     engine: FakeEngine, plan: PoolPlan = PLAN, load_timeout_s: float = 5.0
 ) -> AsyncIterator[Pool]:
-    scheduler = Scheduler(plan, Collate(min_residency_s=0.0, linger=0.0))
+    scheduler = Scheduler(plan, Coe())
     pool = Pool(scheduler, {engine.id: engine}, load_timeout_s=load_timeout_s)
     await pool.start()
     try:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from coe.pool.events import Action, Evict, Grant, Load, Sleep, Wake
-from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
-from coe.pool.policies import POLICIES, Collate, HostView, Policy, ReplicaView, Swap, make_policy
+from coe.pool.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
+from coe.pool.policies import POLICIES, Coe, HostView, Policy, ReplicaView, Rules, Swap, make_policy
 from coe.registry.models import Pool
 from coe.testing.scheduling import World
 from coe.types import ExpertId
@@ -52,6 +52,10 @@ class Erratic:
     name: str = "erratic"
     across_hosts: bool = False
 
+    @property
+    def rules(self) -> Rules:
+        return Rules(timely_first=True, prefetch=True, groups=True, reroute=True)
+
     def _pick(self, view: HostView, salt: int) -> int:
         return hash((self.seed, view.now, len(view.residents), len(view.candidates), salt))
 
@@ -83,7 +87,7 @@ class Erratic:
 class AnyOrder(RuleBasedStateMachine):
     """Everything that can happen to the pool, in any order."""
 
-    policy: Policy = Collate(ageing_s=5.0, min_residency_s=0.5)
+    policy: Policy = Coe(min_residency_s=0.5)
 
     def __init__(self) -> None:
         super().__init__()
@@ -194,13 +198,14 @@ TestAnyOrderWithoutSense.settings = settings(BUDGET, max_examples=60)
 
 
 RUN_S, LOAD_S, SLEEP_S, AGEING_S, RESIDENCY_S = 2.0, 0.8, 0.1, 5.0, 0.5
+AGED = {**CLASSES, "standard": ClassPlan(slo_s=2.0, ageing_s=AGEING_S)}
 
 
 class Feed:
     """Experts that always have ``depth`` requests waiting, on hosts where everything takes its time."""
 
     def __init__(self, plan: PoolPlan, fed: Sequence[ExpertId], depth: int) -> None:
-        self.world = World(plan, Collate(ageing_s=AGEING_S, min_residency_s=RESIDENCY_S))
+        self.world = World(plan, Coe(min_residency_s=RESIDENCY_S))
         self.fed = frozenset(fed)
         self.numbers = itertools.count()
         self.due: list[tuple[float, int, Action]] = []
@@ -252,7 +257,7 @@ def test_no_one_waits_beyond_the_bound_while_others_are_fed_without_end(
 ) -> None:
     batch = 2
     experts = tuple(ExpertPlan(e, ("slot",), max_running=batch) for e in [*fed, "rare"])
-    feed = Feed(PoolPlan((HostPlan("slot", max_running=batch),), experts), fed, depth)
+    feed = Feed(PoolPlan((HostPlan("slot", max_running=batch),), experts, classes=AGED), fed, depth)
     feed.run(arrives)
     request = feed.arrive("rare")
     turn_s = RESIDENCY_S + SLEEP_S + LOAD_S + (math.ceil(depth / batch) + 2) * RUN_S
@@ -268,7 +273,7 @@ def test_a_large_expert_gets_its_room_while_small_ones_are_fed_without_end(
     host = HostPlan("gpu", capacity=24.0, sleeps=True)
     small = [ExpertPlan(f"small-{i}", ("gpu",), footprint=6.0, max_running=2) for i in range(6)]
     large = ExpertPlan("large", ("gpu",), footprint=24.0, max_running=2)
-    feed = Feed(PoolPlan((host,), (*small, large)), [e.id for e in small], depth)
+    feed = Feed(PoolPlan((host,), (*small, large), classes=AGED), [e.id for e in small], depth)
     feed.run(arrives)
     request = feed.arrive("large")
     turn_s = RESIDENCY_S + SLEEP_S + LOAD_S + (math.ceil(depth / 2) + 2) * RUN_S

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from coe.pool.events import Prefetch
-from coe.pool.policies import Collate, HostView, ReplicaView, Swap, make_policy
+from coe.pool.policies import Coe, HostView, ReplicaView, Swap, make_policy
 from coe.registry.models import Registry
 from coe.simulate.cluster import Cluster, HostModel, registry_cluster, slots_cluster
 from coe.simulate.driver import Outcome, Simulation, StuckError
@@ -159,7 +159,7 @@ class _Prefetching(Simulation):
 
 def test_a_load_after_a_prefetch_waits_only_for_the_rest_of_the_read() -> None:
     cluster = slots_cluster(("a", "b"), 1, replace(A100, ram_gb=14.0))
-    simulation = _Prefetching(cluster, workload((1.0, "b", 0.0)), Collate())
+    simulation = _Prefetching(cluster, workload((1.0, "b", 0.0)), Coe())
     simulation.order("b")
     assert simulation.run().finished[0] == pytest.approx(A100.disk_s(13.5) + WAKE)
 

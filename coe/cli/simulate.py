@@ -32,7 +32,9 @@ def _numbers(kind: Callable[[str], Value], example: str) -> Callable[..., tuple[
 
 
 def _names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    from coe.pool.policies import split_policies
+
+    return split_policies(text or "")
 
 
 @click.command()
@@ -51,7 +53,11 @@ def _names(_context: click.Context, _option: click.Parameter, text: str | None) 
 @click.option(
     "--slo", "slo_s", type=float, default=20.0, show_default=True, help="Seconds to the last token."
 )
-@click.option("--policies", callback=_names, help="Names between commas. [default: all]")
+@click.option(
+    "--policies",
+    callback=_names,
+    help="Names between commas; coe[-belady]: without that part. [default: all]",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--max-batch", type=int, default=16, show_default=True, help="Requests together on a slot.")
 @click.option("--load-batch", type=int, default=1, show_default=True, help="Batch of hosts at load 1.")

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from coe.errors import ConfigError
 from coe.pool.events import HostId
 from coe.registry.models import AdapterHost, Expert, Registry, RemoteHost, VllmHost
-from coe.types import ExpertId
+from coe.registry.scheduling import DeadlineClasses, DeadlineClassSpec
+from coe.types import DeadlineClass, ExpertId
 
 EPSILON = 1e-9
 """Slack in comparisons of footprints (their sums are floats)."""
+
+
+@dataclass(frozen=True)
+class ClassPlan:
+    """A deadline class. ``slo_s``: an answer after it counts as missed; ``ageing_s``: a request that has
+    waited that long goes before all that have not; ``max_wait_s``: one that could have to wait longer is
+    refused at once."""
+
+    slo_s: float = 20.0
+    ageing_s: float = 60.0
+    max_wait_s: float = math.inf
+
+
+CLASSES: Mapping[DeadlineClass, ClassPlan] = MappingProxyType(
+    {
+        "interactive": ClassPlan(slo_s=10.0, ageing_s=30.0),
+        "standard": ClassPlan(),
+        "batch": ClassPlan(slo_s=120.0, ageing_s=600.0),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +86,7 @@ class PoolPlan:
     retry_s: float = 1.0
     max_failures: int = 3
     quarantine_s: float = 30.0
+    classes: Mapping[DeadlineClass, ClassPlan] = field(default_factory=lambda: CLASSES)
 
     def __post_init__(self) -> None:
         hosts = {host.id: host for host in self.hosts}
@@ -98,7 +122,19 @@ def build_plan(registry: Registry) -> PoolPlan:
         hosts=tuple(_host_plan(host) for host in registry.pool.hosts if registry.experts_on(host.id)),
         experts=tuple(_expert_plan(expert, registry) for expert in registry.experts),
         max_queue=registry.limits.max_queue,
+        classes=_classes(registry.pool.classes),
     )
+
+
+def _classes(spec: DeadlineClasses) -> Mapping[DeadlineClass, ClassPlan]:
+    def plan(one: DeadlineClassSpec) -> ClassPlan:
+        return ClassPlan(one.slo_s, one.ageing_s, one.max_wait_s)
+
+    return {
+        "interactive": plan(spec.interactive),
+        "standard": plan(spec.standard),
+        "batch": plan(spec.batch),
+    }
 
 
 def _host_plan(host: VllmHost | AdapterHost | RemoteHost) -> HostPlan:

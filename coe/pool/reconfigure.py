@@ -6,6 +6,7 @@ from coe.errors import ConfigError
 from coe.pool.deciding import Turn
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.pool.state import Books, ExpertState, HostState, new_replica
+from coe.pool.waiting import Queue
 
 
 def apply_plan(books: Books, plan: PoolPlan, turn: Turn) -> None:
@@ -53,7 +54,7 @@ def _apply_hosts(books: Books, plan: PoolPlan) -> None:
 
 
 def _apply_expert(books: Books, plan: ExpertPlan) -> None:
-    expert = books.experts.setdefault(plan.id, ExpertState(plan.id))
+    expert = books.experts.setdefault(plan.id, ExpertState(plan.id, Queue(books.plan.classes)))
     for replica in expert.replicas.values():
         replica.retired = replica.host.plan.id not in plan.hosts
         replica.list_waiting()

@@ -33,7 +33,8 @@ from coe.pool.plan import PoolPlan
 from coe.pool.policies import Policy
 from coe.pool.reconfigure import apply_plan, check_plan
 from coe.pool.snapshot import PoolSnapshot, take_snapshot
-from coe.pool.state import Books, ExpertState, Lease, Replica, Waiter
+from coe.pool.state import Books, ExpertState, Lease, Replica
+from coe.pool.waiting import Waiter
 from coe.types import ExpertId, RequestId
 
 
@@ -46,6 +47,7 @@ class Scheduler:
     def __init__(self, plan: PoolPlan, policy: Policy) -> None:
         self._books = Books(plan)
         self._decider = Decider(policy, self._take_head)
+        self._number = 0
         apply_plan(self._books, plan, Turn(-math.inf))
 
     def step(self, event: Event, now: float) -> list[Action]:
@@ -139,10 +141,26 @@ class Scheduler:
             why = f"cannot be queued: {len(books.waiting)} requests are waiting already"
             self._reject(event, "queue_full", why, turn)
         else:
-            expert.push(Waiter(event.request, turn.now, event.deadline_class))
-            books.waiting[event.request] = expert
+            self._enqueue(event, expert, turn.now)
             for replica in sorted(expert.replicas.values(), key=lambda r: r.running / r.max_running):
                 turn.touch(replica.host)
+
+    def _enqueue(self, event: Arrived, expert: ExpertState, now: float) -> None:
+        self._number += 1
+        expert.rate.add(now)
+        expert.push(
+            Waiter(
+                event.request,
+                expert.id,
+                now,
+                now,
+                self._number,
+                event.deadline_class,
+                event.group,
+                event.alternatives,
+            )
+        )
+        self._books.waiting[event.request] = expert
 
     def _reject(self, event: Arrived, code: RejectCode, why: str, turn: Turn) -> None:
         message = f"expert {event.expert!r} {why}"
@@ -151,7 +169,8 @@ class Scheduler:
     def _take_head(self, replica: Replica, turn: Turn) -> Grant:
         """Turn the oldest request of a replica's expert into a lease."""
         expert, now = replica.expert, turn.now
-        waiter = expert.pop(expert.head())
+        chosen = expert.queue.next(now, expert.run_s, self._decider.policy.rules.timely_first)
+        waiter = expert.pop(chosen.request)
         del self._books.waiting[waiter.request]
         self._books.leases[waiter.request] = Lease(replica, now)
         replica.running += 1
@@ -255,7 +274,8 @@ class Scheduler:
 
     def _reject_all(self, expert: ExpertState, why: str, turn: Turn) -> None:
         while expert.queued:
-            request = expert.pop(expert.head()).request
+            request = next(iter(expert.queue.waiters))
+            expert.pop(request)
             del self._books.waiting[request]
             message = f"expert {expert.id!r} {why}"
             turn.actions.append(Reject(request, expert.id, "expert_unavailable", message))

@@ -7,25 +7,18 @@ Only ``Scheduler`` changes these objects; policies see them through the read-onl
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Literal
 
 from coe.pool.events import HostId, WakeFrom
+from coe.pool.learning import MovingMean, Rate
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
-from coe.types import DeadlineClass, ExpertId, RequestId
+from coe.pool.waiting import Queue, Waiter, Worth
+from coe.types import ExpertId, RequestId
 
 State = Literal["cold", "sleeping", "loading", "awake", "draining", "going_to_sleep"]
-
-LEARNING_RATE = 0.2
-"""Weight of the newest observation in a moving mean."""
-
-
-@dataclass(slots=True)
-class Waiter:
-    request: RequestId
-    arrived: float
-    deadline_class: DeadlineClass
 
 
 @dataclass(slots=True)
@@ -34,30 +27,21 @@ class Lease:
     granted: float
 
 
-@dataclass(slots=True)
-class MovingMean:
-    """Follows the first observation at once, later ones slowly."""
-
-    value: float
-    seen: bool = False
-
-    def add(self, observation: float) -> None:
-        rate = LEARNING_RATE if self.seen else 1.0
-        self.value += rate * (observation - self.value)
-        self.seen = True
-
-
 @dataclass(slots=True, eq=False)
 class ExpertState:
-    """An expert and its queue. ``retiring``: no longer in the plan, only its queue is still served."""
+    """An expert and its queue. ``legs``: those that wait or are expected, by group. ``retiring``: no longer
+    in the plan, only its queue is still served."""
 
     id: ExpertId
+    queue: Queue
     replicas: dict[HostId, Replica] = field(default_factory=dict)
-    queue: OrderedDict[RequestId, Waiter] = field(default_factory=OrderedDict)
     run: MovingMean = field(default_factory=lambda: MovingMean(1.0))
+    rate: Rate = field(default_factory=Rate)
+    legs: Counter[RequestId] = field(default_factory=Counter)
     retiring: bool = False
     queued: int = 0
     oldest: float = math.inf
+    overdue_at: float = math.inf
     arrivals_sum: float = 0.0
     arrived: int = 0
     supply: int = 0
@@ -66,22 +50,38 @@ class ExpertState:
     def run_s(self) -> float:
         return self.run.value
 
+    @property
+    def groups(self) -> AbstractSet[RequestId]:
+        return self.legs.keys()
+
+    def worth(self, now: float, done_at: float) -> Worth:
+        return self.queue.worth(now, done_at, self.run.value)
+
+    def rate_at(self, now: float) -> float:
+        return self.rate.at(now)
+
     def push(self, waiter: Waiter) -> None:
-        self.queue[waiter.request] = waiter
-        self.arrivals_sum += waiter.arrived
+        self.queue.add(waiter)
+        if waiter.group is not None:
+            self.legs[waiter.group] += 1
+        self.arrivals_sum += waiter.since
         self.arrived += 1
         self._count()
 
     def pop(self, request: RequestId) -> Waiter:
-        waiter = self.queue.pop(request)
-        self.arrivals_sum -= waiter.arrived
+        waiter = self.queue.remove(request)
+        if waiter.group is not None:
+            self.leave_group(waiter.group)
+        self.arrivals_sum -= waiter.since
         self._count()
         for replica in self.replicas.values():
             replica.frame_left = min(replica.frame_left, self.queued)
         return waiter
 
-    def head(self) -> RequestId:
-        return next(iter(self.queue))
+    def leave_group(self, group: RequestId) -> None:
+        self.legs[group] -= 1
+        if not self.legs[group]:
+            del self.legs[group]
 
     def recount(self) -> None:
         """Bring ``supply`` up to date after a change of a replica."""
@@ -101,8 +101,8 @@ class ExpertState:
 
     def _count(self) -> None:
         had, self.queued = self.queued, len(self.queue)
-        self.oldest = self.queue[self.head()].arrived if self.queue else math.inf
-        if not self.queue:
+        self.oldest, self.overdue_at = self.queue.oldest, self.queue.overdue_at
+        if not self.queued:
             self.arrivals_sum = 0.0
         if bool(had) == bool(self.queued):
             return

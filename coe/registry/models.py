@@ -21,6 +21,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from coe.registry.base import Model, Name
 from coe.registry.combining import AggregatorSpec, NamedRoute
 from coe.registry.operation import AdminListener, Feedback, History
+from coe.registry.scheduling import DeadlineClasses, Mechanisms
 from coe.types import ExpertView
 
 
@@ -154,12 +155,14 @@ class Pool(Model):
 
     hosts: tuple[Host, ...]
     policy: str = "coe"
-    """how experts are scheduled"""
-    ageing_s: Annotated[float, Field(gt=0)] = 20.0
-    """a request that waited longer goes before any other expert's"""
+    """how experts are scheduled; coe[-belady,-prefetch] is the policy coe without these mechanisms"""
+    options: Mechanisms = Mechanisms()
+    """mechanisms of the policy coe"""
+    classes: DeadlineClasses = DeadlineClasses()
+    """what requests of each deadline class expect"""
     pinned: tuple[Name, ...] = ()
     """experts that the policy ``static`` keeps in memory once they are loaded"""
-    min_residency_s: Annotated[float, Field(ge=0)] = 0.5
+    min_residency_s: Annotated[float, Field(ge=0)] = 0.0
     """an expert just loaded is not swapped out sooner"""
     load_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """a load that takes longer has failed"""

@@ -11,14 +11,14 @@ _LISTED = 12
 
 def summary(registry: Registry) -> tuple[str, ...]:
     """Lines for people. Pure."""
-    service = registry.service
+    service, standard = registry.service, registry.pool.classes.standard
     return (
         f"{_count(registry.experts, 'expert')} on {_count(registry.pool.hosts, 'host')}, behind the model"
         f' name "{service.model_name}" at http://{service.host}:{service.port}/v1',
         *(_host_line(host, registry.experts_on(host.id)) for host in registry.pool.hosts),
         *_router_lines(registry),
-        f"scheduling: policy {registry.pool.policy}; a request that waited {registry.pool.ageing_s:g} s goes"
-        f" first; at most {registry.limits.max_queue} wait",
+        f"scheduling: policy {registry.pool.policy}; who waited {standard.ageing_s:g} s goes first;"
+        f" at most {registry.limits.max_queue} wait",
         _aggregation_line(registry),
     )
 

@@ -27,7 +27,7 @@ from coe.pool.events import (
     Wake,
 )
 from coe.pool.plan import EPSILON, PoolPlan
-from coe.pool.policies import Collate, Policy
+from coe.pool.policies import Coe, Policy
 from coe.pool.scheduler import Scheduler
 from coe.types import ExpertId, RequestId
 
@@ -62,7 +62,7 @@ class World:
     def __init__(self, plan: PoolPlan, policy: Policy | None = None) -> None:
         self.plan = plan
         self._first_plan = plan
-        self.policy = policy or Collate()
+        self.policy = policy or Coe()
         self.scheduler = Scheduler(plan, self.policy)
         self.now = 0.0
         self.steps: list[Step] = []

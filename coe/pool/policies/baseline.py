@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from coe.pool.plan import EPSILON
-from coe.pool.policies.protocol import HostView, ReplicaView, Swap
+from coe.pool.policies.protocol import HostView, ReplicaView, Rules, Swap
 from coe.types import ExpertId
 
 Preference = tuple[float, ...]
@@ -24,6 +24,7 @@ class Baseline:
     """Serve whatever is awake, oldest request first."""
 
     across_hosts = True
+    rules = Rules()
 
     def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:  # noqa: ARG002
         return min(grantable, key=head).expert.id

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
 from coe.pool.events import HostId
-from coe.types import ExpertId
+from coe.pool.waiting import Worth
+from coe.types import ExpertId, RequestId
 
 
 class QueueView(Protocol):
@@ -31,6 +33,24 @@ class QueueView(Protocol):
     @property
     def arrivals_sum(self) -> float:
         """Sum of the waiting requests' arrival times: total waiting is ``queued * now`` minus this."""
+        ...
+
+    @property
+    def overdue_at(self) -> float:
+        """When the first of them will have waited as long as its class may; ``inf`` when nobody waits."""
+        ...
+
+    def worth(self, now: float, done_at: float) -> Worth:
+        """How many of them would be in time if they were answered at ``done_at``."""
+        ...
+
+    def rate_at(self, now: float) -> float:
+        """Arrivals a second of late."""
+        ...
+
+    @property
+    def groups(self) -> AbstractSet[RequestId]:
+        """Groups with a leg that waits for it, or that expect it."""
         ...
 
     @property
@@ -142,6 +162,24 @@ class Swap:
     wave: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the scheduler does on a policy's behalf; all off: a plain queue for each expert.
+
+    ``timely_first``: within one expert's queue, requests that can still be in time go before those that
+    cannot, and the overdue before both; if not, the oldest goes first. ``prefetch``: weights are read from
+    disk while requests for them wait. ``groups``: the legs of a request age together, and its experts come
+    in when they are expected. ``reroute``: an awake alternative takes a request that would have to wait.
+    ``promise``: a request whose bound on waiting exceeds what its class allows is refused at once.
+    """
+
+    timely_first: bool = False
+    prefetch: bool = False
+    groups: bool = False
+    reroute: bool = False
+    promise: bool = False
+
+
 class Policy(Protocol):
     """Pure decisions about one host. Called again whenever something changes there."""
 
@@ -151,6 +189,11 @@ class Policy(Protocol):
     @property
     def across_hosts(self) -> bool:
         """Whether a change on one host may change its answers about others."""
+        ...
+
+    @property
+    def rules(self) -> Rules:
+        """What the scheduler does besides on its behalf."""
         ...
 
     def swap(self, view: HostView) -> Swap | None:
