@@ -231,6 +231,7 @@ def http_server(app: ASGIApp) -> HttpServer:
         log_config=None,
         log_level="warning",
         access_log=False,
+        proxy_headers=False,  # nothing here reads the client's address
         server_header=False,
         timeout_graceful_shutdown=int(DRAIN_S) + 5,
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 
+from coe import quick_json
 from coe.errors import CoeError, EngineError, ExpertRefused
 
 CONNECT_TIMEOUT_S = 10.0
@@ -23,6 +24,7 @@ MAX_ERROR_BYTES = 65_536
 OURS_TO_FIX = frozenset({401, 402, 403, 404, 405, 408})
 """Upstream's 4xx that a client of ours cannot mend: our key, our model name, our URL."""
 UNREACHABLE = "engine_unreachable"
+JSON_BODY = {"Content-Type": "application/json"}
 STREAM_ERROR = b'data: {"error"'
 
 
@@ -66,7 +68,12 @@ class HttpClient:
     async def ask(self, path: str, body: Mapping[str, Any], rename: Rename | None = None) -> HttpAnswer:
         """POST ``body``; returns at the head of a 2xx answer, else raises (see the module)."""
         async with self._translated():
-            response = await self._open().post(self.upstream.url + path, json=body, allow_redirects=False)
+            response = await self._open().post(
+                self.upstream.url + path,
+                data=quick_json.encode(body),
+                headers=JSON_BODY,
+                allow_redirects=False,
+            )
         if response.status < 300:
             return HttpAnswer(self.upstream.name, response, rename)
         raise await self._failure(response)
@@ -96,6 +103,7 @@ class HttpClient:
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Authorization": f"Bearer {where.api_key}"} if where.api_key else None,
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=where.read_timeout_s

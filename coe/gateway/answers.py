@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+from coe import quick_json
 from coe.errors import CoeError, EngineError
 from coe.types import Endpoint, Leg, Receipt
 
@@ -50,7 +50,7 @@ def receipt_headers(receipt: Receipt) -> HeaderList:
 
 def body_given_again(kept: bytes, request_id: str) -> bytes:
     """A kept body for another request: its receipt names that request, has no legs, and says why."""
-    body = json.loads(kept)
+    body = quick_json.decode(kept)
     body["coe"] = {
         **body["coe"],
         "request_id": request_id,
@@ -60,7 +60,7 @@ def body_given_again(kept: bytes, request_id: str) -> bytes:
         "queue_ms": 0.0,
         "swap_ms": 0.0,
     }
-    return to_json(body)
+    return quick_json.encode(body)
 
 
 def body_with_receipt(raw: bytes, receipt: Receipt) -> bytes:
@@ -68,18 +68,13 @@ def body_with_receipt(raw: bytes, receipt: Receipt) -> bytes:
 
     Raises EngineError if the body is no JSON object.
     """
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
+    body = quick_json.with_fields(raw, model=receipt.expert, coe=receipt_json(receipt))
+    if body is None:
         raise EngineError(
             f"{receipt.expert} answered something that is not a JSON object",
             hint="Look at the log of its engine.",
         )
-    body["model"] = receipt.expert
-    body["coe"] = receipt_json(receipt)
-    return to_json(body)
+    return body
 
 
 def receipt_event(receipt: Receipt, endpoint: Endpoint, created: int) -> bytes:
@@ -97,16 +92,12 @@ def receipt_event(receipt: Receipt, endpoint: Endpoint, created: int) -> bytes:
         "choices": [{"index": 0, **silent, "logprobs": None, "finish_reason": None}],
         "coe": receipt_json(receipt),
     }
-    return b"data: " + to_json(chunk) + b"\n\n"
+    return b"data: " + quick_json.encode(chunk) + b"\n\n"
 
 
 def error_event(error: CoeError) -> bytes:
     """An error after the stream began. Clients raise on an event with ``error``."""
-    return b"data: " + to_json(error.envelope()) + b"\n\n"
-
-
-def to_json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    return b"data: " + quick_json.encode(error.envelope()) + b"\n\n"
 
 
 class UntilDone:

@@ -13,8 +13,9 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from coe import quick_json
 from coe.errors import BadHttp, CoeError
-from coe.gateway.answers import HeaderList, error_event, to_json
+from coe.gateway.answers import HeaderList, error_event
 from coe.gateway.metrics import Metrics
 from coe.gateway.requests import ClientGone
 from coe.types import Receipt
@@ -41,7 +42,7 @@ class Exchange:
         self._streaming = False
 
     async def send_json(self, payload: Any, status: int = 200, headers: HeaderList | None = None) -> None:
-        await self.send_bytes(to_json(payload), status=status, headers=headers)
+        await self.send_bytes(quick_json.encode(payload), status=status, headers=headers)
 
     async def send_bytes(
         self,

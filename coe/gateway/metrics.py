@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,23 +18,42 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
+Labelled = TypeVar("Labelled", Counter, Gauge, Histogram)
+
+
+class _Children(Generic[Labelled]):
+    """A metric's children by their labels: looking one up in the library takes a lock and some checks."""
+
+    def __init__(self, metric: Labelled) -> None:
+        self._metric: Labelled = metric
+        self._found: dict[tuple[str, ...], Labelled] = {}
+
+    def labels(self, *values: str) -> Labelled:
+        found = self._found.get(values)
+        if found is None:
+            found = self._found[values] = self._metric.labels(*values)
+        return found
+
+
 class Metrics:
     """Numbers about requests; those about engines are read when Prometheus asks."""
 
     def __init__(self, status: Status, reception: Reception | None = None) -> None:
         registry = self._registry = CollectorRegistry()
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"coe_{name}", text, labels, registry=registry)
+        def counter(name: str, text: str, *labels: str) -> _Children[Counter]:
+            return _Children(Counter(f"coe_{name}", text, labels, registry=registry))
 
-        def histogram(name: str, text: str, *labels: str) -> Histogram:
-            return Histogram(f"coe_{name}", text, labels, buckets=_SECONDS, registry=registry)
+        def histogram(name: str, text: str, *labels: str) -> _Children[Histogram]:
+            return _Children(Histogram(f"coe_{name}", text, labels, buckets=_SECONDS, registry=registry))
 
         self._requests = counter("requests", "Requests by endpoint and HTTP status.", "endpoint", "status")
         self._answers = counter("answers", "Answers by expert and the router that chose.", "expert", "router")
         self._tokens = counter("completion_tokens", "Completion tokens, where reported.", "expert")
         self._failed_legs = counter("failed_legs", "Experts asked that did not answer.", "expert")
-        self._in_flight = Gauge("coe_requests_in_flight", "Under way.", ["endpoint"], registry=registry)
+        self._in_flight = _Children(
+            Gauge("coe_requests_in_flight", "Under way.", ["endpoint"], registry=registry)
+        )
         self._seconds = histogram("request_seconds", "From arrival to the last byte.", "endpoint")
         self._first_byte = histogram("first_byte_seconds", "From arrival to the first byte.", "endpoint")
         self._queue = histogram("queue_seconds", "Waiting for an expert.", "expert")

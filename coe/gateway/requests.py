@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any, NoReturn, cast, get_args
+from typing import Any, cast, get_args
 
+from coe import quick_json
 from coe.errors import BadHttp, BadRequest, PayloadTooLarge
 from coe.gateway.faults import json_kind, validate
 from coe.gateway.schemas import (
@@ -58,7 +59,7 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     if not raw.strip():
         raise BadRequest("the body is empty", code="empty_body", hint="Send a JSON object.")
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
+        body = quick_json.decode(raw)
     except json.JSONDecodeError as error:
         raise _malformed(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
     except UnicodeDecodeError as error:
@@ -203,10 +204,6 @@ def _too_large(max_bytes: int) -> PayloadTooLarge:
 
 def _malformed(what: str) -> BadRequest:
     return BadRequest(f"the body is not JSON: {what}", code="invalid_json", hint="Correct the JSON.")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _printable(text: str) -> str:
