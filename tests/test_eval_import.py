@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -170,11 +171,25 @@ def test_what_is_not_there_is_a_clear_error(kind: str, tmp_path: Path) -> None:
         ("the answer is (C). D", "C"),
         ("Answer: D", "D"),
         ("Perhaps I would say so", "I"),
+        ("Answer: A or answer: B\nAnswer: C", "B"),
+        ("answer:\nE", "E"),
         ("no letters here", None),
     ],
 )
 def test_lenient_extraction_finds_letters_anywhere(text: str, letter: str | None) -> None:
     assert lenient_choice(text) == letter
+    assert authors_choice(text) == letter
+
+
+def authors_choice(text: str) -> str | None:
+    """The authors' own patterns."""
+    patterns = (
+        (r"answer is \(?([A-J])\)?", 0),
+        (r".*[aA]nswer:\s*([A-J])", 0),
+        (r"\b([A-J])\b(?!.*\b[A-J]\b)", re.DOTALL),
+    )
+    found = (re.search(pattern, text, flags) for pattern, flags in patterns)
+    return next((one.group(1) for one in found if one), None)
 
 
 def test_agreement_counts_what_leniency_adds(tmp_path: Path) -> None:
