@@ -24,7 +24,10 @@ from eval.asking import Job, Row, complete, rows_of, run_jobs
 from eval.statistics import PairedDifference, Share, paired_bootstrap, share
 
 PAIR_SEED = 7_204
-LEGS = 4
+BLOCK = 50
+"""Questions that all arms answer before the next ones are asked: what is interrupted is still paired, and an
+expert that is in memory serves many questions."""
+LEGS = 3
 """Completions of one question in every arm but the single one."""
 
 
@@ -80,11 +83,13 @@ def _stands_in(answer: str, output: str) -> bool:
 
 
 def tasks(per_skill: int, pairs: int) -> list[Task]:
-    """The fixed questions: ``per_skill`` held-out ones of each skill, then ``pairs`` of two skills each."""
+    """The fixed questions, mixed: ``per_skill`` held-out ones of each skill, ``pairs`` of two skills each."""
     single = [
         Task(q.id, q.text, (q,), skill_named(q.skill).max_tokens) for q in held_out_questions(per_skill)
     ]
-    return [*single, *_pairs(pairs)]
+    mixed = [*single, *_pairs(pairs)]
+    random.Random(PAIR_SEED).shuffle(mixed)
+    return mixed
 
 
 def _pairs(count: int) -> list[Task]:
@@ -104,7 +109,7 @@ def _pairs(count: int) -> list[Task]:
 async def ask_all(
     url: str, asked: Sequence[Arm], questions: Sequence[Task], record: Path | None, concurrency: int = 16
 ) -> AsyncIterator[Row]:
-    """A row for each arm and question, arm after arm; rows of an earlier run come first."""
+    """A row for each arm and question, in blocks of questions; rows of an earlier run come first."""
     wanted = {(arm.name, task.id) for arm in asked for task in questions}
     done = set()
     for row in rows_of(record):
@@ -112,7 +117,13 @@ async def ask_all(
         if key in wanted and key not in done:
             done.add(key)
             yield row
-    jobs = [_job(url, arm, task) for arm in asked for task in questions if (arm.name, task.id) not in done]
+    jobs = [
+        _job(url, arm, task)
+        for start in range(0, len(questions), BLOCK)
+        for arm in asked
+        for task in questions[start : start + BLOCK]
+        if (arm.name, task.id) not in done
+    ]
     async for row in run_jobs(jobs, record, concurrency):
         yield row
 

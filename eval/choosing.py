@@ -102,19 +102,16 @@ async def choose_all(
 ) -> AsyncIterator[Row]:
     """A row for each expert, item and place of the right answer: ``{"expert", "item", "place", "category",
     "right", "said"}``. Rows of an earlier run with the same record come first and are not asked again."""
-    done = set()
-    for row in rows_of(record):
-        done.add((row["expert"], row["item"], row["place"]))
-        if row["expert"] in experts:
-            yield row
-    places = range(WRONG + 1)
-    jobs = [
-        _job(url, expert, item, place)
+    wanted = {
+        (expert, item.id, place): _job(url, expert, item, place)
         for expert in experts
         for item in items
-        for place in places
-        if (expert, item.id, place) not in done
-    ]
+        for place in range(WRONG + 1)
+    }
+    for row in rows_of(record):
+        if wanted.pop((row["expert"], row["item"], row["place"]), None):
+            yield row
+    jobs = list(wanted.values())
     async for row in run_jobs(jobs, record, concurrency):
         yield row
 
