@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from coe.access.answers import Embed
-from coe.aggregators import Setting, build_aggregators
+from coe.aggregators import Outcomes, Setting, build_aggregators
 from coe.generation import Generation
+from coe.profiles.aggregating import best_aggregators
 from coe.profiles.evidence import encoder_of, evidence_of
 from coe.profiles.store import ProfileStore, digest, open_store
 from coe.registry.models import Registry, RouterSpec
@@ -62,12 +63,18 @@ class GenerationBuilder:
             registry=registry,
             experts=experts,
             routers={name: each.router for name, each in built.items()},
-            aggregators=build_aggregators(registry, Setting(experts, self._root)),
+            aggregators=build_aggregators(registry, self._setting(registry, experts, store)),
             created=int(time.time()),
             left=left or {},
         )
         self._built = built
         return generation
+
+    def _setting(self, registry: Registry, experts: tuple[ExpertView, ...], store: ProfileStore) -> Setting:
+        """What aggregators may know: which experts err together, and who aggregates well."""
+        evidence = evidence_of(store, registry.routed)
+        outcomes = None if evidence is None else Outcomes(evidence.experts, evidence.scores)
+        return Setting(experts, self._root, outcomes, best_aggregators(registry, self._root, store))
 
     def _router(self, spec: RouterSpec, registry: Registry, store: ProfileStore) -> _Built:
         recipe = _Recipe(

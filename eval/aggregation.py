@@ -24,7 +24,7 @@ from eval.asking import Job, Row, complete, rows_of, run_jobs
 from eval.statistics import PairedDifference, Share, paired_bootstrap, share
 
 PAIR_SEED = 7_204
-BLOCK = 50
+BLOCK = 101
 """Questions that all arms answer before the next ones are asked: what is interrupted is still paired, and an
 expert that is in memory serves many questions."""
 LEGS = 3

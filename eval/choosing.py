@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
@@ -154,8 +153,3 @@ def by_expert(rows: Iterable[Row]) -> dict[ExpertId, dict[str, Share]]:
 def best_aggregator(found: Mapping[ExpertId, Mapping[str, Share]], category: str = "all") -> ExpertId:
     """The expert with the highest share; of equals the first by name."""
     return min(found, key=lambda expert: (-found[expert][category].value, expert))
-
-
-def as_profile(found: Mapping[str, Share]) -> dict[str, Any]:
-    """One expert's figures as they are kept in its profile under ``aggregation``."""
-    return {category: {"right": s.right, "total": s.total} for category, s in found.items()}

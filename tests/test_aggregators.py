@@ -268,7 +268,7 @@ def test_votes_on_tables_skip_what_nobody_answered() -> None:
 
 
 async def test_a_synthesis_is_written_by_the_expert_that_the_test_chose() -> None:
-    setting = Setting(VIEWS, best_aggregator="e3")
+    setting = Setting(VIEWS, best_aggregators={"all": "e3"})
     aggregator = build_aggregator(AggregatorSpec(kind="synthesise"), setting)
     verdict = await aggregator.combine(request(), ScriptedAnswers(panel("4", "5")))
     assert isinstance(verdict, Write)

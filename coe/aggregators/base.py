@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -44,8 +44,16 @@ class Setting:
     """the folder of experts.yaml, where relative paths in options start"""
     outcomes: Outcomes | None = None
     """what the experts' profiles say of those that have one; None where none has"""
-    best_aggregator: ExpertId | None = None
-    """the expert that did best at picking the right one of several answers, where that was measured"""
+    best_aggregators: Mapping[str, ExpertId] = field(default_factory=dict)
+    """for each category, and for "all", the expert that was best at picking the right one of several answers;
+    only where somebody was measured to be better than guessing"""
+
+    def writer_for(self, expert: ExpertId) -> ExpertId:
+        """Who shall aggregate answers to a query that the router gives to ``expert``: the best aggregator of
+        that expert's skills, else the best overall, else the expert itself."""
+        skills = next((view.skills for view in self.experts if view.id == expert), ())
+        tested = (self.best_aggregators.get(name) for name in (*skills, "all"))
+        return next((found for found in tested if found is not None), expert)
 
 
 class AggregatorClass(Protocol):

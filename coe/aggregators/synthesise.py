@@ -21,8 +21,8 @@ from coe.types import ExpertId, Request
 
 class WriterOptions(AggregatorOptions):
     expert: ExpertId | None = None
-    """who writes the answer; without it the expert that the aggregation test found best, and where none was
-    tested the router's first"""
+    """who writes the answer; without it the expert that the aggregation test found best for the query's
+    skill, and where it found none better than guessing the router's first"""
     max_chars: Annotated[int, Field(ge=200)] = 4000
     """of each answer that the writer reads; longer ones are cut in the middle"""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
@@ -46,7 +46,7 @@ class Synthesise(Base):
         self.proposing = Proposing(self.repeat, options.temperature, chat_only=True)
 
     def writer(self, asked: Sequence[Asked]) -> ExpertId:
-        return self._writing.expert or self._setting.best_aggregator or asked[0].expert
+        return self._writing.expert or self._setting.writer_for(asked[0].expert)
 
     async def combine(self, request: Request, answers: Answers) -> Verdict:
         asked = list(answers.outstanding)

@@ -93,6 +93,8 @@ class ExpertProfile(Model):
     skills: dict[str, Tally] = Field(default_factory=dict)
     estimated: dict[str, Tally] = Field(default_factory=dict)
     """categories' expected scores with 95% credible intervals, where an estimate stands below"""
+    aggregation: dict[str, Tally] = Field(default_factory=dict)
+    """share of right picks among one right and two wrong answers, by category and over "all" """
     outcomes: Outcomes
     estimate: Estimate | None = None
     cost: Cost = Cost()

@@ -9,18 +9,30 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coe.cli._group import Failed
-from coe.cli._options import json_option, registry_option
+from coe.cli._options import json_option, registry_option, url_option
 
 if TYPE_CHECKING:
     from coe.profiles.profile import ExpertProfile
+    from eval.statistics import Share
 
 
 @click.command()
-@click.argument("expert_id", metavar="ID")
+@click.argument("expert_id", metavar="[ID]", required=False)
 @click.option(
-    "--from", "folder", type=click.Path(path_type=Path), required=True,
+    "--from", "folder", type=click.Path(path_type=Path),
     help="Outcome set: questions, and which expert answered them rightly.",
 )  # fmt: skip
+@click.option("--aggregation", is_flag=True, help="Test how well it picks the right one of several answers.")
+@click.option(
+    "--items", type=click.Path(path_type=Path), help="--aggregation: JSONL; default: demo questions."
+)
+@click.option(
+    "--per-skill", default=4, show_default=True, help="--aggregation: demo questions of each skill."
+)
+@click.option(
+    "--record", type=click.Path(path_type=Path), help="--aggregation: JSONL; a rerun goes on from it."
+)
+@url_option
 @click.option("--probes", type=click.IntRange(min=1), help="Use so many questions; the rest is estimated.")
 @click.option("--split", help="Learn from this split only (never a held-out one).")
 @click.option("--design", type=click.Choice(["adaptive", "random"]), default="random", show_default=True)
@@ -28,8 +40,13 @@ if TYPE_CHECKING:
 @registry_option
 @json_option
 def main(
-    expert_id: str,
-    folder: Path,
+    expert_id: str | None,
+    folder: Path | None,
+    aggregation: bool,
+    items: Path | None,
+    per_skill: int,
+    record: Path | None,
+    url: str,
     probes: int | None,
     split: str | None,
     design: Any,
@@ -37,7 +54,20 @@ def main(
     registry: Path,
     as_json: bool,
 ) -> None:
-    """Make the profile of the expert ID and write it to the registry's own folder of profiles."""
+    """Make the profile of the expert ID and write it to the registry's own folder of profiles.
+
+    With --from: from recorded outcomes. With --aggregation: the expert ID, or each one without it, is asked
+    through a running service which of one right and two wrong answers is right; the shares are added.
+    """
+    if aggregation:
+        from coe.cli.experts._aggregation import ask_and_keep
+        from coe.cli.experts._aggregation import readable as ranked
+
+        found = ask_and_keep(registry, expert_id, url, items, per_skill, record)
+        click.echo(json.dumps(plain(found), indent=1) if as_json else "\n".join(ranked(found)))
+        return
+    if expert_id is None or folder is None:
+        raise click.UsageError("give an expert's ID and --from FOLDER, or --aggregation")
     from coe.profiles.joining import Probes, profile_recorded, read_recorded
     from coe.registry.load import load_registry
 
@@ -50,6 +80,14 @@ def main(
     click.echo(
         json.dumps(summary(profile), indent=1) if as_json else "\n".join(readable(profile))
     )  # fmt: skip
+
+
+def plain(found: dict[str, dict[str, Share]]) -> dict[str, Any]:
+    """Shares as JSON."""
+    return {
+        expert: {category: {"right": s.right, "total": s.total} for category, s in by_category.items()}
+        for expert, by_category in found.items()
+    }
 
 
 def summary(profile: ExpertProfile) -> dict[str, Any]:

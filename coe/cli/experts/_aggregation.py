@@ -1,0 +1,58 @@
+"""The synthetic test of aggregators behind ``coe experts profile --aggregation``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coe.cli._group import Failed
+
+if TYPE_CHECKING:
+    from eval.statistics import Share
+
+
+def ask_and_keep(
+    registry: Path, only: str | None, url: str, items_file: Path | None, per_skill: int, record: Path | None
+) -> dict[str, dict[str, Share]]:
+    """Ask the experts (or ``only`` one) through the service, write the figures into their profiles, return
+    them by expert and category."""
+    from coe.profiles.aggregating import keep
+    from coe.registry.load import load_registry
+    from eval.choosing import by_expert, choose_all, demo_items, read_items
+
+    loaded = load_registry(registry)
+    experts = [expert.id for expert in loaded.routed]
+    if only is not None:
+        if loaded.expert(only) is None:
+            raise Failed(f'{registry} has no expert "{only}"', "See `coe experts list`.")
+        experts = [only]
+    items = demo_items(per_skill) if items_file is None else read_items(items_file)
+    rows = asyncio.run(_collected(choose_all(url.rstrip("/"), experts, items, record), url))
+    found = by_expert(rows)
+    source = "demonstration, training phrasings" if items_file is None else items_file.name
+    for expert, by_category in found.items():
+        keep(loaded, registry.resolve().parent, expert, by_category, source)
+    return found
+
+
+def readable(found: dict[str, dict[str, Share]]) -> list[str]:
+    """Best first; guessing gets a third."""
+    order = sorted(found, key=lambda expert: -found[expert]["all"].value)
+    width = max((len(expert) for expert in order), default=0)
+    return [
+        "picked the right one of three answers (guessing: 0.333):",
+        *(f"  {expert:<{width}}  {found[expert]['all']}  {found[expert]['all'].total}" for expert in order),
+    ]
+
+
+async def _collected(rows: AsyncIterator[dict[str, Any]], url: str) -> Sequence[dict[str, Any]]:
+    import aiohttp
+
+    try:
+        return [row async for row in rows]
+    except aiohttp.ClientConnectionError as error:
+        raise click.ClickException(f"no service at {url} ({error}); start one with `coe serve`") from None
