@@ -20,6 +20,7 @@ from coe.files import write_atomically
 from coe.generation import Generation, Generations
 from coe.registry.changes import changes, needs_restart
 from coe.registry.consistency import Inconsistency
+from coe.registry.edit import Edit
 from coe.registry.history import History
 from coe.registry.load import parse_registry
 from coe.registry.models import Registry
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 
-Edit = Callable[[str], str]
-"""From the text of experts.yaml to another one. Raises CoeError where it cannot be made. Pure."""
 Faults = Callable[[Registry, Registry], Iterable[Inconsistency]]
 """What keeps a service from going over from the first registry to the second. Blocking."""
 
@@ -136,6 +135,11 @@ class LiveRegistry:
                 self.refusal = None
             return self._service.generations.current
 
+    async def check(self, change: Edit) -> Registry:
+        """The registry that :meth:`edit` would give. Changes nothing; raises as it does."""
+        old = self._service.generations.current.registry
+        return await asyncio.to_thread(lambda: self._valid(change(read_text(self.path)), old))
+
     async def rollback(self, number: int) -> Generation:
         """Make the text of an earlier generation a new one. Raises CoeError as :meth:`edit` does."""
         entry = await asyncio.to_thread(self.history.entry, number)
@@ -167,15 +171,18 @@ class LiveRegistry:
             log.warning("changed, but only after a restart: %s", ", ".join(self.needs_restart))
         await self._keep(generation.number, text)
 
-    def _prepare(self, text: str, old: Generation) -> Generation:
+    def _valid(self, text: str, old: Registry) -> Registry:
         registry = self._file.registry(text)
         source = parse_source(text, self.path)
         problems = [
-            Problem(fault.message, source.position(fault.loc))
-            for fault in self._faults(old.registry, registry)
+            Problem(fault.message, source.position(fault.loc)) for fault in self._faults(old, registry)
         ]
         if problems:
             raise RegistryError(self.path, problems)
+        return registry
+
+    def _prepare(self, text: str, old: Generation) -> Generation:
+        registry = self._valid(text, old.registry)
         number = old.number + 1
         return self._builder.build(registry, number, _left(old, registry, number))
 

@@ -22,6 +22,8 @@ from coe.registry.problems import RegistryError
 from coe.registry.source import Source, parse_source
 from coe.suggest import suggest
 
+Edit = Callable[[str], str]
+"""From the text of experts.yaml to another one. Raises CoeError where it cannot be made. Pure."""
 Entry = Mapping[str, Any]
 """An expert's entry as experts.yaml has it, not validated."""
 
