@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from coe.admission import Ask, Gate, Profiler
@@ -22,9 +23,11 @@ from coe.pipeline import Answer
 from coe.registry.edit import Entry
 from coe.registry.history import difference
 from coe.registry.models import Expert
+from coe.registry.operation import AdminListener
 from coe.suggest import suggest
 from coe.types import ExpertId, Options, Request
 
+MIN_TOKEN_CHARS = 16
 PROBE_TOKENS = 512
 """Longest answer to one question of a profile."""
 
@@ -168,8 +171,24 @@ def _asker(pipeline: Answering, expert: ExpertId) -> Ask:
     return ask
 
 
-def require(live: LiveRegistry | None) -> LiveRegistry:
-    """Raises ConfigError where the service does not follow a file, so that there is nothing to administer."""
-    if live is None:
-        raise ConfigError("the admin API needs an experts.yaml", hint="Start the service with `coe serve`.")
-    return live
+def read_token(listener: AdminListener, root: Path) -> str:
+    """The admin token, from where experts.yaml says it is. Raises ConfigError without a usable one."""
+    if listener.token_env is not None:
+        token, where = os.environ.get(listener.token_env, ""), f"environment variable {listener.token_env}"
+    else:
+        file = root / Path(str(listener.token_file)).expanduser()
+        token, where = _file_text(file), f"file {file}"
+    token = token.strip()
+    if len(token) < MIN_TOKEN_CHARS:
+        raise ConfigError(
+            f"the admin API needs a token of at least {MIN_TOKEN_CHARS} characters in the {where}",
+            hint="Make one with `openssl rand -hex 32`, or take service.admin out of experts.yaml.",
+        )
+    return token
+
+
+def _file_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""

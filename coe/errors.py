@@ -16,7 +16,7 @@
     ├── QuorumMissed              503     expert_error            quorum_missed
     ├── AggregationFailed         500     router_error            aggregation_failed
     ├── ExpertRefused             (own)   (own)                   (own)     an expert's own 4xx, passed on
-    └── ConfigError               -       invalid_registry        -         never reaches a client
+    └── ConfigError               400     invalid_registry        invalid_registry   in the admin API only
 
 ``source`` says who failed: ``router`` (our side, before an expert was asked) or ``expert``.
 """
@@ -153,4 +153,4 @@ class ExpertRefused(CoeError):
 class ConfigError(CoeError):
     """experts.yaml cannot be used; the message carries file, line and what to write instead."""
 
-    type, default_code = "invalid_registry", "invalid_registry"
+    status, type, default_code = 400, "invalid_registry", "invalid_registry"

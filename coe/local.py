@@ -13,6 +13,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -20,9 +21,12 @@ import uvloop
 from starlette.types import ASGIApp
 
 from coe.access.building import Reception, build_reception, open_door
+from coe.admin import Admin, read_token
+from coe.admission import build_gate, build_profiler
 from coe.building import GenerationBuilder, embedder
 from coe.engines import build_engine
 from coe.errors import ConfigError
+from coe.gateway.admin import AdminGateway
 from coe.gateway.app import Gateway
 from coe.gateway.metrics import Metrics
 from coe.gateway.status import ExpertStatus, Readiness, judge
@@ -38,6 +42,7 @@ from coe.registry.check import new_errors
 from coe.registry.consistency import Inconsistency
 from coe.registry.history import History
 from coe.registry.models import Expert, Host, Registry, Service
+from coe.registry.operation import AdminListener
 from coe.types import Engine, EngineStats, ExpertId
 
 log = logging.getLogger(__name__)
@@ -70,12 +75,22 @@ class LocalService:
         self._watching: asyncio.Task[None] | None = None
         self.pipeline = Pipeline(generations, pool)
         self._reception = reception or open_door()
-        metrics = Metrics(self, self._reception)
-        self.app = Gateway(self.pipeline, generations, metrics, self, self._reception).app()
+        self._metrics = Metrics(self, self._reception)
+        self.app = Gateway(self.pipeline, generations, self._metrics, self, self._reception).app()
 
     def follow(self, live: LiveRegistry) -> None:
         """Have the registry followed from the start on."""
         self.live = live
+
+    def admin_app(self, token: str) -> ASGIApp:
+        """The admin API of a service that follows its registry, for those who have the token."""
+        if self.live is None:
+            raise ConfigError(
+                "the admin API needs a file to edit", hint="Start the service with `coe serve`."
+            )
+        gate, profiler = build_gate(self._root), build_profiler(self._root)
+        admin = Admin(self.live, self.generations, self, self.pipeline, gate, profiler)
+        return AdminGateway(admin, self._metrics, token).app()
 
     async def start(self) -> None:
         """Returns at once; the engines start behind it (:meth:`readiness`). Idempotent."""
@@ -187,16 +202,21 @@ def run_service(
     """Serve until SIGINT or SIGTERM; returns the exit code. Logs go to stderr, the URL to stdout."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        listener = _bind(registry.service)
-        with contextlib.closing(listener):
+        with contextlib.ExitStack() as held:
+            listener = held.enter_context(contextlib.closing(_bind(registry.service)))
             service = build_service(registry, root, engine_builder, file)
-            return uvloop.run(_serve(service, listener))
+            doors = [Door(http_server(service.app), listener)]
+            admin = registry.service.admin
+            if admin is not None:
+                app = service.admin_app(read_token(admin, root))
+                doors.append(Door(http_server(app), held.enter_context(contextlib.closing(_bind(admin)))))
+            return uvloop.run(_serve(service, doors))
     except ConfigError as error:
         log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
         return EXIT_CONFIG
 
 
-def _bind(service: Service) -> socket.socket:
+def _bind(service: Service | AdminListener) -> socket.socket:
     """Take the port before anything slow starts, so that a port in use shows at once."""
     family = socket.AF_INET6 if ":" in service.host else socket.AF_INET
     try:
@@ -223,6 +243,14 @@ class HttpServer(uvicorn.Server):
             task.cancel()
 
 
+@dataclass(frozen=True)
+class Door:
+    """A server and the socket that it listens on."""
+
+    server: HttpServer
+    listener: socket.socket
+
+
 def http_server(app: ASGIApp) -> HttpServer:
     config = uvicorn.Config(
         app,
@@ -238,16 +266,19 @@ def http_server(app: ASGIApp) -> HttpServer:
     return HttpServer(config)
 
 
-async def _serve(service: LocalService, listener: socket.socket) -> int:
-    server = http_server(service.app)
-    stop = _stop_on_signals(server)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+async def _serve(service: LocalService, doors: Sequence[Door]) -> int:
+    """The first door is the public one."""
+    stop = _stop_on_signals([door.server for door in doors])
+    serving = [asyncio.create_task(door.server.serve(sockets=[door.listener])) for door in doors]
     await service.start()
-    exit_code = await _announce_and_wait(service, _url(listener), stop)
+    for door in doors[1:]:
+        log.info("admin API on %s/admin", _url(door.listener))
+    exit_code = await _announce_and_wait(service, _url(doors[0].listener), stop)
     log.info("stopping: answers under way have %g s", DRAIN_S)
-    server.should_exit = True
+    for door in doors:
+        door.server.should_exit = True
     await service.stop()
-    await serving
+    await asyncio.gather(*serving)
     log.info("stopped")
     return exit_code
 
@@ -274,13 +305,14 @@ def _announce(url: str, model: str) -> None:
     print(f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n", flush=True)
 
 
-def _stop_on_signals(server: HttpServer) -> asyncio.Event:
+def _stop_on_signals(servers: Sequence[HttpServer]) -> asyncio.Event:
     """Set by the first SIGINT or SIGTERM; a second one gives up what is under way."""
     stop = asyncio.Event()
 
     def signalled() -> None:
         if stop.is_set():
-            server.abort()
+            for server in servers:
+                server.abort()
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -27,9 +27,14 @@ class ServiceClient:
     """Talks to one service. All methods block and raise :class:`Failed` with a message for people."""
 
     url: str
+    token: str | None = None
+    """sent as Authorization: Bearer"""
 
     def get(self, path: str) -> dict[str, Any]:
         return self._json(self._open(path, None, _QUICK_S))
+
+    def delete(self, path: str) -> dict[str, Any]:
+        return self._json(self._open(path, None, _PATIENT_S, method="DELETE"))
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._json(self._open(path, body, _PATIENT_S))
@@ -57,12 +62,18 @@ class ServiceClient:
             raise _failed(event["error"])
         return event
 
-    def _open(self, path: str, body: Mapping[str, Any] | None, timeout_s: float) -> HTTPResponse:
+    def _open(
+        self, path: str, body: Mapping[str, Any] | None, timeout_s: float, method: str | None = None
+    ) -> HTTPResponse:
+        headers = {"content-type": "application/json"}
+        if self.token is not None:
+            headers["authorization"] = f"Bearer {self.token}"
         try:
             request = urllib.request.Request(
                 self.url.rstrip("/") + path,
                 data=None if body is None else json.dumps(body).encode(),
-                headers={"content-type": "application/json"},
+                headers=headers,
+                method=method,
             )
             return cast(HTTPResponse, self._opener().open(request, timeout=timeout_s))
         except urllib.error.HTTPError as error:

@@ -1,0 +1,101 @@
+"""Changes of a registry: through the admin API of the running service, else on the file, checked alike."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coe.cli._client import NoService, ServiceClient
+
+if TYPE_CHECKING:
+    from coe.joining import Joined, Joining
+    from coe.registry.models import Registry
+    from coe.registry.offline import FileEditor
+
+TOKEN_ENV = "COE_ADMIN_TOKEN"
+
+admin_option = click.option(
+    "--admin",
+    "admin_url",
+    metavar="URL",
+    help=f"The admin API, with its token in ${TOKEN_ENV}; else both are found in --registry.",
+)
+
+
+def admin_client(registry: Path, admin_url: str | None) -> ServiceClient | None:
+    """A way to the admin API, if one is configured. Raises ConfigError for a registry or token that cannot
+    be used."""
+    if admin_url is not None:
+        return ServiceClient(admin_url, os.environ.get(TOKEN_ENV, ""))
+    from coe.admin import read_token
+
+    listener = _loaded(registry).service.admin
+    if listener is None:
+        return None
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listener.host, listener.host)
+    address = f"[{host}]" if ":" in host else host
+    token = read_token(listener, registry.resolve().parent)
+    return ServiceClient(f"http://{address}:{listener.port}", token)
+
+
+def through_admin(
+    registry: Path,
+    admin_url: str | None,
+    act: Callable[[ServiceClient], dict[str, Any]],
+    instead: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """``act`` on the admin API; where none is configured or answers, ``instead`` on the file."""
+    client = admin_client(registry, admin_url)
+    if client is not None:
+        try:
+            return act(client)
+        except NoService as missing:
+            if admin_url is not None:
+                raise
+            click.echo(f"{missing.message.splitlines()[0]}: working on {registry}", err=True)
+    done = instead()
+    click.echo(f"{registry}: a service that watches it takes this up within seconds", err=True)
+    return done
+
+
+def on_file(registry: Path, work: Callable[[Joining], Any]) -> dict[str, Any]:
+    """``work``, a coroutine that may give a list of :class:`coe.joining.Joined`, on the file itself."""
+    from coe.admission import build_gate
+    from coe.joining import Joining
+
+    joined: Sequence[Joined] | None = asyncio.run(
+        work(Joining(editor(registry), build_gate(registry.resolve().parent)))
+    )
+    return {"generation": None, "experts": [dataclasses.asdict(each) for each in joined or ()]}
+
+
+def editor(registry: Path) -> FileEditor:
+    from coe.registry.offline import FileEditor
+
+    return FileEditor(registry)
+
+
+def told(done: Mapping[str, Any], verb: str) -> str:
+    """What was done, in lines for people."""
+    lines = []
+    for expert in done.get("experts", ()):
+        how = "as a shadow: whoever names it gets it, no router chooses it" if expert["shadow"] else verb
+        lines.append(f"{expert['expert']}: {how}")
+        lines += [f"  {line}" for line in ((expert.get("profile") or {}).get("lines", ()))]
+        lines += [f"  {reason}" for reason in expert["reasons"]]
+    if done.get("generation") is not None:
+        lines.append(f"generation {done['generation']}")
+    lines += [f"counts only after a restart: {name}" for name in done.get("needs_restart", ())]
+    return "\n".join(lines)
+
+
+def _loaded(path: Path) -> Registry:
+    from coe.registry.load import load_registry
+
+    return load_registry(path)

@@ -1,0 +1,82 @@
+"""``coe experts add``: experts join, if need be while the service runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coe.cli._admin import admin_option, on_file, through_admin, told
+from coe.cli._group import Failed
+from coe.cli._options import json_option, registry_option
+
+if TYPE_CHECKING:
+    from coe.joining import Joining
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+@click.command()
+@click.argument("what", nargs=-1, required=True)
+@click.option("--on", "host", help="For an ID: the host under pool.hosts that it runs on.")
+@click.option("--model", help="For an ID: its folder, hub id, or name on a remote host.")
+@click.option("--adapter", help="For an ID: its LoRA folder.")
+@click.option("--card", help="For an ID: one sentence on what it is best at.")
+@click.option("--skill", "skills", multiple=True, help="For an ID: a category that it covers; repeatable.")
+@click.option("--memory-gb", type=float, help="For an ID: what it takes on a host that swaps by sleeping.")
+@click.option("--general", is_flag=True, help="For an ID: takes what no specialist covers.")
+@click.option("--shadow", is_flag=True, help="Admit as a shadow: no router chooses it.")
+@click.option("--profile", is_flag=True, help="Ask them the probe questions before they are judged.")
+@registry_option
+@admin_option
+@json_option
+def main(
+    what: tuple[str, ...],
+    shadow: bool,
+    profile: bool,
+    registry: Path,
+    admin_url: str | None,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Add experts: from YAML files with one or several entries, or an ID with its options.
+
+    The entries are validated, the regression gate compares the routing with and without them, and they are
+    admitted: routed to, or as shadows where the gate says no.
+    """
+    entries = [entry for each in what for entry in _entries(each, fields)]
+    if not as_json:
+        click.echo(f"adding {', '.join(str(entry['id']) for entry in entries)}", err=True)
+    body = {"experts": entries, "shadow": shadow, "profile": profile}
+
+    async def join(joining: Joining) -> Any:
+        return await joining.add(entries, shadow, profile)
+
+    done = through_admin(
+        registry,
+        admin_url,
+        lambda client: client.post("/admin/experts", body),
+        lambda: on_file(registry, join),
+    )
+    click.echo(json.dumps(done, indent=1) if as_json else told(done, "added"))
+
+
+def _entries(what: str, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    path = Path(what)
+    if path.suffix in _SUFFIXES or path.is_file():
+        from coe.registry.edit import read_entries
+        from coe.registry.source import read_text
+
+        return [dict(entry) for entry in read_entries(read_text(path), what)]
+    if fields["host"] is None or fields["model"] is None:
+        raise Failed(
+            f'"{what}" is no file, and as an id it needs --on HOST and --model MODEL',
+            "Name a YAML file with its entry, or give these two options.",
+        )
+    given = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in fields.items() if value
+    }
+    return [{"id": what, **given}]

@@ -1,0 +1,34 @@
+"""``coe experts remove``: experts leave, after the work that they have."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coe.cli._admin import admin_option, on_file, through_admin, told
+from coe.cli._options import json_option, registry_option
+
+if TYPE_CHECKING:
+    from coe.joining import Joining
+
+
+@click.command()
+@click.argument("expert")
+@registry_option
+@admin_option
+@json_option
+def main(expert: str, registry: Path, admin_url: str | None, as_json: bool) -> None:
+    """Remove EXPERT. It takes no new requests, finishes those that it has, and leaves."""
+
+    async def leave(joining: Joining) -> Any:
+        await joining.remove(expert)
+
+    path = f"/admin/experts/{urllib.parse.quote(expert)}"
+    done = through_admin(
+        registry, admin_url, lambda client: client.delete(path), lambda: on_file(registry, leave)
+    )
+    click.echo(json.dumps(done, indent=1) if as_json else f"{expert}: removed\n{told(done, '')}".rstrip())

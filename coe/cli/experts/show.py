@@ -1,0 +1,60 @@
+"""``coe experts show``: one expert's entry and state."""
+
+from __future__ import annotations
+
+import io
+import json
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coe.cli._admin import admin_client, admin_option
+from coe.cli._client import NoService
+from coe.cli._group import Failed
+from coe.cli._options import json_option, registry_option
+
+
+@click.command()
+@click.argument("expert")
+@registry_option
+@admin_option
+@json_option
+def main(expert: str, registry: Path, admin_url: str | None, as_json: bool) -> None:
+    """Show EXPERT: its state in the running service (through the admin API) and its entry."""
+    client = admin_client(registry, admin_url)
+    try:
+        shown = client.get(f"/admin/experts/{urllib.parse.quote(expert)}") if client else None
+    except NoService:
+        shown = None
+    shown = shown or _from_file(expert, registry)
+    if as_json:
+        click.echo(json.dumps(shown, indent=1))
+    else:
+        state = f"{shown['state']}, {shown['queued']} waiting, {shown['running']} running"
+        click.echo(
+            f"# {state if shown['state'] != 'not running' else 'no service was asked'}\n{_yaml(shown)}"
+        )
+
+
+def _from_file(expert: str, registry: Path) -> dict[str, Any]:
+    from coe.registry.load import load_registry
+    from coe.suggest import suggest
+
+    loaded = load_registry(registry)
+    found = loaded.expert(expert)
+    if found is None:
+        raise Failed(f'there is no expert "{expert}"; {suggest(expert, [e.id for e in loaded.experts])}')
+    entry = found.model_dump(mode="json", exclude_defaults=True)
+    return {"id": expert, "state": "not running", "queued": 0, "running": 0, "entry": entry}
+
+
+def _yaml(shown: dict[str, Any]) -> str:
+    from ruamel.yaml import YAML
+
+    out = io.StringIO()
+    yaml = YAML()
+    yaml.width = 100
+    yaml.dump([shown["entry"]], out)
+    return out.getvalue().rstrip()
