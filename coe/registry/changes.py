@@ -9,7 +9,7 @@ from coe.registry.consistency import Inconsistency
 from coe.registry.models import Host, Registry, RemoteHost
 
 _AT_ONCE = {"service.model_name", "pool.hosts", "pool.reroute_within"}
-_SECTIONS = ("service", "pool", "history", "feedback")
+_SECTIONS = ("service", "pool", "history")
 
 
 class _Named(Protocol):

@@ -8,8 +8,7 @@ Registry
 ├── routers    named routers and the default one
 ├── aggregator how several answers become one; aggregators: further ones by name
 ├── routes     further model names, each with its router and aggregator
-├── history    where the accepted versions of the file are kept
-└── feedback   what clients say of answers
+└── history    where the accepted versions of the file are kept
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from coe.registry.base import Model, Name
 from coe.registry.combining import AggregatorSpec, NamedRoute
-from coe.registry.operation import AdminListener, Feedback, History
+from coe.registry.operation import AdminListener, History
 from coe.registry.scheduling import DeadlineClasses, Mechanisms
 from coe.types import ExpertView
 
@@ -340,7 +339,6 @@ class Registry(Model):
     """folders of what is known of experts, relative to experts.yaml; a later one goes before an earlier one,
     and new profiles are written to the last; package:open-models comes with CoE"""
     history: History = History()
-    feedback: Feedback = Feedback()
     cluster: Cluster = Cluster()
     access: Access = Access()
     state: State = State()

@@ -1,4 +1,4 @@
-"""The parts of experts.yaml about running it: the admin API, the history of the file, clients' feedback."""
+"""The parts of experts.yaml about running it: the admin API and the history of the file."""
 
 from __future__ import annotations
 
@@ -34,21 +34,3 @@ class History(Model):
     """relative to this file"""
     keep: Annotated[int, Field(ge=1)] = 50
     """how many"""
-
-
-class Feedback(Model):
-    """What clients say of answers (POST /v1/feedback), and how far it moves the routing."""
-
-    enabled: bool = False
-    file: str = "var/feedback.jsonl"
-    """every vote, a line each; relative to this file"""
-    max_bytes: Annotated[int, Field(ge=10_000)] = 10_000_000
-    """a larger file is put aside as file.1, and the former file.1 is dropped"""
-    remember: Annotated[int, Field(ge=1)] = 100_000
-    """answers that can still be voted on; the oldest are forgotten first"""
-    prior: Annotated[float, Field(gt=0)] = 20.0
-    """votes that the routing before any vote is worth"""
-    cap: Annotated[float, Field(gt=0)] = 100.0
-    """votes of one expert and category that count; older ones fade"""
-    bound: Annotated[float, Field(ge=0, le=10)] = 1.0
-    """the largest change of an expert's log-odds"""
