@@ -10,7 +10,7 @@ TEST_STAMP := $(VENV)/.test-$(shell cat requirements/*.lock requirements/torch.t
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: help install experts run test check fix lock clean
+.PHONY: help install experts run tables test check fix lock clean
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
 
@@ -37,6 +37,9 @@ experts: $(RUN_STAMP) ## make the CPU experts under models/ (from files in the r
 
 run: experts ## the service with the CPU experts
 	@$(BIN)/coe serve
+
+tables: $(RUN_STAMP) ## every table of the documentation, from the recorded data in COE_DATA
+	@$(BIN)/coe eval tables
 
 check: $(TEST_STAMP) ## lint and types
 	$(BIN)/ruff check .

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from coe.errors import ConfigError
+from eval.tables import read_rows
 
 _NO_WORD = re.compile(r"[\W_]+")
 
@@ -45,14 +49,20 @@ def text_key(text: str) -> str:
     return hashlib.sha256(normalised(text).encode()).hexdigest()
 
 
-def contamination(
-    profile: Mapping[str, str | None], test: Mapping[str, str | None], extra_keys: Iterable[str] = ()
-) -> Contamination:
-    """Both map a question's id to its text (None where it may not be stored).
+def texts_by_id(folder: Path) -> dict[str, str | None]:
+    """The questions of an outcome set or of a live run. Raises ConfigError for anything else."""
+    for name, column in (("questions.parquet", "question_id"), ("records.jsonl", "id")):
+        if (folder / name).is_file():
+            return {str(row[column]): row.get("question") for row in read_rows(folder / name)}
+    raise ConfigError(
+        f"{folder} holds neither questions.parquet nor records.jsonl",
+        hint="Name the folder of an outcome set or of a `coe eval run`.",
+    )
 
-    ``extra_keys`` are :func:`text_key` hashes of further profile questions. Pure.
-    """
-    keys = {text_key(text) for text in profile.values() if text} | set(extra_keys)
+
+def contamination(profile: Mapping[str, str | None], test: Mapping[str, str | None]) -> Contamination:
+    """Both map a question's id to its text (None where it may not be stored). Pure."""
+    keys = {text_key(text) for text in profile.values() if text}
     by_id = tuple(question for question in test if question in profile)
     by_text = tuple(
         question

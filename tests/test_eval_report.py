@@ -24,6 +24,7 @@ from eval.recorded.study import Plan, Study
 from eval.report.live import swap_curve, write_live_report
 from eval.report.recorded import write_recorded_report
 from eval.report.tables import cell, markdown
+from eval.reproduce import TABLES
 from eval.retrieval import Collection, measure, ndcg, read_collection
 from eval.task import load_task
 
@@ -172,3 +173,28 @@ def test_collections_are_read_in_beirs_layout(tmp_path: Path) -> None:
     judged.write_text("query-id\tcorpus-id\tscore\nq9\td1\t1\n")
     with pytest.raises(ConfigError, match="q9"):
         read_collection(load_task("arguana"), str(tmp_path))
+
+
+def test_a_profile_that_knows_the_test_is_told(tmp_path: Path) -> None:
+    profile, run = outcome_set(tmp_path / "set"), finished_run(tmp_path / "run", [1.0])
+    words = ["eval", "contamination", str(profile)]
+    assert CliRunner().invoke(main, [*words, str(run)]).exit_code == 0
+    found = CliRunner().invoke(main, [*words, str(profile)])
+    assert found.exit_code == 1
+    assert "60 of 60 test questions" in found.output
+
+
+def test_tables_name_their_commands_once(tmp_path: Path) -> None:
+    assert len({table.name for table in TABLES}) == len(TABLES)
+    command = TABLES[1].command(Path("data"), Path("out"))
+    assert command[:3] == ["recorded", "--outcomes", "data/outcomes/mmlu_pro"]
+    assert command[-2:] == ["--json", "out/pool-a.json"]
+    result = CliRunner().invoke(main, ["eval", "tables", "--data", str(tmp_path), "--only", "pool-x"])
+    assert result.exit_code == 1
+    assert "pool-a" in result.output
+
+
+def test_extraction_is_compared_on_the_command_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["eval", "extraction", "--outcomes", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "questions.parquet" in result.output
