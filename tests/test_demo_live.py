@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -132,6 +133,35 @@ def test_a_pinned_expert_answers_and_streams_to_the_real_client(served: Served) 
     assert any(chunk.usage and chunk.usage.completion_tokens for chunk in chunks)
     receipts = [c.model_extra["coe"] for c in chunks if c.model_extra and c.model_extra.get("coe")]
     assert [receipt["router"] for receipt in receipts] == ["pinned"]
+
+
+def test_several_specialists_in_one_slot_are_voted_on_and_synthesised(served: Served) -> None:
+    def ask(stream: bool = False, **coe: object) -> Any:
+        return served.client.chat.completions.create(
+            model="coe",
+            messages=[{"role": "user", "content": QUESTIONS["arithmetic"][0]}],
+            temperature=0,
+            max_tokens=8,
+            stream=stream,
+            extra_body={"coe": coe},
+        )
+
+    voted = ask(experts=3, aggregate="weighted_vote")
+    receipt = voted.model_extra["coe"]
+    assert voted.choices[0].message.content == QUESTIONS["arithmetic"][1]
+    assert (receipt["expert"], receipt["aggregator"]) == ("arithmetic", "weighted_vote")
+    assert [leg["role"] for leg in receipt["legs"]] == ["proposer"] * 3
+    reported = sum(leg["completion_tokens"] for leg in receipt["usage_by_leg"])
+    assert voted.usage.completion_tokens == reported > 0
+
+    sampled = ask(experts=3, aggregate="self_consistency")
+    assert {leg["expert"] for leg in sampled.model_extra["coe"]["legs"]} == {"arithmetic"}
+
+    chunks = list(ask(stream=True, experts=2, aggregate="synthesise"))
+    receipt = chunks[-1].model_extra["coe"]
+    assert receipt["aggregator"] == "synthesise"
+    assert all(leg["outcome"] == "ok" for leg in receipt["legs"])
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 
 
 def test_concurrent_questions_for_all_experts_end_exactly_once(served: Served) -> None:

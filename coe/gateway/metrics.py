@@ -50,6 +50,8 @@ class Metrics:
         self._requests = counter("requests", "Requests by endpoint and HTTP status.", "endpoint", "status")
         self._answers = counter("answers", "Answers by expert and the router that chose.", "expert", "router")
         self._tokens = counter("completion_tokens", "Completion tokens, where reported.", "expert")
+        self._merged = counter("merged_answers", "Answers made of several, by aggregator.", "aggregator")
+        self._legs = counter("legs", "Experts asked, by role and how it ended.", "role", "outcome")
         self._failed_legs = counter("failed_legs", "Experts asked that did not answer.", "expert")
         self._in_flight = _Children(
             Gauge("coe_requests_in_flight", "Under way.", ["endpoint"], registry=registry)
@@ -82,7 +84,10 @@ class Metrics:
 
     def _answered(self, receipt: Receipt) -> None:
         self._answers.labels(receipt.expert or "none", receipt.router).inc()
+        if receipt.aggregator is not None:
+            self._merged.labels(receipt.aggregator).inc()
         for leg in receipt.legs:
+            self._legs.labels(leg.role, leg.outcome.partition(":")[0]).inc()
             if leg.outcome.startswith("failed"):
                 self._failed_legs.labels(leg.expert).inc()
             self._queue.labels(leg.expert).observe(leg.queue_ms / 1000)
