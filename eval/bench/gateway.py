@@ -25,7 +25,6 @@ from pathlib import Path
 import httpx
 import uvloop
 
-from coe.access.keys import Holder, add_key, make_key
 from eval.bench.load import Measured, Target, measure
 
 CLIENTS = (1, 16)
@@ -59,8 +58,10 @@ def free_port() -> int:
 
 def coe_contenders(folder: Path, upstream: int) -> list[Contender]:
     """`coe serve` with the expert named by the client, and routed by content with the static encoder."""
-    made = make_key()
-    add_key(folder / "keys.yaml", Holder(id="bench", sha256=made.sha256))
+    program = str(Path(sys.executable).with_name("coe"))
+    key = subprocess.check_output(
+        [program, "keys", "create", "bench", "--file", str(folder / "keys.yaml")], text=True
+    ).strip()
     port = free_port()
     url = f"http://127.0.0.1:{upstream}"
     host = {"id": "up", "kind": "remote", "url": url, "max_running": 512}
@@ -84,8 +85,8 @@ def coe_contenders(folder: Path, upstream: int) -> list[Contender]:
         "--registry",
         str(folder / "experts.yaml"),
     )
-    pinned = Contender("coe serve, pinned expert", command, port, key=made.key)
-    return [pinned, Contender("coe serve, routed (static encoder)", (), port, "coe", made.key)]
+    pinned = Contender("coe serve, pinned expert", command, port, key=key)
+    return [pinned, Contender("coe serve, routed (static encoder)", (), port, "coe", key)]
 
 
 def peer_contenders(folder: Path, peers: Path, upstream: int) -> list[Contender]:
