@@ -1,0 +1,120 @@
+"""What all routers that learn from evidence share: text -> vector -> estimate -> decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from coe.errors import ConfigError
+from coe.types import Decision, ExpertId, ExpertView, Ranked
+from routers.base import RouterOptions, Setting
+from routers.cards import card_cosines, described, with_newcomers
+from routers.encoder import Encoder, Vectors, open_encoder
+from routers.evidence import Estimator, Evidence
+
+Floats = npt.NDArray[np.float64]
+
+
+class LearnedOptions(RouterOptions):
+    """Options of every router that learns. ``encoder``: the one that the profiles were made with."""
+
+    encoder: str = "minilm"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as the router sees it."""
+
+    text: str
+    vector: Vectors
+    """(1, d)"""
+
+
+class LearnedRouter:
+    """Ranks experts by an estimator's calibrated probability that they answer rightly.
+
+    A subclass names its estimator and says why (``_because``). Experts without evidence compete by their
+    cards; when no expert has any, cards alone decide. Thread-safe; deterministic.
+    """
+
+    options_type: ClassVar[type[RouterOptions]] = LearnedOptions
+    blocking = True
+
+    def __init__(
+        self, name: str, options: LearnedOptions, setting: Setting, encoder: Encoder | None = None
+    ) -> None:
+        self.name = name
+        self._options = options
+        self._encoder = encoder or open_encoder(options.encoder, setting.root)
+        self._encoder.encode([described(view) for view in setting.experts])  # their cards, into its cache
+        self._evidence = setting.evidence if setting.evidence and len(setting.evidence) else None
+        self._estimator: Any = None
+        self._place: dict[ExpertId, int] = {}
+        if self._evidence is not None:
+            check_encoder(name, self._evidence, self._encoder)
+            self._estimator = self._make(options).fit(self._evidence)
+            self._place = {expert: i for i, expert in enumerate(self._estimator.experts_)}
+
+    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
+        asked = Asked(text, self._encoder.encode([text]))
+        known = self._known(asked, experts)
+        chances = known
+        if not np.isfinite(known).all():
+            chances = with_newcomers(known, card_cosines(self._encoder, asked.vector, experts))
+        order = np.argsort(-chances, kind="stable")
+        ranking = tuple(Ranked(experts[i].id, float(chances[i])) for i in order)
+        reason = self._reason(asked, ranking, known_first=bool(np.isfinite(known[order[0]])))
+        return Decision(self.name, ranking, (ranking[0].expert,), ranking[0].probability, reason)
+
+    def _known(self, asked: Asked, experts: Sequence[ExpertView]) -> Floats:
+        """(m,) calibrated probabilities; NaN for experts without evidence."""
+        found = np.full(len(experts), np.nan)
+        places = [self._place.get(view.id, -1) for view in experts]
+        if self._estimator is not None and max(places) >= 0:
+            estimates = self._estimator.estimate([asked.text], asked.vector)[0]
+            for i, place in enumerate(places):
+                if place >= 0:
+                    found[i] = estimates[place]
+        return found
+
+    def _reason(self, asked: Asked, ranking: Sequence[Ranked], known_first: bool) -> str:
+        first = ranking[0]
+        parts = [f"{first.expert} right {first.probability:.2f}"]
+        if len(ranking) > 1:
+            parts.append(f"runner-up {ranking[1].expert} {ranking[1].probability:.2f}")
+        if self._estimator is None:
+            parts.append("by cards alone, there are no profiles yet: `coe experts profile` makes them")
+        elif not known_first:
+            parts.append("by its card, as it has no profile yet")
+        if self._estimator is not None and (because := self._because(asked, first.expert)):
+            parts.append(because)
+        return "; ".join(parts)
+
+    def _make(self, options: Any) -> Estimator:
+        raise NotImplementedError
+
+    def _because(self, asked: Asked, expert: ExpertId) -> str:  # noqa: ARG002 (for subclasses)
+        """What in the evidence speaks for ``expert``, in one line; empty when there is nothing to say."""
+        return ""
+
+
+def check_encoder(name: str, evidence: Evidence, encoder: Encoder) -> None:
+    """Raises ConfigError when the vectors of the evidence are not the encoder's."""
+    if evidence.encoder and evidence.encoder != encoder.identity:
+        raise ConfigError(
+            f'router "{name}": the profiles were made with another sentence encoder ({evidence.encoder})',
+            hint="Name that encoder in the router's options, or make the profiles anew.",
+        )
+
+
+def examples(evidence: Evidence, rows: Sequence[int], cosines: Sequence[float]) -> str:
+    """Nearest questions for people: ids and categories, as the evidence holds no text."""
+    shown = (
+        f"{evidence.ids[row]} ({evidence.categories[row]}) {cosine:.2f}"
+        for row, cosine in zip(rows, cosines, strict=True)
+    )
+    return "nearest " + ", ".join(shown)
