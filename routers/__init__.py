@@ -35,7 +35,9 @@ BUILTINS: Mapping[str, str] = MappingProxyType(
 
 ESTIMATORS: Mapping[str, str] = MappingProxyType(
     {
+        "category": "routers.category_scores:CategoryEstimator",
         "knn": "routers.knn:KnnEstimator",
+        "linear": "routers.linear:LinearEstimator",
     }
 )
 """What the learning routers learn with; each is built without arguments."""

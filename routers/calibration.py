@@ -91,15 +91,15 @@ class CalibratedEstimator(ABC):
         self.cross_fitted_ = self.calibrator_.apply(raw)
         return self
 
-    def estimate(self, texts: Sequence[str], vectors: Vectors) -> Matrix:  # noqa: ARG002 (for subclasses)
-        return self.calibrator_.apply(self._score(vectors))
+    def estimate(self, texts: Sequence[str], vectors: Vectors) -> Matrix:
+        return self.calibrator_.apply(self._score(texts, vectors))
 
     @abstractmethod
     def _learn(self, evidence: Evidence) -> Matrix:
         """Learn from all of it; return raw scores (n, m) in 0..1 of its questions, each made without it."""
 
     @abstractmethod
-    def _score(self, vectors: Vectors) -> Matrix:
+    def _score(self, texts: Sequence[str], vectors: Vectors) -> Matrix:
         """Raw scores (k, m) in 0..1."""
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from coe.types import ExpertId
 from routers.encoder import Vectors
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 Matrix = npt.NDArray[np.float32]
 """Shape (questions, experts)."""
@@ -45,6 +48,8 @@ class Evidence:
     """identity of the encoder that made the vectors"""
     cost_usd: tuple[float | None, ...] = ()
     """m mean prices of one answer in US dollars; None where unknown"""
+    features: csr_matrix | None = None
+    """(n, f) wording of the questions by :func:`routers.features.text_features`; None where not at hand"""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,6 +63,7 @@ class Evidence:
             vectors=self.vectors[chosen],
             scores=self.scores[chosen],
             counts=self.counts[chosen],
+            features=None if self.features is None else self.features[chosen],
         )
 
     def only(self, experts: Sequence[ExpertId]) -> Self:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-WORDS = 4096
+WORDS = 2048
 """Buckets of hashed n-grams; the surface follows behind them."""
 
 _READ_CHARS = 2000
@@ -28,7 +28,8 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 _OPTION = re.compile(r"^\(?[A-Z][.):]\s+(.*)$", re.MULTILINE)
 _STARTS_WITH_NUMBER = re.compile(r"[\s$\-+~≈<>=(]*\d")
 _ASKS_FOR_NUMBER = re.compile(
-    r"\b(calculate|find|determine|compute|estimate|how (many|much|far|long)|what is the (value|probability))\b"
+    r"\b(calculate|find|determine|compute|estimate|how (many|much|far|long)"
+    r"|what is the (value|probability))\b"
 )
 _NEGATED = re.compile(r"\b(not|except|incorrect|false|least)\b")
 
@@ -70,7 +71,7 @@ def _grams(text: str) -> Iterator[str]:
     """Words, pairs of words, and letters three and four in a row; every number reads 0."""
     words = _WORD.findall(_DIGITS.sub("0", text.casefold()))
     yield from words
-    yield from map(" ".join, zip(words, words[1:], strict=False))
+    yield from map(" ".join, pairwise(words))
     for word in words:
         padded = f" {word} "
         for width in (3, 4):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -42,7 +44,7 @@ class KnnEstimator(CalibratedEstimator):
         cosines, rows = self._index.search(np.ascontiguousarray(vectors, dtype=np.float32), count)
         return cosines, rows
 
-    def _score(self, vectors: Vectors) -> Matrix:
+    def _score(self, texts: Sequence[str], vectors: Vectors) -> Matrix:  # noqa: ARG002
         _, nearest = self.nearest(vectors)
         scores: Matrix = self._scores[nearest].mean(axis=1)
         return scores

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,10 @@ from eval.recorded.outcomes import Floats, Indices, OutcomeSet
 from eval.recorded.ranking import available_top
 from routers.encoder import Vectors
 from routers.evidence import Evidence
+from routers.features import text_features
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,10 @@ class Study:
         return combined_scores(made, part, asked, found.test)
 
     @cached_property
+    def _features(self) -> csr_matrix:
+        return text_features([question.text or "" for question in self.outcomes.questions])
+
+    @cached_property
     def _lessons(self) -> list[Lesson]:
         return [self._lesson(fold) for fold in self.plan.folds]
 
@@ -169,7 +178,9 @@ class Study:
             outcomes=self.outcomes,
             train=fold.train,
             test=fold.test,
-            evidence=evidence_of(self.outcomes, self.vectors, fold.train[learned], self.plan.encoder),
+            evidence=evidence_of(
+                self.outcomes, self.vectors, self._features, fold.train[learned], self.plan.encoder
+            ),
             learned=learned,
             vectors=self.vectors[fold.test],
             readable=np.asarray([questions[i].text is not None for i in fold.test], dtype=bool),
@@ -178,7 +189,9 @@ class Study:
         )
 
 
-def evidence_of(outcomes: OutcomeSet, vectors: Vectors, rows: Indices, encoder: str) -> Evidence:
+def evidence_of(
+    outcomes: OutcomeSet, vectors: Vectors, features: csr_matrix, rows: Indices, encoder: str
+) -> Evidence:
     """What these questions tell of the experts."""
     scores = outcomes.scores[rows].astype(np.float32)
     prices = [_mean(outcomes.costs[rows, j]) for j in range(len(outcomes.experts))]
@@ -191,6 +204,7 @@ def evidence_of(outcomes: OutcomeSet, vectors: Vectors, rows: Indices, encoder: 
         counts=np.isfinite(scores).astype(np.float32),
         encoder=encoder,
         cost_usd=tuple(prices),
+        features=features[rows],
     )
 
 
