@@ -58,6 +58,7 @@ class ExpertView:
     skills: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     parameters_b: float | None = None
+    active_b: float | None = None
     usd_per_mtok_in: float | None = None
     usd_per_mtok_out: float | None = None
     general: bool = False
@@ -65,7 +66,10 @@ class ExpertView:
 
 @dataclass(frozen=True)
 class Ranked:
-    """An expert and the router's probability that it is the right one (calibrated where the router can)."""
+    """An expert and the router's probability that it answers rightly (calibrated where the router can).
+
+    Several experts may be right, so the probabilities of a ranking need not sum to 1.
+    """
 
     expert: ExpertId
     probability: float

@@ -27,8 +27,16 @@ __all__ = ["BUILTINS", "ESTIMATORS", "build_router", "estimator_class", "router_
 BUILTINS: Mapping[str, str] = MappingProxyType(
     {
         "category": "routers.category:CategoryRouter",
+        "skill": "routers.skill:SkillRouter",
+        "pilot": "routers.pilot:PilotRouter",
+        "instruction": "routers.instruction:InstructionRouter",
+        "knn": "routers.knn:KnnRouter",
+        "linear": "routers.linear:LinearRouter",
+        "cascade": "routers.cascade:CascadeRouter",
+        "blend": "routers.blend:BlendRouter",
         "static": "routers.static:StaticRouter",
         "random": "routers.uniform:RandomRouter",
+        "oracle": "routers.oracle:OracleRouter",
     }
 )
 
@@ -36,8 +44,12 @@ BUILTINS: Mapping[str, str] = MappingProxyType(
 ESTIMATORS: Mapping[str, str] = MappingProxyType(
     {
         "category": "routers.category_scores:CategoryEstimator",
+        "skill": "routers.skill:SkillEstimator",
+        "pilot": "routers.pilot:PilotEstimator",
+        "instruction": "routers.instruction:InstructionEstimator",
         "knn": "routers.knn:KnnEstimator",
         "linear": "routers.linear:LinearEstimator",
+        "blend": "routers.blend:BlendEstimator",
     }
 )
 """What the learning routers learn with; each is built without arguments."""

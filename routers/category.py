@@ -20,6 +20,8 @@ from pydantic import Field
 from coe.errors import ConfigError
 from coe.types import Decision, ExpertId, ExpertView, Ranked
 from routers.base import RouterOptions, Setting
+from routers.cards import described
+from routers.category_evidence import CategoryScoreRouter
 from routers.classifier import CategoryClassifier, Neighbour
 from routers.encoder import Encoder, Vectors, open_encoder
 from routers.vectors import encode_cached
@@ -33,16 +35,23 @@ _SHOWN_CHARS = 50
 class CategoryOptions(RouterOptions):
     """Options of kind ``category``.
 
-    examples: JSONL file of ``{"text", "category"}``, or ``package:demo``; none: by the experts' cards
+    examples: JSONL file of ``{"text", "category"}``, or ``package:demo``; none: by the experts' profiles,
+        or without any by their cards
     low_confidence: below this probability the general expert is asked
     encoder: a name of :data:`routers.encoder.ENCODERS`, or a sentence-transformers folder
     card_temperature: of the softmax over cosines with cards; smaller is more decided
+    total_parameters_b, average_active_b, average_price: budgets of the map from categories to experts, in
+        billions of parameters hosted, of parameters used a question, and US dollars per million output
+        tokens (with profiles; a map that keeps them is exact)
     """
 
     examples: str | None = None
     low_confidence: Annotated[float, Field(ge=0, le=1)] = 0.35
     encoder: str = "minilm"
     card_temperature: Annotated[float, Field(gt=0)] = 0.05
+    total_parameters_b: Annotated[float, Field(gt=0)] | None = None
+    average_active_b: Annotated[float, Field(gt=0)] | None = None
+    average_price: Annotated[float, Field(gt=0)] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,17 +85,20 @@ class CategoryRouter:
         examples = read_examples(options.examples, setting.root)
         self._encoder = encoder or open_encoder(options.encoder, setting.root)
         self._classifier = self._learn(examples) if examples else None
-        self._read_cards(setting)
+        self._read_setting(setting, learned_by_examples=bool(examples))
 
     def renewed(self, setting: Setting) -> CategoryRouter:
-        """What it has learned does not depend on the experts."""
+        """What it has learned of examples does not depend on the experts."""
         other = copy.copy(self)
-        other._read_cards(setting)
+        other._read_setting(setting, learned_by_examples=self._classifier is not None)
         return other
 
-    def _read_cards(self, setting: Setting) -> None:
-        """Into the encoder's cache."""
-        self._encoder.encode([_described(view) for view in setting.experts])
+    def _read_setting(self, setting: Setting, *, learned_by_examples: bool) -> None:
+        """The profiles, when there are no examples; the cards, into the encoder's cache."""
+        self._scored: CategoryScoreRouter | None = None
+        if not learned_by_examples and setting.evidence is not None and len(setting.evidence):
+            self._scored = CategoryScoreRouter(self.name, self._options, setting, self._encoder)
+        self._encoder.encode([described(view) for view in setting.experts])
 
     def _learn(self, examples: Sequence[Example]) -> CategoryClassifier:
         texts = [example.text for example in examples]
@@ -94,6 +106,8 @@ class CategoryRouter:
         return CategoryClassifier().fit(texts, labels, encode_cached(self._encoder, texts))
 
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
+        if self._scored is not None:
+            return self._scored.route(text, experts)
         vector = self._encoder.encode([text])
         if self._classifier is None:
             belief = self._by_cards(vector, experts)
@@ -117,7 +131,7 @@ class CategoryRouter:
         self, belief: _Belief, similarity: float, vector: Vectors, newcomers: Sequence[ExpertView]
     ) -> _Belief:
         """Experts whose skills have no examples compete by card, against the category's nearest example."""
-        cards = self._encoder.encode([_described(view) for view in newcomers]) @ vector[0]
+        cards = self._encoder.encode([described(view) for view in newcomers]) @ vector[0]
         known, *new = _softmax([similarity, *cards.tolist()], self._options.card_temperature)
         masses = {expert: known * mass for expert, mass in belief.masses.items()}
         masses |= {view.id: weight for view, weight in zip(newcomers, new, strict=True)}
@@ -127,7 +141,7 @@ class CategoryRouter:
         return _Belief(masses, f"card of {newcomers[best].id} {new[best]:.2f}, nearer than any example")
 
     def _by_cards(self, vector: Vectors, experts: Sequence[ExpertView]) -> _Belief:
-        cosines = self._encoder.encode([_described(view) for view in experts]) @ vector[0]
+        cosines = self._encoder.encode([described(view) for view in experts]) @ vector[0]
         shares = _softmax(cosines.tolist(), self._options.card_temperature)
         masses = {view.id: share for view, share in zip(experts, shares, strict=True)}
         first, *others = sorted(zip(shares, (view.id for view in experts), strict=True), reverse=True)
@@ -177,11 +191,6 @@ def _map_to_experts(
 def _without_examples(experts: Sequence[ExpertView], categories: Sequence[str]) -> list[ExpertView]:
     known = set(categories)
     return [view for view in experts if view.card and not view.general and not known & set(view.skills)]
-
-
-def _described(view: ExpertView) -> str:
-    """What a router reads of an expert; its name alone when it has no card."""
-    return view.card or ", ".join(view.skills) or view.id
 
 
 def _softmax(values: Sequence[float], temperature: float) -> list[float]:

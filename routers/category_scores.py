@@ -20,8 +20,8 @@ PRIOR = 5.0
 class CategoryEstimator(CalibratedEstimator):
     """P(right) = sum over categories of P(category) x the expert's accuracy in it.
 
-    Learned: ``categories_`` (c names, sorted) and ``accuracy_`` (c, m). Category labels are learned from
-    evidence only; a question asked later brings none.
+    Learned: ``categories_`` (c names, sorted), ``shares_`` (c,) of the evidence, and ``accuracy_`` (c, m).
+    Category labels are learned from evidence only; a question asked later brings none.
     """
 
     def _learn(self, evidence: Evidence) -> Matrix:
@@ -29,12 +29,13 @@ class CategoryEstimator(CalibratedEstimator):
         place = {category: i for i, category in enumerate(self.categories_)}
         labels = np.asarray([place[category] for category in evidence.categories])
         belonging = np.eye(len(self.categories_), dtype=np.float32)[labels]
-        self._inputs = Inputs(words=True).fit(evidence)
+        self._inputs = Inputs().fit(evidence)
         [self._classifier] = fit_ridge(self._inputs.of_evidence(evidence), belonging, [_STRENGTH])
         self._temperature = _best_temperature(self._classifier.left_out, labels)
         scores = completed(evidence)
         overall = scores.mean(axis=0)
         sums, sizes = belonging.T @ scores, belonging.sum(axis=0)[:, None]
+        self.shares_ = belonging.mean(axis=0)
         self.accuracy_ = (sums + PRIOR * overall) / (sizes + PRIOR)
         return self._left_out(labels, scores, sums, sizes)
 

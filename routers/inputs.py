@@ -22,12 +22,8 @@ _SURFACE_WEIGHT = 0.05
 class Inputs:
     """Dense inputs (n, d + wording) of linear learners; the vectors alone where evidence has no features.
 
-    ``words=False`` leaves the hashed n-grams out: too many numbers for learning single experts' outcomes,
-    which are noisy, while categories gain from them. Learned: the surface's mean and deviation.
+    Learned: the surface's mean and deviation.
     """
-
-    def __init__(self, *, words: bool) -> None:
-        self.words = words
 
     def fit(self, evidence: Evidence) -> Self:
         self._reads_text = evidence.features is not None
@@ -47,8 +43,7 @@ class Inputs:
             return vectors
         words, surface = features[:, :WORDS], features[:, WORDS:].toarray()  # type: ignore[index]
         scaled = ((surface - self._mean) / self._deviation * _SURFACE_WEIGHT).astype(np.float32)
-        parts = [vectors, scaled, words.toarray()] if self.words else [vectors, scaled]
-        joined: Floats32 = np.hstack(parts)
+        joined: Floats32 = np.hstack([vectors, scaled, words.toarray()])
         return joined
 
 

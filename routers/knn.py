@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
+from coe.types import ExpertId
+from routers.base import RouterOptions
 from routers.calibration import CalibratedEstimator, completed, relative_error
 from routers.encoder import Vectors
-from routers.evidence import Evidence, Matrix
+from routers.evidence import Estimator, Evidence, Matrix
+from routers.learned import SHOWN, Asked, LearnedOptions, LearnedRouter
 
 NEIGHBOURS = (10, 20, 40, 80, 160, 320)
 
@@ -59,3 +64,22 @@ def _without_copies(cosines: Matrix, nearest: npt.NDArray[np.int64]) -> list[npt
     """Neighbours of each question, without itself and without its copies."""
     other = (cosines < 1 - 1e-5) & (nearest != np.arange(len(nearest))[:, None])
     return [near[keep] for near, keep in zip(nearest, other, strict=True)]
+
+
+class KnnOptions(LearnedOptions):
+    """``neighbours``: questions compared with; none takes what fits the profiles best."""
+
+    neighbours: Annotated[int, Field(ge=1)] | None = None
+
+
+class KnnRouter(LearnedRouter):
+    """Asks who did best on the most similar questions of the profiles."""
+
+    options_type: ClassVar[type[RouterOptions]] = KnnOptions
+
+    def _make(self, options: KnnOptions) -> Estimator:
+        return KnnEstimator(options.neighbours)
+
+    def _because(self, asked: Asked, expert: ExpertId) -> str:  # noqa: ARG002
+        cosines, rows = self._estimator.nearest(asked.vector)
+        return self._examples(rows[0][:SHOWN].tolist(), cosines[0][:SHOWN].tolist())

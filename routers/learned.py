@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from coe.errors import ConfigError
+from coe.suggest import suggest
 from coe.types import Decision, ExpertId, ExpertView, Ranked
 from routers.base import RouterOptions, Setting
 from routers.cards import card_cosines, described, with_newcomers
 from routers.encoder import Encoder, Vectors, open_encoder
 from routers.evidence import Estimator, Evidence
+from routers.written import Written
+
+log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
+SHOWN = 3
+"""Examples in a reason."""
 
 
 class LearnedOptions(RouterOptions):
     """Options of every router that learns. ``encoder``: the one that the profiles were made with."""
 
     encoder: str = "minilm"
+
+
+class WriterOptions(LearnedOptions):
+    """``writer``: an expert of the pool that writes about each new question before it is routed."""
+
+    writer: ExpertId | None = None
+
+    def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:
+        if self.writer is None or self.writer in experts:
+            return {}
+        return {"writer": f'there is no expert "{self.writer}"; {suggest(self.writer, experts)}'}
+
+
+def written_by(name: str, writer: ExpertId | None, setting: Setting, prompt: str) -> Written | None:
+    """None without a writer, or where no pool runs (then the router says so once, in the log)."""
+    if writer is None:
+        return None
+    if setting.ask is None:
+        log.warning("router %s: no pool runs here, so %s writes nothing", name, writer)
+        return None
+    return Written(setting.ask, writer, prompt)
 
 
 @dataclass(frozen=True)
@@ -51,6 +79,7 @@ class LearnedRouter:
         self._options = options
         self._encoder = encoder or open_encoder(options.encoder, setting.root)
         self._encoder.encode([described(view) for view in setting.experts])  # their cards, into its cache
+        self._given = setting.evidence
         self._evidence = setting.evidence if setting.evidence and len(setting.evidence) else None
         self._estimator: Any = None
         self._place: dict[ExpertId, int] = {}
@@ -59,8 +88,15 @@ class LearnedRouter:
             self._estimator = self._make(options).fit(self._evidence)
             self._place = {expert: i for i, expert in enumerate(self._estimator.experts_)}
 
+    def renewed(self, setting: Setting) -> Self:
+        """Learns anew only from new evidence: experts without any are seen at each decision."""
+        if setting.evidence is not self._given:
+            return type(self)(self.name, self._options, setting, self._encoder)
+        self._encoder.encode([described(view) for view in setting.experts])
+        return self
+
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
-        asked = Asked(text, self._encoder.encode([text]))
+        asked = self._asked(text)
         known = self._known(asked, experts)
         chances = known
         if not np.isfinite(known).all():
@@ -69,6 +105,9 @@ class LearnedRouter:
         ranking = tuple(Ranked(experts[i].id, float(chances[i])) for i in order)
         reason = self._reason(asked, ranking, known_first=bool(np.isfinite(known[order[0]])))
         return Decision(self.name, ranking, (ranking[0].expert,), ranking[0].probability, reason)
+
+    def _asked(self, text: str) -> Asked:
+        return Asked(text, self._encoder.encode([text]))
 
     def _known(self, asked: Asked, experts: Sequence[ExpertView]) -> Floats:
         """(m,) calibrated probabilities; NaN for experts without evidence."""
@@ -94,6 +133,16 @@ class LearnedRouter:
             parts.append(because)
         return "; ".join(parts)
 
+    def _examples(self, rows: Sequence[int], cosines: Sequence[float]) -> str:
+        """Questions of the evidence for people: ids and categories, as it holds no text."""
+        if self._evidence is None:
+            return ""
+        shown = [
+            f"{self._evidence.ids[row]} ({self._evidence.categories[row]}) {cosine:.2f}"
+            for row, cosine in zip(rows, cosines, strict=True)
+        ]
+        return "nearest " + ", ".join(shown)
+
     def _make(self, options: Any) -> Estimator:
         raise NotImplementedError
 
@@ -109,12 +158,3 @@ def check_encoder(name: str, evidence: Evidence, encoder: Encoder) -> None:
             f'router "{name}": the profiles were made with another sentence encoder ({evidence.encoder})',
             hint="Name that encoder in the router's options, or make the profiles anew.",
         )
-
-
-def examples(evidence: Evidence, rows: Sequence[int], cosines: Sequence[float]) -> str:
-    """Nearest questions for people: ids and categories, as the evidence holds no text."""
-    shown = (
-        f"{evidence.ids[row]} ({evidence.categories[row]}) {cosine:.2f}"
-        for row, cosine in zip(rows, cosines, strict=True)
-    )
-    return "nearest " + ", ".join(shown)

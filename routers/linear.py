@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
+from pydantic import Field
+
+from routers.base import RouterOptions
 from routers.calibration import CalibratedEstimator, completed, relative_error
 from routers.encoder import Vectors
-from routers.evidence import Evidence, Matrix
+from routers.evidence import Estimator, Evidence, Matrix
 from routers.inputs import Inputs, fit_ridge
+from routers.learned import LearnedOptions, LearnedRouter
 
-STRENGTHS = (3.0, 10.0, 30.0, 100.0)
+STRENGTHS = (10.0, 30.0, 100.0, 300.0)
 
 
 class LinearEstimator(CalibratedEstimator):
-    """Ridge regression of outcomes on the sentence vector and the surface of the wording, then Platt's
+    """Ridge regression of outcomes on the sentence vector and the wording, then Platt's
     logistic link: a logistic regression whose slow part has a closed form.
 
     ``strength=None`` takes the penalty with the least error on questions left out. Learned: ``strength_``.
@@ -23,7 +28,7 @@ class LinearEstimator(CalibratedEstimator):
         self.strength = strength
 
     def _learn(self, evidence: Evidence) -> Matrix:
-        self._inputs = Inputs(words=False).fit(evidence)
+        self._inputs = Inputs().fit(evidence)
         strengths = STRENGTHS if self.strength is None else (self.strength,)
         fits = fit_ridge(self._inputs.of_evidence(evidence), completed(evidence), strengths)
         errors = [relative_error(fit.left_out, evidence) for fit in fits]
@@ -33,3 +38,18 @@ class LinearEstimator(CalibratedEstimator):
 
     def _score(self, texts: Sequence[str], vectors: Vectors) -> Matrix:
         return self._fit.predict(self._inputs.of_texts(texts, vectors))
+
+
+class LinearOptions(LearnedOptions):
+    """``strength``: the penalty; none takes what fits the profiles best."""
+
+    strength: Annotated[float, Field(gt=0)] | None = None
+
+
+class LinearRouter(LearnedRouter):
+    """Asks who is likeliest to be right by a linear model of the question's vector."""
+
+    options_type: ClassVar[type[RouterOptions]] = LinearOptions
+
+    def _make(self, options: LinearOptions) -> Estimator:
+        return LinearEstimator(options.strength)

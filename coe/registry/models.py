@@ -223,6 +223,7 @@ class Expert(Model):
             skills=self.skills,
             tags=self.tags,
             parameters_b=self.parameters_b,
+            active_b=self.active_b,
             usd_per_mtok_in=self.price.input if self.price else None,
             usd_per_mtok_out=self.price.output if self.price else None,
             general=self.general,

@@ -35,7 +35,7 @@ class Settings:
     test_split: str | None = None
     folds: int = 5
     seed: int = 0
-    encoder: str = "minilm"
+    encoder: str = "minilm-int8"
 
 
 def open_study(settings: Settings) -> Study:

@@ -19,7 +19,9 @@ import click
 @click.option("--test-split", help="...and ask that one.")
 @click.option("--folds", default=5, show_default=True, help="Without splits: folds of cross-validation.")
 @click.option("--seed", default=0, show_default=True, help="Of the folds and the resampling.")
-@click.option("--encoder", default="minilm", show_default=True, help="Sentence encoder of the questions.")
+@click.option(
+    "--encoder", default="minilm-int8", show_default=True, help="Sentence encoder of the questions."
+)
 @click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page with plots.")
 def main(

@@ -1,0 +1,131 @@
+"""Several estimators as one: each weighs as much as it explains of the differences between experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from coe.suggest import suggest
+from coe.types import ExpertId
+from routers.base import RouterOptions
+from routers.calibration import CalibratedEstimator
+from routers.category_scores import CategoryEstimator
+from routers.encoder import Vectors
+from routers.evidence import Estimator, Evidence, Matrix
+from routers.instruction import InstructionEstimator
+from routers.knn import KnnEstimator
+from routers.learned import Asked, LearnedOptions, LearnedRouter
+from routers.linear import LinearEstimator
+from routers.pilot import PilotEstimator
+from routers.skill import SkillEstimator
+
+PARTS: Mapping[str, Callable[[], Estimator]] = MappingProxyType(
+    {
+        "category": CategoryEstimator,
+        "knn": KnnEstimator,
+        "linear": LinearEstimator,
+        "skill": SkillEstimator,
+        "pilot": PilotEstimator,
+        "instruction": InstructionEstimator,
+    }
+)
+USUAL = ("category", "knn", "linear")
+
+Floats = npt.NDArray[np.float64]
+
+
+class BlendEstimator(CalibratedEstimator):
+    """Stacks fitted estimators (Wolpert 1992) on their cross-fitted estimates, with weights of 0 or more.
+
+    An estimate has two parts: how hard the question is for all (the mean over experts), and how the experts
+    differ on it. Only the second decides who is asked and it is far fainter, so each part has its own
+    weights; few weights, shared by all experts, cannot learn noise. Learned: ``difference_weights_`` and
+    ``level_weights_``, one for each of ``parts_``.
+    """
+
+    def __init__(self, parts: Sequence[str] = USUAL) -> None:
+        self.parts = tuple(parts)
+
+    def _learn(self, evidence: Evidence) -> Matrix:
+        self.parts_ = [PARTS[name]() for name in self.parts]
+        estimates = [part.fit(evidence).cross_fitted_ for part in self.parts_]
+        known = np.isfinite(evidence.scores)
+        right = np.where(known, evidence.scores, np.mean(estimates, axis=0))
+        self._centre = float(right.mean())
+        self.difference_weights_ = _weights([_differences(each) for each in estimates], _differences(right))
+        self.level_weights_ = _weights(
+            [_levels(each) - self._centre for each in estimates], _levels(right) - self._centre
+        )
+        return self._blended(estimates)
+
+    def _score(self, texts: Sequence[str], vectors: Vectors) -> Matrix:
+        return self._blended([part.estimate(texts, vectors) for part in self.parts_])
+
+    def _blended(self, estimates: Sequence[Matrix]) -> Matrix:
+        levels = sum(w * (_levels(each) - self._centre) for w, each in self._weighted(estimates, level=True))
+        differences = sum(w * _differences(each) for w, each in self._weighted(estimates, level=False))
+        return np.asarray(self._centre + levels + differences, dtype=np.float32)
+
+    def _weighted(self, estimates: Sequence[Matrix], *, level: bool) -> list[tuple[float, Matrix]]:
+        weights = self.level_weights_ if level else self.difference_weights_
+        return list(zip(weights, estimates, strict=True))
+
+
+def _levels(estimates: Matrix) -> Matrix:
+    """(n, 1) how easy each question is for an average expert."""
+    means: Matrix = estimates.mean(axis=1, keepdims=True)
+    return means
+
+
+def _differences(estimates: Matrix) -> Matrix:
+    """(n, m) by how much each expert is better than the average one."""
+    return estimates - _levels(estimates)
+
+
+def _weights(parts: Sequence[Matrix], target: Matrix) -> list[float]:
+    """Least squares without negative weights (Lawson and Hanson 1974); equal ones when nothing helps."""
+    from scipy.optimize import nnls
+
+    columns = np.stack([part.ravel() for part in parts], axis=1).astype(np.float64)
+    # The normal equations: as many rows as parts, instead of questions x experts.
+    gram, moment = columns.T @ columns, columns.T @ target.ravel().astype(np.float64)
+    gram[np.diag_indices_from(gram)] *= 1 + 1e-6
+    lower = np.linalg.cholesky(gram + 1e-9 * np.eye(len(gram)))
+    found: Floats = nnls(lower.T, np.linalg.solve(lower, moment))[0]
+    return found.tolist() if found.any() else [1 / len(parts)] * len(parts)
+
+
+class BlendOptions(LearnedOptions):
+    """``parts``: the kinds of learning routers that are blended."""
+
+    parts: Annotated[tuple[str, ...], Field(min_length=1)] = USUAL
+
+    def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:  # noqa: ARG002
+        unknown = [part for part in self.parts if part not in PARTS]
+        return {"parts": f'no part "{unknown[0]}"; {suggest(unknown[0], PARTS)}'} if unknown else {}
+
+
+class BlendRouter(LearnedRouter):
+    """Asks who is likeliest to be right by several methods weighed together."""
+
+    options_type: ClassVar[type[RouterOptions]] = BlendOptions
+
+    def _make(self, options: BlendOptions) -> Estimator:
+        return BlendEstimator(options.parts)
+
+    def _because(self, asked: Asked, expert: ExpertId) -> str:  # noqa: ARG002
+        """What the parts that carry weight found."""
+        found = []
+        for part, weight in zip(self._estimator.parts_, self._estimator.difference_weights_, strict=True):
+            if weight > 0 and isinstance(part, CategoryEstimator):
+                shares = part.category_shares([asked.text], asked.vector)[0]
+                found.append(f"category {part.categories_[int(shares.argmax())]} {shares.max():.2f}")
+            if weight > 0 and isinstance(part, KnnEstimator):
+                cosines, rows = part.nearest(asked.vector)
+                found.append(self._examples(rows[0][:1].tolist(), cosines[0][:1].tolist()))
+        return "; ".join(found)

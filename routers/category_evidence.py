@@ -1,0 +1,95 @@
+"""The category router on evidence: categories are known by outcomes, and the map is made from scores."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from coe.types import Decision, ExpertId, ExpertView
+from routers.base import Setting
+from routers.cards import with_newcomers
+from routers.category_map import Budget, Sizes, best_map
+from routers.category_scores import CategoryEstimator
+from routers.encoder import Encoder
+from routers.evidence import Estimator
+from routers.learned import Floats, LearnedOptions, LearnedRouter
+
+if TYPE_CHECKING:
+    from routers.category import CategoryOptions
+
+_KEPT_MAPS = 16
+
+
+class CategoryScoreRouter(LearnedRouter):
+    """Text -> category -> expert, the map being CoE's integer programme over the experts of the moment.
+
+    The ranking is by P(right) over all categories; the expert asked is the map's. When the category is less
+    certain than ``low_confidence``, a general expert is asked if there is one.
+    """
+
+    def __init__(self, name: str, options: CategoryOptions, setting: Setting, encoder: Encoder) -> None:
+        super().__init__(name, LearnedOptions(encoder=options.encoder), setting, encoder)
+        self._low_confidence = options.low_confidence
+        self._budget = Budget(options.total_parameters_b, options.average_active_b, options.average_price)
+        self._maps: OrderedDict[tuple[ExpertView, ...], npt.NDArray[np.intp]] = OrderedDict()
+        self._one_at_a_time = threading.Lock()  # so that _maps never holds more than _KEPT_MAPS
+
+    def _make(self, options: Any) -> Estimator:  # noqa: ARG002
+        return CategoryEstimator()
+
+    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
+        decision = super().route(text, experts)
+        learned = cast(CategoryEstimator, self._estimator)
+        shares = learned.category_shares([text], self._encoder.encode([text]))[0]
+        top = int(shares.argmax())
+        mapped = experts[int(self._map(tuple(experts))[top])]
+        label = f"category {learned.categories_[top]} {shares[top]:.2f}"
+        general = next((view for view in experts if view.general), None)
+        if shares[top] < self._low_confidence and general is not None:
+            return _choosing(decision, general.id, f"unsure, so the general expert {general.id} ({label})")
+        if self._budget == Budget():
+            return replace(decision, reason=f"{label}; {decision.reason}")
+        return _choosing(
+            decision, mapped.id, f"{label} is {mapped.id}'s within the budget; {decision.reason}"
+        )
+
+    def _map(self, experts: tuple[ExpertView, ...]) -> npt.NDArray[np.intp]:
+        """(c,) places in ``experts``; made once for each pool."""
+        with self._one_at_a_time:
+            if experts not in self._maps:
+                self._maps[experts] = self._made_map(experts)
+                while len(self._maps) > _KEPT_MAPS:
+                    self._maps.popitem(last=False)
+            return self._maps[experts]
+
+    def _made_map(self, experts: Sequence[ExpertView]) -> npt.NDArray[np.intp]:
+        learned = cast(CategoryEstimator, self._estimator)
+        scores = np.full((len(learned.categories_), len(experts)), np.nan)
+        for place, view in enumerate(experts):
+            if view.id in self._place:
+                scores[:, place] = learned.accuracy_[:, self._place[view.id]]
+        no_cards = np.zeros(len(experts))
+        filled = np.stack([with_newcomers(row, no_cards) for row in scores])
+        return best_map(filled, learned.shares_.astype(np.float64), _sizes(experts), self._budget)
+
+
+def _choosing(decision: Decision, expert: ExpertId, reason: str) -> Decision:
+    chance = next(ranked.probability for ranked in decision.ranking if ranked.expert == expert)
+    return replace(decision, chosen=(expert,), confidence=chance, reason=reason)
+
+
+def _sizes(experts: Sequence[ExpertView]) -> Sizes:
+    def numbers(*values: float | None) -> Floats:
+        return np.asarray([np.nan if value is None else value for value in values])
+
+    return Sizes(
+        parameters=numbers(*(view.parameters_b for view in experts)),
+        active=numbers(*(view.active_b or view.parameters_b for view in experts)),
+        price=numbers(*(view.usd_per_mtok_out for view in experts)),
+    )

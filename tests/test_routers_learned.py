@@ -1,0 +1,367 @@
+"""Routers that learn: the contract, what they find in evidence, newcomers, and what they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coe.errors import ConfigError
+from coe.registry.models import Expert, RouterSpec
+from coe.testing.conformance_router import check_router
+from coe.types import ExpertView, Router
+from routers import BUILTINS, ESTIMATORS, build_router, estimator_class, router_class
+from routers.base import Setting
+from routers.blend import BlendEstimator
+from routers.calibration import PlattCalibrator, completed, fold_rows
+from routers.category_map import Budget, Sizes, best_map
+from routers.encoder import Vectors
+from routers.evidence import Evidence
+from routers.features import SURFACE, WORDS, surface, text_features
+from routers.inputs import fit_ridge
+from routers.pilot import PilotEstimator
+from routers.skill import SkillEstimator
+
+TOPICS = {"sums": "add plus number total", "dates": "month week day year"}
+ADDER = ExpertView("adder", card="adds numbers plus total", usd_per_mtok_out=1.0)
+CALENDAR = ExpertView("calendar", card="knows the month week day year", usd_per_mtok_out=1.0)
+PARROT = ExpertView("parrot", card="talks", parameters_b=1.0)
+VIEWS = [ADDER, CALENDAR, PARROT]
+LEARNING = ("category", "skill", "pilot", "instruction", "knn", "linear", "cascade", "blend")
+
+
+class WordEncoder:
+    """Cosines are those of shared words. No model."""
+
+    identity = "words"
+
+    def __init__(self) -> None:
+        self._words: dict[str, int] = {}
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        rows = np.zeros((len(texts), 128), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for word in text.lower().split():
+                row[self._words.setdefault(word, len(self._words) + 1) % 127 + 1] = 1.0
+            row[0] = 0.01
+            row /= np.linalg.norm(row)
+        return rows
+
+
+def evidence(encoder: WordEncoder, count: int = 160, *, with_features: bool = False) -> Evidence:
+    """Two topics; each specialist is right on 85% of its own and 25% of the other, the parrot on 30%."""
+    draws = np.random.default_rng(7)
+    categories = tuple(("sums", "dates")[i % 2] for i in range(count))
+    texts = [
+        " ".join(draws.choice(TOPICS[topic].split(), 3)) + f" w{i % 5}" for i, topic in enumerate(categories)
+    ]
+    chance = {"sums": [0.85, 0.25, 0.3], "dates": [0.25, 0.85, 0.3]}
+    scores = (draws.random((count, 3)) < [chance[topic] for topic in categories]).astype(np.float32)
+    return Evidence(
+        ids=tuple(f"q{i}" for i in range(count)),
+        categories=categories,
+        vectors=encoder.encode(texts),
+        experts=("adder", "calendar", "parrot"),
+        scores=scores,
+        counts=np.ones_like(scores),
+        encoder=encoder.identity,
+        features=text_features(texts) if with_features else None,
+    )
+
+
+def built(kind: str, encoder: WordEncoder, known: Evidence | None, **options: Any) -> Router:
+    cls = router_class(kind)
+    setting = Setting(experts=tuple(VIEWS), evidence=known)
+    return cls("mine", cls.options_type(**options), setting, encoder)  # type: ignore[call-arg]
+
+
+@pytest.fixture
+def encoder() -> WordEncoder:
+    return WordEncoder()
+
+
+# The contract
+
+
+@pytest.mark.parametrize("kind", LEARNING)
+@pytest.mark.parametrize("with_evidence", [True, False])
+def test_learning_router_keeps_the_contract(kind: str, with_evidence: bool, encoder: WordEncoder) -> None:
+    check_router(built(kind, encoder, evidence(encoder) if with_evidence else None), VIEWS)
+
+
+def test_every_builtin_is_checked_somewhere() -> None:
+    assert set(BUILTINS) == {*LEARNING, "static", "random", "oracle"}
+    assert set(ESTIMATORS) == set(LEARNING) - {"cascade"}
+
+
+def test_oracle_keeps_the_contract_and_knows(tmp_path: Path) -> None:
+    (tmp_path / "o.jsonl").write_text(json.dumps({"text": "hello", "scores": {"parrot": 1}}))
+    experts = [Expert(id=view.id, host="h", model="m") for view in VIEWS]
+    oracle = build_router(
+        RouterSpec(name="o", kind="oracle", options={"outcomes": "o.jsonl"}), experts, tmp_path
+    )
+    check_router(oracle, VIEWS)
+    assert oracle.route("hello", VIEWS).expert == "parrot"
+    (tmp_path / "o.jsonl").write_text('{"text": "hello"}')
+    with pytest.raises(ConfigError, match=r"o\.jsonl:1: must be"):
+        build_router(RouterSpec(name="o", kind="oracle", options={"outcomes": "o.jsonl"}), experts, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [*LEARNING, "oracle"])
+def test_unknown_options_are_refused(kind: str) -> None:
+    experts = [Expert(id="a", host="h", model="m")]
+    with pytest.raises(ConfigError, match="nonsense"):
+        build_router(RouterSpec(name="x", kind=kind, options={"nonsense": 1}), experts, Path())
+
+
+# What is learned
+
+
+@pytest.mark.parametrize("kind", LEARNING)
+def test_specialists_get_their_questions(kind: str, encoder: WordEncoder) -> None:
+    router = built(kind, encoder, evidence(encoder))
+    assert router.route("add plus total", VIEWS).expert == "adder"
+    assert router.route("month week year", VIEWS).expert == "calendar"
+
+
+@pytest.mark.parametrize("name", [*ESTIMATORS])
+def test_estimates_are_probabilities_near_the_truth(name: str, encoder: WordEncoder) -> None:
+    estimator = estimator_class(name)().fit(evidence(encoder, 400))
+    texts = ["add plus total", "month week year"]
+    found = estimator.estimate(texts, encoder.encode(texts))
+    assert found.shape == (2, 3)
+    assert found[0, 0] == pytest.approx(0.85, abs=0.15)
+    assert found[1, 1] == pytest.approx(0.85, abs=0.15)
+    assert found[:, 2] == pytest.approx([0.3, 0.3], abs=0.15)
+    assert estimator.cross_fitted_.shape == (400, 3)
+
+
+@pytest.mark.parametrize("name", [*ESTIMATORS])
+def test_held_out_estimates_do_not_know_the_outcome(name: str, encoder: WordEncoder) -> None:
+    """On outcomes drawn at random nothing can be known, whatever was fitted."""
+    known = evidence(encoder)
+    noise = (np.random.default_rng(1).random(known.scores.shape) < 0.5).astype(np.float32)
+    estimator = estimator_class(name)().fit(replace(known, scores=noise))
+    agreement = np.corrcoef(estimator.cross_fitted_.ravel(), noise.ravel())[0, 1]
+    assert agreement < 0.15
+
+
+@pytest.mark.parametrize("name", [*ESTIMATORS])
+def test_gaps_in_the_evidence_are_borne(name: str, encoder: WordEncoder) -> None:
+    known = evidence(encoder)
+    scores = known.scores.copy()
+    scores[::3, 1] = np.nan
+    scores[:, 2] = np.nan
+    counts = np.isfinite(scores).astype(np.float32)
+    estimator = estimator_class(name)().fit(replace(known, scores=scores, counts=counts))
+    assert np.isfinite(estimator.estimate(["add"], encoder.encode(["add"]))).all()
+
+
+@pytest.mark.parametrize("name", ["category", "linear", "blend"])
+def test_wording_helps_where_vectors_say_nothing(name: str, encoder: WordEncoder) -> None:
+    blind = replace(evidence(encoder, with_features=True), vectors=encoder.encode(["same"] * 160))
+    estimator = estimator_class(name)().fit(blind)
+    first, second = estimator.estimate(["add plus total", "month week year"], blind.vectors[:2])
+    assert first.argmax() == 0
+    assert second.argmax() == 1
+
+
+def test_blend_gives_no_weight_to_what_knows_nothing(encoder: WordEncoder) -> None:
+    known = evidence(encoder, 400)
+    shuffled = np.random.default_rng(0).permutation(400)
+    known = replace(known, categories=tuple(known.categories[i] for i in shuffled))
+    blend = BlendEstimator(("category", "knn")).fit(known)
+    weights = dict(zip(blend.parts, blend.difference_weights_, strict=True))
+    assert weights["knn"] > 2 * weights["category"]
+
+
+def test_weakest_skill_counts_more_than_the_sum(encoder: WordEncoder) -> None:
+    known = evidence(encoder, 400)
+    both = encoder.encode(["add plus month week"])
+    by_sum = SkillEstimator(most=14, threshold=0.1).fit(known)._score_vectors(both)
+    weakest = SkillEstimator(most=14, threshold=0.1, combination="weakest").fit(known)._score_vectors(both)
+    assert weakest[0, 0] < by_sum[0, 0]
+
+
+def test_pilots_of_one_expert_do_not_depend_on_another(encoder: WordEncoder) -> None:
+    known = evidence(encoder)
+    mean, most = (PilotEstimator(pooling).fit(known) for pooling in ("mean", "max"))  # type: ignore[arg-type]
+    assert set(mean.groups_) == {"sums", "dates"}
+    vector = encoder.encode(["add plus total"])
+    assert (most.similarities(vector) >= mean.similarities(vector) - 1e-6).all()
+    assert most.similarities(vector).argmax() == 0
+
+
+# Experts without evidence
+
+
+@pytest.mark.parametrize("kind", LEARNING)
+def test_newcomer_is_found_by_its_card(kind: str, encoder: WordEncoder) -> None:
+    cook = ExpertView("cook", card="bake fry cake egg", usd_per_mtok_out=1.0)
+    decision = built(kind, encoder, evidence(encoder)).route("bake cake egg", [*VIEWS, cook])
+    assert decision.expert == "cook"
+    decision = built(kind, encoder, evidence(encoder)).route("add plus total", [*VIEWS, cook])
+    assert decision.expert == "adder"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LEARNING if kind != "category"])
+def test_without_evidence_cards_decide_and_the_reason_says_what_to_do(
+    kind: str, encoder: WordEncoder
+) -> None:
+    decision = built(kind, encoder, None).route("which month", [ADDER, CALENDAR])
+    assert decision.expert == "calendar"
+    assert "coe experts profile" in decision.reason
+
+
+def test_evidence_of_another_encoder_is_refused(encoder: WordEncoder) -> None:
+    with pytest.raises(ConfigError, match="another sentence encoder"):
+        built("knn", encoder, replace(evidence(encoder), encoder="another"))
+
+
+# Reasons
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("knn", ["nearest q", "(sums)"]),
+        ("skill", ["skills sums"]),
+        ("pilot", ["pilot sums"]),
+        ("instruction", ["its best questions 0."]),
+        ("linear", ["adder right 0.", "runner-up"]),
+        ("blend", ["nearest q"]),
+        ("category", ["category sums"]),
+    ],
+)
+def test_reason_can_be_read(kind: str, words: list[str], encoder: WordEncoder) -> None:
+    reason = built(kind, encoder, evidence(encoder)).route("add plus total", VIEWS).reason
+    assert all(word in reason for word in words), reason
+
+
+# A cascade
+
+
+def test_cascade_keeps_to_the_cheap_expert_unless_it_is_clearly_worse(encoder: WordEncoder) -> None:
+    views = [replace(ADDER, usd_per_mtok_out=9.0), CALENDAR, PARROT]
+    bold, careful = (built("cascade", encoder, evidence(encoder), give_up=loss) for loss in (0.9, 0.0))
+    assert bold.route("add plus total", views).expert == "parrot"
+    assert "cheaper" in bold.route("add plus total", views).reason
+    assert careful.route("add plus total", views).expert == "adder"
+
+
+# A writer
+
+
+def test_a_writer_is_asked_once_for_each_question(encoder: WordEncoder) -> None:
+    prompts: list[str] = []
+
+    def ask(expert: str, prompt: str) -> str:
+        prompts.append(prompt)
+        return "month week year"
+
+    cls = router_class("skill")
+    setting = Setting(experts=tuple(VIEWS), evidence=evidence(encoder), ask=ask)
+    router = cls("mine", cls.options_type(writer="parrot"), setting, encoder)  # type: ignore[call-arg]
+    assert [router.route("words without meaning", VIEWS).expert for _ in range(2)] == ["calendar"] * 2
+    assert len(prompts) == 1
+    assert "words without meaning" in prompts[0]
+
+
+@pytest.mark.parametrize("kind", ["skill", "instruction"])
+def test_a_writer_that_fails_is_done_without(kind: str, encoder: WordEncoder) -> None:
+    def ask(expert: str, prompt: str) -> str:
+        raise TimeoutError("busy")
+
+    cls = router_class(kind)
+    setting = Setting(experts=tuple(VIEWS), evidence=evidence(encoder), ask=ask)
+    router = cls("mine", cls.options_type(writer="parrot"), setting, encoder)  # type: ignore[call-arg]
+    assert router.route("add plus total", VIEWS).expert == "adder"
+
+
+def test_a_writer_must_exist() -> None:
+    experts = [Expert(id="parrot", host="h", model="m")]
+    with pytest.raises(ConfigError, match='did you mean "parrot"'):
+        build_router(RouterSpec(name="x", kind="skill", options={"writer": "parot"}), experts, Path())
+
+
+# The pieces
+
+
+def test_category_map_is_optimal_under_budgets() -> None:
+    scores = np.array([[0.9, 0.5, 0.1], [0.2, 0.5, 0.6]])
+    shares = np.array([0.5, 0.5])
+    sizes = Sizes(np.array([7.0, 7.0, 7.0]), np.array([7.0, 1.0, 7.0]), np.array([9.0, 1.0, np.nan]))
+    assert best_map(scores, shares, sizes, Budget()).tolist() == [0, 2]
+    assert best_map(scores, shares, sizes, Budget(total_parameters=14)).tolist() == [0, 2]
+    assert best_map(scores, shares, sizes, Budget(total_parameters=7)).tolist() == [0, 0]
+    assert best_map(scores, shares, sizes, Budget(average_active=4)).tolist() == [0, 1]
+    assert best_map(scores, shares, sizes, Budget(average_price=1)).tolist() == [1, 1]
+    with pytest.raises(ConfigError, match="keeps the budget"):
+        best_map(scores, shares, sizes, Budget(total_parameters=6))
+
+
+def test_calibrator_undoes_overconfidence() -> None:
+    draws = np.random.default_rng(0)
+    truth = draws.uniform(0.2, 0.8, (4000, 2)).astype(np.float32)
+    right = (draws.random(truth.shape) < truth).astype(np.float32)
+    odds = np.log(truth / (1 - truth))
+    shouted = (1 / (1 + np.exp(-3 * odds - 1))).astype(np.float32)
+    found = PlattCalibrator().fit(shouted, right, np.ones_like(right)).apply(shouted)
+    assert np.abs(found - truth).mean() < 0.03
+
+
+def test_ridge_leaves_each_row_out_exactly() -> None:
+    draws = np.random.default_rng(0)
+    inputs, targets = (draws.normal(size=(30, width)).astype(np.float32) for width in (4, 2))
+    [fit] = fit_ridge(inputs, targets, [2.0])
+    rest = np.arange(1, 30)
+    # The closed form keeps the centring of all rows, hence the tolerance.
+    [other] = fit_ridge(inputs[rest], targets[rest], [2.0])
+    assert fit.left_out[0] == pytest.approx(other.predict(inputs[:1])[0], abs=0.02)
+
+
+def test_copies_of_a_question_share_a_part() -> None:
+    vectors = np.repeat(np.eye(10, dtype=np.float32), 2, axis=0)
+    for rows in fold_rows(vectors, 5):
+        assert {row // 2 for row in rows} == {row // 2 for row in rows if (row ^ 1) in rows}
+
+
+def test_missing_scores_are_guessed_from_row_and_column(encoder: WordEncoder) -> None:
+    scores = np.array([[1, 1, np.nan], [0, 0, np.nan], [1, 1, 1], [0, 0, 0]] * 10, dtype=np.float32)
+    known = replace(evidence(encoder, 40), scores=scores, counts=np.isfinite(scores).astype(np.float32))
+    filled = completed(known)
+    assert filled[0, 2] > 0.6 > 0.4 > filled[1, 2]
+
+
+def test_features_tell_form_not_digits() -> None:
+    rows = text_features(
+        ["What is 12 + 30?\nA. 42\nB. 43", "What is 77 + 10?\nA. 87\nB. 88", "Who was Kant?"]
+    )
+    assert rows.shape == (3, WORDS + SURFACE)
+    words = rows[:, :WORDS].toarray()
+    assert words[0] == pytest.approx(words[1])
+    assert abs(float(words[0] @ words[2])) < 0.5
+    assert len(surface("any")) == SURFACE
+
+
+def test_category_map_keeps_its_budget_live(encoder: WordEncoder) -> None:
+    views = [replace(ADDER, parameters_b=7.0), replace(CALENDAR, parameters_b=9.0), PARROT]
+    free, tight = (
+        built("category", encoder, evidence(encoder), **budget)
+        for budget in ({}, {"total_parameters_b": 8.0})
+    )
+    assert free.route("month week year", views).expert == "calendar"
+    decision = tight.route("month week year", views)
+    assert decision.expert in {"adder", "parrot"}
+    assert "within the budget" in decision.reason
+
+
+def test_unsure_of_the_category_the_general_expert_is_asked(encoder: WordEncoder) -> None:
+    views = [*VIEWS, ExpertView("general", general=True)]
+    router = built("category", encoder, evidence(encoder), low_confidence=1.0)
+    assert router.route("add month", views).expert == "general"
