@@ -66,7 +66,7 @@ def _logit(scores: Matrix) -> npt.NDArray[np.float64]:
 
 
 def _sigmoid(z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    p: npt.NDArray[np.float64] = 1 / (1 + np.exp(-z))
+    p: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(z, -30.0, 30.0)))
     return p
 
 
