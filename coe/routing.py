@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from coe.errors import BadRequest, CoeError, RoutingError, UnknownModel
 from coe.generation import Generation
 from coe.suggest import suggest
-from coe.types import Decision, ExpertId, Ranked, Request, Router
+from coe.types import Decision, ExpertId, Options, Ranked, Request, Router
+from routers.choice import Wishes, weighed
 
 log = logging.getLogger(__name__)
 
@@ -16,14 +18,18 @@ PINNED = "pinned"
 """The router's name in decisions that the client made by naming an expert."""
 
 
-async def choose(request: Request, generation: Generation) -> Decision:
-    """The decision for ``request``, by the router that it, its route or experts.yaml names.
+async def choose(
+    request: Request, generation: Generation, wait_s: Callable[[ExpertId], float] = lambda _: 0.0
+) -> Decision:
+    """The decision for ``request``, by the router that it, its route or experts.yaml names, weighed by its
+    wishes for cost and time; ``wait_s`` forecasts an expert's wait.
 
     Raises BadRequest (unknown router, no text to route by), UnknownModel or RoutingError.
     """
     route = generation.registry.route(request.model)
     if route is not None:
-        return await _routed(request, request.options.router or route.router, generation)
+        decision = await _routed(request, request.options.router or route.router, generation)
+        return _as_wished(decision, request.options, generation, wait_s)
     if generation.registry.expert(request.model) is None:
         raise _unknown_model(request.model, generation)
     return _pinned(request.model)
@@ -57,6 +63,20 @@ async def _routed(request: Request, named: str | None, generation: Generation) -
         ) from error
     _check_decision(decision, generation)
     return decision
+
+
+def _as_wished(
+    decision: Decision, options: Options, generation: Generation, wait_s: Callable[[ExpertId], float]
+) -> Decision:
+    wishes = Wishes(
+        quality=1.0 if options.quality is None else options.quality,
+        cost=options.cost or 0.0,
+        patience_s=options.patience_s,
+    )
+    if not wishes.cost and wishes.patience_s is None:
+        return decision
+    waits = {ranked.expert: wait_s(ranked.expert) for ranked in decision.ranking}
+    return weighed(decision, generation.experts, wishes, waits)
 
 
 def _router(name: str, generation: Generation) -> Router:

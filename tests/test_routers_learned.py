@@ -14,12 +14,13 @@ import pytest
 from coe.errors import ConfigError
 from coe.registry.models import Expert, RouterSpec
 from coe.testing.conformance_router import check_router
-from coe.types import ExpertView, Router
+from coe.types import Decision, ExpertView, Ranked, Router
 from routers import BUILTINS, ESTIMATORS, build_router, estimator_class, router_class
 from routers.base import Setting
 from routers.blend import BlendEstimator
 from routers.calibration import PlattCalibrator, completed, fold_rows
 from routers.category_map import Budget, Sizes, best_map
+from routers.choice import Wishes, relative_prices, weighed
 from routers.encoder import Vectors
 from routers.evidence import Evidence
 from routers.features import SURFACE, WORDS, surface, text_features
@@ -365,3 +366,36 @@ def test_unsure_of_the_category_the_general_expert_is_asked(encoder: WordEncoder
     views = [*VIEWS, ExpertView("general", general=True)]
     router = built("category", encoder, evidence(encoder), low_confidence=1.0)
     assert router.route("add month", views).expert == "general"
+
+
+# Cost and time
+
+
+DEAR = ExpertView("dear", usd_per_mtok_out=10.0)
+CHEAP = ExpertView("cheap", usd_per_mtok_out=1.0)
+DECISION = Decision("r", (Ranked("dear", 0.8), Ranked("cheap", 0.6)), ("dear",), 0.8, "because")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "waits", "expert"),
+    [
+        (Wishes(), {}, "dear"),
+        (Wishes(cost=0.1), {}, "dear"),
+        (Wishes(cost=0.5), {}, "cheap"),
+        (Wishes(cost=0.5, quality=3.0), {}, "dear"),
+        (Wishes(patience_s=10.0), {"dear": 0.0}, "dear"),
+        (Wishes(patience_s=10.0), {"dear": 5.0}, "cheap"),
+        (Wishes(patience_s=100.0), {"dear": 5.0}, "dear"),
+    ],
+)
+def test_utility_weighs_quality_cost_and_waiting(
+    wishes: Wishes, waits: dict[str, float], expert: str
+) -> None:
+    found = weighed(DECISION, [DEAR, CHEAP], wishes, waits)
+    assert found.expert == expert
+    assert (found == DECISION) == (expert == "dear")
+    assert found.ranking == DECISION.ranking
+
+
+def test_an_unknown_price_counts_as_the_dearest() -> None:
+    assert relative_prices([DEAR, CHEAP, PARROT]) == {"dear": 1.0, "cheap": 0.1, "parrot": 1.0}

@@ -72,7 +72,7 @@ class Pipeline:
 
     async def _answer(self, request: Request, generation: Generation) -> Answer:
         wish = wish_of(request, generation)
-        decision = await choose(request, generation)
+        decision = await choose(request, generation, self._pool.forecast)
         plan = plan_for(request, decision, wish, generation)
         patience_s = _patience_s(request.options, generation)
         asker = Asker(request, self._pool, patience_s, self._clock)
@@ -83,7 +83,7 @@ class Pipeline:
     async def preview(self, request: Request) -> Preview:
         """Route without asking anybody."""
         generation = self._generations.current
-        decision = await choose(request, generation)
+        decision = await choose(request, generation, self._pool.forecast)
         waits = tuple(self._pool.forecast(ranked.expert) for ranked in decision.ranking)
         return Preview(generation=generation.number, decision=decision, waits_s=waits)
 
