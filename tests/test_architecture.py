@@ -17,8 +17,8 @@ MAX_LINES = 400
 LONG_TABLES = {f"coe/examples/skills/{name}.py" for name in ("extraction", "sorting")}
 """Mostly wordings, one a line."""
 
-RAY_HOMES = ("coe.cluster.ray_app",)
-"""The only place that may import ray."""
+RAY_HOMES = ("coe.cluster.ray_app", "coe.cluster.ray_control")
+"""The only places that may import ray."""
 
 
 @dataclass(frozen=True)

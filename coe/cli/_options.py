@@ -17,3 +17,6 @@ registry_option = click.option(
 )
 url_option = click.option("--url", default=DEFAULT_URL, show_default=True, help="A running `coe serve`.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+address_option = click.option(
+    "--address", help="Of a Ray cluster, for example 10.0.0.1:6379. [default: the one on this machine]"
+)

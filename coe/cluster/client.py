@@ -20,6 +20,7 @@ from coe.cluster.wire import (
     Directory,
     Granted,
     KnownOwner,
+    OwnerCalls,
     OwnerId,
     OwnerLost,
     OwnerReport,
@@ -82,6 +83,14 @@ class ClusterLease:
     queue_ms: float
     swap_ms: float
     wake_from: WakeFrom
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The owner of a lease: it takes the lease back although it has left the directory since, to stop."""
+
+    owner: OwnerId
+    calls: OwnerCalls
 
 
 @dataclass(frozen=True)
@@ -183,7 +192,7 @@ class ClusterPool:
             ) as own:
                 yield own
             return
-        owner, granted = await self._granted(wanted)
+        asked, granted = await self._granted(wanted)
         failure: str | None = None
         try:
             yield self._lease(expert, granted)
@@ -191,7 +200,7 @@ class ClusterPool:
             failure = error.message
             raise
         finally:
-            await self._give_back(owner, wanted.ticket, failure)
+            await self._give_back(asked, wanted.ticket, failure)
 
     @contextmanager
     def expect(
@@ -207,11 +216,12 @@ class ClusterPool:
         if owner is None:
             yield
             return
-        self._hint(self._owners[owner].calls.expect(wanted))
+        asked = _Asked(owner, self._owners[owner].calls)
+        self._hint(asked.calls.expect(wanted))
         try:
             yield
         finally:
-            self._hint(self._give_back(owner, wanted.ticket, None))
+            self._hint(self._give_back(asked, wanted.ticket, None))
 
     def _hint(self, call: Coroutine[Any, Any, None]) -> None:
         async def quietly() -> None:
@@ -235,7 +245,7 @@ class ClusterPool:
             wake_from=granted.wake_from,
         )
 
-    async def _granted(self, wanted: Wanted) -> tuple[OwnerId, Granted]:
+    async def _granted(self, wanted: Wanted) -> tuple[_Asked, Granted]:
         """Ask the owner with the shortest wait; one that vanishes meanwhile has granted nothing yet, so
         the next one, or its successor, can safely be asked."""
         deadline = self._clock() + min(wanted.timeout_s, OWNER_RETURN_S)
@@ -244,14 +254,15 @@ class ClusterPool:
             if owner is None:
                 self._directory.miss(self._version.hosts[wanted.expert])
             else:
+                asked = _Asked(owner, self._owners[owner].calls)
                 try:
-                    answer = await self._acquire(owner, wanted)
+                    answer = await self._acquire(asked, wanted)
                 except OwnerLost:
                     self._lost.add(owner)
                     continue
                 if isinstance(answer, Refused):
                     raise answer.error()
-                return owner, answer
+                return asked, answer
             if self._clock() >= deadline:
                 raise ExpertUnavailable(
                     f"no pool owner of {wanted.expert} is there",
@@ -260,22 +271,19 @@ class ClusterPool:
                 )
             await asyncio.sleep(RETRY_S)
 
-    async def _acquire(self, owner: OwnerId, wanted: Wanted) -> Granted | Refused:
+    async def _acquire(self, asked: _Asked, wanted: Wanted) -> Granted | Refused:
         try:
-            return await self._owners[owner].calls.acquire(wanted)
+            return await asked.calls.acquire(wanted)
         except BaseException as error:
             if not isinstance(error, OwnerLost):
-                await self._give_back(owner, wanted.ticket, None)
+                await self._give_back(asked, wanted.ticket, None)
             raise
 
-    async def _give_back(self, owner: OwnerId, ticket: TicketId, failure: str | None) -> None:
-        known = self._owners.get(owner)
-        if known is None:  # Its leases went with it.
-            return
+    async def _give_back(self, asked: _Asked, ticket: TicketId, failure: str | None) -> None:
         try:
-            await asyncio.shield(known.calls.give_back(self._session, ticket, failure))
-        except OwnerLost:
-            self._lost.add(owner)
+            await asyncio.shield(asked.calls.give_back(self._session, ticket, failure))
+        except OwnerLost:  # Its leases went with it.
+            self._lost.add(asked.owner)
 
     def _best(self, expert: ExpertId) -> OwnerId | None:
         """The owner with the shortest expected wait, of those that answer."""

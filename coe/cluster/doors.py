@@ -48,9 +48,7 @@ class Doors:
 
     async def _open(self, socket: str) -> _Open:
         task = self._opening.get(socket)
-        if task is None or (
-            task.done() and (task.exception() or task.result().process.returncode is not None)
-        ):
+        if task is None or _useless(task):
             task = asyncio.create_task(self._start(socket))
             self._opening[socket] = task
         return await asyncio.shield(task)

@@ -19,7 +19,7 @@ from pathlib import Path
 from coe.cluster.binding import EngineBuilder, change_pool
 from coe.cluster.doors import Doors
 from coe.cluster.journal import Journal
-from coe.cluster.wire import Granted, OwnerId, OwnerReport, Refused, SessionId, TicketId, Wanted
+from coe.cluster.wire import Granted, OwnerId, OwnerLost, OwnerReport, Refused, SessionId, TicketId, Wanted
 from coe.engines.address import Address, Addressable
 from coe.errors import CoeError, EngineError
 from coe.gateway.status import ExpertStatus
@@ -65,6 +65,7 @@ class PoolOwner:
         self._given_up: OrderedDict[TicketId, None] = OrderedDict()
         self._upkeep: asyncio.Task[None] | None = None
         self._recovery: set[asyncio.Task[None]] = set()
+        self._leaving = False
 
     async def start(self) -> None:
         """Start the engines in the background and bring back what the owner before us had in memory."""
@@ -77,7 +78,8 @@ class PoolOwner:
                 task.add_done_callback(self._recovery.discard)
 
     async def stop(self, drain_s: float = 30.0) -> None:
-        """Let leases end for up to ``drain_s`` seconds, then stop the engines."""
+        """Send those who wait elsewhere, let leases end for up to ``drain_s`` seconds, stop the engines."""
+        self._leaving = True
         if self._upkeep is not None:
             self._upkeep.cancel()
         for task in self._recovery:
@@ -86,14 +88,20 @@ class PoolOwner:
         await self._doors.close()
 
     async def acquire(self, wanted: Wanted) -> Granted | Refused:
-        """Wait for a lease; the gateway holds it until it gives back ``wanted.ticket``, or vanishes."""
+        """Wait for a lease; the gateway holds it until it gives back ``wanted.ticket``, or vanishes.
+
+        Raises OwnerLost when this owner stops first: another one, or its successor, can be asked.
+        """
         self._heard[wanted.session] = self._clock()
         if wanted.ticket in self._given_up:
             return _gone(wanted)
         task = asyncio.create_task(self._lease(wanted))
         self._waiting[wanted.ticket] = task
         try:
-            return await task
+            answer = await task
+            if self._leaving and isinstance(answer, Refused):
+                raise OwnerLost("this owner is stopping")
+            return answer
         except asyncio.CancelledError:
             task.cancel()
             if self._given_up.pop(wanted.ticket, "not given up") is None:

@@ -1,4 +1,4 @@
-"""The service as a Ray Serve application: the only module that imports ray.
+"""The service as a Ray Serve application. Only this module and ray_control import ray.
 
     Serve proxy -> Gateway replicas (HTTP, SSE; routers run in them)
                        | leases: direct actor calls, 1 to 2 ms          | tokens: HTTP to the expert's server
@@ -8,7 +8,7 @@
 
 Owners are found through the Directory, one small named actor that they renew themselves in. A new version
 of the registry comes to the gateways as ``user_config`` (no replica is restarted) and reaches the owners
-with the next heartbeat. Ray's own settings are in :mod:`coe.cluster.settings`.
+with the next heartbeat. The options of the deployments are in :mod:`coe.cluster.serve_config`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,28 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 import uuid
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray import serve
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
-from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coe.cluster.node import NodeOwner
-from coe.cluster.partition import nodes_of
 from coe.cluster.replica import GatewayReplica
-from coe.cluster.scaling import Load, wanted_copies
-from coe.cluster.settings import APP_NAME, DIRECTORY, NAMESPACE, Deployed
+from coe.cluster.scaling import Load
+from coe.cluster.serve_config import GATEWAY, node_name
+from coe.cluster.settings import DIRECTORY, NAMESPACE, Deployed
 from coe.cluster.wire import (
+    GatewayReport,
     Granted,
     KnownOwner,
     OwnerId,
@@ -45,14 +49,21 @@ from coe.cluster.wire import (
     TicketId,
     Wanted,
 )
+from coe.errors import CoeError
 from coe.pool.events import HostId
-from coe.registry.models import Node, Registry
+from coe.registry.models import Node
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 RENEWAL_S = 1.0
+DRAIN_S = 60.0
+"""How long answers under way may go on at an owner that stops."""
+CALL_S = 5.0
+SETTLED_S = 3.0
 STALE_S = 8.0
-"""An owner that has not renewed itself for so long is not in the directory any more."""
+"""Who has not renewed itself for so long is not in the directory any more."""
 
 
 @dataclass(frozen=True)
@@ -65,57 +76,99 @@ class Entry:
 
 
 class Directory:
-    """Which owners there are, and for which hosts somebody waits in vain. Holds nothing that its
-    owners would not tell it again within a second."""
+    """Which owners and gateways there are. Holds nothing that they would not tell it again within a
+    second, so it may die and be restarted empty."""
 
     def __init__(self) -> None:
-        self._entries: dict[OwnerId, tuple[float, Entry]] = {}
-        self._missed: dict[HostId, float] = {}
+        self._owners: dict[OwnerId, tuple[float, Entry]] = {}
+        self._gateways: dict[SessionId, tuple[float, GatewayReport]] = {}
+        self._started = time.monotonic()
 
     async def renew(self, entry: Entry) -> None:
-        self._entries[entry.owner] = (_now(), entry)
+        self._owners[entry.owner] = (time.monotonic(), entry)
 
     async def leave(self, owner: OwnerId) -> None:
-        self._entries.pop(owner, None)
+        self._owners.pop(owner, None)
 
-    async def entries(self) -> list[Entry]:
-        return [entry for heard, entry in self._entries.values() if _now() - heard < STALE_S]
+    async def owners(self) -> list[Entry] | None:
+        """None while it has just started: those who are there have not all told it yet."""
+        if time.monotonic() - self._started < SETTLED_S:
+            return None
+        return _fresh(self._owners)
 
-    async def miss(self, host: HostId) -> None:
-        self._missed[host] = _now()
+    async def renew_gateway(self, report: GatewayReport) -> None:
+        self._gateways[report.session] = (time.monotonic(), report)
+
+    async def leave_gateway(self, session: SessionId) -> None:
+        self._gateways.pop(session, None)
+
+    async def gateways(self) -> list[GatewayReport]:
+        return _fresh(self._gateways)
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+def _fresh(heard: Mapping[str, tuple[float, T]]) -> list[T]:
+    now = time.monotonic()
+    return [what for when, what in heard.values() if now - when < STALE_S]
 
 
 def directory() -> ActorHandle:
-    """The one of this cluster; made if it is not there."""
+    """The one of this cluster; made if it is not there. Blocking."""
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=3)(Directory)
     return actor.options(
         name=DIRECTORY, namespace=NAMESPACE, get_if_exists=True, lifetime="detached", max_concurrency=1000
     ).remote()
 
 
+class DirectoryLost(Exception):
+    """The directory does not answer at the moment."""
+
+
+class DirectoryCalls:
+    """Calls of the directory, which may be restarting or, after `coe undeploy`, be another one."""
+
+    def __init__(self) -> None:
+        self._actor: ActorHandle | None = None
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Raises DirectoryLost."""
+        try:
+            async with asyncio.timeout(CALL_S):
+                if self._actor is None:
+                    self._actor = await asyncio.to_thread(directory)
+                return await getattr(self._actor, method).remote(*args)
+        except (RayError, TimeoutError, ValueError) as error:
+            self._actor = None
+            raise DirectoryLost(str(error).partition("\n")[0] or type(error).__name__) from error
+
+    async def tell(self, method: str, *args: Any) -> None:
+        """What will be told again, so that nothing is lost when it does not arrive."""
+        try:
+            await self.call(method, *args)
+        except DirectoryLost as error:
+            log.warning("the directory cannot be reached: %s", error)
+
+
 class RayDirectory:
     """:class:`coe.cluster.wire.Directory` for a gateway."""
 
-    def __init__(self, wake: Mapping[HostId, serve.handle.DeploymentHandle]) -> None:
-        self._wake = wake
+    def __init__(self, calls: DirectoryCalls, wake: Mapping[HostId, serve.handle.DeploymentHandle]) -> None:
+        self._calls, self._wake = calls, wake
         self._known: dict[OwnerId, KnownOwner] = {}
         self._waking: dict[HostId, asyncio.Task[None]] = {}
 
     async def owners(self) -> Mapping[OwnerId, KnownOwner]:
         try:
-            entries = await asyncio.wait_for(_result(directory().entries.remote()), timeout=5.0)
-        except (RayError, TimeoutError, ValueError) as error:
-            log.warning("the directory of owners cannot be reached: %s", error)
+            entries = await self._calls.call("owners")
+        except DirectoryLost as error:
+            log.warning("the directory cannot be reached: %s", error)
             return self._known
-        calls = {entry.owner: self._known.get(entry.owner) for entry in entries}
-        self._known = {
-            e.owner: calls[e.owner] or KnownOwner(ActorCalls(e.owner, e.actor), e.hosts) for e in entries
-        }
+        if entries is not None:
+            self._known = {entry.owner: self._owner(entry) for entry in entries}
         return self._known
+
+    def _owner(self, entry: Entry) -> KnownOwner:
+        known = self._known.get(entry.owner)
+        return known or KnownOwner(ActorCalls(entry.owner, entry.actor), entry.hosts)
 
     def miss(self, host: HostId) -> None:
         """A call that waits for a replica is what makes Serve start the first one."""
@@ -178,20 +231,27 @@ class OwnerActor(NodeOwner):
 class NodeReplica:
     """One copy of a node: starts its owner where Ray has put it, and lets Serve watch it."""
 
-    def __init__(self, node: str, root: str) -> None:
-        self._node = Node.model_validate_json(node)
+    def __init__(self, node: dict[str, Any], root: str) -> None:
+        self._node = Node.model_validate(node)
         owner = f"{self._node.id}-{uuid.uuid4().hex[:8]}"
+        actor = ray.remote(**self._owner_options())(OwnerActor).remote(owner, self._node, root, machine())
+        self._entry = Entry(owner, actor, frozenset(self._node.hosts))
+        self._load: Load | None = None
+        self._directory = DirectoryCalls()
+        self._renewal = asyncio.get_running_loop().create_task(self._renew())
+
+    def _owner_options(self) -> dict[str, Any]:
+        """Inside our placement group where there is one, which Ray does by itself; else on our machine."""
         options: dict[str, Any] = {
             "num_cpus": self._node.cpus,
             "num_gpus": self._node.gpus,
             "resources": self._node.resources or None,
             "max_concurrency": 10_000,
         }
-        actor = ray.remote(**options)(OwnerActor).remote(owner, self._node, root, machine())
-        self._entry = Entry(owner, actor, frozenset(self._node.hosts))
-        self._load: Load | None = None
-        self._failed = 0
-        self._renewal = asyncio.get_running_loop().create_task(self._renew())
+        if ray.util.get_current_placement_group() is None:
+            here = ray.get_runtime_context().get_node_id()
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
+        return options
 
     async def present(self) -> bool:
         return True
@@ -208,54 +268,87 @@ class NodeReplica:
         return {"wait_s": load.wait_s, "busy": load.busy} if load else {}
 
     async def __del__(self) -> None:
-        """Serve has told the gateways to go elsewhere: let leases end, stop the engines."""
+        """Gateways are sent elsewhere, leases end, the engines stop. Serve waits for this."""
         self._renewal.cancel()
+        await self._directory.tell("leave", self._entry.owner)
         with contextlib.suppress(RayError, TimeoutError):
-            await asyncio.wait_for(_result(directory().leave.remote(self._entry.owner)), timeout=5.0)
-            await asyncio.wait_for(_result(self._entry.actor.stop.remote()), timeout=60.0)
+            await asyncio.wait_for(_result(self._entry.actor.stop.remote(DRAIN_S)), timeout=DRAIN_S + 20)
         ray.kill(self._entry.actor)
 
     async def _renew(self) -> None:
         while True:
-            try:
-                await asyncio.wait_for(_result(directory().renew.remote(self._entry)), timeout=5.0)
-            except (RayError, TimeoutError, ValueError) as error:
-                log.warning("the directory of owners cannot be reached: %s", error)
+            await self._directory.tell("renew", self._entry)
             await asyncio.sleep(RENEWAL_S)
 
 
 @serve.ingress()
 class GatewayDeployment:
-    """A gateway replica: :class:`GatewayReplica` behind Serve's proxy."""
+    """A gateway replica: :class:`GatewayReplica` behind Serve's proxy, made when Serve brings the first
+    generation (``reconfigure``), which is before the first request."""
 
-    async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, deployed: dict[str, Any], wake: dict[str, Any]
-    ) -> None:
+    def __init__(self, wake: dict[str, Any]) -> None:
         logging.basicConfig(level=logging.INFO)
-        start = Deployed(**deployed)
-        registry = Registry.model_validate_json(start.registry)
-        self._replica = await asyncio.to_thread(
-            GatewayReplica,
-            f"gateway-{uuid.uuid4().hex[:12]}",
-            machine(),
-            RayDirectory(wake),
-            start.generation,
-            registry,
-            Path(start.root),
-        )
-        await self._replica.start()
+        self._session = f"gateway-{uuid.uuid4().hex[:12]}"
+        self._wake = wake
+        self._directory = DirectoryCalls()
+        self._replica: GatewayReplica | None = None
+        self._refused: str | None = None
+        self._renewal = asyncio.get_running_loop().create_task(self._renew())
 
-    def __serve_build_asgi_app__(self) -> Any:
-        return self._replica.app
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        none_yet = Router()
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            await (self._replica.app if self._replica else none_yet)(scope, receive, send)
+
+        return answer
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """A new generation; a bad one is refused and the old one serves on."""
+        """Another generation. One that cannot be served is refused and the old one serves on: an error
+        would make Serve replace this replica by one that has nothing to serve at all."""
         deployed = Deployed(**user_config)
-        registry = Registry.model_validate_json(deployed.registry)
-        await self._replica.change_to(deployed.generation, registry)
+        try:
+            await self._change_to(deployed)
+            self._refused = None
+        except (CoeError, ValueError) as error:
+            if self._replica is None:
+                raise
+            self._refused = f"generation {deployed.generation}: {error}"
+            log.error("refused: %s", self._refused)
+        await self._directory.tell("renew_gateway", self._report())
+
+    async def _change_to(self, deployed: Deployed) -> None:
+        registry = deployed.parsed()
+        if self._replica is not None:
+            await self._replica.change_to(deployed.generation, registry)
+            return
+        replica = await asyncio.to_thread(
+            GatewayReplica,
+            self._session,
+            machine(),
+            RayDirectory(self._directory, self._wake),
+            deployed.generation,
+            registry,
+            Path(deployed.root),
+        )
+        await replica.start()
+        self._replica = replica
+
+    def _report(self) -> GatewayReport:
+        number = self._replica.generation if self._replica else 0
+        return GatewayReport(self._session, machine(), number, self._refused)
+
+    async def _renew(self) -> None:
+        while True:
+            await self._directory.tell("renew_gateway", self._report())
+            await asyncio.sleep(RENEWAL_S)
 
     async def __del__(self) -> None:
-        await self._replica.stop()
+        """Serve has waited for the answers under way."""
+        self._renewal.cancel()
+        await self._directory.tell("leave_gateway", self._session)
+        if self._replica is not None:
+            await self._replica.stop()
 
 
 def machine() -> str:
@@ -264,98 +357,11 @@ def machine() -> str:
     return f"{socket.gethostname()}-{boot.read_text().strip() if boot.exists() else ''}"
 
 
-def scale_by_forecast(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-    """Serve's policy for nodes: copies from the scheduler's own forecast (:mod:`coe.cluster.scaling`)."""
-    stats = context.aggregated_metrics or {}
-    waits = [float(value) for value in (stats.get("wait_s") or {}).values()]
-    busy = [float(value) for value in (stats.get("busy") or {}).values()]
-    waiting = context.total_num_requests > 0  # a gateway's call that no replica has taken yet
-    config = context.config
-    target_wait_s = float((config.policy.policy_kwargs or {}).get("target_wait_s", 10.0)) if config else 10.0
-    wanted = wanted_copies(
-        present=context.current_num_replicas,
-        waits_s=waits,
-        busy=busy,
-        called=waiting,
-        target_wait_s=target_wait_s,
-    )
-    low, high = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
-    return max(low, min(high, wanted)), {}
-
-
-def build(deployed: Deployed) -> serve.Application:
-    """The application of a version of the registry. Nothing is started."""
-    registry = Registry.model_validate_json(deployed.registry)
-    nodes = {node.id: _node_deployment(node, registry, deployed.root) for node in nodes_of(registry)}
-    wake = {host: nodes[node.id] for node in nodes_of(registry) for host in node.hosts}
-    first = Deployed(deployed.root, deployed.generation, deployed.registry)
-    gateway = _gateway_deployment(registry, deployed)
-    return gateway.bind(first.as_config(), wake)
-
-
 def app(args: dict[str, Any]) -> serve.Application:
-    """``import_path`` of a Serve config file: ``coe.cluster.ray_app:app``."""
-    return build(Deployed(**args))
-
-
-def _gateway_deployment(registry: Registry, deployed: Deployed) -> serve.Deployment:
-    cluster = registry.cluster
-    scaling: dict[str, Any] = {"num_replicas": cluster.gateways}
-    if cluster.max_gateways is not None:
-        scaling = {
-            "autoscaling_config": AutoscalingConfig(
-                min_replicas=cluster.gateways,
-                max_replicas=cluster.max_gateways,
-                target_ongoing_requests=cluster.target_ongoing,
-            )
-        }
-    return serve.deployment(
-        name="gateway",
-        max_ongoing_requests=cluster.max_ongoing,
-        graceful_shutdown_timeout_s=60,
-        graceful_shutdown_wait_loop_s=0.5,
-        health_check_period_s=2,
-        user_config=deployed.as_config(),
-        ray_actor_options={"num_cpus": 0},
-        **scaling,
-    )(GatewayDeployment)
-
-
-def _node_deployment(node: Node, registry: Registry, root: str) -> serve.Application:
-    scaling: dict[str, Any] = {"num_replicas": node.copies}
-    if node.max_copies is not None:
-        policy = AutoscalingPolicy(
-            policy_function="coe.cluster.ray_app:scale_by_forecast",
-            policy_kwargs={"target_wait_s": registry.cluster.target_wait_s},
-        )
-        scaling = {
-            "autoscaling_config": AutoscalingConfig(
-                min_replicas=node.copies,
-                max_replicas=node.max_copies,
-                policy=policy,
-                upscale_delay_s=5.0,
-                downscale_delay_s=120.0,
-            )
-        }
-    bundle = {"CPU": node.cpus, "GPU": node.gpus, **node.resources}
-    wanted = {name: amount for name, amount in bundle.items() if amount}
-    placement = (
-        {"placement_group_bundles": [wanted], "placement_group_strategy": "STRICT_PACK"} if wanted else {}
-    )
-    return serve.deployment(
-        name=f"node-{node.id}",
-        health_check_period_s=2,
-        health_check_timeout_s=15,
-        graceful_shutdown_timeout_s=90,
-        max_ongoing_requests=100,
-        ray_actor_options={"num_cpus": 0},
-        **placement,
-        **scaling,
-    )(NodeReplica).bind(node.model_dump_json(), root)
-
-
-def run(deployed: Deployed, address: str | None, port: int, host: str) -> None:
-    """Start or update the application on the cluster at ``address`` (None: one started here)."""
-    ray.init(address=address, namespace=NAMESPACE, ignore_reinit_error=True, log_to_driver=False)
-    serve.start(http_options={"host": host, "port": port})
-    serve.run(build(deployed), name=APP_NAME, route_prefix="/")
+    """``import_path`` of the Serve config: see :mod:`coe.cluster.serve_config` for ``args`` and options."""
+    nodes = {
+        node["id"]: serve.deployment(name=node_name(node["id"]))(NodeReplica).bind(node, args["root"])
+        for node in args["nodes"]
+    }
+    wake = {host: nodes[node["id"]] for node in args["nodes"] for host in node["hosts"]}
+    return serve.deployment(name=GATEWAY)(GatewayDeployment).bind(wake)

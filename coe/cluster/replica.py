@@ -74,6 +74,11 @@ class GatewayReplica:
         self._generations.publish(generation)
         log.info("generation %d serves", number)
 
+    @property
+    def generation(self) -> int:
+        """The number of the one that serves."""
+        return self._generations.current.number
+
     def readiness(self) -> Readiness:
         """Ready when every host of the generation is ready at some owner, or has failed there."""
         if self._draining:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from coe.cluster.wire import OwnerReport
 
@@ -46,3 +47,39 @@ def wanted_copies(
     if fewer and present * mean / fewer < target_wait_s / 2:
         return fewer
     return present
+
+
+class ScalingContext(Protocol):
+    """What is used of ``ray.serve.config.AutoscalingContext``: metrics by name and then by replica."""
+
+    current_num_replicas: int
+    target_num_replicas: int
+    capacity_adjusted_min_replicas: int
+    capacity_adjusted_max_replicas: int
+
+    @property
+    def aggregated_metrics(self) -> Mapping[str, Mapping[Any, float]] | None: ...
+    @property
+    def total_num_requests(self) -> float: ...
+
+
+class ScaleByForecast:
+    """Serve's autoscaling policy for nodes (``policy_function`` in the Serve config).
+
+    Serve itself applies its delays and the bounds to what comes out.
+    """
+
+    def __init__(self, target_wait_s: float = 10.0) -> None:
+        self._target_wait_s = target_wait_s
+
+    def __call__(self, context: ScalingContext) -> tuple[int, dict[str, Any]]:
+        metrics = context.aggregated_metrics or {}
+        wanted = wanted_copies(
+            present=context.current_num_replicas,
+            waits_s=list((metrics.get("wait_s") or {}).values()),
+            busy=list((metrics.get("busy") or {}).values()),
+            called=context.total_num_requests > 0,  # a gateway's call that no replica has taken yet
+            target_wait_s=self._target_wait_s,
+        )
+        low, high = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
+        return max(low, min(high, wanted)), {}

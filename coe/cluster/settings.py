@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
+
+from coe.registry.models import Registry
 
 APP_NAME = "coe"
 NAMESPACE = "coe"
 DIRECTORY = "coe-directory"
 
+LOCAL_ENV: Mapping[str, str] = MappingProxyType(
+    {
+        # Ray makes its workers as nice as can be: on a busy machine they starve.
+        "RAY_worker_niceness": "0",
+        # Proxies are given 30 s by default, too little where many processes start on few cores.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+)
+"""What `coe deploy --local` sets before it starts Ray, unless it is set already. docs/deploy.md tells what
+the settings cost and bring; on a cluster they belong into the environment of `ray start`."""
+
+
+def set_local_env(environment: MutableMapping[str, str] = os.environ) -> None:
+    """To be called before ray is imported: it reads its settings then."""
+    for name, value in LOCAL_ENV.items():
+        environment.setdefault(name, value)
+
 
 @dataclass(frozen=True)
 class Deployed:
-    """A version of the registry for a cluster. ``root``: the folder that its paths start from, the same
-    on every machine; ``registry``: JSON."""
+    """A version of the registry for a cluster: Serve's ``user_config`` of the gateways.
+
+    ``root``: the folder that its paths start from, the same on every machine; ``registry``: as JSON has it.
+    """
 
     root: str
     generation: int
-    registry: str
+    registry: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, registry: Registry, root: str, generation: int) -> Deployed:
+        return cls(root, generation, registry.model_dump(mode="json", exclude_defaults=True))
 
     def as_config(self) -> dict[str, Any]:
         return asdict(self)
+
+    def parsed(self) -> Registry:
+        return Registry.model_validate(self.registry)

@@ -82,6 +82,16 @@ class OwnerReport:
     swaps: int
 
 
+@dataclass(frozen=True)
+class GatewayReport:
+    """A gateway replica at one moment. ``refused``: why it did not go over to a later generation."""
+
+    session: SessionId
+    machine: str
+    generation: int
+    refused: str | None = None
+
+
 class OwnerLost(Exception):
     """The owner's process is gone or does not answer; it may be on its way back."""
 

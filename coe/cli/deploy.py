@@ -1,0 +1,130 @@
+"""``coe deploy``: the service on a Ray cluster."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from coe.cli._group import Failed, FailedConfig
+from coe.cli._options import address_option, registry_option
+
+if TYPE_CHECKING:
+    from coe.cluster.ray_control import ClusterStatus
+    from coe.registry.models import Registry
+
+
+@click.command()
+@registry_option
+@click.option("--local", is_flag=True, help="Start a cluster on this machine, and keep it until Ctrl-C.")
+@address_option
+@click.option("--dry-run", is_flag=True, help="Print what would be deployed and touch nothing.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["serve", "kuberay"]),
+    default="serve",
+    show_default=True,
+    help="Of --dry-run: a Ray Serve config, or a KubeRay manifest.",
+)
+@click.option("--host", help="Listen on this address instead of service.host.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Listen on this port instead of service.port.")
+@click.option("--image", default="coe:latest", show_default=True, help="Container image (--format kuberay).")
+@click.option("--timeout", "timeout_s", type=float, default=300.0, show_default=True, help="Seconds to wait.")
+def main(
+    registry: Path,
+    local: bool,
+    address: str | None,
+    dry_run: bool,
+    kind: str,
+    host: str | None,
+    port: int | None,
+    image: str,
+    timeout_s: float,
+) -> None:
+    """Deploy the registry on a Ray cluster, as the next generation of what runs there.
+
+    Without --local and --address the cluster is the one that Ray finds on this machine (or RAY_ADDRESS).
+    An edited registry is taken up without restarting anything, except by a change of the cluster's nodes.
+    """
+    from coe.registry.load import load_registry
+
+    loaded = load_registry(registry)
+    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    loaded = loaded.model_copy(update={"service": loaded.service.model_copy(update=given)})
+    root = str(registry.resolve().parent)
+    _require_servable(loaded, Path(root))
+    if dry_run:
+        click.echo(_manifest(loaded, root, kind, image), nl=False)
+    elif local and address:
+        raise click.UsageError("--local starts a cluster of its own: leave out --address.")
+    else:
+        _deploy(loaded, root, local, address, timeout_s)
+
+
+def _require_servable(registry: Registry, root: Path) -> None:
+    from coe.registry.check import explain
+
+    errors = explain(registry, root).errors
+    if errors:
+        raise FailedConfig("\n".join(error.message for error in errors), "`coe check` explains the registry.")
+
+
+def _manifest(registry: Registry, root: str, kind: str, image: str) -> str:
+    import yaml
+
+    from coe.cluster.serve_config import kuberay_manifest, serve_config
+    from coe.cluster.settings import Deployed
+
+    deployed = Deployed.of(registry, root, 1)
+    service = registry.service
+    found = (
+        serve_config(deployed, service.host, service.port)
+        if kind == "serve"
+        else kuberay_manifest(deployed, image)
+    )
+    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
+
+
+def _deploy(registry: Registry, root: str, local: bool, address: str | None, timeout_s: float) -> None:
+    from coe.cluster.settings import set_local_env
+
+    if local:
+        set_local_env()
+    from coe.cluster import ray_control as control
+
+    where = control.Listening(registry.service.host, registry.service.port)
+    if not local:
+        with control.connected(address):
+            _tell(control.deploy(registry, root, where, timeout_s, _say))
+        return
+    control.require_free(where)
+    stop = _stop_on_signals()
+    _say("starting Ray on this machine")
+    with control.local_cluster():
+        _tell(control.deploy(registry, root, where, timeout_s, _say))
+        _say("Ctrl-C stops it")
+        stop.wait()
+        _say("stopping: answers under way end first")
+        control.undeploy()
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _tell(status: ClusterStatus) -> None:
+    refused = [gateway.refused for gateway in status.gateways if gateway.refused]
+    if refused:
+        raise Failed(f"a gateway refuses {refused[0]}", "It serves its former generation on.")
+    click.echo(f"generation {status.generation} answers at {status.url}/v1")
+
+
+def _say(what: str) -> None:
+    click.echo(what, err=True)

@@ -1,0 +1,70 @@
+"""``coe status``: what runs on a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from coe.cli._options import address_option, json_option
+
+if TYPE_CHECKING:
+    from coe.cluster.ray_control import ClusterStatus
+    from coe.cluster.wire import OwnerReport
+
+EXIT_NOT_RUNNING = 1
+
+
+@click.command()
+@address_option
+@json_option
+def main(address: str | None, as_json: bool) -> None:
+    """Show the service on a Ray cluster: generation, gateways, owners, experts, queues and swaps.
+
+    Exit code 0: it runs; 1: it does not, or not wholly.
+    """
+    from coe.cluster import ray_control as control
+
+    with control.connected(address):
+        status = control.status()
+    if as_json:
+        click.echo(json.dumps(_finite(status.as_json()), indent=1))
+    else:
+        click.echo("\n".join(lines(status)))
+    sys.exit(0 if status.state == "RUNNING" else EXIT_NOT_RUNNING)
+
+
+def lines(status: ClusterStatus) -> list[str]:
+    """For a terminal."""
+    if status.generation is None:
+        return ["nothing is deployed"]
+    replicas = ", ".join(f"{name} {count}" for name, count in status.replicas.items())
+    found = [f"{status.state}: generation {status.generation} at {status.url}; replicas: {replicas}"]
+    found += [f"  {line}" for line in status.message.splitlines()]
+    for gateway in status.gateways:
+        refused = f", refuses {gateway.refused}" if gateway.refused else ""
+        found.append(f"{gateway.session}: generation {gateway.generation}{refused}")
+    for owner in status.owners:
+        found += _owner(owner)
+    return found + [f"{owner}: does not answer" for owner in status.silent_owners]
+
+
+def _owner(owner: OwnerReport) -> list[str]:
+    engines = ", ".join(f"{host} {stats.state}" for host, stats in owner.engines.items())
+    found = [f"{owner.owner}: generation {owner.generation}, {owner.swaps} swaps; {engines}"]
+    found += [
+        f"  {expert}: {each.state}, {each.queued} waiting, {each.running} running"
+        for expert, each in owner.experts.items()
+    ]
+    return found
+
+
+def _finite(value: object) -> object:
+    """JSON has no number for a wait without end."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if value == float("inf") else value

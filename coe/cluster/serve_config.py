@@ -1,0 +1,165 @@
+"""The service as a Ray Serve config, and as a KubeRay manifest: plain data, ready for YAML.
+
+Serve restarts replicas when the ``args`` of an application change, and calls ``reconfigure`` on them when
+only the ``user_config`` does. So ``args`` has what cannot change in place (which nodes there are and what
+they take of a machine), and ``user_config`` has the registry.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coe.cluster.partition import nodes_of
+from coe.cluster.settings import APP_NAME, LOCAL_ENV, Deployed
+from coe.registry.models import Cluster, Node
+
+IMPORT_PATH = "coe.cluster.ray_app:app"
+GATEWAY = "gateway"
+RAY_VERSION = "2.60.0"
+
+
+def node_name(node: str) -> str:
+    """The deployment of a node."""
+    return f"node-{node}"
+
+
+def serve_config(deployed: Deployed, host: str, port: int) -> dict[str, Any]:
+    """What `serve deploy` takes (``ray.serve.schema.ServeDeploySchema``)."""
+    return {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": host, "port": port},
+        "applications": [application(deployed)],
+    }
+
+
+def application(deployed: Deployed) -> dict[str, Any]:
+    """One entry of ``applications`` (``ray.serve.schema.ServeApplicationSchema``)."""
+    registry = deployed.parsed()
+    nodes = nodes_of(registry)
+    gateway = {**_gateway_options(registry.cluster), "user_config": deployed.as_config()}
+    return {
+        "name": APP_NAME,
+        "route_prefix": "/",
+        "import_path": IMPORT_PATH,
+        "args": {"root": deployed.root, "nodes": [_fixed(node) for node in nodes]},
+        "deployments": [
+            {"name": GATEWAY, **gateway},
+            *({"name": node_name(node.id), **_node_options(node, registry.cluster)} for node in nodes),
+        ],
+    }
+
+
+def kuberay_manifest(deployed: Deployed, image: str) -> dict[str, Any]:
+    """A ``RayService`` of KubeRay: a head without work, and a group of workers for each node."""
+    import yaml
+
+    registry = deployed.parsed()
+    config = yaml.safe_dump(serve_config(deployed, "0.0.0.0", 8000), sort_keys=False)
+    groups = [_worker_group(node, image) for node in nodes_of(registry)]
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayService",
+        "metadata": {"name": "coe"},
+        "spec": {
+            "serveConfigV2": config,
+            "rayClusterConfig": {
+                "rayVersion": RAY_VERSION,
+                "headGroupSpec": {
+                    "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},
+                    "template": _pod("ray-head", image, {"cpu": "2", "memory": "8Gi"}, head=True),
+                },
+                "workerGroupSpecs": groups,
+            },
+        },
+    }
+
+
+def _fixed(node: Node) -> dict[str, Any]:
+    """What a node's replicas must be restarted for."""
+    fields = {"id", "hosts", "cpus", "gpus", "resources"}
+    return node.model_dump(mode="json", include=fields, exclude_defaults=True)
+
+
+def _gateway_options(cluster: Cluster) -> dict[str, Any]:
+    options = {
+        "max_ongoing_requests": cluster.max_ongoing,
+        "graceful_shutdown_timeout_s": 120,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "health_check_period_s": 2,
+        "health_check_timeout_s": 15,
+        "ray_actor_options": {"num_cpus": 0},
+    }
+    if cluster.max_gateways is None:
+        return {"num_replicas": cluster.gateways, **options}
+    scaling = {
+        "min_replicas": cluster.gateways,
+        "max_replicas": cluster.max_gateways,
+        "target_ongoing_requests": cluster.target_ongoing,
+    }
+    return {"autoscaling_config": scaling, **options}
+
+
+def _node_options(node: Node, cluster: Cluster) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "max_ongoing_requests": 100,
+        "graceful_shutdown_timeout_s": 120,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "health_check_period_s": 2,
+        "health_check_timeout_s": 15,
+        "ray_actor_options": {"num_cpus": 0},
+    }
+    bundle = _bundle(node)
+    if bundle:
+        options |= {"placement_group_bundles": [bundle], "placement_group_strategy": "STRICT_PACK"}
+    if node.max_copies is None:
+        return {"num_replicas": node.copies, **options}
+    policy = {
+        "policy_function": "coe.cluster.scaling:ScaleByForecast",
+        "policy_kwargs": {"target_wait_s": cluster.target_wait_s},
+    }
+    scaling = {
+        "min_replicas": node.copies,
+        "max_replicas": node.max_copies,
+        "policy": policy,
+        "metrics_interval_s": 1.0,
+        "look_back_period_s": 3.0,
+        "upscale_delay_s": 5.0,
+        "downscale_delay_s": 120.0,
+    }
+    return {"autoscaling_config": scaling, **options}
+
+
+def _bundle(node: Node) -> dict[str, float]:
+    """What Ray sets aside for a copy."""
+    wanted = {"CPU": node.cpus, "GPU": node.gpus, **node.resources}
+    return {name: amount for name, amount in wanted.items() if amount}
+
+
+def _worker_group(node: Node, image: str) -> dict[str, Any]:
+    copies = max(1, node.copies)
+    resources: dict[str, str] = {"cpu": f"{max(1.0, node.cpus):g}", "memory": "32Gi"}
+    if node.gpus:
+        resources["nvidia.com/gpu"] = f"{node.gpus:g}"
+    custom = ", ".join(f'\\"{name}\\": {amount:g}' for name, amount in node.resources.items())
+    return {
+        "groupName": node_name(node.id),
+        "replicas": copies,
+        "minReplicas": node.copies,
+        "maxReplicas": node.max_copies or copies,
+        "rayStartParams": {"resources": f'"{{{custom}}}"'} if custom else {},
+        "template": _pod("ray-worker", image, resources, head=False),
+    }
+
+
+def _pod(name: str, image: str, resources: dict[str, str], *, head: bool) -> dict[str, Any]:
+    ports = [(6379, "gcs"), (8265, "dashboard"), (8000, "serve")] if head else [(8000, "serve")]
+    container = {
+        "name": name,
+        "image": image,
+        "env": [{"name": key, "value": value} for key, value in LOCAL_ENV.items()],
+        "ports": [{"containerPort": port, "name": label} for port, label in ports],
+        "resources": {"requests": resources, "limits": resources},
+        "volumeMounts": [{"mountPath": "/srv/coe", "name": "coe"}],
+    }
+    volume = {"name": "coe", "persistentVolumeClaim": {"claimName": "coe"}}
+    return {"spec": {"containers": [container], "volumes": [volume]}}
