@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from coe.cluster.ray_control import ClusterStatus
     from coe.registry.models import Registry
 
+WATCH_S = 3.0
+"""How often --local looks whether `coe undeploy` has taken the service down."""
+
 
 @click.command()
 @registry_option
@@ -107,7 +110,8 @@ def _deploy(registry: Registry, root: str, local: bool, address: str | None, tim
     with control.local_cluster():
         _tell(control.deploy(registry, root, where, timeout_s, _say))
         _say("Ctrl-C stops it")
-        stop.wait()
+        while not stop.wait(WATCH_S) and control.is_deployed():
+            pass
         _say("stopping: answers under way end first")
         control.undeploy()
 

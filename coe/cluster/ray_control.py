@@ -78,6 +78,7 @@ def connected(address: str | None) -> Iterator[None]:
         ray.init(
             address=address or "auto", namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR
         )
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
     except (ConnectionError, RuntimeError, RayError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
@@ -101,6 +102,7 @@ def local_cluster(cpus: int | None = None) -> Iterator[None]:
         logging_level=logging.ERROR,
         include_dashboard=False,
     )
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         yield
     finally:
@@ -144,14 +146,18 @@ def deploy(registry: Registry, root: str, wanted: Listening, timeout_s: float, s
     return _until_settled(number, timeout_s)
 
 
+def is_deployed() -> bool:
+    try:
+        return APP_NAME in serve.status().applications
+    except RayServeException:
+        return False
+
+
 def undeploy() -> bool:
     """Take the service down, after the answers under way have ended; whether there was one."""
-    try:
-        existed = APP_NAME in serve.status().applications
-        if existed:
-            serve.delete(APP_NAME)
-    except RayServeException:
-        existed = False
+    existed = is_deployed()
+    if existed:
+        serve.delete(APP_NAME)
     with suppress(ValueError):
         ray.kill(ray.get_actor(DIRECTORY, NAMESPACE))
     return existed
