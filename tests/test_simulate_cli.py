@@ -88,7 +88,7 @@ def test_the_same_seed_gives_the_same_figures() -> None:
 
 
 def test_a_table_is_printed_with_bounds_beside_it(small: str) -> None:
-    result = simulate("--trace", small, "--slots", "1")
+    result = simulate("--trace", small, "--slots", "1", "--load-batch", "1")
     assert result.exit_code == 0
     assert "load 0.80, 1 host" in result.stdout
     assert "goodput" in result.stdout
@@ -208,7 +208,7 @@ def test_a_thousand_experts_are_an_ordinary_input() -> None:
 def test_a_hundred_thousand_requests_take_less_than_a_minute_of_one_core() -> None:
     """150 experts on four slots, a tenth of it, in processor time."""
     plan = StudyPlan(
-        "synthetic:poisson:n=10000,service=1", experts=150, slots=(4,), loads=(0.9,), policies=("coe",)
+        "synthetic:poisson:n=10000,service=1", experts=150, slots=(4,), loads=(4.0,), load_batch=1, policies=("coe",)
     )
     started = time.process_time()
     run_study(plan)

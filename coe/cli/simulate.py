@@ -48,7 +48,10 @@ def _names(_context: click.Context, _option: click.Parameter, text: str | None) 
 @click.option("--registry", type=click.Path(path_type=Path), help="Hosts and experts from experts.yaml.")
 @click.option("--preset", help="h100, a100, sn40l or cpu. [default: h100, or cpu by the registry]")
 @click.option(
-    "--load", "loads", callback=_numbers(float, ".3,.6,.9"), help="Work over capacity. [default: as recorded]"
+    "--load",
+    "loads",
+    callback=_numbers(float, ".3,.6,.9"),
+    help="Work over capacity without swaps. [default: as recorded]",
 )
 @click.option(
     "--slo", "slo_s", type=float, default=20.0, show_default=True, help="Seconds to the last token."
@@ -60,7 +63,7 @@ def _names(_context: click.Context, _option: click.Parameter, text: str | None) 
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--max-batch", type=int, default=16, show_default=True, help="Requests together on a slot.")
-@click.option("--load-batch", type=int, default=1, show_default=True, help="Batch of hosts at load 1.")
+@click.option("--load-batch", type=int, help="Load 1 is full hosts with this batch. [default: measured]")
 @click.option("--exact-limit", type=float, default=10.0, show_default=True, help="Solver effort; 0: off.")
 @click.option("--json", "json_out", type=click.Path(path_type=Path, allow_dash=True), help="File, or - .")
 @click.option("--report", type=click.Path(path_type=Path), help="HTML page; its plots go beside it as PNG.")
@@ -77,7 +80,7 @@ def main(
     policies: tuple[str, ...],
     seed: int,
     max_batch: int,
-    load_batch: int,
+    load_batch: int | None,
     exact_limit: float,
     json_out: Path | None,
     report: Path | None,

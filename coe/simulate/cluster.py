@@ -63,7 +63,7 @@ class ExpertModel:
 class Cluster:
     """``switch_factor`` scales everything that moving experts takes: 0 makes switching free.
 
-    ``load_batch``: a load of 1 is the work of all hosts that run batches of this size all the time.
+    ``work_per_s``: work (seconds at batch 1) per second at load 1.
     """
 
     preset: Preset
@@ -71,13 +71,13 @@ class Cluster:
     pool: Pool
     hosts: Mapping[HostId, HostModel]
     experts: Mapping[ExpertId, ExpertModel]
-    load_batch: int = 1
+    work_per_s: float | None = None
     switch_factor: float = 1.0
 
     @property
     def nominal_capacity(self) -> float:
-        """Work (seconds at batch 1) per second at load 1, when nothing is ever switched."""
-        return sum(host.speed(self.load_batch) for host in self.hosts.values())
+        """Work per second at load 1; where none was set, that of hosts with one request at a time."""
+        return self.work_per_s or sum(host.speed(1) for host in self.hosts.values())
 
     @property
     def swapping_hosts(self) -> int:
@@ -141,7 +141,6 @@ def slots_cluster(
     slots: int,
     preset: Preset,
     max_batch: int = DEFAULT_BATCH,
-    load_batch: int = 1,
 ) -> Cluster:
     """``slots`` accelerators that each hold one expert at a time; any expert may run on any of them.
 
@@ -158,10 +157,10 @@ def slots_cluster(
         max_queue=UNBOUNDED_QUEUE,
     )
     models = {expert: ExpertModel(expert) for expert in experts}
-    return Cluster(preset, plan, Pool(hosts=()), hosts, models, load_batch)
+    return Cluster(preset, plan, Pool(hosts=()), hosts, models)
 
 
-def registry_cluster(registry: Registry, preset: Preset, load_batch: int = 1) -> Cluster:
+def registry_cluster(registry: Registry, preset: Preset) -> Cluster:
     """The hosts and experts of a registry, with its limits. Raises ConfigError as ``build_plan`` does."""
     plan = build_plan(registry)
     batches: dict[HostId, int] = {}
@@ -173,7 +172,7 @@ def registry_cluster(registry: Registry, preset: Preset, load_batch: int = 1) ->
         expert.id: ExpertModel(expert.id, _size(expert, registry, preset), expert.load_s)
         for expert in registry.experts
     }
-    return Cluster(preset, plan, registry.pool, hosts, experts, load_batch)
+    return Cluster(preset, plan, registry.pool, hosts, experts)
 
 
 def _host_model(host: VllmHost | AdapterHost | RemoteHost, batch: int) -> HostModel:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from coe.pool.policies import POLICIES, make_policy
 from coe.registry.models import Pool, Registry, VllmHost
 from coe.simulate.bounds import LowerBounds, lower_bounds
 from coe.simulate.cluster import DEFAULT_BATCH, Cluster, registry_cluster, slots_cluster
-from coe.simulate.driver import Simulation
 from coe.simulate.errors import SimulationError
 from coe.simulate.exact import Exact, solve_exact
 from coe.simulate.hardware import find_preset
-from coe.simulate.metrics import Row, measure
-from coe.simulate.pinning import pinned_by_load
+from coe.simulate.metrics import Row
+from coe.simulate.runs import run_policy, with_capacities
 from coe.simulate.synthetic import PREFIX, synthetic_trace
 from coe.simulate.trace import Trace, TraceFormat, read_trace
 from coe.simulate.workload import (
@@ -30,7 +29,7 @@ from coe.simulate.workload import (
 from coe.types import ExpertId
 
 DEFAULT_EXPERTS, DEFAULT_SLOTS = 16, 2
-REFERENCE_POLICY = "coe"
+FREE_POLICY = "coe"
 Progress = Callable[[str], None]
 
 
@@ -54,7 +53,7 @@ class StudyPlan:
     policies: tuple[str, ...] = ()
     seed: int = 0
     max_batch: int = DEFAULT_BATCH
-    load_batch: int = 1
+    load_batch: int | None = None
     exact_limit: float = 10.0
 
 
@@ -111,11 +110,10 @@ def run_study(plan: StudyPlan, progress: Progress = lambda _: None) -> Study:
     preset = find_preset(plan.preset or _default_preset(registry))
     labels = assign(trace, assignment, experts, plan.seed)
     clusters = (
-        [registry_cluster(registry, preset, plan.load_batch)]
+        [registry_cluster(registry, preset)]
         if registry
         else [
-            slots_cluster(experts, slots, preset, plan.max_batch, plan.load_batch)
-            for slots in plan.slots or (DEFAULT_SLOTS,)
+            slots_cluster(experts, slots, preset, plan.max_batch) for slots in plan.slots or (DEFAULT_SLOTS,)
         ]
     )
     results = [
@@ -138,7 +136,7 @@ def _check(plan: StudyPlan) -> None:
     counts = (
         *plan.slots,
         plan.max_batch,
-        plan.load_batch,
+        *(() if plan.load_batch is None else (plan.load_batch,)),
         *(() if plan.experts is None else (plan.experts,)),
     )
     if min(counts) < 1:
@@ -190,6 +188,7 @@ def _scenarios(
     plan: StudyPlan, clusters: list[Cluster], trace: Trace, labels: tuple[ExpertId, ...]
 ) -> Iterator[Scenario]:
     recorded = build_workload(trace, labels, clusters[0])
+    clusters = with_capacities(clusters, recorded, plan.slo_s, plan.load_batch)
     if not plan.loads:
         yield from (Scenario(cluster, recorded) for cluster in clusters)
     for load in plan.loads:
@@ -201,15 +200,14 @@ def _run_scenario(scenario: Scenario, plan: StudyPlan, progress: Progress) -> Sc
     rows = []
     for name in plan.policies or tuple(POLICIES):
         progress(f"{name}: {describe(scenario.load, len(scenario.cluster.hosts))}")
-        rows.append(_run_policy(name, scenario, plan.slo_s))
-    free = replace(scenario, cluster=scenario.cluster.without_switching_costs())
-    reference = REFERENCE_POLICY if REFERENCE_POLICY in POLICIES else next(iter(POLICIES))
+        rows.append(run_policy(name, scenario.cluster, scenario.workload, plan.slo_s))
+    free = scenario.cluster.without_switching_costs()
     best = min((row.mean for row in rows if row.mean is not None and not row.rejected), default=None)
     return ScenarioResult(
         slots=len(scenario.cluster.hosts),
         load=scenario.load,
         rows=tuple(rows),
-        free=_run_policy(reference, free, plan.slo_s),
+        free=run_policy(FREE_POLICY, free, scenario.workload, plan.slo_s),
         bounds=lower_bounds(scenario.workload, scenario.cluster),
         exact=solve_exact(scenario.workload, scenario.cluster, plan.exact_limit, best, plan.seed),
     )
@@ -219,11 +217,3 @@ def describe(load: float | None, hosts: int) -> str:
     """A scenario in words."""
     arrivals = "all at once" if load is None else f"load {load:.2f}"
     return f"{arrivals}, {hosts} host{'' if hosts == 1 else 's'}"
-
-
-def _run_policy(name: str, scenario: Scenario, slo_s: float) -> Row:
-    cluster = scenario.cluster
-    pinned = cluster.pool.pinned or pinned_by_load(scenario.workload, cluster)
-    policy = make_policy(cluster.pool.model_copy(update={"policy": name, "pinned": pinned}))
-    outcome = Simulation(cluster, scenario.workload, policy).run()
-    return measure(name, outcome, scenario.workload, cluster, slo_s)

@@ -84,6 +84,14 @@ class Workload:
     def total_work(self) -> float:
         return sum(self.work)
 
+    def first(self, count: int) -> Workload:
+        return Workload(self.arrivals[:count], self.experts[:count], self.work[:count])
+
+    def at_rate(self, work_per_s: float) -> Workload:
+        """The same requests with arrival times stretched so that they bring so much work per second."""
+        factor = self.total_work / (work_per_s * self.span_s)
+        return replace(self, arrivals=tuple(t * factor for t in self.arrivals))
+
     def load(self, cluster: Cluster) -> float | None:
         """Work over what the cluster does at load 1, without switching, between first and last arrival.
         None when all arrive at once."""
@@ -97,8 +105,12 @@ class Workload:
                 "all requests of the trace arrive at the same moment: its load cannot be scaled",
                 hint="leave --load out",
             )
-        factor = recorded / load
-        return replace(self, arrivals=tuple(t * factor for t in self.arrivals))
+        if not self.total_work:
+            raise SimulationError(
+                "the requests of the trace take no time: its load cannot be scaled",
+                hint="leave --load out, or give service_seconds or tokens above 0",
+            )
+        return self.at_rate(load * cluster.nominal_capacity)
 
 
 def build_workload(trace: Trace, experts: Sequence[ExpertId], cluster: Cluster) -> Workload:

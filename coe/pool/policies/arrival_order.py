@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coe.pool.policies.baseline import Baseline, Preference, head, least_recently_used, load_here
+from coe.pool.policies.baseline import Baseline, Preference, head, least_recently_used, load_here, unplaced
 from coe.pool.policies.protocol import HostView, ReplicaView, Swap
 from coe.types import ExpertId
 
@@ -26,14 +26,14 @@ class ArrivalOrder(Baseline):
         return least_recently_used(resident)
 
     def swap(self, view: HostView) -> Swap | None:
-        first = min(_unplaced(view), key=head, default=None)
+        first = min(unplaced(view), key=head, default=None)
         if first is None or any(head(r) <= head(first) for r in view.residents):
             return None
         return load_here(view, first, self.closing)
 
     def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:
         chosen = min(grantable, key=head)
-        overtaken = any(head(r) < head(chosen) for r in _unplaced(view))
+        overtaken = any(head(r) < head(chosen) for r in unplaced(view))
         return None if overtaken else chosen.expert.id
 
 
@@ -74,8 +74,3 @@ class Ttl(ArrivalOrder):
     def _expires_at(self, resident: ReplicaView) -> float:
         in_use = resident.running or resident.expert.queued
         return math.inf if in_use else resident.used_at + self.keep_alive_s
-
-
-def _unplaced(view: HostView) -> list[ReplicaView]:
-    """Experts with work that no host holds or is bringing in."""
-    return [r for r in view.candidates if not r.expert.supply]

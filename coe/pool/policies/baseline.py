@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from coe.pool.plan import EPSILON
 from coe.pool.policies.protocol import HostView, ReplicaView, Rules, Swap
@@ -18,6 +19,7 @@ Preference = tuple[float, ...]
 """Lower goes first."""
 Closing = Callable[[ReplicaView], Preference | None]
 """How willingly a resident is closed; None: not at all."""
+Order = Callable[[ReplicaView], Any]
 
 
 class Baseline:
@@ -44,6 +46,26 @@ def head(replica: ReplicaView) -> float:
 def least_recently_used(resident: ReplicaView) -> Preference:
     """What runs is in use now."""
     return resident.running > 0, resident.used_at
+
+
+def unplaced(view: HostView) -> list[ReplicaView]:
+    """Experts with work that no host holds or is bringing in."""
+    return [r for r in view.candidates if not r.expert.supply]
+
+
+def unserved(view: HostView) -> list[ReplicaView]:
+    """Experts for which more wait than those who serve them take in one batch."""
+    return [r for r in view.candidates if r.expert.queued > r.expert.supply]
+
+
+def load_first(
+    view: HostView, wanted: Iterable[ReplicaView], closing: Closing, order: Order = head
+) -> Swap | None:
+    """Load the first of ``wanted`` in ``order`` for which room can be made here."""
+    if view.room <= EPSILON and all(closing(r) is None for r in view.residents):
+        return None
+    attempts = (load_here(view, one, closing) for one in sorted(wanted, key=order))
+    return next((swap for swap in attempts if swap), None)
 
 
 def load_here(view: HostView, wanted: ReplicaView, closing: Closing) -> Swap | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coe.pool.policies.baseline import Baseline, Preference, head, load_here
+from coe.pool.policies.baseline import Baseline, Preference, load_first, unplaced
 from coe.pool.policies.protocol import HostView, ReplicaView, Swap
 
 
@@ -18,10 +18,7 @@ class CollatingFifo(Baseline):
     name: str = "collating-fifo"
 
     def swap(self, view: HostView) -> Swap | None:
-        for wanted in sorted((r for r in view.candidates if not r.expert.supply), key=head):
-            if swap := load_here(view, wanted, _idle):
-                return swap
-        return None
+        return load_first(view, unplaced(view), _idle)
 
 
 def _idle(resident: ReplicaView) -> Preference | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from coe.pool.policies.baseline import Baseline, Preference, head, load_here
-from coe.pool.policies.grouping import unserved
+from coe.pool.policies.baseline import Baseline, Preference, head, load_here, unserved
 from coe.pool.policies.protocol import HostView, ReplicaView, Swap
 
 
@@ -20,10 +19,8 @@ class CoServe(Baseline):
     name: str = "coserve"
 
     def swap(self, view: HostView) -> Swap | None:
-        for wanted in sorted(unserved(view), key=head):
-            if swap := load_here(view, wanted, partial(_loss, head(wanted))):
-                return swap
-        return None
+        first = min(unserved(view), key=head, default=None)
+        return load_here(view, first, partial(_loss, head(first))) if first else None
 
 
 def _loss(first: float, resident: ReplicaView) -> Preference | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from coe.pool.policies.baseline import Baseline, Preference, head, least_recently_used, load_here
+from coe.pool.policies.baseline import Baseline, Preference, head, least_recently_used, load_first, unserved
 from coe.pool.policies.protocol import HostView, ReplicaView, Swap
 from coe.types import ExpertId
 
@@ -19,10 +19,7 @@ class GroupOnline(Baseline):
     name: str = "group-online"
 
     def swap(self, view: HostView) -> Swap | None:
-        for wanted in sorted(unserved(view), key=lambda r: (-r.expert.queued, head(r))):
-            if swap := load_here(view, wanted, served):
-                return swap
-        return None
+        return load_first(view, unserved(view), served, order=lambda r: (-r.expert.queued, head(r)))
 
 
 @dataclass(frozen=True)
@@ -35,21 +32,15 @@ class GroupOffline(Baseline):
 
     def swap(self, view: HostView) -> Swap | None:
         wave = [r for r in unserved(view) if head(r) <= view.wave]
-        for wanted in sorted(wave, key=head):
-            if swap := load_here(view, wanted, partial(_done, view.wave)):
-                return swap
-        over = not wave and all(not r.running and head(r) > view.wave for r in view.residents)
+        if wave:
+            return load_first(view, wave, partial(_done, view.wave))
+        over = all(not r.running and head(r) > view.wave for r in view.residents)
         anyone = unserved(view) or any(r.expert.queued for r in view.residents)
         return Swap(None, wave=view.now) if over and anyone and not view.switching else None
 
     def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:
         first = min(grantable, key=head)
         return first.expert.id if head(first) <= view.wave or not view.residents else None
-
-
-def unserved(view: HostView) -> list[ReplicaView]:
-    """Experts for which more wait than those who serve them take in one batch."""
-    return [r for r in view.candidates if r.expert.queued > r.expert.supply]
 
 
 def served(resident: ReplicaView) -> Preference | None:

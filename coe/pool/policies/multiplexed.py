@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coe.pool.policies.baseline import Baseline, Preference, head, load_here
+from coe.pool.policies.baseline import Baseline, Preference, head, load_here, unplaced
 from coe.pool.policies.protocol import HostView, ReplicaView, Swap
 from coe.types import ExpertId
 
@@ -23,20 +23,15 @@ class MultiplexedLru(Baseline):
     def swap(self, view: HostView) -> Swap | None:
         if view.switching:
             return None
-        first = min(_at_the_lock(view), key=head, default=None)
+        first = min(unplaced(view), key=head, default=None)
         if first is None or any(head(r) <= head(first) for r in view.residents):
             return None
         return load_here(view, first, _used)
 
     def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:
-        holder = min(map(head, _at_the_lock(view)), default=float("inf"))
+        holder = min(map(head, unplaced(view)), default=float("inf"))
         free = [r for r in grantable if head(r) >= r.ready_at or head(r) <= holder]
         return min(free, key=head).expert.id if free else None
-
-
-def _at_the_lock(view: HostView) -> list[ReplicaView]:
-    """Experts that are loaded nowhere; Ray's router sends a request to a replica that has its model."""
-    return [r for r in view.candidates if not r.expert.supply]
 
 
 def _used(resident: ReplicaView) -> Preference | None:

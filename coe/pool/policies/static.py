@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from coe.pool.policies.baseline import Baseline, Preference, head, load_here
+from coe.pool.policies.baseline import Baseline, Preference, head, load_first, unplaced
 from coe.pool.policies.grouping import served
 from coe.pool.policies.protocol import HostView, ReplicaView, Swap
 from coe.types import ExpertId
@@ -22,11 +22,11 @@ class StaticPinning(Baseline):
     name: str = "static"
 
     def swap(self, view: HostView) -> Swap | None:
-        for wanted in sorted((r for r in view.candidates if not r.expert.supply), key=head):
-            overdue = view.now >= head(wanted) + self.ageing_s
-            if swap := load_here(view, wanted, self._closing if not overdue else self._closing_when_overdue):
-                return swap
-        return None
+        wanted = unplaced(view)
+        overdue = [r for r in wanted if view.now >= head(r) + self.ageing_s]
+        return load_first(view, overdue, self._closing_when_overdue) or load_first(
+            view, wanted, self._closing
+        )
 
     def wake_at(self, view: HostView) -> float:
         moments = (head(r) + self.ageing_s for r in view.candidates)

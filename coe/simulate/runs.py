@@ -1,0 +1,91 @@
+"""Single runs, and what a search over runs tells: the arrival rate that a machine sustains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from coe.pool.policies import Policy, make_policy
+from coe.simulate.cluster import Cluster
+from coe.simulate.driver import Simulation
+from coe.simulate.metrics import Row, measure
+from coe.simulate.pinning import pinned_by_load
+from coe.simulate.workload import Workload
+
+REFERENCE_POLICY = "collating-fifo"
+"""What measures the capacity without switching costs: simple, and it does not change when ours does."""
+
+SUSTAINED_GOODPUT = 0.9
+SAMPLE = 4_000
+"""Requests (the first ones) that measure a capacity."""
+
+LEAST_LOAD = 0.125
+"""Of one request at a time on each host: where the search begins."""
+
+
+def named_policy(name: str, workload: Workload, cluster: Cluster) -> Policy:
+    """The policy as the service would make it; ``static`` pins what an operator who knew the trace would."""
+    pinned = cluster.pool.pinned or pinned_by_load(workload, cluster)
+    return make_policy(cluster.pool.model_copy(update={"policy": name, "pinned": pinned}))
+
+
+def run_policy(name: str, cluster: Cluster, workload: Workload, slo_s: float) -> Row:
+    outcome = Simulation(cluster, workload, named_policy(name, workload, cluster)).run()
+    return measure(name, outcome, workload, cluster, slo_s)
+
+
+def sustained_rate(
+    policy: str, cluster: Cluster, workload: Workload, slo_s: float, precision: float
+) -> float:
+    """Work (seconds at batch 1) per second, as these requests bring it at an even pace, that ``policy``
+    takes with 90% of the requests within the SLO. 0 when not even an eighth of what hosts do one request
+    at a time; at most what full batches do. ``precision`` is relative."""
+    alone = _speed(cluster, 1)
+    full = sum(host.capacity for host in cluster.hosts.values())
+    sustains = partial(_sustains, policy, cluster, workload, slo_s)
+    return _greatest(sustains, LEAST_LOAD * alone, full, precision)
+
+
+def switch_free_capacity(cluster: Cluster, workload: Workload, slo_s: float) -> float:
+    """Work per second at load 1: what the machine sustains when moving experts costs nothing.
+
+    Where the requests cannot tell (nearly all miss the SLO at any rate, or all arrive at once) it is what
+    hosts do that run one request at a time.
+    """
+    sample = workload.first(SAMPLE)
+    alone = _speed(cluster, 1)
+    if not sample.span_s or not sample.total_work:
+        return alone
+    free = cluster.without_switching_costs()
+    return sustained_rate(REFERENCE_POLICY, free, sample, slo_s, precision=0.08) or alone
+
+
+def _sustains(policy: str, cluster: Cluster, workload: Workload, slo_s: float, rate: float) -> bool:
+    paced = workload.at_rate(rate)
+    return run_policy(policy, cluster, paced, slo_s).goodput >= SUSTAINED_GOODPUT
+
+
+def _greatest(holds: Callable[[float], bool], low: float, high: float, precision: float) -> float:
+    """The greatest value from ``low`` to ``high`` that holds, 0 when ``low`` does not."""
+    if not holds(low):
+        return 0.0
+    while high / low > 1.0 + precision:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def with_capacities(
+    clusters: Sequence[Cluster], workload: Workload, slo_s: float, load_batch: int | None
+) -> list[Cluster]:
+    """The clusters with what load 1 means on them: measured on the first (the others in proportion to their
+    hosts), or hosts that always run ``load_batch`` at once."""
+    if load_batch is not None:
+        return [replace(c, work_per_s=_speed(c, load_batch)) for c in clusters]
+    per_host = switch_free_capacity(clusters[0], workload, slo_s) / _speed(clusters[0], 1)
+    return [replace(c, work_per_s=per_host * _speed(c, 1)) for c in clusters]
+
+
+def _speed(cluster: Cluster, batch: int) -> float:
+    return sum(host.speed(batch) for host in cluster.hosts.values())
