@@ -208,7 +208,12 @@ def test_a_thousand_experts_are_an_ordinary_input() -> None:
 def test_a_hundred_thousand_requests_take_less_than_a_minute_of_one_core() -> None:
     """150 experts on four slots, a tenth of it, in processor time."""
     plan = StudyPlan(
-        "synthetic:poisson:n=10000,service=1", experts=150, slots=(4,), loads=(4.0,), load_batch=1, policies=("coe",)
+        "synthetic:poisson:n=10000,service=1",
+        experts=150,
+        slots=(4,),
+        loads=(4.0,),
+        load_batch=1,
+        policies=("coe",),
     )
     started = time.process_time()
     run_study(plan)
