@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coe.pool.events import Action, Evict, Grant, Load, Sleep, Wake
+from coe.pool.events import Action, Cancelled, Evict, Grant, Load, Sleep, Wake
 from coe.pool.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
 from coe.pool.policies import POLICIES, Coe, HostView, Policy, ReplicaView, Rules, Swap, make_policy
 from coe.registry.models import Pool
+from coe.registry.scheduling import Mechanisms
 from coe.testing.scheduling import World
-from coe.types import ExpertId
+from coe.types import DeadlineClass, ExpertId
 
 SLOT = HostPlan("slot", capacity=1.0, max_running=2)
 TWIN = HostPlan("twin", capacity=1.0, max_running=3)
@@ -94,6 +95,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.world = World(PLAN, self.policy)
         self.numbers = itertools.count()
         self.arrived: list[str] = []
+        self.announced: list[tuple[str, ExpertId]] = []
 
     @rule(expert=st.sampled_from(NAMES), count=st.integers(1, 4))
     def arrive(self, expert: ExpertId, count: int) -> None:
@@ -101,6 +103,34 @@ class AnyOrder(RuleBasedStateMachine):
             request = f"r{next(self.numbers)}"
             self.arrived.append(request)
             self.world.arrive(request, expert)
+
+    @rule(
+        experts=st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True),
+        group=st.sampled_from(["g1", "g2"]),
+        deadline_class=st.sampled_from(sorted(CLASSES)),
+    )
+    def arrive_with_alternatives(
+        self, experts: list[ExpertId], group: str, deadline_class: DeadlineClass
+    ) -> None:
+        request = f"r{next(self.numbers)}"
+        self.arrived.append(request)
+        self.world.arrive(request, *experts, group=group, deadline_class=deadline_class)
+
+    @rule(expert=st.sampled_from(NAMES), group=st.sampled_from(["g1", "g2"]))
+    def expect(self, expert: ExpertId, group: str) -> None:
+        request = f"r{next(self.numbers)}"
+        self.world.expect(request, expert, group)
+        self.announced.append((request, expert))
+
+    @precondition(lambda self: self.announced)
+    @rule(comes=st.booleans())
+    def end_expectation(self, comes: bool) -> None:
+        request, expert = self.announced.pop(0)
+        if comes:
+            self.arrived.append(request)
+            self.world.arrive(request, expert)
+        else:
+            self.world.send(Cancelled(request))
 
     @precondition(lambda self: self.world.leases)
     @rule(data=st.data(), ok=st.booleans())
@@ -170,6 +200,15 @@ class AnyOrder(RuleBasedStateMachine):
         assert set(self.world.scheduler.hosts()) == {host.id for host in self.world.plan.hosts}
 
 
+class AnyOrderWithAnySwitches(AnyOrder):
+    """The mechanisms of the policy coe can be switched off in any combination."""
+
+    @initialize(off=st.sets(st.sampled_from(sorted(Mechanisms.model_fields))))
+    def choose_policy(self, off: set[str]) -> None:
+        self.policy = Coe(mechanisms=Mechanisms(**dict.fromkeys(off, False)))
+        self.world = World(PLAN, self.policy)
+
+
 class AnyOrderWithoutSense(AnyOrder):
     """The rules hold whatever the policy answers."""
 
@@ -188,11 +227,13 @@ class AnyOrderUnderAnyPolicy(AnyOrder):
         self.world = World(PLAN, self.policy)
 
 
-BUDGET = settings(max_examples=200, stateful_step_count=40, deadline=None, derandomize=True)
+BUDGET = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = BUDGET
 TestAnyOrderUnderAnyPolicy = AnyOrderUnderAnyPolicy.TestCase
-TestAnyOrderUnderAnyPolicy.settings = settings(BUDGET, max_examples=150)
+TestAnyOrderUnderAnyPolicy.settings = settings(BUDGET, max_examples=60)
+TestAnyOrderWithAnySwitches = AnyOrderWithAnySwitches.TestCase
+TestAnyOrderWithAnySwitches.settings = settings(BUDGET, max_examples=60)
 TestAnyOrderWithoutSense = AnyOrderWithoutSense.TestCase
 TestAnyOrderWithoutSense.settings = settings(BUDGET, max_examples=60)
 

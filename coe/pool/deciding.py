@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from coe.pool.events import Action, Evict, Grant, Load, Sleep, Wake
 from coe.pool.plan import EPSILON
 from coe.pool.policies import HostView, Policy, Swap
+from coe.pool.policies.victims import choose_victims, credit
 from coe.pool.state import Commitment, HostState, Replica
 from coe.types import ExpertId
 
@@ -39,10 +40,12 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Decider:
-    """``on_grant`` hands over the head of a queue and keeps the lease: the scheduler's part."""
+    """The scheduler's part: ``on_grant`` hands over the head of a queue and keeps the lease, ``adopt`` gives
+    idle experts what waits elsewhere and may be served by them."""
 
     policy: Policy
     on_grant: Callable[[Replica, Turn], Grant]
+    adopt: Callable[[HostState, Turn], None]
 
     def decide(self, host: HostState, turn: Turn) -> None:
         """Bring ``host`` to rest: afterwards nothing is left to do before the next event or wake_at."""
@@ -51,7 +54,9 @@ class Decider:
         while granted:  # A grant may empty a queue, which may let its expert be closed.
             self._retry_sleeps(host, turn)
             self._retire(host, turn)
+            self.adopt(host, turn)
             view = self._swap(host, turn)
+            self._bring_expected(host, view, turn)
             if self._load(host, turn):
                 view = self._view(host, turn.now)
             granted = self._grant(host, view, turn)
@@ -61,7 +66,8 @@ class Decider:
         """Give up loads that nobody waits for any more, and let their victims stay."""
         kept: list[Commitment] = []
         for commitment in host.commitments:
-            if commitment.replica.expert.queued and not commitment.replica.retired:
+            expert = commitment.replica.expert
+            if (expert.queued or expert.expected) and not commitment.replica.retired:
                 kept.append(commitment)
             else:
                 withdraw(commitment, turn)
@@ -99,6 +105,31 @@ class Decider:
             raise ValueError(f"policy {self.policy.name!r}: a swap without load and victims")
         for victim in victims:
             drain(victim, turn)
+
+    def _bring_expected(self, host: HostState, view: HostView, turn: Turn) -> None:
+        """Bring in an expert that will be wanted soon, when nobody else wants the room: at the expense of
+        idle residents at most, and of none that another leg of the same group waits for or expects."""
+        if not host.expected or host.commitments:
+            return
+        if any(c.expert.queued > c.expert.supply for c in view.candidates):
+            return
+        for replica in host.expected.values():
+            expert = replica.expert
+            if expert.supply or expert.retiring or not replica.loadable(turn.now):
+                continue
+            idle = [r for r in view.residents if not (r.running or r.expert.queued or r.expert.expected)]
+            idle = [r for r in idle if expert.groups.isdisjoint(r.expert.groups)]
+            room = view.room + sum(r.footprint for r in idle)
+            if replica.footprint <= room + EPSILON:
+                victims = choose_victims(idle, replica.footprint - view.room, turn.now, credit)
+                chosen = tuple(self._resident(host, victim) for victim in victims)
+                replica.committed = True
+                expert.recount()
+                host.commitments.append(Commitment(replica, chosen))
+                turn.touch_hosts_of(replica)
+                for victim in chosen:
+                    drain(victim, turn)
+                return
 
     def _resident(self, host: HostState, expert: ExpertId) -> Replica:
         resident = host.residents.get(expert)
@@ -226,14 +257,14 @@ def put_away(replica: Replica, turn: Turn) -> None:
     if replica.outdated or not host.sleeps:
         evict(replica, turn)
         return
-    replica.sleeps_to, replica.retry_at = "sleeping", math.inf
+    replica.sleeps_to, replica.retry_at, replica.left_at = "sleeping", math.inf, turn.now
     replica.move("going_to_sleep")
     turn.actions.append(Sleep(replica.expert.id, host.id, host.sleep_level))
 
 
 def evict(replica: Replica, turn: Turn) -> None:
     """Order that nothing of the expert stays. ``retry_at`` is inf until the order is answered."""
-    replica.sleeps_to, replica.retry_at = "cold", math.inf
+    replica.sleeps_to, replica.retry_at, replica.left_at = "cold", math.inf, turn.now
     replica.move("going_to_sleep")
     turn.actions.append(Evict(replica.expert.id, replica.host.plan.id))
 
@@ -241,6 +272,7 @@ def evict(replica: Replica, turn: Turn) -> None:
 def _forget(replica: Replica) -> None:
     replica.expert.replicas.pop(replica.host.plan.id, None)
     replica.host.replicas.pop(replica.expert.id, None)
+    replica.host.expected.pop(replica.expert.id, None)
     replica.host.waiting.pop(replica.expert.id, None)
     replica.host.retrying.pop(replica.expert.id, None)
     replica.expert.recount()

@@ -14,7 +14,7 @@ from coe.types import DeadlineClass, ExpertId, RequestId
 HostId = str
 WakeFrom = Literal["awake", "sleeping", "cold"]
 During = Literal["load", "sleep", "run"]
-RejectCode = Literal["queue_full", "expert_unavailable"]
+RejectCode = Literal["queue_full", "wait_not_promised", "expert_unavailable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +156,13 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """``request`` gets no lease. ``message`` is for the client."""
+    """``request`` gets no lease. ``message`` is for the client, ``retry_after_s`` when to ask again."""
 
     request: RequestId
     expert: ExpertId
     code: RejectCode
     message: str
+    retry_after_s: float | None = None
 
 
 Action = Load | Wake | Sleep | Evict | Prefetch | Grant | Reject

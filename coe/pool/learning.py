@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 LEARNING_RATE = 0.2
 """Weight of the newest observation in a moving mean."""
+FADING = 0.999
+"""What is left of an extreme at the next observation."""
 RATE_HORIZON_S = 60.0
 """How far back arrivals count in a rate; older ones fade."""
 
@@ -22,6 +24,28 @@ class MovingMean:
         rate = LEARNING_RATE if self.seen else 1.0
         self.value += rate * (observation - self.value)
         self.seen = True
+
+
+@dataclass(slots=True)
+class Longest:
+    """The longest run and the longest swap (sleep and load) of late; old extremes fade."""
+
+    run_s: float = 1.0
+    load_s: float = 0.0
+    sleep_s: float = 0.0
+
+    @property
+    def swap_s(self) -> float:
+        return self.load_s + self.sleep_s
+
+    def ran(self, seconds: float) -> None:
+        self.run_s = max(seconds, self.run_s * FADING)
+
+    def loaded(self, seconds: float) -> None:
+        self.load_s = max(seconds, self.load_s * FADING)
+
+    def slept(self, seconds: float) -> None:
+        self.sleep_s = max(seconds, self.sleep_s * FADING)
 
 
 @dataclass(slots=True)

@@ -329,6 +329,13 @@ class Pool:
 def _refusal(reject: Reject) -> CoeError:
     if reject.code == "queue_full":
         return Overloaded(reject.message, hint="send fewer requests at once, or try again in a moment")
+    if reject.code == "wait_not_promised":
+        return Overloaded(
+            reject.message,
+            code=reject.code,
+            retry_after_s=reject.retry_after_s,
+            hint="ask again later, or with a coe.deadline_class that may wait longer",
+        )
     return ExpertUnavailable(
         reject.message, hint="look at the service's log, or ask another expert with `model`"
     )

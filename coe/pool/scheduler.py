@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+from coe.pool.admission import Admission
 from coe.pool.deciding import Decider, Turn, put_away, withdraw
 from coe.pool.events import (
     Action,
@@ -22,19 +23,17 @@ from coe.pool.events import (
     Grant,
     HostId,
     Ready,
-    Reject,
-    RejectCode,
     Slept,
     Tick,
     WakeFrom,
 )
 from coe.pool.forecast import expected_wait
+from coe.pool.joint import expect, fulfil, leave
 from coe.pool.plan import PoolPlan
 from coe.pool.policies import Policy
 from coe.pool.reconfigure import apply_plan, check_plan
 from coe.pool.snapshot import PoolSnapshot, take_snapshot
-from coe.pool.state import Books, ExpertState, Lease, Replica
-from coe.pool.waiting import Waiter
+from coe.pool.state import Books, Lease, Replica
 from coe.types import ExpertId, RequestId
 
 
@@ -46,8 +45,8 @@ class Scheduler:
 
     def __init__(self, plan: PoolPlan, policy: Policy) -> None:
         self._books = Books(plan)
-        self._decider = Decider(policy, self._take_head)
-        self._number = 0
+        self._admission = Admission(self._books, policy.rules)
+        self._decider = Decider(policy, self._take_head, self._admission.adopt)
         apply_plan(self._books, plan, Turn(-math.inf))
 
     def step(self, event: Event, now: float) -> list[Action]:
@@ -59,7 +58,10 @@ class Scheduler:
         turn = Turn(now)
         match event:
             case Arrived():
-                self._arrived(event, turn)
+                self._admission.arrived(event, turn)
+            case Expected():
+                if self._admission.rules.groups:
+                    expect(self._books, event, turn)
             case Finished():
                 self._release(event.request, turn, ok=event.ok)
             case Cancelled():
@@ -70,7 +72,7 @@ class Scheduler:
                 self._slept(event, turn)
             case Failed():
                 self._failed(event, turn)
-            case Expected() | Tick():
+            case Tick():
                 pass
         return self._settle(turn)
 
@@ -126,53 +128,12 @@ class Scheduler:
         self._books.forget_the_gone()
         return turn.actions
 
-    def _arrived(self, event: Arrived, turn: Turn) -> None:
-        books = self._books
-        if event.request in books.waiting or event.request in books.leases:
-            raise ValueError(f"request {event.request!r} is already in the pool")
-        expert = books.experts.get(event.expert)
-        if expert is None or expert.retiring:
-            why = "is not in the pool" if expert is None else "was removed and takes no new requests"
-            self._reject(event, "expert_unavailable", why, turn)
-        elif (until := expert.quarantined_until(turn.now)) is not None:
-            why = f"could not be loaded and is tried again in {until - turn.now:.0f} s"
-            self._reject(event, "expert_unavailable", why, turn)
-        elif len(books.waiting) >= books.plan.max_queue and not expert.has_batch_room:
-            why = f"cannot be queued: {len(books.waiting)} requests are waiting already"
-            self._reject(event, "queue_full", why, turn)
-        else:
-            self._enqueue(event, expert, turn.now)
-            for replica in sorted(expert.replicas.values(), key=lambda r: r.running / r.max_running):
-                turn.touch(replica.host)
-
-    def _enqueue(self, event: Arrived, expert: ExpertState, now: float) -> None:
-        self._number += 1
-        expert.rate.add(now)
-        expert.push(
-            Waiter(
-                event.request,
-                expert.id,
-                now,
-                now,
-                self._number,
-                event.deadline_class,
-                event.group,
-                event.alternatives,
-            )
-        )
-        self._books.waiting[event.request] = expert
-
-    def _reject(self, event: Arrived, code: RejectCode, why: str, turn: Turn) -> None:
-        message = f"expert {event.expert!r} {why}"
-        turn.actions.append(Reject(event.request, event.expert, code, message))
-
     def _take_head(self, replica: Replica, turn: Turn) -> Grant:
         """Turn the oldest request of a replica's expert into a lease."""
         expert, now = replica.expert, turn.now
         chosen = expert.queue.next(now, expert.run_s, self._decider.policy.rules.timely_first)
-        waiter = expert.pop(chosen.request)
-        del self._books.waiting[waiter.request]
-        self._books.leases[waiter.request] = Lease(replica, now)
+        waiter = self._admission.gone(chosen.request)
+        self._books.leases[waiter.request] = Lease(replica, now, waiter.group)
         replica.running += 1
         replica.host.running += 1
         replica.used_at = now
@@ -192,11 +153,13 @@ class Scheduler:
         lease = self._books.leases.pop(request, None)
         if lease is None:
             return
+        leave(self._books, lease.group)
         replica = lease.replica
         replica.running -= 1
         replica.host.running -= 1
         replica.used_at = turn.now
         if ok:
+            self._books.longest.ran(turn.now - lease.granted)
             replica.expert.run.add(turn.now - lease.granted)
             if replica.state == "awake":
                 replica.failures, replica.quarantined = 0, False
@@ -204,11 +167,12 @@ class Scheduler:
         turn.touch(replica.host)
 
     def _cancelled(self, request: RequestId, turn: Turn) -> None:
-        expert = self._books.waiting.pop(request, None)
+        fulfil(self._books, request, turn)
+        expert = self._books.waiting.get(request)
         if expert is None:
             self._release(request, turn, ok=False)
             return
-        expert.pop(request)
+        leave(self._books, self._admission.gone(request).group)
         for replica in expert.replicas.values():
             turn.touch(replica.host)
 
@@ -217,6 +181,7 @@ class Scheduler:
         if replica is None or replica.state != "loading":
             return
         took = turn.now - replica.load_started if event.took_s is None else event.took_s
+        self._books.longest.loaded(took)
         replica.load_mean(replica.loaded_from == "sleeping").add(took)
         replica.swaps += 1
         replica.ready_at = replica.used_at = turn.now
@@ -228,6 +193,7 @@ class Scheduler:
         replica = self._books.replica(event.expert, event.host)
         if replica is None or replica.state != "going_to_sleep":
             return
+        self._books.longest.slept(turn.now - replica.left_at)
         replica.retry_at, replica.sleep_failures = -math.inf, 0
         replica.move(replica.sleeps_to)
         turn.touch_hosts_of(replica)
@@ -270,15 +236,7 @@ class Scheduler:
         turn.touch_hosts_of(replica)
         expert = replica.expert
         if expert.quarantined_until(turn.now) is not None:
-            self._reject_all(expert, f"could not be loaded: {reason}", turn)
-
-    def _reject_all(self, expert: ExpertState, why: str, turn: Turn) -> None:
-        while expert.queued:
-            request = next(iter(expert.queue.waiters))
-            expert.pop(request)
-            del self._books.waiting[request]
-            message = f"expert {expert.id!r} {why}"
-            turn.actions.append(Reject(request, expert.id, "expert_unavailable", message))
+            self._admission.hand_over(expert, f"could not be loaded: {reason}", turn)
 
     def _backoff(self, failures: int) -> float:
         return self._books.plan.retry_s * 2.0 ** (failures - 1)

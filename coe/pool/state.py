@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from coe.pool.events import HostId, WakeFrom
-from coe.pool.learning import MovingMean, Rate
+from coe.pool.learning import Longest, MovingMean, Rate
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.pool.waiting import Queue, Waiter, Worth
 from coe.types import ExpertId, RequestId
@@ -25,12 +25,30 @@ State = Literal["cold", "sleeping", "loading", "awake", "draining", "going_to_sl
 class Lease:
     replica: Replica
     granted: float
+    group: RequestId | None = None
+
+
+@dataclass(slots=True)
+class Group:
+    """A client's request with several legs. ``since``: when its first one came."""
+
+    since: float
+    legs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """A lease that will be wanted."""
+
+    expert: ExpertState
+    group: RequestId | None
 
 
 @dataclass(slots=True, eq=False)
 class ExpertState:
-    """An expert and its queue. ``legs``: those that wait or are expected, by group. ``retiring``: no longer
-    in the plan, only its queue is still served."""
+    """An expert and its queue. ``legs``: those that wait or are expected, by group. ``named``: requests
+    that wait elsewhere and may be served here. ``retiring``: not in the plan any more, only its queue is
+    still served."""
 
     id: ExpertId
     queue: Queue
@@ -38,6 +56,8 @@ class ExpertState:
     run: MovingMean = field(default_factory=lambda: MovingMean(1.0))
     rate: Rate = field(default_factory=Rate)
     legs: Counter[RequestId] = field(default_factory=Counter)
+    named: dict[RequestId, None] = field(default_factory=dict)
+    expected: int = 0
     retiring: bool = False
     queued: int = 0
     oldest: float = math.inf
@@ -132,6 +152,7 @@ class Replica:
     load_started: float = -math.inf
     ready_at: float = -math.inf
     used_at: float = -math.inf
+    left_at: float = -math.inf
     loaded_from: WakeFrom = "cold"
     sleeps_to: Literal["cold", "sleeping"] = "cold"
     committed: bool = False
@@ -228,6 +249,7 @@ class HostState:
     residents: dict[ExpertId, Replica] = field(default_factory=dict)
     waiting: dict[ExpertId, Replica] = field(default_factory=dict)
     retrying: dict[ExpertId, Replica] = field(default_factory=dict)
+    expected: dict[ExpertId, Replica] = field(default_factory=dict)
     commitments: list[Commitment] = field(default_factory=list)
     running: int = 0
     wake_at: float = math.inf
@@ -276,6 +298,9 @@ class Books:
     experts: dict[ExpertId, ExpertState] = field(default_factory=dict)
     waiting: dict[RequestId, ExpertState] = field(default_factory=dict)
     leases: dict[RequestId, Lease] = field(default_factory=dict)
+    expected: dict[RequestId, Expectation] = field(default_factory=dict)
+    groups: dict[RequestId, Group] = field(default_factory=dict)
+    longest: Longest = field(default_factory=Longest)
     leavers: bool = False
 
     def replica(self, expert: ExpertId, host: HostId) -> Replica | None:

@@ -14,6 +14,7 @@ from coe.pool.events import (
     Cancelled,
     Event,
     Evict,
+    Expected,
     Failed,
     Finished,
     Grant,
@@ -29,7 +30,7 @@ from coe.pool.events import (
 from coe.pool.plan import EPSILON, PoolPlan
 from coe.pool.policies import Coe, Policy
 from coe.pool.scheduler import Scheduler
-from coe.types import ExpertId, RequestId
+from coe.types import DeadlineClass, ExpertId, RequestId
 
 Place = Literal["cold", "sleeping", "loading", "awake", "lost", "going", "stuck"]
 """Where an expert is on a host. ``lost``: crashed; ``going``: told to sleep; ``stuck``: failed to."""
@@ -67,6 +68,7 @@ class World:
         self.now = 0.0
         self.steps: list[Step] = []
         self.waiting: dict[RequestId, ExpertId] = {}
+        self.alternatives: dict[RequestId, tuple[ExpertId, ...]] = {}
         self.leases: dict[RequestId, Seat] = {}
         self.ended: dict[RequestId, Ended] = {}
         self.places: dict[Seat, Place] = {}
@@ -76,9 +78,20 @@ class World:
         self._hosts = {host.id: host for host in plan.hosts}
         self._experts = {expert.id: expert for expert in plan.experts}
 
-    def arrive(self, request: RequestId, expert: ExpertId) -> list[Action]:
+    def arrive(
+        self,
+        request: RequestId,
+        expert: ExpertId,
+        *alternatives: ExpertId,
+        group: RequestId | None = None,
+        deadline_class: DeadlineClass = "standard",
+    ) -> list[Action]:
         self.waiting[request] = expert
-        return self.send(Arrived(request, expert))
+        self.alternatives[request] = alternatives
+        return self.send(Arrived(request, expert, deadline_class, group, alternatives))
+
+    def expect(self, request: RequestId, expert: ExpertId, group: RequestId | None = None) -> list[Action]:
+        return self.send(Expected(request, expert, group))
 
     def cancel(self, request: RequestId) -> list[Action]:
         if self.waiting.pop(request, None) or self._leave(request):
@@ -207,7 +220,8 @@ class World:
                 self.ended[action.request] = "rejected"
 
     def _check_grant(self, grant: Grant) -> None:
-        if self.waiting.pop(grant.request, None) != grant.expert:
+        asked = self.waiting.pop(grant.request, None)
+        if asked is None or grant.expert not in (asked, *self.alternatives[grant.request]):
             raise BrokenRuleError(f"{grant}: it does not wait for this expert")
         seat = Seat(grant.expert, grant.host)
         if self.place(seat.expert, seat.host) != "awake":

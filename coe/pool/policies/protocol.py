@@ -54,6 +54,11 @@ class QueueView(Protocol):
         ...
 
     @property
+    def expected(self) -> int:
+        """Leases that will be wanted soon, announced by their groups."""
+        ...
+
+    @property
     def run_s(self) -> float:
         """Moving mean of the time a lease is out."""
         ...

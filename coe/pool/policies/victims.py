@@ -33,7 +33,7 @@ def choose_victims(
 
     def order(resident: ReplicaView) -> tuple[bool, bool, float, bool, float, float]:
         expert = resident.expert
-        related = not expert.groups.isdisjoint(kin) if kin else False
+        related = expert.expected > 0 or (bool(kin) and not expert.groups.isdisjoint(kin))
         queued = expert.queued > 0
         age = -expert.oldest if queued else 0.0
         return related, queued, age, resident.running > 0, loss(resident, now), resident.used_at
