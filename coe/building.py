@@ -11,6 +11,7 @@ from typing import Any
 
 from coe.access.answers import Embed
 from coe.aggregators import Outcomes, Setting, build_aggregators
+from coe.feedback import Feedback
 from coe.generation import Generation
 from coe.profiles.aggregating import best_aggregators
 from coe.profiles.evidence import encoder_of, evidence_of
@@ -47,8 +48,8 @@ class GenerationBuilder:
     renewed where its class can do that. One build at a time, in any thread.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, feedback: Feedback | None = None) -> None:
+        self._root, self._feedback = root, feedback
         self._built: dict[str, _Built] = {}
 
     def build(
@@ -66,6 +67,7 @@ class GenerationBuilder:
             aggregators=build_aggregators(registry, self._setting(registry, experts, store)),
             created=int(time.time()),
             left=left or {},
+            feedback=self._feedback,
         )
         self._built = built
         return generation

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coe.aggregators import Aggregator
+from coe.feedback import Feedback
 from coe.registry.models import Registry
 from coe.types import ExpertId, ExpertView, Router
 
@@ -23,6 +24,8 @@ class Generation:
     """by the names that requests may give"""
     created: int
     """Unix time in seconds."""
+    feedback: Feedback | None = None
+    """shared by all generations; None where clients' marks are not taken"""
     left: Mapping[ExpertId, int] = field(default_factory=dict)
     """experts of earlier generations that are gone, and the first generation without them"""
 

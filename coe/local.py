@@ -26,6 +26,7 @@ from coe.admission import build_gate, build_profiler
 from coe.building import GenerationBuilder, embedder
 from coe.engines import build_engine
 from coe.errors import ConfigError
+from coe.feedback import open_marks
 from coe.gateway.admin import AdminGateway
 from coe.gateway.app import Gateway
 from coe.gateway.metrics import Metrics
@@ -105,8 +106,7 @@ class LocalService:
         if self._watching is not None:
             self._watching.cancel()
         await self.pool.stop(drain_s)
-        if self._reception.store is not None:
-            await self._reception.store.close()
+        await self._reception.close()
 
     async def switch(self, generation: Generation) -> None:
         """Go over to ``generation``: requests that come from now on use it, those under way keep theirs.
@@ -179,9 +179,10 @@ def build_service(
     }
     scheduler = Scheduler(build_plan(registry), make_policy(registry.pool))
     pool = Pool(scheduler, engines, load_timeout_s=registry.pool.load_timeout_s)
-    builder = GenerationBuilder(root)
+    marks = open_marks(registry.feedback, root)
+    builder = GenerationBuilder(root, marks.counts if marks else None)
     first = builder.build(registry, number=history.number_of(file.text) if file else 1)
-    reception = build_reception(registry, root, embedder)
+    reception = build_reception(registry, root, embedder, marks)
     service = LocalService(Generations(first), pool, root, engine_builder, reception)
     if file is not None:
         live = LiveRegistry(file, service, builder, history, lambda old, new: _faults(old, new, root))

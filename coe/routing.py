@@ -62,6 +62,8 @@ async def _routed(request: Request, named: str | None, generation: Generation) -
             hint="Name an expert as the model, or another router in coe.router; the log has the cause.",
         ) from error
     _check_decision(decision, generation)
+    if generation.feedback is not None:
+        decision = generation.feedback.applied(request.id, decision)
     return decision
 
 

@@ -87,6 +87,8 @@ class Decision:
     chosen: tuple[ExpertId, ...]
     confidence: float
     reason: str
+    category: str | None = None
+    """what the router takes the text to be about, where it thinks in categories"""
 
     @property
     def expert(self) -> ExpertId:

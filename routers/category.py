@@ -66,6 +66,7 @@ class _Belief:
 
     masses: Mapping[ExpertId, float]
     reason: str
+    category: str | None = None
 
 
 class CategoryRouter:
@@ -121,10 +122,11 @@ class CategoryRouter:
         probabilities = classifier.probabilities(text, vector)
         nearest = classifier.nearest(max(probabilities, key=probabilities.__getitem__), vector)
         masses = _map_to_experts(probabilities, experts)
+        category = max(probabilities, key=probabilities.__getitem__)
         reason = _category_reason(probabilities, nearest)
         newcomers = _without_examples(experts, classifier.categories_)
         if not newcomers:
-            return _Belief(masses, reason)
+            return _Belief(masses, reason, category)
         return self._with_newcomers(_Belief(masses, reason), nearest.similarity, vector, newcomers)
 
     def _with_newcomers(
@@ -162,7 +164,7 @@ class CategoryRouter:
         if confidence < self._options.low_confidence and fallback is not None and not best.general:
             chosen = fallback
             reason = f"unsure, so the general expert {fallback} ({reason})"
-        return Decision(self.name, ranking, (chosen,), confidence, reason)
+        return Decision(self.name, ranking, (chosen,), confidence, reason, belief.category)
 
 
 def _map_to_experts(

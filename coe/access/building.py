@@ -11,6 +11,7 @@ from coe.access.answers import Embed, KeptAnswers, SimilarTexts
 from coe.access.doorman import Doorman
 from coe.access.keys import read_keys
 from coe.errors import ConfigError
+from coe.feedback import MarkTaker
 from coe.registry.models import Registry, State
 from coe.state.memory import MemoryStore
 from coe.state.redis_store import RedisStore
@@ -25,6 +26,13 @@ class Reception:
     answers: KeptAnswers | None = None
     store: Store | None = None
     """to be closed at the end"""
+    marks: MarkTaker | None = None
+
+    async def close(self) -> None:
+        if self.marks is not None:
+            self.marks.close()
+        if self.store is not None:
+            await self.store.close()
 
 
 def open_door() -> Reception:
@@ -32,18 +40,23 @@ def open_door() -> Reception:
     return Reception(Doorman(None, MemoryStore()))
 
 
-def build_reception(registry: Registry, root: Path, embedder: Callable[[str, Path], Embed]) -> Reception:
+def build_reception(
+    registry: Registry,
+    root: Path,
+    embedder: Callable[[str, Path], Embed],
+    marks: MarkTaker | None = None,
+) -> Reception:
     """Blocking: reads the keys file and may load an encoder. Raises ConfigError."""
     store = open_store(registry.state)
     access, kept = registry.access, registry.answers
     ring = read_keys(root / Path(access.keys_file).expanduser()) if access.keys_file else None
     doorman = Doorman(ring, store, access.when_down)
     if kept is None:
-        return Reception(doorman, None, store)
+        return Reception(doorman, None, store, marks)
     similar = None
     if kept.similarity is not None:
         similar = SimilarTexts(embedder(kept.encoder, root), kept.similarity)
-    return Reception(doorman, KeptAnswers(store, kept.ttl_s, similar), store)
+    return Reception(doorman, KeptAnswers(store, kept.ttl_s, similar), store, marks)
 
 
 def open_store(state: State) -> Store:

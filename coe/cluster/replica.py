@@ -16,6 +16,7 @@ from coe.cluster.client import ClusterPool, Version
 from coe.cluster.partition import placed_experts, remote_part
 from coe.cluster.wire import Directory, SessionId
 from coe.engines import build_engine
+from coe.feedback import open_marks
 from coe.gateway.app import Gateway
 from coe.gateway.metrics import Metrics
 from coe.gateway.status import ExpertStatus, Readiness
@@ -40,12 +41,13 @@ class GatewayReplica:
         root: Path,
     ) -> None:
         self._root = root
-        self._builder = GenerationBuilder(root)
+        marks = open_marks(registry.feedback, root)
+        self._builder = GenerationBuilder(root, marks.counts if marks else None)
         self._generations = Generations(self._builder.build(registry, number))
         self._own = make_pool(remote_part(registry), registry.pool, root, build_engine)
         self._pool = ClusterPool(session, machine, directory, _version(number, registry), self._own)
         self._draining = False
-        self._reception = build_reception(registry, root, embedder)
+        self._reception = build_reception(registry, root, embedder, marks)
         leases: Leases = self._pool
         pipeline, metrics = Pipeline(self._generations, leases), Metrics(self, self._reception)
         gateway = Gateway(pipeline, self._generations, metrics, self, self._reception)
@@ -60,8 +62,7 @@ class GatewayReplica:
         self._draining = True
         await self._pool.stop()
         await self._own.stop(drain_s)
-        if self._reception.store is not None:
-            await self._reception.store.close()
+        await self._reception.close()
 
     async def change_to(self, number: int, registry: Registry) -> None:
         """Serve another generation; owners are told by the next heartbeat. Raises ConfigError, with the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from coe.types import Endpoint, Leg, Receipt
 HeaderList = list[tuple[bytes, bytes]]
 
 DONE_EVENT = b"data: [DONE]\n\n"
+_ID = re.compile(rb'"id"\s*:\s*"([^"\\]{1,200})"')
 _MARKS = (b"data: [DONE]", b"data:[DONE]")
 
 
@@ -75,6 +77,12 @@ def body_with_receipt(raw: bytes, receipt: Receipt) -> bytes:
             hint="Look at the log of its engine.",
         )
     return body
+
+
+def completion_id(start: bytes) -> str | None:
+    """The ``id`` of a body or a stream's first event, which stands at its start."""
+    found = _ID.search(start[:400])
+    return found[1].decode("utf-8", "replace") if found else None
 
 
 def receipt_event(receipt: Receipt, endpoint: Endpoint, created: int) -> bytes:

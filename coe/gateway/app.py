@@ -21,13 +21,16 @@ from coe.gateway.answers import (
     UntilDone,
     body_given_again,
     body_with_receipt,
+    completion_id,
     receipt_event,
     receipt_headers,
 )
 from coe.gateway.exchange import Endpoint, Exchange, Handler, hang_up_cancels
+from coe.gateway.faults import validate
 from coe.gateway.metrics import CONTENT_TYPE, Metrics
 from coe.gateway.openapi import openapi_document
-from coe.gateway.requests import parse_completion, parse_route, read_body
+from coe.gateway.requests import parse_completion, parse_json, parse_route, read_body
+from coe.gateway.schemas import FeedbackBody
 from coe.gateway.status import Status
 from coe.generation import Generation, Generations
 from coe.pipeline import Answer, Pipeline, Preview
@@ -60,6 +63,7 @@ class Gateway:
                 self._route("POST", "/v1/chat/completions", self._chat),
                 self._route("POST", "/v1/completions", self._completions),
                 self._route("POST", "/v1/route", self._preview),
+                self._route("POST", "/v1/feedback", self._feedback),
                 self._route("GET", "/v1/models", self._models),
                 self._route("GET", "/v1/models/{id:path}", self._model),
                 self._route("GET", "/healthz", self._alive),
@@ -124,6 +128,8 @@ class Gateway:
         finally:
             await answer.aclose()
             exchange.receipt = answer.receipt()
+            if self._reception.marks is not None:
+                self._reception.marks.counts.answered(exchange.receipt, exchange.completion)
             bill = used(exchange.receipt, registry, len(request.text))
             await self._reception.doorman.charge(holder, bill)
 
@@ -133,6 +139,21 @@ class Gateway:
         raw = await read_body(exchange.receive, exchange.headers, registry.limits.max_body_bytes)
         request = parse_route(raw, registry.limits, exchange.request_id, registry.service.model_name)
         await exchange.send_json(_preview_json(await self._pipeline.preview(request)))
+
+    async def _feedback(self, exchange: Exchange) -> None:
+        self._reception.doorman.identify(exchange.headers)
+        limits = self._generations.current.registry.limits
+        raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
+        given = validate(FeedbackBody, parse_json(raw))
+        if self._reception.marks is None:
+            raise BadHttp(
+                404,
+                "this service takes no feedback",
+                code="feedback_off",
+                hint="Write `feedback: {}` into experts.yaml.",
+            )
+        mark = self._reception.marks.take(given.id, given.score)
+        await exchange.send_json({"object": "coe.feedback", "id": given.id, "expert": mark.expert})
 
     async def _models(self, exchange: Exchange) -> None:
         self._reception.doorman.identify(exchange.headers)
@@ -189,6 +210,7 @@ async def _send_whole(exchange: Exchange, answer: Answer) -> bytes:
     raw = b"".join([chunk async for chunk in answer.chunks()])
     receipt = answer.receipt()
     body = body_with_receipt(raw, receipt)
+    exchange.completion = completion_id(raw)
     await exchange.send_bytes(body, headers=receipt_headers(receipt))
     return body
 
@@ -197,6 +219,8 @@ async def _stream(exchange: Exchange, request: Request, answer: Answer) -> None:
     await exchange.start_stream(receipt_headers(answer.receipt()))
     events = UntilDone(answer.chunks())
     async for chunk in events:
+        if exchange.completion is None:
+            exchange.completion = completion_id(chunk)
         await exchange.write(chunk)
     if not events.done:
         raise EngineError(

@@ -39,6 +39,8 @@ class Exchange:
         self.status: int | None = None
         self.first_byte_s: float | None = None
         self.receipt: Receipt | None = None
+        self.completion: str | None = None
+        """the answer's own id"""
         self._streaming = False
 
     async def send_json(self, payload: Any, status: int = 200, headers: HeaderList | None = None) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 import coe
-from coe.gateway.schemas import ChatBody, CompletionBody, RouteBody
+from coe.gateway.schemas import ChatBody, CompletionBody, FeedbackBody, RouteBody
 from coe.types import DeadlineClass
 
 
@@ -26,6 +26,14 @@ class ErrorBody(BaseModel):
     """Every error. ``source`` says who failed; ``hint`` what to do."""
 
     error: ErrorDetail
+
+
+class FeedbackTaken(BaseModel):
+    """A mark was counted for ``expert``."""
+
+    object: Literal["coe.feedback"]
+    id: str
+    expert: str
 
 
 class LegBody(BaseModel):
@@ -127,7 +135,8 @@ class DeadlineHeader(BaseModel):
     deadline_class: DeadlineClass
 
 
-_ASKED, _ANSWERED = (ChatBody, CompletionBody, RouteBody), (Completion, RouteAnswer, ModelBody, ModelList)
+_ASKED = (ChatBody, CompletionBody, RouteBody, FeedbackBody)
+_ANSWERED = (Completion, RouteAnswer, ModelBody, ModelList, FeedbackTaken)
 _OTHERS = (ErrorBody, Alive, Ready)
 _REF = "#/components/schemas/"
 
@@ -149,6 +158,7 @@ def openapi_document() -> dict[str, Any]:
             "/v1/chat/completions": {"post": _completion("Answer a chat", ChatBody)},
             "/v1/completions": {"post": _completion("Complete a text", CompletionBody)},
             "/v1/route": {"post": _operation("Route without asking", RouteAnswer, asked=RouteBody)},
+            "/v1/feedback": {"post": _operation("Mark an answer", FeedbackTaken, asked=FeedbackBody)},
             "/v1/models": {"get": _operation("List the models", ModelList)},
             "/v1/models/{id}": {"get": _operation("Show a model", ModelBody, parameters=[_model_id()])},
             "/healthz": {"get": _operation("Is the process alive?", Alive)},

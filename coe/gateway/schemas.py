@@ -160,6 +160,17 @@ class CompletionBody(Sampling):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
 
+class FeedbackBody(BaseModel):
+    """Body of POST /v1/feedback."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    id: Annotated[str, Field(min_length=1, max_length=200)] = Field(
+        description="The completion's id, or the request's (x-coe-request-id)."
+    )
+    score: Annotated[float, Field(ge=0, le=1)] = Field(description="0 useless, 1 right; thumbs are 0 and 1.")
+
+
 class RouteBody(BaseModel):
     """Body of POST /v1/route: one of ``input`` and ``messages``."""
 

@@ -19,7 +19,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from coe.registry.base import Model, Name
 from coe.registry.combining import AggregatorSpec, NamedRoute
-from coe.registry.operation import AdminListener, History
+from coe.registry.operation import AdminListener, FeedbackSettings, History
 from coe.registry.scheduling import DeadlineClasses, Mechanisms
 from coe.types import ExpertView
 
@@ -343,6 +343,8 @@ class Registry(Model):
     cluster: Cluster = Cluster()
     access: Access = Access()
     state: State = State()
+    feedback: FeedbackSettings | None = None
+    """take clients' marks on answers; none: /v1/feedback is not there"""
     answers: KeptAnswersSettings | None = None
     """keep answers and give them again; none: never"""
     aggregators: tuple[AggregatorSpec, ...] = ()

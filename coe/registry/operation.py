@@ -27,6 +27,17 @@ class AdminListener(Model):
         return self
 
 
+class FeedbackSettings(Model):
+    """Clients' marks on answers (POST /v1/feedback), and how much they move the routers."""
+
+    file: str = "var/feedback.jsonl"
+    """where marks are kept, relative to this file"""
+    cap: Annotated[float, Field(gt=0)] = 50.0
+    """marks that count at most for an expert in a category; older ones fade"""
+    bound: Annotated[float, Field(ge=0)] = 1.0
+    """log-odds that marks move a probability by at most; 0: keep them and change nothing"""
+
+
 class History(Model):
     """The accepted versions of this file, kept to look at and to go back to."""
 
