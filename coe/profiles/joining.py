@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from coe.admission import GateReport
 from coe.errors import ConfigError
@@ -23,7 +24,7 @@ from coe.profiles.outcomes import (
 )
 from coe.profiles.probing import Design
 from coe.profiles.profile import ExpertProfile
-from coe.profiles.store import ProfileStore, open_store, own_folder
+from coe.profiles.store import ProfileFolder, ProfileStore, open_store, own_folder
 from coe.registry.models import Expert, Registry, RouterSpec
 from coe.types import ExpertId
 from eval.statistics import Z95
@@ -57,7 +58,7 @@ def read_recorded(folder: Path, split: str | None = None, encoder: str = DEFAULT
 def profile_recorded(
     registry: Registry, root: Path, expert: Expert, data: Recorded, probes: Probes
 ) -> ExpertProfile:
-    """Write the profile of ``expert`` and, where they have none on these questions, of the registry's others.
+    """Write the profile of ``expert`` from its recorded answers (and what :func:`prepare` writes).
 
     Raises ConfigError when the set has no answers of ``expert``.
     """
@@ -68,14 +69,7 @@ def profile_recorded(
             hint=f"Write `profile: NAME` at the expert; the set has {', '.join(data.outcomes.experts)}.",
         )
     source = Source(data.table.source, data.table.licence)
-    folder = own_folder(registry, root)
-    folder.write_table(data.table)
-    store = open_store(registry, root)
-    for other in registry.experts:
-        theirs = name_among(other, data.outcomes.experts)
-        missing = all(p.outcomes.table != data.table.fingerprint for p in store.of(other))
-        if other.id != expert.id and theirs is not None and missing:
-            folder.write(full_profile(data, theirs, source, other.id))
+    folder = prepare(registry, root, expert, data)
     if probes.count is None:
         profile = full_profile(data, name, source, expert.profile or expert.id)
     else:
@@ -84,6 +78,37 @@ def profile_recorded(
         profile = probed_profile(data, name, probing, source, expert.profile or expert.id)
     folder.write(profile)
     return profile
+
+
+def profile_asked(
+    registry: Registry, root: Path, expert: Expert, data: Recorded, url: str, probes: Probes, model: str = ""
+) -> ExpertProfile:
+    """Write the profile of ``expert`` from its answers through ``url``, where it is called ``model`` (its id
+    by default, which pins it on a CoE service). Blocking; goes on from the answers of an interrupted run.
+    """
+    from coe.profiles.asking import Asking, ask_profile
+
+    folder = prepare(registry, root, expert, data)
+    record = folder.path / "asked" / f"{quote(expert.id, safe='')}-{data.table.fingerprint}.jsonl"
+    asking = Asking(url, model or expert.id, record)
+    profile = ask_profile(data, expert, asking, probes.count or 200, probes.design, probes.seed)
+    folder.write(profile)
+    return profile
+
+
+def prepare(registry: Registry, root: Path, expert: Expert, data: Recorded) -> ProfileFolder:
+    """Write the question table and the profiles of the registry's other experts that the set has answers of
+    and that have none on these questions; returns the folder."""
+    source = Source(data.table.source, data.table.licence)
+    folder = own_folder(registry, root)
+    folder.write_table(data.table)
+    store = open_store(registry, root)
+    for other in registry.experts:
+        theirs = name_among(other, data.outcomes.experts)
+        missing = all(p.outcomes.table != data.table.fingerprint for p in store.of(other))
+        if other.id != expert.id and theirs is not None and missing:
+            folder.write(full_profile(data, theirs, source, other.profile or other.id))
+    return folder
 
 
 class ProfileGate:

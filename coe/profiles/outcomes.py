@@ -146,10 +146,11 @@ def _estimated(probing: Probing) -> dict[str, Tally]:
 def _profile(
     data: Recorded, expert: str, rows: Indices, scores: Floats, source: Source, name: str | None
 ) -> ExpertProfile:
+    questions = data.outcomes.questions
     by_category: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row, score in zip(rows, scores, strict=True):
-        by_category[data.table.categories[row]].append((float(score), 1.0))
-    everywhere = len(rows) == len(data.table)
+        by_category[questions[row].category].append((float(score), 1.0))
+    everywhere = len(rows) == len(questions)
     aliases = (*(() if name is None or name == expert else (expert,)), *HUB_IDS.get(expert, ()))
     return ExpertProfile(
         expert=name or expert,
@@ -167,12 +168,14 @@ def _profile(
             licence=source.licence,
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             prompt=source.prompt,
-            splits=tuple(sorted({data.table.splits[row] for row in rows})),
+            splits=tuple(sorted({questions[row].split for row in rows})),
         ),
     )
 
 
 def _cost(outcomes: OutcomeSet, expert: str, rows: Indices) -> Cost:
+    if expert not in outcomes.experts:
+        return Cost()
     costs = outcomes.costs[rows, outcomes.experts.index(expert)]
     known = costs[np.isfinite(costs)]
     return Cost(mean_usd=round(float(known.mean()), 8) if len(known) else None)

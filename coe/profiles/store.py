@@ -23,6 +23,9 @@ SHIPPED = "package:open-models"
 """The profiles of well-known open models that come with CoE."""
 
 
+SHIPPED_FOLDER = Path(__file__).parent / "shipped"
+
+
 class ProfileFolder:
     """One folder. It need not exist: then it is empty, and is made by the first write."""
 
@@ -91,8 +94,7 @@ def open_store(registry: Registry, root: Path) -> ProfileStore:
 
 def folders(registry: Registry, root: Path) -> tuple[Path, ...]:
     return tuple(
-        Path(__file__).parent / "shipped" if name == SHIPPED else root / Path(name).expanduser()
-        for name in registry.profiles
+        SHIPPED_FOLDER if name == SHIPPED else root / Path(name).expanduser() for name in registry.profiles
     )
 
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     "--record", type=click.Path(path_type=Path), help="--aggregation: JSONL; a rerun goes on from it."
 )
 @url_option
+@click.option("--ask", is_flag=True, help="Ask it the questions of --from through --url.")
+@click.option("--model", help="--ask: what the server at --url calls it; default: ID.")
 @click.option("--probes", type=click.IntRange(min=1), help="Use so many questions; the rest is estimated.")
 @click.option("--split", help="Learn from this split only (never a held-out one).")
 @click.option("--design", type=click.Choice(["adaptive", "random"]), default="random", show_default=True)
@@ -47,6 +49,8 @@ def main(
     per_skill: int,
     record: Path | None,
     url: str,
+    ask: bool,
+    model: str | None,
     probes: int | None,
     split: str | None,
     design: Any,
@@ -56,7 +60,8 @@ def main(
 ) -> None:
     """Make the profile of the expert ID and write it to the registry's own folder of profiles.
 
-    With --from: from recorded outcomes. With --aggregation: the expert ID, or each one without it, is asked
+    With --from: from recorded outcomes; with --ask too: from its own answers (200 questions unless --probes
+    says otherwise; a rerun goes on from the answers it has). With --aggregation: the expert ID, or each one without it, is asked
     through a running service which of one right and two wrong answers is right; the shares are added.
     """
     if aggregation:
@@ -68,7 +73,7 @@ def main(
         return
     if expert_id is None or folder is None:
         raise click.UsageError("give an expert's ID and --from FOLDER, or --aggregation")
-    from coe.profiles.joining import Probes, profile_recorded, read_recorded
+    from coe.profiles.joining import Probes, profile_asked, profile_recorded, read_recorded
     from coe.registry.load import load_registry
 
     loaded = load_registry(registry)
@@ -76,7 +81,12 @@ def main(
     if expert is None:
         raise Failed(f'{registry} has no expert "{expert_id}"', "See `coe experts list`.")
     root, data = registry.resolve().parent, read_recorded(folder, split)
-    profile = profile_recorded(loaded, root, expert, data, Probes(probes, design, seed))
+    how = Probes(probes, design, seed)
+    profile = (
+        profile_asked(loaded, root, expert, data, url, how, model or "")
+        if ask
+        else profile_recorded(loaded, root, expert, data, how)
+    )
     click.echo(
         json.dumps(summary(profile), indent=1) if as_json else "\n".join(readable(profile))
     )  # fmt: skip

@@ -1,0 +1,158 @@
+"""Profiling an expert by asking it: probe questions put through an OpenAI-compatible URL, graded strictly.
+
+Every answer is kept in a record as it comes (one JSON line), so that an interrupted run goes on where it was.
+Which question comes next may depend on the answers so far: batches are chosen by :mod:`coe.profiles.probing`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coe.errors import ConfigError, EngineError
+from coe.extraction import LETTERS, choice
+from coe.profiles.names import name_among
+from coe.profiles.newcomer import Floats, NewcomerModel, Rows
+from coe.profiles.outcomes import Recorded, Source, probed_profile
+from coe.profiles.probing import Design, probe
+from coe.profiles.profile import Cost, ExpertProfile, Latency
+from coe.registry.models import Expert
+
+PROMPT = (
+    "{question}\n\nThink step by step. End with a line of the form: The answer is (X), where X is the letter."
+)
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One answer. ``score``: 1 right, 0 wrong or without a readable answer."""
+
+    question: str
+    score: float
+    seconds: float
+    output_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Where and how to ask. ``model``: the name that the server gives the expert."""
+
+    url: str
+    model: str
+    record: Path
+    max_tokens: int = 1024
+    timeout_s: float = 300.0
+
+
+def ask_profile(
+    data: Recorded, expert: Expert, asking: Asking, count: int, design: Design = "random", seed: int = 0
+) -> ExpertProfile:
+    """The profile of ``expert`` from ``count`` questions of ``data``; blocking (as long as the answers take).
+
+    Raises ConfigError when the questions have no options and gold letter, EngineError when the server does
+    not answer.
+    """
+    gradable = np.asarray(
+        [i for i, q in enumerate(data.outcomes.questions) if q.options and q.gold], dtype=np.intp
+    )
+    if not len(gradable):
+        raise ConfigError(
+            f"{data.outcomes.name} has no question with options and a gold letter to ask",
+            hint="Use an outcome set of multiple-choice questions, such as MMLU-Pro.",
+        )
+    kept = read_record(asking.record)
+    own = name_among(expert, data.outcomes.experts)
+    model = NewcomerModel(data.evidence([name for name in data.outcomes.experts if name != own]))
+
+    def answer(rows: Rows) -> Floats:
+        asyncio.run(_ask_missing(data, rows, asking, kept))
+        return np.asarray([kept[data.table.ids[row]].score for row in rows])
+
+    probing = probe(model, answer, count, allowed=gradable, design=design, seed=seed)
+    source = Source(data.table.source, data.table.licence, "zero-shot, letter asked for")
+    profile = probed_profile(data, own or expert.id, probing, source, expert.profile or expert.id)
+    used = [kept[data.table.ids[row]] for row in probing.rows]
+    return profile.model_copy(update={"latency": _latency(used), "cost": _cost(used, expert)})
+
+
+def read_record(path: Path) -> dict[str, Asked]:
+    """Answers of an earlier run, by question; a line cut off at the end is left out."""
+    found: dict[str, Asked] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                one = Asked(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            found[one.question] = one
+    return found
+
+
+async def _ask_missing(data: Recorded, rows: Rows, asking: Asking, kept: dict[str, Asked]) -> None:
+    import aiohttp
+
+    missing = [row for row in rows if data.table.ids[row] not in kept]
+    gate = asyncio.Semaphore(_AT_ONCE)
+    timeout = aiohttp.ClientTimeout(total=asking.timeout_s)
+    asking.record.parent.mkdir(parents=True, exist_ok=True)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+
+        async def one(row: int) -> None:
+            async with gate:
+                asked = await _ask(session, data, row, asking)
+            kept[asked.question] = asked
+            with asking.record.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(asked)) + "\n")
+
+        await asyncio.gather(*(one(int(row)) for row in missing))
+
+
+async def _ask(session: Any, data: Recorded, row: int, asking: Asking) -> Asked:
+    import aiohttp
+
+    question = data.outcomes.questions[row]
+    body = {
+        "model": asking.model,
+        "messages": [{"role": "user", "content": PROMPT.format(question=question.text)}],
+        "max_tokens": asking.max_tokens,
+        "temperature": 0,
+    }
+    start = time.monotonic()
+    base = asking.url.rstrip("/").removesuffix("/v1")
+    try:
+        async with session.post(f"{base}/v1/chat/completions", json=body) as response:
+            answer: Mapping[str, Any] = await response.json()
+            text = str(answer["choices"][0]["message"]["content"] or "")
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise EngineError(
+            f"{asking.model} at {asking.url} did not answer a probe question: {type(error).__name__} {error}",
+            hint="Is the server running, and is this its model name? Answers so far are kept: run it again.",
+        ) from None
+    letter = choice(text, LETTERS[: len(question.options)])
+    tokens = (answer.get("usage") or {}).get("completion_tokens")
+    right = letter is not None and letter == question.gold
+    return Asked(question.id, float(right), round(time.monotonic() - start, 3), tokens)
+
+
+def _latency(used: list[Asked]) -> Latency:
+    seconds = sorted(one.seconds for one in used)
+    slow = seconds[int(0.9 * (len(seconds) - 1))]
+    return Latency(median_s=round(statistics.median(seconds), 3), p90_s=slow)
+
+
+def _cost(used: list[Asked], expert: Expert) -> Cost:
+    tokens = [one.output_tokens for one in used if one.output_tokens is not None]
+    return Cost(
+        input_usd_per_mtok=expert.price.input if expert.price else None,
+        output_usd_per_mtok=expert.price.output if expert.price else None,
+        mean_output_tokens=round(statistics.mean(tokens), 1) if tokens else None,
+    )
