@@ -123,7 +123,7 @@ def test_routers_know_the_core_and_themselves() -> None:
 
 
 def test_eval_knows_the_core_and_what_it_measures() -> None:
-    found = broken(("eval",), (*CORE, "routers", "coe.aggregators", "eval"))
+    found = broken(("eval",), (*CORE, "routers", "coe.aggregators", "coe.profiles", "eval"))
     assert [line for line in found if not line.startswith("eval.__main__:")] == []
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from aiohttp import web
 
-from coe.errors import ConfigError
+from coe.errors import ConfigError, EngineError
 from coe.profiles.evidence import described, evidence_of
 from coe.profiles.gate import compare
-from coe.profiles.joining import Probes, ProfileGate, profile_recorded
+from coe.profiles.joining import Probes, ProfileGate, profile_asked, profile_recorded
 from coe.profiles.names import name_among
 from coe.profiles.newcomer import NewcomerModel
 from coe.profiles.outcomes import Recorded, Source, full_profile, recorded, training_rows
@@ -338,3 +344,80 @@ def test_expert_without_profile_is_admitted_unchecked(tmp_path: Path) -> None:
 def test_example_registry_names_the_profiles() -> None:
     example = yaml.safe_load((Path(__file__).parents[1] / "docs" / "experts.example.yaml").read_text())
     assert example["profiles"] == list(Registry.model_fields["profiles"].default)
+
+
+# Asking
+
+
+async def _expert_that_answers_b(request: web.Request) -> web.Response:
+    body = await request.json()
+    request.app[ASKED].append(body["messages"][0]["content"])
+    return web.json_response(
+        {"choices": [{"message": {"content": "So. The answer is (B)."}}], "usage": {"completion_tokens": 7}}
+    )
+
+
+ASKED = web.AppKey("asked", list)
+
+
+def choice_data(count: int = 60) -> Recorded:
+    made = outcome_set(count)
+    questions = tuple(
+        replace(q, options=("one", "two"), gold="B" if i % 4 else "A") for i, q in enumerate(made.questions)
+    )
+    made = replace(made, questions=questions)
+    return recorded(made, vectors_of(made), "minilm", Source("made"))
+
+
+def test_asked_expert_gets_a_profile_and_the_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    registry = registry_of("lawyer", "stranger")
+    with Served(_expert_that_answers_b) as server:
+        ask = functools.partial(
+            profile_asked, registry, tmp_path, registry.experts[1], choice_data(), server.url
+        )
+        first = ask(Probes(20))
+        again = ask(Probes(20))
+    assert len(server.asked) == 20
+    assert first == again
+    assert 0.5 < first.overall.mean < 1
+    assert first.cost.mean_output_tokens == 7
+    assert evidence_of(open_store(registry, tmp_path), registry.experts) is not None
+
+
+def test_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    registry = registry_of("stranger", "lawyer")
+    with pytest.raises(EngineError, match="did not answer a probe question"):
+        profile_asked(
+            registry, tmp_path, registry.experts[0], choice_data(), "http://127.0.0.1:9", Probes(20)
+        )
+
+
+class Served:
+    """An HTTP server in a thread of its own."""
+
+    def __init__(self, handler: Callable[[web.Request], Awaitable[web.Response]]) -> None:
+        self.asked: list[str] = []
+        self._app = web.Application()
+        self._app[ASKED] = self.asked
+        self._app.router.add_post("/v1/chat/completions", handler)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Served:
+        self._thread.start()
+        port = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+        self.url = f"http://127.0.0.1:{port}"
+        return self
+
+    async def _start(self) -> int:
+        self._runner = web.AppRunner(self._app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        return int(self._runner.addresses[0][1])
+
+    def __exit__(self, *error: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -41,15 +41,18 @@ def profiles_from(
     return [profile_recorded(everyone, root, expert, data, how) for expert in experts]
 
 
-def guessed_entry(expert: str, registry_file: Path) -> dict[str, str]:
+def guessed_entry(expert: str, registry_file: Path, host: str | None) -> dict[str, str]:
     """Host and model of an expert named by its id alone: the only host there is; its hub id where known."""
     from coe.profiles.names import HUB_IDS
     from coe.registry.load import load_registry
 
     registry: Registry = load_registry(registry_file)
+    model = HUB_IDS.get(expert, (expert,))[0]
+    if host is not None:
+        return {"host": host, "model": model}
     if len(registry.pool.hosts) != 1:
         raise Failed(
             f"{registry_file} has {len(registry.pool.hosts)} hosts: on which one does {expert} run?",
             "Give --on HOST, and --model MODEL where its id is not its model's name.",
         )
-    return {"host": registry.pool.hosts[0].id, "model": HUB_IDS.get(expert, (expert,))[0]}
+    return {"host": registry.pool.hosts[0].id, "model": model}

@@ -12,6 +12,8 @@ import click
 from coe.cli._admin import admin_option, on_file, through_admin, told
 from coe.cli._group import Failed
 from coe.cli._options import json_option, registry_option
+from coe.cli.experts._outcomes import Lesson, guessed_entry, profiles_from
+from coe.cli.experts.profile import readable, summary
 
 if TYPE_CHECKING:
     from coe.joining import Joining
@@ -30,6 +32,12 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 @click.option("--general", is_flag=True, help="For an ID: takes what no specialist covers.")
 @click.option("--shadow", is_flag=True, help="Admit as a shadow: no router chooses it.")
 @click.option("--profile", is_flag=True, help="Ask them the probe questions before they are judged.")
+@click.option(
+    "--outcomes", type=click.Path(path_type=Path), help="Outcome set that holds their answers: learn from it."
+)
+@click.option("--probes", type=click.IntRange(min=1), help="--outcomes: use so many answers, not all.")
+@click.option("--split", help="--outcomes: the split to learn from; held-out ones are refused.")
+@click.option("--seed", default=0, show_default=True, help="--probes: which of the questions.")
 @registry_option
 @admin_option
 @json_option
@@ -37,6 +45,10 @@ def main(
     what: tuple[str, ...],
     shadow: bool,
     profile: bool,
+    outcomes: Path | None,
+    probes: int | None,
+    split: str | None,
+    seed: int,
     registry: Path,
     admin_url: str | None,
     as_json: bool,
@@ -47,9 +59,10 @@ def main(
     The entries are validated, the regression gate compares the routing with and without them, and they are
     admitted: routed to, or as shadows where the gate says no.
     """
-    entries = [entry for each in what for entry in _entries(each, fields)]
+    entries = [entry for each in what for entry in _entries(each, fields, registry if outcomes else None)]
     if not as_json:
         click.echo(f"adding {', '.join(str(entry['id']) for entry in entries)}", err=True)
+    learned = profiles_from(registry, entries, Lesson(outcomes, probes, seed, split)) if outcomes else []
     body = {"experts": entries, "shadow": shadow, "profile": profile}
 
     async def join(joining: Joining) -> Any:
@@ -61,17 +74,25 @@ def main(
         lambda client: client.post("/admin/experts", body),
         lambda: on_file(registry, join),
     )
-    click.echo(json.dumps(done, indent=1) if as_json else told(done, "added"))
+    if as_json:
+        shown = {"profiles": [summary(each) for each in learned]} if learned else {}
+        click.echo(json.dumps({**done, **shown}, indent=1))
+    else:
+        click.echo("\n".join([*(line for each in learned for line in readable(each)), told(done, "added")]))
 
 
-def _entries(what: str, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _entries(what: str, fields: Mapping[str, Any], registry: Path | None) -> list[dict[str, Any]]:
+    """``registry``: where host and model are guessed from when they are not given; None: not at all."""
     path = Path(what)
     if path.suffix in _SUFFIXES or path.is_file():
         from coe.registry.edit import read_entries
         from coe.registry.source import read_text
 
         return [dict(entry) for entry in read_entries(read_text(path), what)]
-    if fields["host"] is None or fields["model"] is None:
+    if registry is not None:
+        given = {key: value for key, value in fields.items() if value is not None}
+        fields = {**guessed_entry(what, registry, given.get("host")), **given}
+    elif fields["host"] is None or fields["model"] is None:
         raise Failed(
             f'"{what}" is no file, and as an id it needs --on HOST and --model MODEL',
             "Name a YAML file with its entry, or give these two options.",

@@ -61,8 +61,9 @@ def main(
     """Make the profile of the expert ID and write it to the registry's own folder of profiles.
 
     With --from: from recorded outcomes; with --ask too: from its own answers (200 questions unless --probes
-    says otherwise; a rerun goes on from the answers it has). With --aggregation: the expert ID, or each one without it, is asked
-    through a running service which of one right and two wrong answers is right; the shares are added.
+    says otherwise; a rerun goes on from the answers it has). With --aggregation: the expert ID, or each one
+    without it, is asked through a running service which of one right and two wrong answers is right; the
+    shares are added.
     """
     if aggregation:
         from coe.cli.experts._aggregation import ask_and_keep
