@@ -31,7 +31,7 @@ SOURCE = Source(
 )
 GROUP = 6
 """Questions behind a pilot, on average."""
-ENCODERS = ("minilm", "static")
+ENCODERS = ("minilm-int8", "static")
 
 
 @click.command()

@@ -12,10 +12,14 @@ from coe.profiles.profile import ExpertProfile
 from coe.profiles.store import ProfileStore, open_store
 from coe.profiles.table import QuestionTable
 from coe.registry.models import Expert, Registry, RouterSpec
+from routers.encoder import Vectors
 from routers.evidence import Evidence, Matrix
 
 DEFAULT_ENCODER = "minilm"
 """The encoder of the profiles that come with CoE."""
+
+_TWINS = {"minilm": ("minilm-int8",), "minilm-int8": ("minilm",)}
+"""One model in two precisions: the cosine of a text's two vectors is about .99 (docs/encoders.md)."""
 
 
 def evidence_of(
@@ -28,7 +32,7 @@ def evidence_of(
     """
     by_expert = {expert.id: store.of(expert) for expert in experts}
     wanted = {profile.outcomes.table for profiles in by_expert.values() for profile in profiles}
-    tables = [t for key, t in store.tables.items() if key in wanted and encoder in t.vectors]
+    tables = [t for key, t in store.tables.items() if key in wanted and _vectors(t, encoder) is not None]
     parts = [_on_table(table, by_expert, encoder) for table in tables]
     if not parts:
         return None
@@ -70,6 +74,9 @@ def _on_table(
     table: QuestionTable, by_expert: Mapping[str, Sequence[ExpertProfile]], encoder: str
 ) -> Evidence:
     """About all experts, NaN for those without a profile on this table."""
+    vectors = _vectors(table, encoder)
+    if vectors is None:
+        raise ValueError(f"{table.name} has no vectors by {encoder}")
     scores: Matrix = np.full((len(table), len(by_expert)), np.nan, dtype=np.float32)
     counts: Matrix = np.zeros_like(scores)
     costs: list[float | None] = [None] * len(by_expert)
@@ -81,13 +88,19 @@ def _on_table(
     return Evidence(
         ids=table.ids,
         categories=table.categories,
-        vectors=table.vectors[encoder],
+        vectors=vectors,
         experts=tuple(by_expert),
         scores=scores,
         counts=counts,
         encoder=encoder,
         cost_usd=tuple(costs),
     )
+
+
+def _vectors(table: QuestionTable, encoder: str) -> Vectors | None:
+    """Those by the encoder, else by one that is as good as the same."""
+    twins = (encoder, *_TWINS.get(encoder, ()))
+    return next((table.vectors[name] for name in twins if name in table.vectors), None)
 
 
 def columns_of(profile: ExpertProfile, table: QuestionTable) -> tuple[Matrix, Matrix]:

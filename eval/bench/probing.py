@@ -88,7 +88,7 @@ class Bench:
         column = self.pool.index(expert)
         for fold, model in zip(self.folds, models, strict=True):
             truth = np.asarray(self.evidence.scores[fold.train, column], dtype=np.float64)
-            yield probe(model, lambda rows, t=truth: t[rows], answers, design=design, seed=draw)
+            yield probe(model, truth.__getitem__, answers, design=design, seed=draw)
 
     def probed(self, expert: str, probings: Sequence[Probing]) -> list[Floats]:
         return [
