@@ -421,3 +421,48 @@ class Served:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+# The profiles that come with CoE
+
+GPU = {
+    "llama": "meta-llama/Llama-3.1-8B-Instruct",
+    "phi": "microsoft/Phi-3-mini-4k-instruct",
+    "mathstral": "mistralai/Mathstral-7B-v0.1",
+}
+
+
+def gpu_registry() -> Registry:
+    return Registry.model_validate(
+        {
+            "pool": {"hosts": [{"id": "gpu", "swap": "sleep", "memory_gb": 80}]},
+            "experts": [{"id": e, "host": "gpu", "model": m} for e, m in GPU.items()],
+        }
+    )
+
+
+@pytest.mark.parametrize("encoder", ["minilm", "minilm-int8", "static"])
+def test_hub_models_have_evidence_at_once(encoder: str) -> None:
+    registry = gpu_registry()
+    evidence = evidence_of(open_store(registry, Path()), registry.experts, encoder)
+    assert evidence is not None
+    assert evidence.experts == tuple(GPU)
+    labels = np.asarray(evidence.categories)
+    weighted = evidence.scores * evidence.counts
+    maths, law = (weighted[labels == c].sum(0) / evidence.counts[labels == c].sum(0) for c in ("math", "law"))
+    assert GPU_IDS[int(maths.argmax())] == "mathstral"
+    assert GPU_IDS[int(law.argmax())] != "mathstral"
+
+
+GPU_IDS = tuple(GPU)
+
+
+def test_shipped_profiles_say_where_they_come_from_and_hold_no_held_out_row() -> None:
+    store = open_store(gpu_registry(), Path())
+    assert len(store.profiles) >= 20
+    for profile in store.profiles:
+        assert profile.provenance.licence == "Apache-2.0"
+        assert profile.models
+    for each in store.tables.values():
+        assert not any(is_held_out(split) for split in each.splits)
+        assert each.keys

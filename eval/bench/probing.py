@@ -171,6 +171,7 @@ def _line(row: Row) -> str:
 @click.option("--pool", help="Experts, comma-separated; all of the set by default.")
 @click.option("--context", help="Further experts that are known in full, and not routed to.")
 @click.option("--router", default="knn", show_default=True, help="Whose estimator routes.")
+@click.option("--encoder", default="minilm", show_default=True)
 @click.option("--answers", "budgets", default="25,50,100,200,400", show_default=True)
 @click.option("--draws", default=20, show_default=True)
 @click.option("--json", "out", type=click.Path(path_type=Path))
@@ -179,12 +180,13 @@ def main(
     pool: str | None,
     context: str | None,
     router: str,
+    encoder: str,
     budgets: str,
     draws: int,
     out: Path | None,
 ) -> None:
     """Leave each expert out and add it back with few answers."""
-    data = read_recorded(outcomes)
+    data = read_recorded(outcomes, encoder=encoder)
     chosen = listed(pool) if pool else data.outcomes.experts
     bench = Bench(data, chosen, listed(context) if context else (), router)
     found = study(bench, [int(each) for each in budgets.split(",")], draws)
