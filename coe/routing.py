@@ -26,7 +26,7 @@ async def choose(
 
     Raises BadRequest (unknown router, no text to route by), UnknownModel or RoutingError.
     """
-    route = generation.registry.route(request.model)
+    route = generation.registry.routed_names.get(request.model)
     if route is not None:
         decision = await _routed(request, request.options.router or route.router, generation)
         return _as_wished(decision, request.options, generation, wait_s)
@@ -111,8 +111,7 @@ def _unknown_model(model: str, generation: Generation) -> UnknownModel:
             hint="GET /v1/models lists those that are here.",
         )
     service = generation.registry.service
-    routes = (route.model for route in generation.registry.routes)
-    names = [service.model_name, *routes, *(expert.id for expert in generation.registry.experts)]
+    names = [*generation.registry.routed_names, *(expert.id for expert in generation.registry.experts)]
     return UnknownModel(
         f'the model "{model}" does not exist; {suggest(model, names)}',
         param="model",

@@ -66,9 +66,9 @@ routes: [{model: deep, router: fixed, aggregator: synthesise, experts: 3}, {mode
     registry = load_registry(file)
     assert registry.aggregator.label == "careful"
     assert registry.aggregator_spec("synthesise").options == {"expert": "base"}
-    route = registry.route("deep")
+    route = registry.routed_names.get("deep")
     assert route is not None
     assert (route.aggregator, route.experts) == ("synthesise", 3)
-    assert registry.route("base") is None
+    assert registry.routed_names.get("base") is None
     unlisted = registry.aggregator_spec("vote")
     assert (unlisted.kind, unlisted.proposers, unlisted.quorum) == ("vote", 3, 2)

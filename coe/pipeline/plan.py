@@ -55,7 +55,7 @@ class Plan:
 def wish_of(request: Request, generation: Generation) -> Wish:
     """Raises BadRequest for an aggregator that does not exist or more experts than it takes."""
     registry, options = generation.registry, request.options
-    route = registry.route(request.model)
+    route = registry.routed_names.get(request.model)
     name = options.aggregate or (route and route.aggregator) or registry.aggregator.label
     aggregator = generation.aggregators.get(name)
     if aggregator is None:

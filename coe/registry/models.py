@@ -13,6 +13,8 @@ Registry
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -355,16 +357,20 @@ class Registry(Model):
     def expert(self, expert_id: str) -> Expert | None:
         return next((e for e in self.experts if e.id == expert_id), None)
 
-    def route(self, model: str) -> NamedRoute | None:
-        """What ``model`` means when it is a name that routes; None when it is not."""
-        if model == self.service.model_name:
-            return NamedRoute(model=model)
-        return next((r for r in self.routes if r.model == model), None)
+    # Read by every request, so made once.
+    @cached_property
+    def routed_names(self) -> Mapping[str, NamedRoute]:
+        """All model names that route, ``service.model_name`` first."""
+        plain = NamedRoute(model=self.service.model_name)
+        return {route.model: route for route in (plain, *self.routes)}
+
+    @cached_property
+    def _aggregator_specs(self) -> Mapping[str, AggregatorSpec]:
+        return {spec.label: spec for spec in (self.aggregator, *self.aggregators)}
 
     def aggregator_spec(self, name: str) -> AggregatorSpec:
         """The entry called ``name``; a built-in without one is as the default aggregator, without options."""
-        entries = (self.aggregator, *self.aggregators)
-        own = next((spec for spec in entries if spec.label == name), None)
+        own = self._aggregator_specs.get(name)
         return own or self.aggregator.model_copy(update={"name": name, "kind": name, "options": {}})
 
     def host(self, host_id: str) -> VllmHost | AdapterHost | RemoteHost | None:
