@@ -48,12 +48,15 @@ class BlendEstimator(CalibratedEstimator):
     ``level_weights_``, one for each of ``parts_``.
     """
 
-    def __init__(self, parts: Sequence[str] = USUAL) -> None:
+    def __init__(
+        self, parts: Sequence[str] = USUAL, fitted: Mapping[str, Estimator] = MappingProxyType({})
+    ) -> None:
         self.parts = tuple(parts)
+        self.fitted = fitted
 
     def _learn(self, evidence: Evidence) -> Matrix:
-        self.parts_ = [PARTS[name]() for name in self.parts]
-        estimates = [part.fit(evidence).cross_fitted_ for part in self.parts_]
+        self.parts_ = [self.fitted.get(name) or PARTS[name]().fit(evidence) for name in self.parts]
+        estimates = [part.cross_fitted_ for part in self.parts_]
         known = np.isfinite(evidence.scores)
         right = np.where(known, evidence.scores, np.mean(estimates, axis=0))
         self._centre = float(right.mean())

@@ -86,19 +86,19 @@ class CategoryRouter:
         examples = read_examples(options.examples, setting.root)
         self._encoder = encoder or open_encoder(options.encoder, setting.root)
         self._classifier = self._learn(examples) if examples else None
-        self._read_setting(setting, learned_by_examples=bool(examples))
+        self._scored: CategoryScoreRouter | None = None
+        if not examples and setting.evidence is not None and len(setting.evidence):
+            self._scored = CategoryScoreRouter(name, options, setting, self._encoder)
+        self._read_cards(setting)
 
     def renewed(self, setting: Setting) -> CategoryRouter:
-        """What it has learned of examples does not depend on the experts."""
+        """What it has learned does not depend on the experts."""
         other = copy.copy(self)
-        other._read_setting(setting, learned_by_examples=self._classifier is not None)
+        other._read_cards(setting)
         return other
 
-    def _read_setting(self, setting: Setting, *, learned_by_examples: bool) -> None:
-        """The profiles, when there are no examples; the cards, into the encoder's cache."""
-        self._scored: CategoryScoreRouter | None = None
-        if not learned_by_examples and setting.evidence is not None and len(setting.evidence):
-            self._scored = CategoryScoreRouter(self.name, self._options, setting, self._encoder)
+    def _read_cards(self, setting: Setting) -> None:
+        """Into the encoder's cache."""
         self._encoder.encode([described(view) for view in setting.experts])
 
     def _learn(self, examples: Sequence[Example]) -> CategoryClassifier:

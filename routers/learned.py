@@ -79,19 +79,16 @@ class LearnedRouter:
         self._options = options
         self._encoder = encoder or open_encoder(options.encoder, setting.root)
         self._encoder.encode([described(view) for view in setting.experts])  # their cards, into its cache
-        self._given = setting.evidence
         self._evidence = setting.evidence if setting.evidence and len(setting.evidence) else None
         self._estimator: Any = None
         self._place: dict[ExpertId, int] = {}
         if self._evidence is not None:
-            check_encoder(name, self._evidence, self._encoder)
+            check_encoder(name, self._evidence, (options.encoder, self._encoder.identity))
             self._estimator = self._make(options).fit(self._evidence)
             self._place = {expert: i for i, expert in enumerate(self._estimator.experts_)}
 
     def renewed(self, setting: Setting) -> Self:
-        """Learns anew only from new evidence: experts without any are seen at each decision."""
-        if setting.evidence is not self._given:
-            return type(self)(self.name, self._options, setting, self._encoder)
+        """What was learned stays: experts without evidence are judged by their cards at each decision."""
         self._encoder.encode([described(view) for view in setting.experts])
         return self
 
@@ -151,9 +148,9 @@ class LearnedRouter:
         return ""
 
 
-def check_encoder(name: str, evidence: Evidence, encoder: Encoder) -> None:
-    """Raises ConfigError when the vectors of the evidence are not the encoder's."""
-    if evidence.encoder and evidence.encoder != encoder.identity:
+def check_encoder(name: str, evidence: Evidence, encoders: Sequence[str]) -> None:
+    """Raises ConfigError when the vectors of the evidence are by none of ``encoders`` (names of one)."""
+    if evidence.encoder and evidence.encoder not in encoders:
         raise ConfigError(
             f'router "{name}": the profiles were made with another sentence encoder ({evidence.encoder})',
             hint="Name that encoder in the router's options, or make the profiles anew.",

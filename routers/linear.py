@@ -14,7 +14,7 @@ from routers.evidence import Estimator, Evidence, Matrix
 from routers.inputs import Inputs, fit_ridge
 from routers.learned import LearnedOptions, LearnedRouter
 
-STRENGTHS = (10.0, 30.0, 100.0, 300.0)
+STRENGTHS = (30.0, 100.0)
 
 
 class LinearEstimator(CalibratedEstimator):

@@ -399,3 +399,12 @@ def test_utility_weighs_quality_cost_and_waiting(
 
 def test_an_unknown_price_counts_as_the_dearest() -> None:
     assert relative_prices([DEAR, CHEAP, PARROT]) == {"dear": 1.0, "cheap": 0.1, "parrot": 1.0}
+
+
+@pytest.mark.parametrize("kind", LEARNING)
+def test_renewed_for_other_experts_it_knows_what_it_knew(kind: str, encoder: WordEncoder) -> None:
+    router: Any = built(kind, encoder, evidence(encoder))
+    cook = ExpertView("cook", card="bake fry cake egg", usd_per_mtok_out=1.0)
+    renewed = router.renewed(Setting(experts=(*VIEWS, cook)))
+    assert renewed.route("month week year", [*VIEWS, cook]).expert == "calendar"
+    assert renewed.route("bake cake egg", [*VIEWS, cook]).expert == "cook"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,11 @@ from coe.errors import ConfigError
 from coe.suggest import suggest
 from eval.recorded.outcomes import Floats, Indices, OutcomeSet
 from routers import ESTIMATORS, estimator_class
+from routers.blend import USUAL, BlendEstimator
 from routers.encoder import Vectors
 from routers.evidence import Estimator, Evidence
 
+BLEND = "blend"
 STATIC, RANDOM, ORACLE = "static", "random", "oracle"
 BASELINES = (STATIC, RANDOM, ORACLE)
 
@@ -49,6 +51,8 @@ class Lesson:
     """(test,) true where there is a text"""
     texts: tuple[str, ...]
     seed: int
+    learned_by: dict[str, Estimator] = field(default_factory=dict)
+    """estimators fitted so far, so that a blend need not fit its parts again"""
 
 
 Method = Callable[[Lesson], Fitted]
@@ -60,7 +64,7 @@ def method(name: str) -> Method:
         return _BASELINES[name]
     if name not in ESTIMATORS:
         raise ConfigError(f'no router "{name}" for recorded runs; {suggest(name, method_names())}')
-    return lambda lesson: _by_estimator(estimator_class(name)(), lesson)
+    return lambda lesson: _by_estimator(name, lesson)
 
 
 def method_names() -> tuple[str, ...]:
@@ -101,15 +105,27 @@ def _oracle(lesson: Lesson) -> Fitted:
 _BASELINES: Mapping[str, Method] = {STATIC: _static, RANDOM: _random, ORACLE: _oracle}
 
 
-def _by_estimator(estimator: Estimator, lesson: Lesson) -> Fitted:
+def _by_estimator(name: str, lesson: Lesson) -> Fitted:
     """Questions without text get what is known without reading them: each expert's accuracy."""
     blind = _static(lesson)
     test, held_out = blind.test.copy(), blind.held_out.copy()
     if not len(lesson.evidence):
         return blind
-    estimator.fit(lesson.evidence)
+    estimator = _learned(name, lesson)
     asked = np.flatnonzero(lesson.readable)
     if len(asked):
         test[asked] = estimator.estimate([lesson.texts[i] for i in asked], lesson.vectors[asked])
     held_out[lesson.learned] = estimator.cross_fitted_
     return Fitted(test, held_out)
+
+
+def _learned(name: str, lesson: Lesson) -> Estimator:
+    if name not in lesson.learned_by:
+        made: Estimator
+        if name == BLEND:
+            parts = {part: _learned(part, lesson) for part in USUAL}
+            made = BlendEstimator(USUAL, fitted=parts)
+        else:
+            made = estimator_class(name)()
+        lesson.learned_by[name] = made.fit(lesson.evidence)
+    return lesson.learned_by[name]
