@@ -1,0 +1,40 @@
+"""``coe eval peers``: other libraries' routers on the same folds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, astuple
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--outcomes", type=click.Path(path_type=Path), required=True, help="Set with two experts.")
+@click.option("--pool", help="The two experts, with a comma between; default: the set's.")
+@click.option("--folds", default=5, show_default=True, help="Folds of cross-validation.")
+@click.option("--seed", default=0, show_default=True, help="Of the folds.")
+@click.option("--encoder", default="minilm", show_default=True, help="Sentence encoder of the questions.")
+@click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
+def main(
+    outcomes: Path, pool: str | None, folds: int, seed: int, encoder: str, json_out: Path | None
+) -> None:
+    """Choose between a strong and a weak model: RouteLLM's routers, through its package, beside ours.
+
+    How many calls to the strong model reach 95% and 99% of its accuracy, and the gap recovered on average.
+    All learn on the same training folds. Needs `pip install --no-deps routellm`, else only ours are shown.
+    """
+    from eval.peers import own_routers, peer_rows, routellm_installed
+    from eval.recorded.run import Settings, listed, open_study
+    from eval.report.tables import markdown
+
+    settings = Settings(
+        outcomes, listed(pool or ""), own_routers(), (), (1,), folds=folds, seed=seed, encoder=encoder
+    )
+    rows = peer_rows(open_study(settings))
+    head = ("router", "gap recovered", "strong calls for 95%", "strong calls for 99%")
+    click.echo(markdown(head, [astuple(row) for row in rows]))
+    if not routellm_installed():
+        click.echo("RouteLLM is not installed: pip install --no-deps routellm", err=True)
+    if json_out:
+        json_out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
