@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,9 +194,11 @@ def _ranked(lesson: _Lesson) -> Floats:
     )
     learned = lesson.vectors[[row for row, _ in decided]]
     rates = np.zeros(len(lesson.fold.test))
-    for place, row in enumerate(lesson.fold.test):
-        similarities = learned @ lesson.vectors[row]
-        weights = 10 * 10 ** (similarities / max(float(similarities.max()), 1e-9))
-        elo = compute_elo_mle_with_tie(battles, sample_weight=weights)
-        rates[place] = elo["strong"] - elo["weak"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of an argument that newer scikit-learns rename
+        for place, row in enumerate(lesson.fold.test):
+            similarities = learned @ lesson.vectors[row]
+            weights = 10 * 10 ** (similarities / max(float(similarities.max()), 1e-9))
+            elo = compute_elo_mle_with_tie(battles, sample_weight=weights)
+            rates[place] = elo["strong"] - elo["weak"]
     return rates
