@@ -189,7 +189,6 @@ def test_profiles_become_evidence_of_the_registrys_experts(tmp_path: Path) -> No
     assert evidence is not None
     assert evidence.experts == ("lawyer", "counter")
     assert np.array_equal(evidence.scores, outcome_set().scores[:, :2])
-    assert evidence.encoder == "minilm"
     lines = described(registry, tmp_path)
     assert "lawyer has the profile lawyer" in lines[0]
     assert "stranger" in lines[-1]

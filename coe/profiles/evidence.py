@@ -92,7 +92,9 @@ def _on_table(
         experts=tuple(by_expert),
         scores=scores,
         counts=counts,
-        encoder=encoder,
+        # Tables know encoders by name and are chosen by it here; an encoder's identity holds paths and times
+        # of one machine, so routers have nothing to compare.
+        encoder="",
         cost_usd=tuple(costs),
     )
 
