@@ -24,6 +24,7 @@ from eval.recorded.ranking import available_top
 from eval.recorded.report import all_rows, figures
 from eval.recorded.run import listed
 from eval.recorded.study import Plan, Study
+from eval.recorded.tradeoff import tradeoff
 from routers.encoder import Vectors
 
 EXPERTS = ("adder", "calendar, the", "parrot")
@@ -293,3 +294,22 @@ def test_wrong_arguments_get_a_clear_word(folder: Path, arguments: list[str], me
     result = CliRunner().invoke(coe, ["eval", "recorded", "--outcomes", str(folder), *arguments])
     assert result.exit_code != 0
     assert message in result.output
+
+
+def test_cost_quality_curve_finds_the_cheap_expert_where_it_is_as_good(folder: Path) -> None:
+    outcomes = read_outcomes(folder)
+    costs = np.tile([0.001, 0.010, 0.001], (len(outcomes), 1))
+    priced = tradeoff(study_of(OutcomeSet(**(vars(outcomes) | {"costs": costs}))), "knn")
+    assert priced.unit.startswith("US dollars")
+    assert priced.points[0].cost == pytest.approx(1.0)
+    assert priced.points[-1].quality == 1.0
+    assert priced.points[-1].cost == pytest.approx(5.5)
+
+
+def test_without_prices_cost_is_the_share_of_calls_to_the_best_expert(folder: Path) -> None:
+    outcomes = read_outcomes(folder).pool(["adder", "parrot"])
+    found = tradeoff(study_of(outcomes), "knn")
+    assert found.unit.startswith("share of calls")
+    assert found.best_cost == 1.0
+    assert found.share is not None
+    assert found.share < 0.6

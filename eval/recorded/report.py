@@ -13,6 +13,7 @@ from eval.recorded.methods import BASELINES
 from eval.recorded.outcomes import Floats
 from eval.recorded.ranking import available_top
 from eval.recorded.study import Asked, Study
+from eval.recorded.tradeoff import KEPT_SHARE, tradeoff
 from eval.statistics import calibration, paired_bootstrap, wilson
 
 DEFAULT = "default"
@@ -134,6 +135,9 @@ def figures(study: Study, rows: Sequence[Row], seconds: float) -> dict[str, Any]
         "oracle": {"accuracy": float(study.oracle().mean())},
         "knn": {"accuracy": float(study.asked("knn", "first", 1).scores.mean())},
         "majority": {"accuracy": _majority(study)},
+        "cost_quality": [
+            asdict(tradeoff(study, router)) for router in plan.routers if router not in BASELINES
+        ],
         "meta": {
             "outcomes": outcomes.name,
             "experts": list(outcomes.experts),
@@ -169,7 +173,16 @@ def table(document: dict[str, Any]) -> str:
         lines.append(f"{name.replace('_', ' ')} {_percent(document[name]['accuracy'])}")
     head = "| router | aggregator | k | accuracy | to best single | experts | $ per 1k | ECE | s |"
     rows = [_line(row) for row in document["rows"]]
-    return "\n".join(["; ".join(lines), "", head, "|---|---|---|---|---|---|---|---|---|", *rows])
+    curves = [_curve_line(curve) for curve in document["cost_quality"]]
+    return "\n".join(
+        ["; ".join(lines), "", head, "|---|---|---|---|---|---|---|---|---|", *rows, "", *curves]
+    )
+
+
+def _curve_line(curve: dict[str, Any]) -> str:
+    reached = "not reached" if curve["share"] is None else f"at {100 * curve['share']:.0f}% of its cost"
+    goal = f"{100 * KEPT_SHARE:.0f}% of the best single expert's accuracy"
+    return f"{curve['router']}: {goal} {reached} ({curve['unit']})"
 
 
 def _line(row: dict[str, Any]) -> str:
