@@ -7,14 +7,13 @@ every other one 0, so that cost is the share of calls to it (RouteLLM's measure,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from eval.curves import Point, cost_at, hull
 from eval.recorded.methods import expert_accuracy
-from eval.recorded.outcomes import Floats
+from eval.recorded.outcomes import Floats, Indices
 from eval.recorded.ranking import available_top
 from eval.recorded.study import Study
 
@@ -57,7 +56,7 @@ def _point(study: Study, router: str, weight: float, costs: Floats) -> Point:
     return Point(cost, float(_of_experts(tested, first).mean()), f"weight {weight:.3g}")
 
 
-def _of_experts(table: Floats, columns: Sequence[int] | Floats) -> Floats:
+def _of_experts(table: Floats, columns: Indices) -> Floats:
     picked: Floats = table[np.arange(len(table)), columns]
     return picked
 
