@@ -77,7 +77,6 @@ class LiveRun:
     def __init__(self, asked: Asked, service: Service, journal: Journal, progress: Progress) -> None:
         self._asked, self._service, self._journal, self._progress = asked, service, journal, progress
         self._items = {item.id: item for item in asked.questions.items}
-        self._session = 0
 
     async def run(self) -> None:
         """Ask what is not answered yet. Returns when all is answered or refused, or the run was stopped.

@@ -85,7 +85,12 @@ class Service:
     async def route(self, text: str, router: str | None) -> dict[str, float]:
         """The probability of every expert for ``text``, best first. Raises ServiceGone or Refused."""
         body = {"input": text} | ({"router": router} if router else {})
-        answer = await self._post("/v1/route", body)
+        try:
+            answer = await self._post("/v1/route", body)
+        except Refused as error:
+            raise Refused(
+                error.message, hint="Recruiting and grouping need our service, which ranks at /v1/route."
+            ) from None
         return {row["expert"]: float(row["probability"]) for row in answer["experts"]}
 
     async def models(self) -> Sequence[str]:
