@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coe.aggregators import (
     BUILT_IN,
@@ -137,6 +139,25 @@ def test_a_vote_is_settled_exactly_when_no_answer_can_change_it(
 ) -> None:
     outstanding = [Asked(f"late{i}", 0.9, 9 + i) for i in range(left)]
     assert settled(by_head, votes(*keys), outstanding) is expected
+    assert settled(by_head, votes(*keys), outstanding, by_itself=True) is expected
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=4),
+    st.lists(st.floats(0.01, 0.99), max_size=3),
+)
+def test_few_cases_are_enough_where_each_vote_counts_by_itself(
+    keys: list[str | None], chances: list[float]
+) -> None:
+    outstanding = [Asked(f"late{i}", chance, 9 + i) for i, chance in enumerate(chances)]
+    made = votes(*keys)
+    assert settled(by_head, made, outstanding, by_itself=True) is settled(by_head, made, outstanding)
+
+
+def test_many_samples_stop_when_most_agree() -> None:
+    outstanding = [Asked("e0", 0.5, rank) for rank in range(9, 16)]
+    assert settled(by_head, votes(*"aaaaaaaaa"), outstanding, by_itself=True)
+    assert not settled(by_head, votes(*"aaaaaaaa"), [*outstanding, Asked("e0", 0.5, 16)], by_itself=True)
 
 
 async def test_a_weighted_vote_lets_one_sure_expert_outvote_two_unsure_ones() -> None:

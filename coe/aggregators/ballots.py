@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coe.aggregators.protocol import Answers, Asked, Picked, Proposal
@@ -55,30 +55,41 @@ def _call_key(call: Mapping[str, object]) -> str:
     return f"{function.get('name')}({arguments})"
 
 
-def settled(winner: Winner, votes: Sequence[Vote], outstanding: Sequence[Asked]) -> bool:
-    """Whether no answer of those outstanding, nor their silence, can change the winner. Exact, by trying
-    every case; False where these are too many."""
+def settled(
+    winner: Winner, votes: Sequence[Vote], outstanding: Sequence[Asked], by_itself: bool = False
+) -> bool:
+    """Whether no answer of those outstanding, nor their silence, can change the winner.
+
+    Exact, by trying every case; False where these are too many. ``by_itself``: each vote counts by itself,
+    whoever else votes; then the strongest opposition is all for one rival, and few cases are enough.
+    """
     leader = winner(votes)
     if leader is None:
         return not outstanding
     said = {vote.key for vote in votes if vote.key is not None}
     choices = [leader, *sorted(said - {leader}), NEW, None]
-    if len(choices) ** len(outstanding) > _MOST_CASES:
+    cases: Iterable[tuple[Key | None, ...]]
+    if by_itself:
+        cases = ((choice,) * len(outstanding) for choice in choices)
+    elif len(choices) ** len(outstanding) > _MOST_CASES:
         return False
+    else:
+        cases = itertools.product(choices, repeat=len(outstanding))
     return all(
         winner([*votes, *(Vote(a, k) for a, k in zip(outstanding, keys, strict=True))]) == leader
-        for keys in itertools.product(choices, repeat=len(outstanding))
+        for keys in cases
     )
 
 
-async def elect(request: Request, answers: Answers, winner: Winner) -> Picked:
-    """Read answers until the winner is settled; the verdict is the best-weighted voter's own answer."""
+async def elect(request: Request, answers: Answers, winner: Winner, by_itself: bool = False) -> Picked:
+    """Read answers until the winner is settled (:func:`settled`); the verdict is the best-weighted voter's
+    own answer."""
     votes: list[Vote] = []
     proposals: list[Proposal] = []
     async for proposal in answers:
         proposals.append(proposal)
         votes.append(Vote(proposal.asked, key_of(request, proposal)))
-        if answers.outstanding and settled(winner, votes, answers.outstanding):
+        if answers.outstanding and settled(winner, votes, answers.outstanding, by_itself):
             break
     return picked(proposals, votes, winner)
 

@@ -48,7 +48,7 @@ class MajorityVote(Base):
     """The answer that most experts give; stops asking once the rest cannot change it."""
 
     async def combine(self, request: Request, answers: Answers) -> Picked:
-        return await elect(request, answers, by_head)
+        return await elect(request, answers, by_head, by_itself=True)
 
 
 class SamplingOptions(AggregatorOptions):
