@@ -17,7 +17,12 @@ MAX_LINES = 400
 LONG_TABLES = {f"coe/examples/skills/{name}.py" for name in ("extraction", "sorting")}
 """Mostly wordings, one a line."""
 
-RAY_HOMES = ("coe.cluster.ray_app", "coe.cluster.ray_control")
+RAY_HOMES = (
+    "coe.cluster.ray_app",
+    "coe.cluster.ray_control",
+    "coe.testing.ray_cluster",
+    "coe.testing.ray_echo",
+)
 """The only places that may import ray."""
 
 

@@ -105,9 +105,9 @@ def _deploy(registry: Registry, root: str, local: bool, address: str | None, tim
             _tell(control.deploy(registry, root, where, timeout_s, _say))
         return
     control.require_free(where)
-    stop = _stop_on_signals()
     _say("starting Ray on this machine")
     with control.local_cluster():
+        stop = _stop_on_signals()  # not earlier: Ray puts a handler of its own for SIGTERM, which aborts
         _tell(control.deploy(registry, root, where, timeout_s, _say))
         _say("Ctrl-C stops it")
         while not stop.wait(WATCH_S) and control.is_deployed():

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
+import os
 import time
 import uuid
 from collections.abc import Awaitable, Mapping
@@ -115,7 +115,12 @@ def directory() -> ActorHandle:
     """The one of this cluster; made if it is not there. Blocking."""
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=3)(Directory)
     return actor.options(
-        name=DIRECTORY, namespace=NAMESPACE, get_if_exists=True, lifetime="detached", max_concurrency=1000
+        name=DIRECTORY,
+        namespace=NAMESPACE,
+        get_if_exists=True,
+        lifetime="detached",
+        max_concurrency=1000,
+        scheduling_strategy="DEFAULT",  # not in the placement group of the node that happens to make it
     ).remote()
 
 
@@ -132,11 +137,13 @@ class DirectoryCalls:
     async def call(self, method: str, *args: Any) -> Any:
         """Raises DirectoryLost."""
         try:
+            if self._actor is None:
+                self._actor = await asyncio.to_thread(directory)
             async with asyncio.timeout(CALL_S):
-                if self._actor is None:
-                    self._actor = await asyncio.to_thread(directory)
                 return await getattr(self._actor, method).remote(*args)
-        except (RayError, TimeoutError, ValueError) as error:
+        except TimeoutError:
+            raise DirectoryLost("it is starting, or busy") from None
+        except (RayError, ValueError) as error:
             self._actor = None
             raise DirectoryLost(str(error).partition("\n")[0] or type(error).__name__) from error
 
@@ -231,12 +238,14 @@ class OwnerActor(NodeOwner):
 class NodeReplica:
     """One copy of a node: starts its owner where Ray has put it, and lets Serve watch it."""
 
-    def __init__(self, node: dict[str, Any], root: str) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, node: dict[str, Any], root: str
+    ) -> None:
         self._node = Node.model_validate(node)
         owner = f"{self._node.id}-{uuid.uuid4().hex[:8]}"
         actor = ray.remote(**self._owner_options())(OwnerActor).remote(owner, self._node, root, machine())
         self._entry = Entry(owner, actor, frozenset(self._node.hosts))
-        self._load: Load | None = None
+        self._load: Load | None = await actor.load.remote()  # It is there: from now on health is checked.
         self._directory = DirectoryCalls()
         self._renewal = asyncio.get_running_loop().create_task(self._renew())
 
@@ -336,7 +345,7 @@ class GatewayDeployment:
 
     def _report(self) -> GatewayReport:
         number = self._replica.generation if self._replica else 0
-        return GatewayReport(self._session, machine(), number, self._refused)
+        return GatewayReport(self._session, machine(), os.getpid(), number, self._refused)
 
     async def _renew(self) -> None:
         while True:
@@ -352,9 +361,8 @@ class GatewayDeployment:
 
 
 def machine() -> str:
-    """Names this computer: whoever says the same can reach our Unix sockets."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{socket.gethostname()}-{boot.read_text().strip() if boot.exists() else ''}"
+    """Who says the same can reach our Unix sockets. A Ray node is one machine, or one container of it."""
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def app(args: dict[str, Any]) -> serve.Application:

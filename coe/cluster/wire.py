@@ -88,6 +88,7 @@ class GatewayReport:
 
     session: SessionId
     machine: str
+    pid: int
     generation: int
     refused: str | None = None
 

@@ -34,8 +34,8 @@ class Address:
         return self.socket is not None and Path(self.socket).is_socket()
 
     def by_door(self, url: str, token: str) -> Address:
-        """The same server, with its door for those who cannot reach the socket."""
-        return replace(self, url=url, token=token)
+        """The same server by its door, for those who cannot reach the socket."""
+        return replace(self, url=url, token=token, socket=None)
 
 
 @runtime_checkable
