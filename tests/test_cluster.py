@@ -20,7 +20,7 @@ from coe.cluster.journal import Journal
 from coe.cluster.owner import SILENCE_S, PoolOwner
 from coe.cluster.wire import Granted, KnownOwner, OwnerLost, OwnerReport, Refused, Wanted
 from coe.engines.address import Address
-from coe.errors import ExpertUnavailable, Overloaded
+from coe.errors import EngineError, ExpertUnavailable, Overloaded
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.pool.policies import Coe
 from coe.pool.pool import Pool
@@ -237,6 +237,48 @@ async def test_a_request_waits_for_an_owner_that_is_being_restarted(tmp_path: Pa
         await asyncio.sleep(0.05)
         calls.gone = False
         assert await asking == "a"
+
+
+async def test_an_owner_that_stops_sends_those_who_wait_elsewhere_and_lets_the_others_finish(
+    tmp_path: Path,
+) -> None:
+    owner = owner_of(Slot("slot", Script()), tmp_path)
+    await owner.start()
+    assert isinstance(await owner.acquire(wanted("t1")), Granted)
+    waiting = asyncio.create_task(owner.acquire(wanted("t2", expert="b")))
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(owner.stop(drain_s=30.0))
+    with pytest.raises(OwnerLost):
+        await waiting
+    with pytest.raises(OwnerLost):
+        await owner.acquire(wanted("t3"))
+    assert not stopping.done()
+    await owner.give_back("gateway-1", "t1", None)
+    await stopping
+
+
+async def test_a_lease_goes_back_to_an_owner_that_has_left_the_directory(tmp_path: Path) -> None:
+    calls = Calls(owner_of(Slot("slot", Script()), tmp_path))
+    async with running(calls.owner), gateway(calls) as pool:
+        async with pool.lease("r", "a"):
+            pool._owners = {}
+        assert calls.owner.holdings == 0
+
+
+async def test_an_expert_that_died_before_it_was_handed_out_is_a_failure_of_its_engine(
+    tmp_path: Path,
+) -> None:
+    class Dead(Slot):
+        def address(self, expert: str) -> Address:
+            raise EngineError(f"{expert} is not ready", code="expert_not_ready")
+
+    owner = owner_of(Dead("slot", Script()), tmp_path)
+    async with running(owner):
+        answer = await owner.acquire(wanted("t"))
+        assert isinstance(answer, Refused)
+        assert answer.error().code == "expert_not_ready"
+        assert owner.holdings == 0
+        assert owner.report().experts["a"].running == 0
 
 
 async def test_an_owner_that_stays_away_is_a_clear_error(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_serve_accepts_the_config() -> None:
     for cluster in ({}, {"max_gateways": 4}, scaled):
         config = serve_config(deployed(cluster=cluster), "0.0.0.0", 8000)
         read = ServeDeploySchema.model_validate(yaml.safe_load(yaml.safe_dump(config)))
-        assert [d.name for d in read.applications[0].deployments][0] == "gateway"
+        assert read.applications[0].deployments[0].name == "gateway"
 
 
 def test_an_edited_registry_changes_only_what_serve_hands_to_running_replicas() -> None:

@@ -281,6 +281,35 @@ async def test_a_prompt_of_token_ids_needs_a_named_expert() -> None:
     await (await pipeline(FakePool()).answer(Request("req-1", "completions", "sums", body, ""))).aclose()
 
 
+class Restarting(FakeEngine):
+    """Its process is gone for the first ``failures`` questions."""
+
+    failures = 1
+
+    async def ask(self, expert: str, call: EngineCall) -> FakeAnswer:
+        if len(self.asked) < self.failures:
+            self.asked.append(expert)
+            raise EngineError("connection refused", code="engine_unreachable")
+        return await super().ask(expert, call)
+
+
+async def test_an_expert_whose_process_was_lost_is_asked_once_more_where_there_is_no_other() -> None:
+    pool = FakePool(engine=Restarting())
+    _, receipt = await read(pool, request(model="sums"))
+    assert [(leg.expert, leg.outcome) for leg in receipt.legs] == [
+        ("sums", "failed: engine_unreachable"),
+        ("sums", "ok"),
+    ]
+
+
+async def test_an_expert_that_stays_lost_is_an_error_after_the_second_time() -> None:
+    engine = Restarting()
+    engine.failures = 9
+    with pytest.raises(EngineError, match="connection refused"):
+        await pipeline(FakePool(engine=engine)).answer(request(model="sums"))
+    assert engine.asked == ["sums", "sums"]
+
+
 async def test_an_unavailable_expert_is_replaced_by_the_next_and_the_receipt_says_so() -> None:
     pool = FakePool(unavailable={"sums"})
     _, receipt = await read(pool, request())

@@ -172,7 +172,8 @@ class PoolOwner:
             )
             address = await self._address(lease, wanted.machine)
         except CoeError as error:
-            await held.aclose()
+            failure = error.message if isinstance(error, EngineError) else None
+            await _release(Holding(wanted.session, held), failure)
             return Refused.of(error)
         except BaseException:
             await held.aclose()

@@ -12,27 +12,35 @@ from coe.types import Decision, ExpertId, Leg, Receipt, Request
 
 log = logging.getLogger(__name__)
 
+_LOST = frozenset({"engine_unreachable", "expert_not_ready"})
+"""Codes of errors by which an expert's process was not there, so that it has done nothing either."""
+
 
 async def ask_one(request: Request, decision: Decision, generation: Generation, asker: Asker) -> SingleAnswer:
     """The answer of the chosen expert, or of the next one of the ranking where that cannot answer.
 
     Returns at the first byte. Everything before it may be tried once more on another expert; after it, never.
+    Where no other one is left, an expert whose process was lost is asked once more: its host starts it again,
+    or another host has it.
     """
     candidates = _candidates(decision)
     failed: dict[ExpertId, Leg] = {}
+    lost: list[Leg] = []
     nearly = nearly_as_good(decision, generation.registry.pool.reroute_within)
     while True:
         expert = next(e for e in candidates if e not in failed)
         try:
-            leg = await asker.ask(expert, request.body, alternatives=() if failed else nearly)
+            leg = await asker.ask(expert, request.body, alternatives=() if failed or lost else nearly)
         except LegError as failure:
             tried, error = failure.expert, failure.error
             log.warning("request %s: %s could not answer: %s", request.id, tried, error.message)
             failed[tried] = Leg(expert=tried, outcome=f"failed: {error.code}")
             if len(failed) == len(candidates):
-                raise error from None
+                if lost or error.code not in _LOST:
+                    raise error from None
+                lost.append(failed.pop(tried))
         else:
-            return SingleAnswer(request, generation, decision, leg, tuple(failed.values()))
+            return SingleAnswer(request, generation, decision, leg, (*failed.values(), *lost))
 
 
 class SingleAnswer:

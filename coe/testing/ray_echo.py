@@ -15,7 +15,6 @@ from ray import serve
 ANSWER = {"id": "echo", "object": "chat.completion", "choices": [{"index": 0, "message": {"content": "42"}}]}
 
 
-@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
 class Echo:
     """Reads the body, as any service must."""
 
@@ -29,7 +28,8 @@ class Echo:
 def main(arguments: Sequence[str]) -> None:
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(arguments[0])})
-    serve.run(Echo.bind(), name="echo", route_prefix="/")
+    echo = serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})(Echo)
+    serve.run(echo.bind(), name="echo", route_prefix="/")
     threading.Event().wait()
 
 

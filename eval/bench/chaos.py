@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import tempfile
 import threading
@@ -140,21 +141,24 @@ def _envelope(raw: bytes) -> bool:
 
 def run_events(load: Load, events: Sequence[Event]) -> list[Row]:
     """Do them one after another under ``load``; each has ``SETTLE_S`` more after the service is whole."""
-    marks = []
+    begun, whole = [], []
     for event in events:
-        begun = time.monotonic()
+        begun.append(time.monotonic())
         event.do()
         event.restored()
-        restored = time.monotonic()
+        whole.append(time.monotonic())
         time.sleep(SETTLE_S)
-        marks.append((event.name, begun, restored, time.monotonic()))
     load.__exit__()
-    return [_row(name, begun, restored, end, load.outcomes) for name, begun, restored, end in marks]
+    ends = [*begun[1:], math.inf]
+    return [
+        _row(event.name, start, restored, end, load.outcomes)
+        for event, start, restored, end in zip(events, begun, whole, ends, strict=True)
+    ]
 
 
 def _row(name: str, begun: float, restored: float, end: float, outcomes: Sequence[Outcome]) -> Row:
-    """A request belongs to the event that it was under way at, or began after."""
-    ours = [o for o in outcomes if o.ended >= begun and o.started < end]
+    """A request belongs to the last event before its end."""
+    ours = [o for o in outcomes if begun <= o.ended < end]
     bad = [o for o in ours if o.kind != "answer"]
     return Row(
         event=name,
