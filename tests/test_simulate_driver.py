@@ -273,6 +273,12 @@ def test_metrics_of_a_run_that_can_be_worked_out() -> None:
     assert row.p50 == pytest.approx((WAKE + 1.0 + SLEEP + WAKE + 1.0) / 2)
 
 
+def test_the_slo_asked_for_is_the_schedulers_too() -> None:
+    classes = one_slot("a").with_slo(5.0).plan.classes
+    assert classes["standard"].slo_s == 5.0
+    assert classes["batch"] == one_slot("a").plan.classes["batch"]
+
+
 def test_load_scaling_stretches_the_arrivals() -> None:
     cluster = slots_cluster(("a",), 2, A100)
     load = workload((0, "a", 3.0), (1, "a", 1.0), (4, "a", 4.0))

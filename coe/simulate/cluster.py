@@ -127,6 +127,11 @@ class Cluster:
             fitting.append(expert.id)
         return tuple(fitting)
 
+    def with_slo(self, slo_s: float) -> Cluster:
+        """Requests of a trace are of the standard class: this is its SLO."""
+        classes = {**self.plan.classes, "standard": replace(self.plan.classes["standard"], slo_s=slo_s)}
+        return replace(self, plan=replace(self.plan, classes=classes))
+
     def without_switching_costs(self) -> Cluster:
         """The reference: the same machine when moving experts takes no time."""
         pool = self.pool.model_copy(update={"min_residency_s": 0.0})

@@ -116,6 +116,7 @@ def run_study(plan: StudyPlan, progress: Progress = lambda _: None) -> Study:
             slots_cluster(experts, slots, preset, plan.max_batch) for slots in plan.slots or (DEFAULT_SLOTS,)
         ]
     )
+    clusters = [cluster.with_slo(plan.slo_s) for cluster in clusters]
     results = [
         _run_scenario(scenario, plan, progress) for scenario in _scenarios(plan, clusters, trace, labels)
     ]
