@@ -10,6 +10,7 @@ import pytest
 
 from coe.pool.events import Prefetch
 from coe.pool.policies import Coe, HostView, ReplicaView, Swap, make_policy
+from coe.pool.policies.protocol import Rules
 from coe.registry.models import Registry
 from coe.simulate.cluster import Cluster, HostModel, registry_cluster, slots_cluster
 from coe.simulate.driver import Outcome, Simulation, StuckError
@@ -219,6 +220,7 @@ def test_adapters_load_in_milliseconds() -> None:
 @dataclass(frozen=True)
 class _Refusing:
     name: str = "refusing"
+    rules = Rules()
 
     def swap(self, view: HostView) -> Swap | None:
         return None

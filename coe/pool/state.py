@@ -62,6 +62,7 @@ class ExpertState:
     queued: int = 0
     oldest: float = math.inf
     overdue_at: float = math.inf
+    pressing_at: float = math.inf
     arrivals_sum: float = 0.0
     arrived: int = 0
     supply: int = 0
@@ -122,6 +123,7 @@ class ExpertState:
     def _count(self) -> None:
         had, self.queued = self.queued, len(self.queue)
         self.oldest, self.overdue_at = self.queue.oldest, self.queue.overdue_at
+        self.pressing_at = self.queue.pressing_at
         if not self.queued:
             self.arrivals_sum = 0.0
         if bool(had) == bool(self.queued):

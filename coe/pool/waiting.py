@@ -145,6 +145,10 @@ class Lane:
             self.start = 0
 
 
+PRESSING_SLOS = 1.5
+"""Waits of so many SLOs press: past the SLO itself, so that those who can be in time go first a while."""
+
+
 @dataclass(slots=True)
 class Queue:
     """All requests that wait for one expert. ``plans`` has the SLO and ageing of each class."""
@@ -165,6 +169,12 @@ class Queue:
     def overdue_at(self) -> float:
         """When the first of them has waited so long that it goes before everything else."""
         return min((lane.oldest + lane.plan.ageing_s for lane in self.lanes.values()), default=math.inf)
+
+    @property
+    def pressing_at(self) -> float:
+        """When the first of them is so late that its expert is next in line."""
+        pressing = (lane.oldest + PRESSING_SLOS * lane.plan.slo_s for lane in self.lanes.values())
+        return min(pressing, default=math.inf)
 
     def add(self, waiter: Waiter) -> None:
         lane = self.lanes.get(waiter.deadline_class)

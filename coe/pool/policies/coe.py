@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from coe.pool.plan import EPSILON
 from coe.pool.policies.protocol import HostView, ReplicaView, Rules, Swap
 from coe.pool.policies.victims import choose_victims, credit, last_use
+from coe.pool.waiting import PRESSING_SLOS
 from coe.registry.scheduling import Mechanisms
 from coe.types import ExpertId
 
@@ -17,16 +18,17 @@ from coe.types import ExpertId
 class Coe:
     """Slack density with frames, an ageing bound, and victims by what is known of the future.
 
-    * Next is the expert with the most value for the seconds that it would hold its place, swap included.
-      A request that can still be in time counts the square of its wait in SLOs (so that waits are even and
+    * Next is the expert with the most value for the seconds until its first answers, swap included. A
+      request that can still be in time counts the square of its wait in SLOs (so that waits are even and
       nobody slips over his deadline for a longer queue elsewhere), one that cannot counts ``late_worth``
       plus ``overdue_worth`` for each SLO that it is late.
-    * From its class's ageing on a request goes before all others, in order of age.
+    * An expert whose oldest request presses (waits of 1.5 SLOs) is next in line, in order of age. From its
+      class's ageing on it goes before all others.
     * A resident is closed once its frame (what was queued when it came, ``max_frame`` batches at most) is
-      granted and its queue is empty. While it still works, it takes newcomers until ``linger_runs`` mean
-      run times after it came, or until the queues elsewhere are ``crowding`` times as long as a swap is
-      worth. One with a queue is closed for an overdue expert, and from ``cut_runs`` run times on for one
-      that is worth more than what remains.
+      granted and it has run out of work: as long as it is fed, newcomers share its batches and no swap is
+      as cheap as that. One that never runs out is closed for an overdue expert, and from ``cut_runs`` run
+      times on for one that is worth ``cut_worth`` times as much.
+    * An expert that is awake somewhere gets a second place only where nobody else wants it.
     * Who nobody's work displaces stays.
 
     Each mechanism can be switched off; times in seconds.
@@ -34,11 +36,10 @@ class Coe:
 
     mechanisms: Mechanisms = field(default_factory=Mechanisms)
     min_residency_s: float = 0.0
-    late_worth: float = 0.5
+    late_worth: float = 0.3
     overdue_worth: float = 0.0
-    linger_runs: float = 2.0
-    crowding: float = 1.0
     cut_runs: float = 4.0
+    cut_worth: float = 10.0
     max_frame: int = 8
     name: str = "coe"
     across_hosts: bool = False
@@ -60,7 +61,7 @@ class Coe:
         served = [r for r in view.residents if self._served(r, view.now)]
         if view.room <= EPSILON and not served:
             return None
-        wanted = [c for c in view.candidates if c.expert.queued > c.expert.supply]
+        wanted = _wanted(view)
         if not wanted:
             return None
         first = min(wanted, key=_overdue_at)
@@ -68,9 +69,11 @@ class Coe:
             # An overdue expert is tried alone: small ones must not keep taking the room it waits for.
             closable = [r for r in served if _gives_way(r, first)]
             return self._choose([first], closable, view)
-        crowd = sum(c.expert.queued for c in wanted) / len(wanted)
-        closable = [r for r in served if not r.expert.queued and self._done(r, view.now, crowd)]
-        return self._choose(wanted, closable, view) or self._cut(wanted, served, view)
+        idle = [r for r in served if not (r.expert.queued or r.running)]
+        pressing = min(wanted, key=_pressing_at)
+        if view.now >= pressing.expert.pressing_at:
+            return self._choose([pressing], idle, view) or self._cut(pressing, served, view)
+        return self._choose(wanted, idle, view)
 
     def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:  # noqa: ARG002
         return min(grantable, key=_overdue_at).expert.id
@@ -80,14 +83,13 @@ class Coe:
         return min(replica.expert.queued, batches * replica.max_running)
 
     def wake_at(self, view: HostView) -> float:
-        moments = [c.expert.overdue_at for c in view.candidates if c.expert.queued > c.expert.supply]
-        if not moments:
+        wanted = _wanted(view)
+        if not wanted:
             return math.inf
+        moments = [c.expert.overdue_at for c in wanted]
+        moments.extend(c.expert.pressing_at for c in wanted)
         moments.extend(r.ready_at + self.min_residency_s for r in view.residents)
-        for resident in view.residents:
-            if resident.running:
-                runs = self.cut_runs if resident.expert.queued else self.linger_runs
-                moments.append(resident.ready_at + runs * resident.expert.run_s)
+        moments.extend(r.ready_at + self.cut_runs * r.expert.run_s for r in view.residents if r.expert.queued)
         return min((moment for moment in moments if moment > view.now), default=math.inf)
 
     def _choose(
@@ -105,48 +107,51 @@ class Coe:
 
     def _best(self, wanted: Sequence[ReplicaView], now: float) -> ReplicaView:
         on = self.mechanisms
-        if not on.slack_density or (on.oldest_at_low_load and all(c.expert.queued == 1 for c in wanted)):
+        if not on.slack_density or (on.oldest_at_low_load and _all_in_time(wanted, now)):
             return min(wanted, key=_oldest)
         return max(wanted, key=lambda c: (self.density(c, now, c.load_s), -c.expert.oldest))
 
     def density(self, replica: ReplicaView, now: float, bring_s: float) -> float:
-        """Value of its queue per second that it would hold its place, ``bring_s`` of them to bring it in."""
+        """Value of what it would serve, per second until its first answers, ``bring_s`` of them to bring it
+        in. Its later batches are not charged: while they run they keep nobody from a cheaper place."""
         expert = replica.expert
         worth = expert.worth(now, now + bring_s + expert.run_s)
         value = worth.squared_waits + self.late_worth * worth.late + self.overdue_worth * worth.overdue
-        frame = self.frame(replica)
-        batches = -(-frame // replica.max_running)
-        return value * frame / expert.queued / (bring_s + batches * expert.run_s + EPSILON)
+        return value * self.frame(replica) / expert.queued / (bring_s + expert.run_s + EPSILON)
 
-    def _cut(
-        self, wanted: Sequence[ReplicaView], served: Sequence[ReplicaView], view: HostView
-    ) -> Swap | None:
-        """Close residents that never run out of work when work elsewhere is worth more."""
+    def _cut(self, pressing: ReplicaView, served: Sequence[ReplicaView], view: HostView) -> Swap | None:
+        """Close residents that never run out of work for one that presses and is worth more by far."""
         queued = [
             r for r in served if r.expert.queued and view.now >= r.ready_at + self.cut_runs * r.expert.run_s
         ]
         if not queued or not self.mechanisms.admission_closing:
             return None
-        best = self._best(wanted, view.now)
-        value = self.density(best, view.now, best.load_s)
-        less = [r for r in queued if self.density(r, view.now, 0.0) < value]
-        return self._choose([best], less, view) if less else None
+        value = self.density(pressing, view.now, pressing.load_s)
+        less = [r for r in queued if self.density(r, view.now, 0.0) * self.cut_worth < value]
+        return self._choose([pressing], less, view) if less else None
 
     def _served(self, resident: ReplicaView, now: float) -> bool:
         """Whether its load has paid off so far that it may be closed at all."""
         return not resident.frame_left and now >= resident.ready_at + self.min_residency_s
 
-    def _done(self, resident: ReplicaView, now: float, crowd: float) -> bool:
-        """Whether a resident without a queue is closed for those who wait, ``crowd`` at each expert. Its
-        newcomers would share a batch, but they would also keep the others waiting."""
-        if not resident.running:
-            return True
-        if not self.mechanisms.admission_closing:
+
+def _all_in_time(wanted: Sequence[ReplicaView], now: float) -> bool:
+    """Whether everybody's first requests are answered in time when the oldest goes first: then no other
+    order is better. Each host is taken to do its share."""
+    done_at = now
+    for candidate in sorted(wanted, key=_oldest):
+        expert = candidate.expert
+        done_at += (candidate.load_s + expert.run_s) / len(expert.replicas)
+        due_at = expert.oldest + (expert.pressing_at - expert.oldest) / PRESSING_SLOS
+        if done_at > due_at:
             return False
-        worth_of_swap = 1.0 + resident.load_s / (resident.expert.run_s + EPSILON)
-        return crowd > self.crowding * worth_of_swap or now >= resident.ready_at + self.linger_runs * (
-            resident.expert.run_s
-        )
+    return True
+
+
+def _wanted(view: HostView) -> list[ReplicaView]:
+    """Candidates that are awake nowhere; where there are none, those with more than one place can serve."""
+    alone = [c for c in view.candidates if not c.expert.supply]
+    return alone or [c for c in view.candidates if c.expert.queued > c.expert.supply]
 
 
 def _gives_way(resident: ReplicaView, overdue: ReplicaView) -> bool:
@@ -155,6 +160,10 @@ def _gives_way(resident: ReplicaView, overdue: ReplicaView) -> bool:
 
 def _oldest(replica: ReplicaView) -> float:
     return replica.expert.oldest
+
+
+def _pressing_at(replica: ReplicaView) -> float:
+    return replica.expert.pressing_at
 
 
 def _overdue_at(replica: ReplicaView) -> float:

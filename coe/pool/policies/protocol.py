@@ -40,6 +40,11 @@ class QueueView(Protocol):
         """When the first of them will have waited as long as its class may; ``inf`` when nobody waits."""
         ...
 
+    @property
+    def pressing_at(self) -> float:
+        """When the first of them is so late that its expert is next in line; ``inf`` when nobody waits."""
+        ...
+
     def worth(self, now: float, done_at: float) -> Worth:
         """How many of them would be in time if they were answered at ``done_at``."""
         ...
