@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import signal
@@ -293,11 +294,18 @@ async def _announce_and_wait(service: LocalService, url: str, stop: asyncio.Even
             log.error("no engine could start: %s", "; ".join(service.readiness().reasons))
             return EXIT_FAILED
         if service.readiness().ready:
+            _settle_memory()
             _announce(url, service.generations.current.registry.service.model_name)
             await stop.wait()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), timeout=0.2)
     return EXIT_OK
+
+
+def _settle_memory() -> None:
+    """What is here now stays: without it each full garbage collection holds all requests up."""
+    gc.collect()
+    gc.freeze()
 
 
 def _announce(url: str, model: str) -> None:

@@ -16,7 +16,8 @@ from coe.state.store import Admission, Bill, Bucket, Store, StoreDown
 
 log = logging.getLogger(__name__)
 
-MONTH_S = 32 * 86_400.0
+DAY_S = 86_400.0
+MONTH_S = 32 * DAY_S
 WhenDown = Literal["open", "closed"]
 _BUDGETS = ("requests", "tokens", "usd", "gpu_seconds", "swaps")
 _UNITS = {"usd": "US dollars", "gpu_seconds": "GPU seconds"}
@@ -34,6 +35,14 @@ class Used:
     swaps: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Month:
+    """The month's name, as found on ``day`` (days since 1970)."""
+
+    day: float
+    name: str
+
+
 class Doorman:
     """Checks keys against ``ring`` (None: everybody may come) and limits in ``store``.
 
@@ -49,6 +58,7 @@ class Doorman:
     ) -> None:
         self._ring, self._store, self._when_down, self._now = ring, store, when_down, now
         self._meanwhile = MemoryStore()
+        self._month = _Month(-1, "")
         self.down = 0
         """times that the store could not be reached"""
 
@@ -57,9 +67,10 @@ class Doorman:
         holder = self.identify(headers)
         if holder is ANYBODY:
             return holder
-        ask = Admission(holder.id, _buckets(holder.limits), _budgets(holder.limits), self._period())
-        if not (ask.buckets or ask.budgets):
+        buckets, budgets = _buckets(holder.limits), _budgets(holder.limits)
+        if not (buckets or budgets):
             return holder
+        ask = Admission(holder.id, buckets, budgets, self._period())
         try:
             refusal = await self._store.admit(ask)
         except StoreDown as error:
@@ -99,7 +110,10 @@ class Doorman:
         return holder
 
     def _period(self) -> str:
-        return datetime.fromtimestamp(self._now(), UTC).strftime("%Y-%m")
+        now = self._now()
+        if self._month.day != now // DAY_S:
+            self._month = _Month(now // DAY_S, datetime.fromtimestamp(now, UTC).strftime("%Y-%m"))
+        return self._month.name
 
     def _lost(self, error: StoreDown) -> None:
         self.down += 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
 from coe import quick_json
 from coe.errors import CoeError, EngineError, ExpertRefused
@@ -24,8 +25,11 @@ MAX_ERROR_BYTES = 65_536
 OURS_TO_FIX = frozenset({401, 402, 403, 404, 405, 408})
 """Upstream's 4xx that a client of ours cannot mend: our key, our model name, our URL."""
 UNREACHABLE = "engine_unreachable"
+TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 JSON_BODY = {"Content-Type": "application/json"}
 STREAM_ERROR = b'data: {"error"'
+UNASKED = ("Accept", "Accept-Encoding", "User-Agent")
+"""Headers that aiohttp would add: answers shall come uncompressed, and the rest says nothing."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class HttpClient:
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
         self._session: aiohttp.ClientSession | None = None
+        self._asked: dict[str, URL] = {}
+        """by path: parsing a URL costs as much as sending it"""
 
     async def close(self) -> None:
         session, self._session = self._session, None
@@ -67,13 +73,13 @@ class HttpClient:
 
     async def ask(self, path: str, body: Mapping[str, Any], rename: Rename | None = None) -> HttpAnswer:
         """POST ``body``; returns at the head of a 2xx answer, else raises (see the module)."""
-        async with self._translated():
+        url = self._asked.get(path) or self._asked.setdefault(path, URL(self.upstream.url + path))
+        try:
             response = await self._open().post(
-                self.upstream.url + path,
-                data=quick_json.encode(body),
-                headers=JSON_BODY,
-                allow_redirects=False,
+                url, data=quick_json.encode(body), headers=JSON_BODY, allow_redirects=False
             )
+        except TRANSPORT_ERRORS as error:
+            raise lost(self.upstream.name, error, self.upstream.hint) from error
         if response.status < 300:
             return HttpAnswer(self.upstream.name, response, rename)
         raise await self._failure(response)
@@ -105,6 +111,7 @@ class HttpClient:
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Authorization": f"Bearer {where.api_key}"} if where.api_key else None,
+                skip_auto_headers=UNASKED,
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=where.read_timeout_s
                 ),
@@ -115,7 +122,7 @@ class HttpClient:
     async def _translated(self) -> AsyncIterator[None]:
         try:
             yield
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except TRANSPORT_ERRORS as error:
             raise lost(self.upstream.name, error, self.upstream.hint) from error
 
     async def _failure(self, response: aiohttp.ClientResponse) -> CoeError:
@@ -139,6 +146,8 @@ class Rename:
     shown: str
 
     def apply(self, data: bytes) -> bytes:
+        if self.served == self.shown:
+            return data
         for separator in (b'"model":', b'"model": '):
             data = data.replace(
                 separator + json.dumps(self.served).encode(), separator + json.dumps(self.shown).encode()
@@ -163,7 +172,7 @@ class HttpAnswer:
                 if cut:
                     yield self._edit(carry[:cut])
                     carry = carry[cut:]
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except TRANSPORT_ERRORS as error:
             raise lost(self._name, error, "The answer broke off; ask again.") from error
         if carry:
             yield self._edit(carry)

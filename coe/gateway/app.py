@@ -25,11 +25,11 @@ from coe.gateway.answers import (
     receipt_event,
     receipt_headers,
 )
-from coe.gateway.exchange import Endpoint, Exchange, Handler, hang_up_cancels
+from coe.gateway.exchange import Endpoint, Exchange, Handler, HangUp
 from coe.gateway.faults import validate
 from coe.gateway.metrics import CONTENT_TYPE, Metrics
 from coe.gateway.openapi import openapi_document
-from coe.gateway.requests import parse_completion, parse_json, parse_route, read_body
+from coe.gateway.requests import ClientGone, parse_completion, parse_json, parse_route, read_body
 from coe.gateway.schemas import FeedbackBody
 from coe.gateway.status import Status
 from coe.generation import Generation, Generations
@@ -88,15 +88,18 @@ class Gateway:
     async def _complete(self, exchange: Exchange, endpoint: CompletionEndpoint) -> None:
         limits = self._generations.current.registry.limits
         holder = await self._reception.doorman.admit(exchange.headers)
+        hang_up = HangUp(exchange.receive)
         try:
             async with asyncio.timeout(limits.request_timeout_s) as deadline:
                 raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
                 request = parse_completion(endpoint, raw, exchange.headers, limits, exchange.request_id)
-                async with hang_up_cancels(exchange.receive):
+                with hang_up.expires(deadline):
                     await self._answer_once(exchange, request, holder)
         except TimeoutError:
             if not deadline.expired():
                 raise
+            if hang_up.happened:
+                raise ClientGone from None
             raise _too_slow(limits.request_timeout_s) from None
 
     async def _answer_once(self, exchange: Exchange, request: Request, holder: Holder) -> None:
@@ -127,7 +130,8 @@ class Gateway:
             return await _send_whole(exchange, answer)
         finally:
             await answer.aclose()
-            exchange.receipt = answer.receipt()
+            if exchange.receipt is None:  # it broke off
+                exchange.receipt = answer.receipt()
             if self._reception.marks is not None:
                 self._reception.marks.counts.answered(exchange.receipt, exchange.completion)
             bill = used(exchange.receipt, registry, len(request.text))
@@ -208,7 +212,7 @@ async def _no_such_path(exchange: Exchange) -> None:
 
 async def _send_whole(exchange: Exchange, answer: Answer) -> bytes:
     raw = b"".join([chunk async for chunk in answer.chunks()])
-    receipt = answer.receipt()
+    receipt = exchange.receipt = answer.receipt()
     body = body_with_receipt(raw, receipt)
     exchange.completion = completion_id(raw)
     await exchange.send_bytes(body, headers=receipt_headers(receipt))
@@ -228,8 +232,9 @@ async def _stream(exchange: Exchange, request: Request, answer: Answer) -> None:
             code="stream_broken",
             hint="What came is not complete; ask again.",
         )
-    receipt = receipt_event(answer.receipt(), request.endpoint, created=int(time.time()))
-    await exchange.end(receipt + DONE_EVENT)
+    receipt = exchange.receipt = answer.receipt()
+    last = receipt_event(receipt, request.endpoint, created=int(time.time()))
+    await exchange.end(last + DONE_EVENT)
 
 
 def _model_objects(generation: Generation, status: Status) -> Mapping[str, dict[str, Any]]:

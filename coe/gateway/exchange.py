@@ -7,8 +7,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
 """Status in metrics for a request whose client hung up; nothing was sent."""
+
+WATCH_AFTER_S = 0.02
 
 
 class Exchange:
@@ -132,30 +134,35 @@ class Endpoint:
         return method == self._method or (method == "HEAD" and self._method == "GET")
 
 
-@asynccontextmanager
-async def hang_up_cancels(receive: Receive) -> AsyncIterator[None]:
-    """Cancels the block when the client hangs up, and raises ClientGone then.
+class HangUp:
+    """Ends a block when the client hangs up. Only once the body was read: from then on ``receive`` tells of
+    nothing but the end of the connection."""
 
-    The body must have been read: from then on ``receive`` tells only of the end of the connection.
-    """
-    try:
-        # A timeout without a time: the one clean way in asyncio to cancel a block from beside it.
-        async with asyncio.timeout(None) as block:
-            watcher = asyncio.create_task(_expire_on_hang_up(receive, block))
-            try:
-                yield
-            finally:
-                watcher.cancel()
-    except TimeoutError:
-        if block.expired():
-            raise ClientGone from None
-        raise
+    def __init__(self, receive: Receive) -> None:
+        self.happened = False
+        self._receive = receive
+        self._watcher: asyncio.Task[None] | None = None
 
+    @contextmanager
+    def expires(self, block: asyncio.Timeout) -> Iterator[None]:
+        """``block`` expires when it happens, which the clean-up inside sees as a cancellation."""
+        # Most answers of quick experts are there before watching for the client is worth a task.
+        start = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._watch, block)
+        try:
+            yield
+        finally:
+            start.cancel()
+            if self._watcher is not None:
+                self._watcher.cancel()
 
-async def _expire_on_hang_up(receive: Receive, block: asyncio.Timeout) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    block.reschedule(0)
+    def _watch(self, block: asyncio.Timeout) -> None:
+        self._watcher = asyncio.create_task(self._expire(block))
+
+    async def _expire(self, block: asyncio.Timeout) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.happened = True
+        block.reschedule(0)
 
 
 def _wrong_method(right: str) -> BadHttp:

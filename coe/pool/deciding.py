@@ -49,6 +49,8 @@ class Decider:
 
     def decide(self, host: HostState, turn: Turn) -> None:
         """Bring ``host`` to rest: afterwards nothing is left to do before the next event or wake_at."""
+        if host.at_rest:
+            return
         self._withdraw(host, turn)
         granted = True
         while granted:  # A grant may empty a queue, which may let its expert be closed.
@@ -59,7 +61,7 @@ class Decider:
             self._bring_expected(host, view, turn)
             if self._load(host, turn):
                 view = self._view(host, turn.now)
-            granted = self._grant(host, view, turn)
+            granted = self._grant(host, view, turn) and not host.at_rest
         host.wake_at = min(self._retry_at(host, turn), self.policy.wake_at(view))
 
     def _withdraw(self, host: HostState, turn: Turn) -> None:

@@ -229,11 +229,14 @@ class Pool:
         future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = future
         try:
+            self._dispatch(arrived)
+            if future.done() and self._is_up(future.result().host):
+                grant = future.result()  # as most: nothing to wait for, so no timer is set
+                self._leased(ticket)
+                return grant
             async with asyncio.timeout(timeout_s if math.isfinite(timeout_s) else None):
-                self._dispatch(arrived)
-                grant = future.result() if future.done() else await future
-                self._leases.add(ticket)
-                self._all_back.clear()
+                grant = await future
+                self._leased(ticket)
                 await self._up(grant)
             return grant
         except TimeoutError:
@@ -248,13 +251,20 @@ class Pool:
         finally:
             del self._waiting[ticket]
 
+    def _leased(self, ticket: RequestId) -> None:
+        self._leases.add(ticket)
+        self._all_back.clear()
+
+    def _is_up(self, host: HostId) -> bool:
+        start = self._machinery.start(host)
+        return start.done() and not start.cancelled() and not start.exception()
+
     async def _up(self, grant: Grant) -> None:
         """Wait for the host of an expert that is always awake: nothing else has waited for its start."""
-        start = self._machinery.start(grant.host)
-        if start.done() and not start.exception():
+        if self._is_up(grant.host):
             return
         try:
-            await asyncio.shield(start)
+            await asyncio.shield(self._machinery.start(grant.host))
         except CoeError as error:
             raise ExpertUnavailable(f"expert {grant.expert!r}: {error.message}", hint=error.hint) from error
 

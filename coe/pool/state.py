@@ -264,6 +264,13 @@ class HostState:
         return self.plan.max_running is None or self.running < self.plan.max_running
 
     @property
+    def at_rest(self) -> bool:
+        """Whether there is plainly nothing to decide: all are awake for good, and nobody waits for them."""
+        if not self.plan.always_awake or self.waiting or self.retrying or self.leavers:
+            return False
+        return math.isinf(self.wake_at) and not any(r.expert.named for r in self.residents.values())
+
+    @property
     def free(self) -> float:
         """Capacity that nobody holds now."""
         return self.plan.capacity - sum(r.held for r in self.residents.values())
