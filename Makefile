@@ -54,6 +54,10 @@ test: $(TEST_STAMP) check experts ## everything: lint, types, the whole suite on
 	@command -v redis-server >/dev/null || deploy/system-packages.sh redis-server
 	$(BIN)/pytest
 
+bench: $(TEST_STAMP) experts ## figures of this machine: scheduling in virtual time, and on real experts
+	@$(BIN)/python -m eval.bench.scheduling
+	@$(BIN)/python -m eval.bench.real
+
 lock: ## remake the lock files from requirements/*.in
 	sh requirements/lock.sh
 

@@ -32,13 +32,14 @@ DEFAULT_BATCH = 16
 
 @dataclass(frozen=True)
 class HostModel:
-    """``batch``: the most requests that run together."""
+    """``batch``: the most requests that run together; b of them do ``b ** exponent`` times one's work."""
 
     id: HostId
     swapping: Swapping
     sharing: Sharing
     batch: int
     sleep_level: int = 1
+    exponent: float = BATCH_EXPONENT
 
     @property
     def capacity(self) -> float:
@@ -47,7 +48,7 @@ class HostModel:
 
     def speed(self, batch: int) -> float:
         """Seconds of work that it does in a second with ``batch`` requests, or as many as it takes."""
-        return float(self.batch) if self.sharing == "none" else min(batch, self.batch) ** BATCH_EXPONENT
+        return float(self.batch) if self.sharing == "none" else min(batch, self.batch) ** self.exponent
 
 
 @dataclass(frozen=True)

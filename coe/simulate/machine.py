@@ -34,6 +34,7 @@ class HostMachine:
 
     def __init__(self, model: HostModel) -> None:
         self._model = model
+        self._speeds = [1.0, *(batch_speed(size, model.exponent) for size in range(1, 257))]
         self._batches: dict[ExpertId, _Batch] = {}
         self._now = 0.0
         self.version = 0
@@ -78,13 +79,13 @@ class HostMachine:
         self.version += 1
         if self._model.sharing == "none":
             return
+        exponent = self._model.exponent
         for batch in self._batches.values():
-            batch.rate = batch_speed(len(batch.ends)) / len(self._batches)
+            size = len(batch.ends)
+            batch.rate = self._speeds[size] if size < len(self._speeds) else batch_speed(size, exponent)
+            batch.rate /= len(self._batches)
 
 
-def batch_speed(size: int) -> float:
+def batch_speed(size: int, exponent: float = BATCH_EXPONENT) -> float:
     """Speed of each request in a batch, against running alone."""
-    return _SPEEDS[size] if size < len(_SPEEDS) else size ** (BATCH_EXPONENT - 1.0)
-
-
-_SPEEDS = tuple(size ** (BATCH_EXPONENT - 1.0) if size else 1.0 for size in range(257))
+    return float(size ** (exponent - 1.0))
