@@ -10,7 +10,7 @@ TEST_STAMP := $(VENV)/.test-$(shell cat requirements/*.lock requirements/torch.t
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: help install experts run tables test check fix lock clean
+.PHONY: help install experts run tables test check fix bench lock clean
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
 
