@@ -100,9 +100,9 @@ def place(problem: Problem, limit_s: float = 10.0, seed: int = 0) -> Placement:
 
     model = cp_model.CpModel()
     kept = {(e.id, n.id): model.new_bool_var("") for e in problem.experts for n in problem.nodes}
-    awake = {pair: model.new_bool_var("") for pair in kept}
-    for pair, is_awake in awake.items():
-        model.add_implication(is_awake, kept[pair])
+    awake = {place: model.new_bool_var("") for place in kept}
+    for place, is_awake in awake.items():
+        model.add_implication(is_awake, kept[place])
     for expert in problem.experts:
         model.add(sum(kept[expert.id, n.id] for n in problem.nodes) == expert.replicas)
         if expert.pinned:
@@ -122,7 +122,7 @@ def place(problem: Problem, limit_s: float = 10.0, seed: int = 0) -> Placement:
             both = model.new_bool_var("")
             model.add(both >= kept[pair.one, node.id] + kept[pair.other, node.id] - 1)
             together.append(round(SCALE * pair.share) * both)
-    moves = sum(kept[pair] for pair in kept if not _was_there(problem, *pair))
+    moves = sum(kept[place] for place in kept if not _was_there(problem, *place))
     per_move = round(SCALE * problem.move_gain) if problem.previous else 0
     model.minimize(peak + asleep + sum(together) + per_move * moves)
     solver = cp_model.CpSolver()
@@ -228,9 +228,9 @@ def _check(problem: Problem) -> None:
     if not known or not problem.nodes:
         raise ConfigError("nothing to place", hint="give at least one expert and one node")
     for pair in problem.recruited:
-        for expert in (pair.one, pair.other):
-            if expert not in known:
-                raise ConfigError(f"no expert {expert!r} to place", hint="name experts of the problem only")
+        for name in (pair.one, pair.other):
+            if name not in known:
+                raise ConfigError(f"no expert {name!r} to place", hint="name experts of the problem only")
     for expert in problem.experts:
         if not 1 <= expert.replicas <= len(problem.nodes):
             raise ConfigError(

@@ -65,13 +65,13 @@ def _learned_prices(study: Study, fold: int) -> Floats:
     """(m,) relative to the dearest, from learning questions only."""
     train = study.plan.folds[fold].train
     means = np.nanmean(study.outcomes.costs[train], axis=0) if _priced(study) else _only_best(study, fold)
-    relative: Floats = means / means.max()
-    return relative
+    return np.asarray(means / means.max(), dtype=np.float64)
 
 
 def _only_best(study: Study, fold: int) -> Floats:
     accuracy = expert_accuracy(study.outcomes.scores[study.plan.folds[fold].train])
-    return (accuracy == accuracy.max()).astype(np.float64)
+    best: Floats = np.equal(accuracy, accuracy.max()).astype(np.float64)
+    return best
 
 
 def _priced(study: Study) -> bool:
