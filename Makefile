@@ -10,9 +10,9 @@ TEST_STAMP := $(VENV)/.test-$(shell cat requirements/*.lock requirements/torch.t
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: help install experts run tables test check fix bench lock clean
+.PHONY: help install experts run tables test check fix bench gpu-check lock clean
 help:
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 
 install: $(RUN_STAMP) ## .venv with everything that `make run` needs
 
@@ -57,6 +57,8 @@ test: $(TEST_STAMP) check experts ## everything: lint, types, the whole suite on
 bench: $(TEST_STAMP) experts ## figures of this machine: scheduling in virtual time, and on real experts
 	@$(BIN)/python -m eval.bench.scheduling
 	@$(BIN)/python -m eval.bench.real
+gpu-check: experts ## do sleeping, waking and swapping work here, and what do they cost? A JSON report
+	@$(BIN)/python -m coe.gpu_check
 
 lock: ## remake the lock files from requirements/*.in
 	sh requirements/lock.sh

@@ -83,6 +83,7 @@ def _fixed(node: Node) -> dict[str, Any]:
 def _gateway_options(cluster: Cluster) -> dict[str, Any]:
     options = {
         "max_ongoing_requests": cluster.max_ongoing,
+        "max_queued_requests": cluster.max_ongoing,  # in a proxy; further ones get Serve's own 503
         "graceful_shutdown_timeout_s": 120,
         "graceful_shutdown_wait_loop_s": 0.5,
         "health_check_period_s": 2,

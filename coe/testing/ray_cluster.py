@@ -59,6 +59,10 @@ class ServiceOnRay:
             time.sleep(0.25)
         return time.monotonic() - start
 
+    def owners(self) -> int:
+        """How many copies of the node there are."""
+        return len(ray_control.status().owners)
+
     def kill_expert(self) -> None:
         """One vLLM process, as the kernel does when memory runs out."""
         os.kill(self._experts()[0], signal.SIGKILL)
@@ -96,9 +100,14 @@ class ServiceOnRay:
 
 @contextmanager
 def service_on_ray(
-    family: TinyFamily, folder: Path, workers: int = 2, copies: int = 2, gateways: int = 2
+    family: TinyFamily,
+    folder: Path,
+    workers: int = 2,
+    copies: int = 2,
+    gateways: int = 2,
+    **node: Any,
 ) -> Iterator[ServiceOnRay]:
-    """Started, deployed and ready. ``family`` lies below ``folder``."""
+    """Started, deployed and ready. ``family`` lies below ``folder``; ``node``: see :func:`fake_registry`."""
     _write_stand_in(folder)
     args = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 * 1024 * 1024}
     cluster = Cluster(initialize_head=True, head_node_args=args)
@@ -110,7 +119,7 @@ def service_on_ray(
             options = {"host": service.where.host, "port": service.where.port}
             # One proxy, on the head: elsewhere a node takes its proxy with it, and its clients' connections.
             serve.start(http_options=options, proxy_location="HeadOnly")
-            service.deploy(copies=copies, gateways=gateways)
+            service.deploy(copies=copies, gateways=gateways, **node)
             service.wait_until(lambda now: _ready(now, copies, gateways))
             yield service
             serve.shutdown()
@@ -134,6 +143,7 @@ def _ready(now: ClusterStatus, copies: int, gateways: int) -> bool:
 
 
 def fake_registry(family: TinyFamily, folder: Path, card: str, cluster: dict[str, Any]) -> Registry:
+    """``cluster``: gateways, target_wait_s, and copies, max_copies and cpus of the node."""
     path = f"{folder / 'stand-in'}:{os.environ.get('PYTHONPATH', os.getcwd())}"
     host = {
         "id": "slot",
@@ -156,7 +166,11 @@ def fake_registry(family: TinyFamily, folder: Path, card: str, cluster: dict[str
                 "default": "static",
                 "available": [{"name": "static", "kind": "static", "options": {"expert": "a"}}],
             },
-            "cluster": {"gateways": cluster.get("gateways", 2), "nodes": [node]},
+            "cluster": {
+                "gateways": cluster.get("gateways", 2),
+                "target_wait_s": cluster.get("target_wait_s", 10.0),
+                "nodes": [node],
+            },
         }
     )
 

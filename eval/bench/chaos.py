@@ -139,15 +139,16 @@ def _envelope(raw: bytes) -> bool:
         return False
 
 
-def run_events(load: Load, events: Sequence[Event]) -> list[Row]:
-    """Do them one after another under ``load``; each has ``SETTLE_S`` more after the service is whole."""
+def run_events(load: Load, events: Sequence[Event], settle_s: float = SETTLE_S) -> list[Row]:
+    """Do them one after another under ``load``, which ends then; each has ``settle_s`` more after the
+    service is whole."""
     begun, whole = [], []
     for event in events:
         begun.append(time.monotonic())
         event.do()
         event.restored()
         whole.append(time.monotonic())
-        time.sleep(SETTLE_S)
+        time.sleep(settle_s)
     load.__exit__()
     ends = [*begun[1:], math.inf]
     return [
