@@ -153,7 +153,7 @@ def test_dry_run_prints_yaml_and_needs_no_cluster(tmp_path: Path) -> None:
     file = tmp_path / "experts.yaml"
     file.write_text(yaml.safe_dump(_remote_registry()))
     config = yaml.safe_load(run("deploy", "--registry", str(file), "--dry-run", "--port", "9001").stdout)
-    assert config["http_options"] == {"host": "127.0.0.1", "port": 9001}
+    assert config["http_options"] == {"host": "127.0.0.1", "port": 9001, "request_timeout_s": 315.0}
     assert config["applications"][0]["args"] == {"root": str(tmp_path), "nodes": []}
     manifest = run("deploy", "--registry", str(file), "--dry-run", "--format", "kuberay", "--image", "x:1")
     assert yaml.safe_load(manifest.stdout)["kind"] == "RayService"

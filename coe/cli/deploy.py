@@ -35,6 +35,7 @@ WATCH_S = 3.0
 )
 @click.option("--host", help="Listen on this address instead of service.host.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Listen on this port instead of service.port.")
+@click.option("--root", help="The registry's folder on the cluster's machines. [default: as it is here]")
 @click.option("--image", default="coe:latest", show_default=True, help="Container image (--format kuberay).")
 @click.option("--timeout", "timeout_s", type=float, default=300.0, show_default=True, help="Seconds to wait.")
 def main(
@@ -45,6 +46,7 @@ def main(
     kind: str,
     host: str | None,
     port: int | None,
+    root: str | None,
     image: str,
     timeout_s: float,
 ) -> None:
@@ -58,8 +60,9 @@ def main(
     loaded = load_registry(registry)
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     loaded = loaded.model_copy(update={"service": loaded.service.model_copy(update=given)})
-    root = str(registry.resolve().parent)
-    _require_servable(loaded, Path(root))
+    here = registry.resolve().parent
+    _require_servable(loaded, here)
+    root = root or str(here)
     if dry_run:
         click.echo(_manifest(loaded, root, kind, image), nl=False)
     elif local and address:
@@ -77,9 +80,7 @@ def _require_servable(registry: Registry, root: Path) -> None:
 
 
 def _manifest(registry: Registry, root: str, kind: str, image: str) -> str:
-    import yaml
-
-    from coe.cluster.serve_config import kuberay_manifest, serve_config
+    from coe.cluster.serve_config import kuberay_manifest, serve_config, to_yaml
     from coe.cluster.settings import Deployed
 
     deployed = Deployed.of(registry, root, 1)
@@ -89,7 +90,7 @@ def _manifest(registry: Registry, root: str, kind: str, image: str) -> str:
         if kind == "serve"
         else kuberay_manifest(deployed, image)
     )
-    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
+    return to_yaml(found)
 
 
 def _deploy(registry: Registry, root: str, local: bool, address: str | None, timeout_s: float) -> None:

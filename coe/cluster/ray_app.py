@@ -27,11 +27,12 @@ from typing import Any, TypeVar
 import ray
 from ray import serve
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from coe.cluster.client import OWNER_RETURN_S
 from coe.cluster.node import NodeOwner
 from coe.cluster.replica import GatewayReplica
 from coe.cluster.scaling import Load
@@ -246,6 +247,7 @@ class NodeReplica:
         actor = ray.remote(**self._owner_options())(OwnerActor).remote(owner, self._node, root, machine())
         self._entry = Entry(owner, actor, frozenset(self._node.hosts))
         self._load: Load | None = await actor.load.remote()  # It is there: from now on health is checked.
+        self._seen = time.monotonic()
         self._directory = DirectoryCalls()
         self._renewal = asyncio.get_running_loop().create_task(self._renew())
 
@@ -256,6 +258,7 @@ class NodeReplica:
             "num_gpus": self._node.gpus,
             "resources": self._node.resources or None,
             "max_concurrency": 10_000,
+            "max_restarts": -1,
         }
         if ray.util.get_current_placement_group() is None:
             here = ray.get_runtime_context().get_node_id()
@@ -266,11 +269,14 @@ class NodeReplica:
         return True
 
     async def check_health(self) -> None:
-        """Serve replaces this replica, and with it the owner, when the owner is gone."""
+        """Ray restarts an owner that died. Serve replaces this replica, and with it the owner, when that
+        does not help."""
         try:
             self._load = await asyncio.wait_for(_result(self._entry.actor.load.remote()), timeout=10.0)
+            self._seen = time.monotonic()
         except (RayError, TimeoutError) as error:
-            raise RuntimeError(f"the pool owner {self._entry.owner} is gone: {error}") from error
+            if isinstance(error, ActorDiedError) or time.monotonic() - self._seen > OWNER_RETURN_S:
+                raise RuntimeError(f"the pool owner {self._entry.owner} is gone: {error}") from error
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         load = self._load

@@ -21,7 +21,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeDeploySchema
 
 from coe.cluster.ray_app import Entry
-from coe.cluster.serve_config import application, serve_config
+from coe.cluster.serve_config import application, http_options, serve_config
 from coe.cluster.settings import APP_NAME, DIRECTORY, NAMESPACE, Deployed
 from coe.cluster.wire import GatewayReport, OwnerReport
 from coe.errors import ConfigError, ExpertUnavailable
@@ -129,7 +129,8 @@ def deploy(registry: Registry, root: str, wanted: Listening, timeout_s: float, s
     Other applications of the cluster's Serve stay. Raises ConfigError, and ExpertUnavailable when it is not
     there after ``timeout_s``.
     """
-    client = serve_start(http_options={"host": wanted.host, "port": wanted.port}, proxy_location="EveryNode")
+    options = http_options(registry, wanted.host, wanted.port)
+    client = serve_start(http_options=options, proxy_location="EveryNode")
     where = Listening(client.http_config.host, client.http_config.port)
     if where.port != wanted.port:
         say(f"Serve listens on port {where.port} already, and takes another one only when it is restarted")

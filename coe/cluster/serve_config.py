@@ -7,14 +7,16 @@ they take of a machine), and ``user_config`` has the registry.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from coe.cluster.partition import nodes_of
 from coe.cluster.settings import APP_NAME, LOCAL_ENV, Deployed
-from coe.registry.models import Cluster, Node
+from coe.registry.models import Cluster, Node, Registry
 
 IMPORT_PATH = "coe.cluster.ray_app:app"
 GATEWAY = "gateway"
+GRACE_S = 15.0
 RAY_VERSION = "2.60.0"
 
 
@@ -27,8 +29,17 @@ def serve_config(deployed: Deployed, host: str, port: int) -> dict[str, Any]:
     """What `serve deploy` takes (``ray.serve.schema.ServeDeploySchema``)."""
     return {
         "proxy_location": "EveryNode",
-        "http_options": {"host": host, "port": port},
+        "http_options": http_options(deployed.parsed(), host, port),
         "applications": [application(deployed)],
+    }
+
+
+def http_options(registry: Registry, host: str, port: int) -> dict[str, Any]:
+    """Serve's own time limit is the last resort, for a request whose gateway is lost to it."""
+    return {
+        "host": host,
+        "port": port,
+        "request_timeout_s": registry.limits.request_timeout_s + GRACE_S,
     }
 
 
@@ -51,10 +62,8 @@ def application(deployed: Deployed) -> dict[str, Any]:
 
 def kuberay_manifest(deployed: Deployed, image: str) -> dict[str, Any]:
     """A ``RayService`` of KubeRay: a head without work, and a group of workers for each node."""
-    import yaml
-
     registry = deployed.parsed()
-    config = yaml.safe_dump(serve_config(deployed, "0.0.0.0", 8000), sort_keys=False)
+    config = to_yaml(serve_config(deployed, "0.0.0.0", 8000))
     groups = [_worker_group(node, image) for node in nodes_of(registry)]
     return {
         "apiVersion": "ray.io/v1",
@@ -72,6 +81,20 @@ def kuberay_manifest(deployed: Deployed, image: str) -> dict[str, Any]:
             },
         },
     }
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """With texts of several lines (a config inside a manifest) as blocks that people can read."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return str(yaml.dump(dict(data), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100))
 
 
 def _fixed(node: Node) -> dict[str, Any]:

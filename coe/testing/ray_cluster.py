@@ -18,6 +18,7 @@ from ray.cluster_utils import Cluster
 
 from coe.cluster import ray_control
 from coe.cluster.ray_control import ClusterStatus, Listening
+from coe.cluster.serve_config import http_options
 from coe.cluster.settings import DIRECTORY, NAMESPACE
 from coe.registry.models import Registry
 from coe.testing.tiny_models import TinyFamily
@@ -116,7 +117,8 @@ def service_on_ray(
         for _ in range(workers):
             service.add_worker()
         with ray_control.connected(cluster.address):
-            options = {"host": service.where.host, "port": service.where.port}
+            first = fake_registry(family, folder, "", {"copies": copies, **node})
+            options = http_options(first, service.where.host, service.where.port)
             # One proxy, on the head: elsewhere a node takes its proxy with it, and its clients' connections.
             serve.start(http_options=options, proxy_location="HeadOnly")
             service.deploy(copies=copies, gateways=gateways, **node)
@@ -158,6 +160,7 @@ def fake_registry(family: TinyFamily, folder: Path, card: str, cluster: dict[str
     return Registry.model_validate(
         {
             "pool": {"hosts": [host], "min_residency_s": 0.0},
+            "limits": {"request_timeout_s": 60.0},
             "experts": [
                 {"id": name, "host": "slot", "model": str(family.root / name), "card": f"{name} {card}"}
                 for name in ("a", "b")
