@@ -57,6 +57,7 @@ test: $(TEST_STAMP) check experts ## everything: lint, types, the whole suite on
 bench: $(TEST_STAMP) experts ## figures of this machine: scheduling in virtual time, and on real experts
 	@$(BIN)/python -m eval.bench.scheduling
 	@$(BIN)/python -m eval.bench.real
+
 gpu-check: experts ## do sleeping, waking and swapping work here, and what do they cost? A JSON report
 	@$(BIN)/python -m coe.gpu_check
 
