@@ -12,12 +12,9 @@ import gc
 import json
 import logging
 import signal
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
@@ -33,7 +30,9 @@ from coe.gateway.app import Gateway
 from coe.gateway.metrics import Metrics
 from coe.gateway.status import ExpertStatus, Readiness, judge
 from coe.generation import Generation, Generations
+from coe.listening import Door, HttpServer, Tls, bind, http_server
 from coe.live import LiveRegistry, RegistryFile
+from coe.logs import LogFormat, set_up_logs
 from coe.pipeline import Pipeline
 from coe.pool.plan import build_plan
 from coe.pool.policies import make_policy
@@ -43,8 +42,7 @@ from coe.registry.changes import fixed_fields, fixed_hosts
 from coe.registry.check import new_errors
 from coe.registry.consistency import Inconsistency
 from coe.registry.history import History
-from coe.registry.models import Expert, Host, Registry, Service
-from coe.registry.operation import AdminListener
+from coe.registry.models import Expert, Host, Registry
 from coe.types import Engine, EngineStats, ExpertId
 
 log = logging.getLogger(__name__)
@@ -200,72 +198,30 @@ def run_service(
     root: Path,
     engine_builder: EngineBuilder = build_engine,
     file: RegistryFile | None = None,
+    tls: Tls | None = None,
+    log_format: LogFormat = "text",
 ) -> int:
-    """Serve until SIGINT or SIGTERM; returns the exit code. Logs go to stderr, the URL to stdout."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    """Serve until SIGINT or SIGTERM; returns the exit code. Logs go to stderr, the URL to stdout.
+
+    ``tls`` is for both doors: the API and the admin API.
+    """
+    set_up_logs(log_format)
     try:
+        if tls is not None:
+            tls.check()
         with contextlib.ExitStack() as held:
-            listener = held.enter_context(contextlib.closing(_bind(registry.service)))
+            listener = held.enter_context(contextlib.closing(bind(registry.service)))
             service = build_service(registry, root, engine_builder, file)
-            doors = [Door(http_server(service.app), listener)]
+            doors = [Door(http_server(service.app, DRAIN_S, tls), listener)]
             admin = registry.service.admin
             if admin is not None:
                 app = service.admin_app(read_token(admin, root))
-                doors.append(Door(http_server(app), held.enter_context(contextlib.closing(_bind(admin)))))
+                held_open = held.enter_context(contextlib.closing(bind(admin)))
+                doors.append(Door(http_server(app, DRAIN_S, tls), held_open))
             return uvloop.run(_serve(service, doors))
     except ConfigError as error:
         log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
         return EXIT_CONFIG
-
-
-def _bind(service: Service | AdminListener) -> socket.socket:
-    """Take the port before anything slow starts, so that a port in use shows at once."""
-    family = socket.AF_INET6 if ":" in service.host else socket.AF_INET
-    try:
-        return socket.create_server((service.host, service.port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {service.host} port {service.port}: {error.strerror}",
-            code="cannot_listen",
-            hint="Stop what uses the port, or set another service.port or service.host in experts.yaml.",
-        ) from error
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers: it would end the process before the engines are stopped."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def abort(self) -> None:
-        """Give up what is under way."""
-        self.force_exit = True
-        for task in self.server_state.tasks:
-            task.cancel()
-
-
-@dataclass(frozen=True)
-class Door:
-    """A server and the socket that it listens on."""
-
-    server: HttpServer
-    listener: socket.socket
-
-
-def http_server(app: ASGIApp) -> HttpServer:
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        lifespan="off",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        proxy_headers=False,  # nothing here reads the client's address
-        server_header=False,
-        timeout_graceful_shutdown=int(DRAIN_S) + 5,
-    )
-    return HttpServer(config)
 
 
 async def _serve(service: LocalService, doors: Sequence[Door]) -> int:
@@ -274,8 +230,8 @@ async def _serve(service: LocalService, doors: Sequence[Door]) -> int:
     serving = [asyncio.create_task(door.server.serve(sockets=[door.listener])) for door in doors]
     await service.start()
     for door in doors[1:]:
-        log.info("admin API on %s/admin", _url(door.listener))
-    exit_code = await _announce_and_wait(service, _url(doors[0].listener), stop)
+        log.info("admin API on %s/admin", door.url)
+    exit_code = await _announce_and_wait(service, doors[0].url, stop)
     log.info("stopping: answers under way have %g s", DRAIN_S)
     for door in doors:
         door.server.should_exit = True
@@ -327,9 +283,3 @@ def _stop_on_signals(servers: Sequence[HttpServer]) -> asyncio.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signalled)
     return stop
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"

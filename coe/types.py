@@ -199,6 +199,8 @@ class EngineStats:
     awake: tuple[ExpertId, ...] = ()
     swaps: int = 0
     last_error: str | None = None
+    broken: tuple[ExpertId, ...] = ()
+    """experts that are not asked for a while because they kept failing"""
 
 
 class ExpertSpec(Protocol):

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pytest
@@ -381,6 +381,20 @@ async def test_only_one_other_expert_is_tried() -> None:
 async def test_a_named_expert_is_never_replaced() -> None:
     with pytest.raises(ExpertUnavailable, match="sums"):
         await pipeline(FakePool(unavailable={"sums"})).answer(request(model="sums"))
+
+
+def with_fallback(expert: str, fallback: str) -> Generation:
+    spec = registry()
+    experts = [{**e.model_dump(), "fallback": fallback if e.id == expert else None} for e in spec.experts]
+    return replace(generation(), registry=Registry.model_validate({**spec.model_dump(), "experts": experts}))
+
+
+async def test_the_configured_fallback_answers_for_a_named_expert_that_cannot() -> None:
+    pool = FakePool(unavailable={"sums"})
+    answer = await pipeline(pool, with_fallback("sums", "words")).answer(request(model="sums"))
+    assert answer.receipt().expert == "words"
+    assert "sums could not answer (failed: expert_unavailable), so words was asked" in answer.receipt().reason
+    await answer.aclose()
 
 
 async def test_an_expert_s_own_refusal_is_passed_on_without_asking_another() -> None:

@@ -11,23 +11,48 @@ import click
 from coe.cli._options import registry_option
 
 if TYPE_CHECKING:
+    from coe.logs import LogFormat
     from coe.registry.models import Registry
+
+PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
 @registry_option
 @click.option("--host", help="Listen on this address instead of service.host.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port instead of service.port.")
-def main(registry: Path, host: str | None, port: int | None) -> None:
+@click.option("--tls-cert", type=PEM, help="Serve HTTPS with this certificate (PEM, with its chain).")
+@click.option("--tls-key", type=PEM, help="The certificate's key (PEM), where it is a file of its own.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Log lines of text, or JSON objects with request ids.",
+)
+def main(
+    registry: Path,
+    host: str | None,
+    port: int | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    log_format: LogFormat,
+) -> None:
     """Run the service that the registry describes, until Ctrl-C."""
+    from coe.listening import Tls
     from coe.live import RegistryFile
     from coe.local import run_service
     from coe.registry.source import read_text
 
+    if tls_key is not None and tls_cert is None:
+        raise click.UsageError("--tls-key needs --tls-cert")
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
 
     def adjust(loaded: Registry) -> Registry:
         return loaded.model_copy(update={"service": loaded.service.model_copy(update=given)})
 
     file = RegistryFile(registry, read_text(registry), adjust)
-    sys.exit(run_service(file.registry(), registry.resolve().parent, file=file))
+    tls = Tls(tls_cert, tls_key) if tls_cert else None
+    sys.exit(
+        run_service(file.registry(), registry.resolve().parent, file=file, tls=tls, log_format=log_format)
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from coe.engines.breaker import Breaker
 from coe.engines.experts import Experts
 from coe.engines.http import HttpClient, Rename, Upstream
 from coe.errors import ConfigError, EngineError
@@ -33,6 +34,8 @@ class RemoteEngine:
         self.id = host.id
         self._experts = Experts(host.id, experts)
         self._backend = _backend(host, root)
+        self._host = host
+        self._breakers: dict[ExpertId, Breaker] = {}
         self._open = False
         self._last_error: str | None = None
 
@@ -58,7 +61,15 @@ class RemoteEngine:
         model = self._experts[expert].model
         if not self._open:
             raise self._experts.not_ready(expert)
-        return await self._backend.ask(model, call, expert)
+        with self._breaker(expert).guard():
+            return await self._backend.ask(model, call, expert)
+
+    def _breaker(self, expert: ExpertId) -> Breaker:
+        found = self._breakers.get(expert)
+        if found is None:
+            found = Breaker(expert, self._host.max_failures, self._host.pause_s)
+            self._breakers[expert] = found
+        return found
 
     async def stop(self) -> None:
         self._open = False
@@ -67,7 +78,10 @@ class RemoteEngine:
     def stats(self) -> EngineStats:
         if self._open:
             return EngineStats(
-                "ready", tuple(expert.id for expert in self._experts), last_error=self._last_error
+                "ready",
+                tuple(expert.id for expert in self._experts),
+                last_error=self._last_error,
+                broken=tuple(name for name, breaker in self._breakers.items() if breaker.open),
             )
         return EngineStats("failed" if self._last_error else "stopped", last_error=self._last_error)
 

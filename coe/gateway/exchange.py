@@ -18,6 +18,7 @@ from coe.errors import BadHttp, CoeError
 from coe.gateway.answers import HeaderList, error_event
 from coe.gateway.metrics import Metrics
 from coe.gateway.requests import ClientGone
+from coe.logs import REQUEST
 from coe.types import Receipt
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class Endpoint:
         if scope["type"] != "http":
             return
         exchange = Exchange(scope, receive, send)
+        REQUEST.set(exchange.request_id)
         self._metrics.arrived(self._name)
         try:
             if self._takes(scope["method"]):

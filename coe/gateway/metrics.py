@@ -109,10 +109,15 @@ class _StatusCollector(Collector):
     def _engines(self) -> Iterable[Metric]:
         ready = GaugeMetricFamily("coe_engine_ready", "1 when the engine can answer.", labels=["engine"])
         swaps = CounterMetricFamily("coe_engine_swaps", "Experts moved in.", labels=["engine"])
+        broken = GaugeMetricFamily(
+            "coe_circuit_open", "1 while an expert that kept failing is not asked.", labels=["expert"]
+        )
         for engine, stats in self._status.engines().items():
             ready.add_metric([engine], float(stats.state == "ready"))
             swaps.add_metric([engine], stats.swaps)
-        return [ready, swaps]
+            for expert in stats.broken:
+                broken.add_metric([expert], 1.0)
+        return [ready, swaps, broken]
 
     def _experts(self) -> Iterable[Metric]:
         awake = GaugeMetricFamily("coe_expert_awake", "1 when the expert can answer.", labels=["expert"])

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from coe.generation import Generation
 from coe.pipeline.legs import Asker, LegError, LiveLeg
+from coe.registry.models import Registry
 from coe.routing import PINNED, nearly_as_good
 from coe.types import Decision, ExpertId, Leg, Receipt, Request
 
@@ -23,7 +24,7 @@ async def ask_one(request: Request, decision: Decision, generation: Generation, 
     Where no other one is left, an expert whose process was lost is asked once more: its host starts it again,
     or another host has it.
     """
-    candidates = _candidates(decision)
+    candidates = _candidates(decision, generation.registry)
     failed: dict[ExpertId, Leg] = {}
     lost: list[Leg] = []
     nearly = nearly_as_good(decision, generation.registry.pool.reroute_within)
@@ -94,7 +95,8 @@ class SingleAnswer:
             yield f"; {expert} answered instead of {asked_for}: nearly as good for this, and free sooner"
 
 
-def _candidates(decision: Decision) -> tuple[ExpertId, ...]:
-    """The chosen expert and the one to ask if it cannot answer. A pinned decision ranks only one."""
-    second = decision.runner_up
-    return (decision.expert,) if second is None else (decision.expert, second)
+def _candidates(decision: Decision, registry: Registry) -> tuple[ExpertId, ...]:
+    """The chosen expert, the next of the ranking (a pinned decision ranks only one), and its fallback."""
+    chosen = registry.expert(decision.expert)
+    named = (decision.expert, decision.runner_up, chosen.fallback if chosen else None)
+    return tuple(dict.fromkeys(expert for expert in named if expert is not None))

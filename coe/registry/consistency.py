@@ -34,6 +34,7 @@ def inconsistencies(data: Mapping[str, Any]) -> list[Inconsistency]:
         *_model_name_clashes(experts, data),
         *_only_shadows(experts),
         *_pinned(_mapping(data.get("pool")), experts),
+        *_fallbacks(experts),
         *_routers(_mapping(data.get("routers")), experts),
         *_combining(data, experts),
         *_nodes(_entries(_mapping(data.get("cluster")).get("nodes"), ("cluster", "nodes")), hosts),
@@ -157,6 +158,16 @@ def _pinned(pool: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Inco
         if isinstance(name, str) and name not in names:
             message = f'pool.pinned names "{name}", which is no expert; {suggest(name, names)}'
             yield Inconsistency(message, ("pool", "pinned", index))
+
+
+def _fallbacks(experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+    names = _names(experts)
+    for entry in experts:
+        fallback, loc = entry.text("fallback"), (*entry.loc, "fallback")
+        if fallback is not None and fallback == entry.text("id"):
+            yield Inconsistency(f'"{fallback}" cannot be its own fallback; name another expert', loc)
+        elif fallback is not None and fallback not in names:
+            yield Inconsistency(f'the fallback "{fallback}" is no expert; {suggest(fallback, names)}', loc)
 
 
 def _routers(routers: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Inconsistency]:

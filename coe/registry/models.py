@@ -130,6 +130,9 @@ class RemoteHost(Model):
     """file that holds the key, relative to experts.yaml"""
     max_running: Annotated[int, Field(ge=1)] = 64
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    max_failures: Annotated[int, Field(ge=1)] = 5
+    """failures in a row after which an expert is left alone for pause_s"""
+    pause_s: Annotated[float, Field(gt=0)] = 10.0
 
     @model_validator(mode="after")
     def _one_address(self) -> RemoteHost:
@@ -202,6 +205,8 @@ class Expert(Model):
     """takes what no specialist covers, and what the router is unsure of"""
     profile: str | None = None
     """name of its profile, where that is neither its id nor its model"""
+    fallback: Name | None = None
+    """the expert to ask where this one and the router's next choice cannot answer"""
     shadow: bool = False
     """answers whoever names it, but no router chooses it"""
     parameters_b: Annotated[float, Field(gt=0)] | None = None

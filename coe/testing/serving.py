@@ -9,7 +9,10 @@ from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp
 
-from coe.local import LocalService, http_server
+from coe.listening import http_server
+from coe.local import LocalService
+
+DRAIN_S = 5.0
 
 
 @asynccontextmanager
@@ -20,14 +23,14 @@ async def serving(service: LocalService) -> AsyncIterator[str]:
         try:
             yield url
         finally:
-            await service.stop(drain_s=5)
+            await service.stop(drain_s=DRAIN_S)
 
 
 @asynccontextmanager
 async def serving_app(app: ASGIApp) -> AsyncIterator[str]:
     """Any ASGI app behind a real uvicorn in this event loop; gives its base URL."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = http_server(app)
+    server = http_server(app, DRAIN_S)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         # The socket listens already, so early clients wait in its backlog and nobody polls.

@@ -1,0 +1,106 @@
+"""The circuit breaker of remote experts: when it opens, probes and closes, and where that shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coe.engines import build_engine
+from coe.engines.breaker import Breaker
+from coe.errors import CoeError, EngineError, ExpertRefused
+from coe.registry.models import Expert, RemoteHost
+from coe.types import EngineCall
+
+PAUSE_S = 10.0
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def breaker(clock: Clock) -> Breaker:
+    return Breaker("far", failures=2, pause_s=PAUSE_S, clock=clock)
+
+
+def call(breaker: Breaker, error: BaseException | None = None) -> str:
+    """How one call ends: ``ok``, or the code of its error."""
+    try:
+        with breaker.guard():
+            if error is not None:
+                raise error
+    except CoeError as raised:
+        return raised.code
+    return "ok"
+
+
+def broken(breaker: Breaker) -> Breaker:
+    for _ in range(2):
+        call(breaker, EngineError("gone"))
+    return breaker
+
+
+def test_it_opens_after_failures_in_a_row(breaker: Breaker) -> None:
+    assert [call(breaker, EngineError("gone")) for _ in range(2)] == ["engine_failed"] * 2
+    assert breaker.open
+    assert call(breaker) == "circuit_open"
+
+
+def test_a_success_between_failures_keeps_it_closed(breaker: Breaker) -> None:
+    for error in (EngineError("gone"), None, EngineError("gone")):
+        call(breaker, error)
+    assert not breaker.open
+
+
+def test_a_refusal_of_the_request_is_no_failure_of_the_expert(breaker: Breaker) -> None:
+    for _ in range(5):
+        call(breaker, ExpertRefused(400, "too long", code="context_length_exceeded"))
+    assert not breaker.open
+
+
+def test_after_the_pause_one_probe_passes_and_its_success_closes_it(breaker: Breaker, clock: Clock) -> None:
+    broken(breaker)
+    clock.now = PAUSE_S
+    with breaker.guard():
+        assert call(breaker) == "circuit_open", "only one may probe"
+    assert not breaker.open
+    assert call(breaker) == "ok"
+
+
+def test_a_probe_that_fails_opens_it_for_another_pause(breaker: Breaker, clock: Clock) -> None:
+    broken(breaker)
+    clock.now = PAUSE_S
+    assert call(breaker, EngineError("still gone")) == "engine_failed"
+    clock.now = 2 * PAUSE_S - 1
+    assert call(breaker) == "circuit_open"
+
+
+def test_a_cancelled_probe_lets_another_one_try(breaker: Breaker, clock: Clock) -> None:
+    broken(breaker)
+    clock.now = PAUSE_S
+    with pytest.raises(KeyboardInterrupt), breaker.guard():
+        raise KeyboardInterrupt
+    assert call(breaker) == "ok"
+
+
+async def test_a_remote_expert_that_keeps_failing_is_left_alone_and_its_stats_say_so(tmp_path: Path) -> None:
+    host = RemoteHost(id="far", kind="remote", url="http://127.0.0.1:9/v1", max_failures=2)
+    engine = build_engine(host, (Expert(id="far-expert", host="far", model="m"),), tmp_path)
+    await engine.start()
+    codes = []
+    for _ in range(3):
+        with pytest.raises(EngineError) as raised:
+            await engine.ask("far-expert", EngineCall("chat/completions", {"messages": []}))
+        codes.append(raised.value.code)
+    assert codes == ["engine_unreachable", "engine_unreachable", "circuit_open"]
+    assert engine.stats().broken == ("far-expert",)
+    await engine.stop()
