@@ -15,7 +15,7 @@ from eval.importers import files_of
 from eval.importers.writing import Imported, OutcomeRow, QuestionRow
 from eval.tables import Row, first, read_rows
 
-_ID = ("completion_id", "request_id", "id")
+_ID = ("request", "completion_id", "request_id", "id")
 _SCORE = ("score", "vote", "rating")
 _WORDS = {"up": 1.0, "down": 0.0, "good": 1.0, "bad": 0.0}
 
