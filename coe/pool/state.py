@@ -21,6 +21,9 @@ from coe.types import ExpertId, RequestId
 State = Literal["cold", "sleeping", "loading", "awake", "draining", "going_to_sleep"]
 
 
+AT_REST: frozenset[State] = frozenset({"cold", "sleeping"})
+
+
 @dataclass(slots=True)
 class Lease:
     replica: Replica
@@ -188,7 +191,7 @@ class Replica:
         return self.state == "awake"
 
     def loadable(self, now: float) -> bool:
-        at_rest = self.state in ("cold", "sleeping") and not self.committed and not self.retired
+        at_rest = self.state in AT_REST and not self.committed and not self.retired
         return at_rest and self.retry_at <= now
 
     @property

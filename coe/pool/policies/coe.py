@@ -64,13 +64,12 @@ class Coe:
         wanted = _wanted(view)
         if not wanted:
             return None
-        first = min(wanted, key=_overdue_at)
+        first, pressing = _longest_waiting(wanted)
         if view.now >= first.expert.overdue_at:
             # An overdue expert is tried alone: small ones must not keep taking the room it waits for.
             closable = [r for r in served if _gives_way(r, first)]
             return self._choose([first], closable, view)
         idle = [r for r in served if not (r.expert.queued or r.running)]
-        pressing = min(wanted, key=_pressing_at)
         if view.now >= pressing.expert.pressing_at:
             return self._choose([pressing], idle, view) or self._cut(pressing, served, view)
         return self._choose(wanted, idle, view)
@@ -83,14 +82,18 @@ class Coe:
         return min(replica.expert.queued, batches * replica.max_running)
 
     def wake_at(self, view: HostView) -> float:
-        wanted = _wanted(view)
-        if not wanted:
+        now, soonest = view.now, math.inf
+        for candidate in _wanted(view):  # A loop: this is asked after every event, with every queue.
+            pressing_at, overdue_at = candidate.expert.pressing_at, candidate.expert.overdue_at
+            if now < pressing_at < soonest:
+                soonest = pressing_at
+            if now < overdue_at < soonest:
+                soonest = overdue_at
+        if not view.candidates:
             return math.inf
-        moments = [c.expert.overdue_at for c in wanted]
-        moments.extend(c.expert.pressing_at for c in wanted)
-        moments.extend(r.ready_at + self.min_residency_s for r in view.residents)
+        moments = [r.ready_at + self.min_residency_s for r in view.residents]
         moments.extend(r.ready_at + self.cut_runs * r.expert.run_s for r in view.residents if r.expert.queued)
-        return min((moment for moment in moments if moment > view.now), default=math.inf)
+        return min((moment for moment in moments if now < moment < soonest), default=soonest)
 
     def _choose(
         self, wanted: Sequence[ReplicaView], closable: Sequence[ReplicaView], view: HostView
@@ -162,8 +165,15 @@ def _oldest(replica: ReplicaView) -> float:
     return replica.expert.oldest
 
 
-def _pressing_at(replica: ReplicaView) -> float:
-    return replica.expert.pressing_at
+def _longest_waiting(wanted: Sequence[ReplicaView]) -> tuple[ReplicaView, ReplicaView]:
+    """Who is overdue first, and who presses first."""
+    overdue = pressing = wanted[0]
+    for candidate in wanted:
+        if candidate.expert.overdue_at < overdue.expert.overdue_at:
+            overdue = candidate
+        if candidate.expert.pressing_at < pressing.expert.pressing_at:
+            pressing = candidate
+    return overdue, pressing
 
 
 def _overdue_at(replica: ReplicaView) -> float:
