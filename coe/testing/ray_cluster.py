@@ -69,7 +69,8 @@ class ServiceOnRay:
         os.kill(self._experts()[0], signal.SIGKILL)
 
     def kill_gateway(self) -> None:
-        os.kill(ray_control.status().gateways[0].pid, signal.SIGKILL)
+        pids = (gateway.pid for gateway in ray_control.status().gateways)
+        os.kill(next(filter(_alive, pids)), signal.SIGKILL)
 
     def kill_owner(self) -> None:
         entry = ray.get(ray.get_actor(DIRECTORY, NAMESPACE).owners.remote())[0]
@@ -140,7 +141,7 @@ def _ready(now: ClusterStatus, copies: int, gateways: int) -> bool:
         for owner in now.owners
         if owner.generation == now.generation and all(e.state == "ready" for e in owner.engines.values())
     ]
-    here = [gateway for gateway in now.gateways if gateway.generation == now.generation]
+    here = [g for g in now.gateways if g.generation == now.generation and _alive(g.pid)]
     return len(up) == len(now.owners) == copies and len(here) == len(now.gateways) == gateways
 
 
@@ -176,6 +177,10 @@ def fake_registry(family: TinyFamily, folder: Path, card: str, cluster: dict[str
             },
         }
     )
+
+
+def _alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def _write_stand_in(folder: Path) -> None:

@@ -204,7 +204,6 @@ def main() -> None:
                 Event("expert's process killed", service.kill_expert, whole),
                 Event("pool owner killed", service.kill_owner, whole),
                 Event("gateway killed", service.kill_gateway, whole),
-                Event("another gateway killed", service.kill_gateway, whole),
                 Event("node killed", service.kill_node, whole),
                 Event("all replicas replaced", lambda: service.deploy("moved", cpus=0.5), whole),
             ]
