@@ -70,7 +70,7 @@ class Combiner:
         prior[0] = 1.0
         penalty = np.full(features.shape[1], self.penalty)
         penalty[: len(SHARED)] = 0.1
-        loss = _Loss(features / self.scale_, question, target, prior, penalty)
+        loss = LogitLoss(features / self.scale_, question, target, prior, penalty)
         solved = minimize(loss, prior, jac=True, method="L-BFGS-B", options={"maxiter": 500})
         self.coefficients_ = np.asarray(solved.x)
         return self
@@ -180,7 +180,7 @@ class Combiner:
 
 
 @dataclass(frozen=True)
-class _Loss:
+class LogitLoss:
     """Negative log-likelihood of the right answers plus the penalty, with its gradient."""
 
     features: Floats

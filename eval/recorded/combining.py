@@ -16,6 +16,8 @@ import numpy as np
 from coe.errors import ConfigError
 from coe.suggest import suggest
 from coe.types import ExpertId
+from eval.recorded.learning import Learned
+from eval.recorded.lessons import Lessons
 from eval.recorded.outcomes import Floats, Indices, OutcomeSet, Question
 
 
@@ -27,17 +29,6 @@ class Given:
     answer: str | None
     probability: float
     """the router's, that this expert is right"""
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """What a combiner may learn from: the learning questions with every answer, score and estimate.
-
-    ``probabilities`` (n, m) were made for each question without it.
-    """
-
-    outcomes: OutcomeSet
-    probabilities: Floats
 
 
 class Combiner(Protocol):
@@ -86,25 +77,30 @@ class WeightedVote:
         return _heaviest(given, weights.tolist())
 
 
-COMBINERS: Mapping[str, Callable[[], Combiner]] = {
+COMBINERS: Mapping[str, Callable[[], Combiner | Learned]] = {
     "first": First,
     "vote": Vote,
     "weighted_vote": WeightedVote,
+    "learned": Learned,
 }
 
 
-def combiner(name: str) -> Combiner:
+def combiner(name: str) -> Combiner | Learned:
     """Raises ConfigError for an unknown name."""
     if name not in COMBINERS:
         raise ConfigError(f'no aggregator "{name}" for recorded runs; {suggest(name, COMBINERS)}')
     return COMBINERS[name]()
 
 
-def combined_scores(made: Combiner, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
+def combined_scores(
+    made: Combiner | Learned, outcomes: OutcomeSet, asked: Indices, probabilities: Floats
+) -> Floats:
     """(n,) scores of the combined answers when the experts ``asked`` (n, k; best first, -1: nobody) answer.
 
     An answer scores as the best-ranked expert that gave it did.
     """
+    if isinstance(made, Learned):
+        return made.scores(outcomes, asked, probabilities)
     scores = np.zeros(len(outcomes))
     for row, question in enumerate(outcomes.questions):
         columns = [int(column) for column in asked[row] if column >= 0]

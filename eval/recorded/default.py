@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.recorded.combining import Lessons, combined_scores, combiner
-from eval.recorded.outcomes import Floats, OutcomeSet
+from eval.recorded.combining import combined_scores, combiner
+from eval.recorded.lessons import Lessons
+from eval.recorded.outcomes import Floats, Indices, OutcomeSet
 from eval.recorded.ranking import available_top
 from eval.statistics import paired_bootstrap
 from routers import ESTIMATORS
 
 CANDIDATES = tuple(name for name in ("blend", "linear", "knn", "category") if name in ESTIMATORS)
-COMBINING = ("vote", "weighted_vote")
+COMBINING = ("vote", "weighted_vote", "learned")
 _DRAWS = 2000
 
 
@@ -63,5 +64,18 @@ def _scores(choice: Choice, learned: OutcomeSet, held_out: Callable[[str], Float
     if choice.count == 1:
         alone: Floats = learned.scores[np.arange(len(learned)), asked[:, 0]]
         return alone
-    made = combiner(choice.aggregator).fit(Lessons(learned, probabilities))
-    return combined_scores(made, learned, asked, probabilities)
+    if choice.aggregator != "learned":
+        return combined_scores(combiner(choice.aggregator), learned, asked, probabilities)
+    return _in_halves(choice, learned, asked, probabilities)
+
+
+def _in_halves(choice: Choice, learned: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
+    """Scores of a combiner that learns, each half judged by a fit to the other."""
+    scores = np.zeros(len(learned))
+    halves = np.arange(len(learned)) % 2 == 0
+    for half in (halves, ~halves):
+        taught, judged = np.flatnonzero(~half), np.flatnonzero(half)
+        lessons = Lessons(learned.rows(taught), probabilities[taught], asked[taught])
+        made = combiner(choice.aggregator).fit(lessons)
+        scores[judged] = combined_scores(made, learned.rows(judged), asked[judged], probabilities[judged])
+    return scores

@@ -70,6 +70,8 @@ class OutcomeSet:
     """(m,) billions of parameters used a token"""
     parameters_b: Floats
     """(m,) billions of parameters"""
+    tokens: Floats | None = None
+    """(n, m) tokens of each answer, NaN where unknown; None where the set records none"""
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -82,6 +84,7 @@ class OutcomeSet:
             scores=self.scores[chosen],
             answers=None if self.answers is None else self.answers[chosen],
             costs=self.costs[chosen],
+            tokens=None if self.tokens is None else self.tokens[chosen],
         )
 
     def pool(self, experts: Sequence[ExpertId]) -> Self:
@@ -101,6 +104,7 @@ class OutcomeSet:
             scores=self.scores[:, columns],
             answers=None if self.answers is None else self.answers[:, columns],
             costs=self.costs[:, columns],
+            tokens=None if self.tokens is None else self.tokens[:, columns],
             active_b=self.active_b[columns],
             parameters_b=self.parameters_b[columns],
         )
@@ -137,6 +141,7 @@ def read_outcomes(folder: Path) -> OutcomeSet:
         costs=_costs(place, tokens, [prices.get(expert, {}) for expert in experts]),
         active_b=_facts(experts, prices, "active_b"),
         parameters_b=_facts(experts, prices, "parameters_b"),
+        tokens=place.numbers("output_tokens") if "output_tokens" in table else None,
     ).pool(experts)
 
 

@@ -29,7 +29,7 @@ class Settings:
     pool: tuple[ExpertId, ...] = ()
     """empty: every expert of the set"""
     routers: tuple[str, ...] = (*BASELINES, *ESTIMATORS)
-    aggregators: tuple[str, ...] = ("vote", "weighted_vote")
+    aggregators: tuple[str, ...] = ("vote", "weighted_vote", "learned")
     experts_per_query: tuple[int, ...] = (1,)
     train_split: str | None = None
     test_split: str | None = None

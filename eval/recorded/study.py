@@ -13,9 +13,10 @@ import numpy as np
 
 from coe.errors import ConfigError
 from coe.types import ExpertId
-from eval.recorded.combining import Lessons, combined_scores, combiner
+from eval.recorded.combining import combined_scores, combiner
 from eval.recorded.default import Choice, choose_default
 from eval.recorded.folds import Fold
+from eval.recorded.lessons import Lessons
 from eval.recorded.methods import Fitted, Lesson, expert_accuracy, method
 from eval.recorded.outcomes import Floats, Indices, OutcomeSet
 from eval.recorded.ranking import available_top
@@ -148,19 +149,22 @@ class Study:
             found, spent = self.fitted(choice.router, number)
             started = time.perf_counter()
             part = self.outcomes.rows(fold.test)
-            asked = available_top(found.test, part.scores, choice.count)
+            asked, scored = self._answered(choice, number, part, found)
             experts[fold.test, : asked.shape[1]] = asked
             probabilities[fold.test] = found.test
-            scores[fold.test] = self._answered(choice, number, part, asked, found)
+            scores[fold.test] = scored
             seconds += spent + time.perf_counter() - started
         return Asked(experts[self.rows], probabilities[self.rows], scores[self.rows], seconds)
 
-    def _answered(self, choice: Choice, fold: int, part: OutcomeSet, asked: Indices, found: Fitted) -> Floats:
+    def _answered(self, choice: Choice, fold: int, part: OutcomeSet, found: Fitted) -> tuple[Indices, Floats]:
+        """Whom the fold's test questions went to (n, k), and the (n,) scores of the combined answers."""
         made = combiner(choice.aggregator)
+        asked = available_top(found.test, part.scores, choice.count)
         if choice.count > 1:
-            train = self.plan.folds[fold].train
-            made = made.fit(Lessons(self.outcomes.rows(train), found.held_out))
-        return combined_scores(made, part, asked, found.test)
+            learned = self.outcomes.rows(self.plan.folds[fold].train)
+            would_ask = available_top(found.held_out, learned.scores, choice.count)
+            made = made.fit(Lessons(learned, found.held_out, would_ask))
+        return asked, combined_scores(made, part, asked, found.test)
 
     @cached_property
     def _features(self) -> csr_matrix:

@@ -13,7 +13,7 @@ import click
 @click.option("--outcomes", type=click.Path(path_type=Path), required=True, help="Folder of an outcome set.")
 @click.option("--pool", help="Experts, with commas between (quote a name with a comma); default: all.")
 @click.option("--routers", help="Routers to measure; default: all of them.")
-@click.option("--aggregators", help="How several answers become one; default: vote,weighted_vote.")
+@click.option("--aggregators", help="How several answers become one; default: vote,weighted_vote,learned.")
 @click.option("--experts-per-query", default="1", show_default=True, help="Numbers of experts, as 1,3,5.")
 @click.option("--train-split", help="Learn from this split...")
 @click.option("--test-split", help="...and ask that one.")
