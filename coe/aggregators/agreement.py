@@ -108,10 +108,10 @@ class AgreementLogit:
 
 
 def _log_length(table: Table) -> Floats:
-    return np.log1p(np.asarray(table.lengths))
+    return np.asarray(np.log1p(np.asarray(table.lengths)))
 
 
 def _target(table: Table, found: Candidates, right: Floats) -> Floats:
     """(c,) 1 for the candidates that are right, as the first expert that gave them was marked."""
     giver = (table.answers[found.question] == found.answer[:, None]).argmax(axis=1)
-    return (right[found.question, giver] > 0.5).astype(float)
+    return np.asarray(right[found.question, giver] > 0.5, dtype=float)
