@@ -16,6 +16,7 @@ from coe.registry.load import load_registry
 from coe.registry.models import AdapterHost, Registry, RemoteHost, VllmHost
 from coe.registry.problems import RegistryError
 from coe.registry.schema import schema_text
+from routers import BUILTINS
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = (ROOT / "experts.yaml", ROOT / "docs" / "experts.example.yaml")
@@ -225,7 +226,7 @@ def test_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
             ("experts:", "routers: {default: categry}\nexperts:"),
             [
                 '6:11 the default router "categry" is not known;'
-                ' did you mean "category"? (choose from category, static, random)'
+                f' did you mean "category"? (choose from {", ".join(BUILTINS)})'
             ],
         ),
     ],
@@ -243,7 +244,7 @@ def test_fault_is_reported_with_place_and_remedy(
     ("options", "expected"),
     [
         ("{name: x, kind: sttic}", '9:19 unknown router kind "sttic"; did you mean "static"? (choose from'
-         ' category, static, random), or write "package.module:Class"'),
+         f' {", ".join(BUILTINS)}), or write "package.module:Class"'),
         ("{name: x, kind: static, options: {expert: bse}}",
          '9:43 there is no expert "bse"; did you mean "base"? (choose from base)'),
         ("{name: x, kind: static}", '9:9 routers.available[0].options: the key "expert" is missing'),

@@ -71,7 +71,7 @@ def test_pool_without_general_expert_or_card_is_a_warning(tmp_path: Path, tiny_f
 @pytest.mark.parametrize(
     ("addition", "expected"),
     [
-        ("aggregator: {kind: frist}\n", "frist"),
+        ("aggregator: {kind: 'no.such:Merger'}\n", "no.such:Merger"),
         ("routers: {default: x, available: [{name: x, kind: 'no.such:Thing'}]}\n", "no.such:Thing"),
         (
             "routers: {default: x, available: [{name: x, kind: category, options: {examples: no.jsonl}}]}\n",
