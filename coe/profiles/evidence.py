@@ -92,9 +92,8 @@ def _on_table(
         experts=tuple(by_expert),
         scores=scores,
         counts=counts,
-        # Tables know encoders by name and are chosen by it here; an encoder's identity holds paths and times
-        # of one machine, so routers have nothing to compare.
-        encoder="",
+        # By name: an encoder's identity holds paths and times of one machine.
+        encoder=encoder,
         cost_usd=tuple(costs),
     )
 

@@ -50,13 +50,13 @@ def probe(
     design: Design = "adaptive",
     seed: int = 0,
 ) -> Probing:
-    """Ask ``count`` of the ``allowed`` rows (all when None) in batches of :data:`BATCH`."""
+    """Ask ``count`` of the ``allowed`` rows (all when None); adaptively in batches of :data:`BATCH`."""
     rng = np.random.default_rng(seed)
     left = np.arange(len(model.known)) if allowed is None else np.asarray(allowed)
     asked, scores = np.empty(0, dtype=np.intp), np.empty(0)
     posterior = model.prior()
     while len(asked) < count and len(left):
-        size = min(BATCH, count - len(asked), len(left))
+        size = min(BATCH if design == "adaptive" else count, count - len(asked), len(left))
         chosen = next_rows(model, posterior, left, size, design, rng)
         given = answer(chosen)
         told = np.isfinite(given)

@@ -1,49 +1,55 @@
 """How much of an expert a few answers tell: ``python -m eval.bench.probing --outcomes DIR [--pool a,b,...]``.
 
-Each expert of the pool is left out and added back with some of its answers on the training folds, chosen
-adaptively or at random; all else is known in full. Two figures for each number of answers:
+Each expert of the pool whose full profile brings something (its gain's interval excludes 0) is left out and
+added back with some of its answers on the training folds, chosen adaptively or at random; all else is known
+in full. Two figures for each number of answers:
 
 - the mean absolute error of its estimated category scores against all its training answers;
 - how much of what it brings comes back: (probed - without) / (full - without), where each term is the
-  accuracy of routing the test folds, summed over the experts whose (full - without) excludes 0.
+  accuracy of routing the test folds, summed over these experts.
+
+``--errors`` puts normal errors of that size on its exact category scores, instead of asking: how exactly
+they must be known for the gain to come back.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 import numpy as np
 import numpy.typing as npt
 
+from coe.errors import ConfigError
 from coe.profiles.joining import read_recorded
 from coe.profiles.newcomer import NewcomerModel
-from coe.profiles.outcomes import MODEL_WEIGHT, Recorded
+from coe.profiles.outcomes import Recorded
 from coe.profiles.probing import Design, Probing, probe
 from eval.recorded.folds import Fold, cross_folds
 from eval.recorded.run import listed
 from eval.statistics import paired_bootstrap
-from routers import estimator_class
-from routers.evidence import Evidence
+from routers.category_scores import PRIOR, CategoryEstimator
 
 Floats = npt.NDArray[np.float64]
 DESIGNS: tuple[Design, ...] = ("adaptive", "random")
+Once = Callable[[str, int], tuple[list[Floats], list[float]]]
+"""Expert and draw -> test scores by fold, and errors of its category scores."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """``recovered`` over draws: mean and 95% of the draws; None where no expert's gain excludes 0."""
+    """``recovered`` over draws: mean and 95% of the draws. ``answers``: None where none were asked."""
 
     design: str
-    answers: int
+    answers: int | None
     category_error: float
-    recovered: float | None
-    low: float | None
-    high: float | None
+    recovered: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -57,26 +63,49 @@ class Gain:
 
 
 class Bench:
-    """Routing of the test folds with one expert known in full, not at all, or from some answers."""
+    """Routing of the test folds with one expert known in full, not at all, or from some answers.
 
-    def __init__(self, data: Recorded, pool: Sequence[str], context: Sequence[str], router: str) -> None:
-        self.data, self.pool, self.context, self.router = data, tuple(pool), tuple(context), router
+    Routed by ``category``: P(category) x the expert's score in it, without calibration. Nothing but the
+    newcomer's scores changes between draws, so each costs milliseconds.
+    """
+
+    def __init__(self, data: Recorded, pool: Sequence[str], context: Sequence[str]) -> None:
+        self.data, self.pool, self.context = data, tuple(pool), tuple(context)
         self.evidence = data.evidence(self.pool)
         self.folds = cross_folds(data.outcomes.questions, 5, seed=0)
-
-    def routed(self, fold: Fold, train: Evidence) -> Floats:
-        """Scores of the chosen experts on the fold's test questions."""
-        made = cast(Any, estimator_class(self.router))().fit(train)
-        best = made.estimate([""] * len(fold.test), self.evidence.vectors[fold.test]).argmax(axis=1)
-        scores = np.nan_to_num(self.evidence.only(train.experts).scores[fold.test])
-        return np.asarray(scores[np.arange(len(best)), best], dtype=np.float64)
+        self._fitted = [CategoryEstimator().fit(self.evidence.rows(fold.train)) for fold in self.folds]
+        self._shares = [
+            made.category_shares([""] * len(fold.test), self.evidence.vectors[fold.test])
+            for made, fold in zip(self._fitted, self.folds, strict=True)
+        ]
 
     def full(self) -> list[Floats]:
-        return [self.routed(fold, self.evidence.rows(fold.train)) for fold in self.folds]
+        return [self._routed(k, made.accuracy_) for k, made in enumerate(self._fitted)]
 
     def without(self, expert: str) -> list[Floats]:
-        others = self.evidence.only([each for each in self.pool if each != expert])
-        return [self.routed(fold, others.rows(fold.train)) for fold in self.folds]
+        return [
+            self._with(k, expert, np.full(len(made.categories_), -1.0)) for k, made in enumerate(self._fitted)
+        ]
+
+    def with_scores(self, expert: str, fold: int, column: Floats) -> Floats:
+        """Scores of the chosen experts where ``column`` is what is known of ``expert`` on training rows."""
+        labels = self._labels(fold)
+        members = np.stack([labels == name for name in self._fitted[fold].categories_])
+        sums, sizes = members @ column, members.sum(axis=1)
+        return self._with(fold, expert, (sums + PRIOR * column.mean()) / (sizes + PRIOR))
+
+    def _with(self, fold: int, expert: str, accuracy: Floats) -> Floats:
+        known = np.array(self._fitted[fold].accuracy_, dtype=np.float64)
+        known[:, self.pool.index(expert)] = accuracy
+        return self._routed(fold, known)
+
+    def _routed(self, fold: int, accuracy: npt.NDArray[np.floating[Any]]) -> Floats:
+        best = (self._shares[fold] @ accuracy).argmax(axis=1)
+        scores = np.nan_to_num(self.evidence.scores[self.folds[fold].test])
+        return np.asarray(scores[np.arange(len(best)), best], dtype=np.float64)
+
+    def _labels(self, fold: int) -> npt.NDArray[np.object_]:
+        return np.asarray(self.evidence.categories, dtype=object)[self.folds[fold].train]
 
     def models(self, expert: str) -> list[NewcomerModel]:
         known = self.data.evidence([each for each in (*self.pool, *self.context) if each != expert])
@@ -90,18 +119,21 @@ class Bench:
             truth = np.asarray(self.evidence.scores[fold.train, column], dtype=np.float64)
             yield probe(model, truth.__getitem__, answers, design=design, seed=draw)
 
-    def probed(self, expert: str, probings: Sequence[Probing]) -> list[Floats]:
-        return [
-            self.routed(fold, self._replaced(self.evidence.rows(fold.train), expert, found))
-            for fold, found in zip(self.folds, probings, strict=True)
-        ]
+    def probed(self, expert: str, fold: int, found: Probing) -> Floats:
+        """Test scores of routing by the answers and the estimate, as a profile has them."""
+        column = found.probabilities.copy()
+        column[found.rows] = found.scores
+        return self.with_scores(expert, fold, column)
 
-    def _replaced(self, train: Evidence, expert: str, found: Probing) -> Evidence:
-        column = self.pool.index(expert)
-        scores, counts = train.scores.copy(), train.counts.copy()
-        scores[:, column], counts[:, column] = found.probabilities, MODEL_WEIGHT
-        scores[found.rows, column], counts[found.rows, column] = found.scores, 1.0
-        return Evidence(**{**vars(train), "scores": scores, "counts": counts})
+    def inexact(self, expert: str, fold: int, error: float, seed: int) -> tuple[Floats, float]:
+        """Test scores of routing where all that is known of ``expert`` are its category scores with normal
+        errors of deviation ``error``; and the mean absolute error."""
+        truth = self.evidence.scores[self.folds[fold].train, self.pool.index(expert)]
+        labels = self._labels(fold)
+        names, members = np.unique(labels, return_inverse=True)
+        errors = error * np.random.default_rng(seed).standard_normal(len(names))
+        exact = np.asarray([np.nanmean(truth[labels == name]) for name in names])
+        return self.with_scores(expert, fold, (exact + errors)[members]), float(np.abs(errors).mean())
 
     def category_error(self, expert: str, found: Probing, fold: Fold) -> float:
         truth = self.evidence.scores[fold.train, self.pool.index(expert)]
@@ -121,82 +153,104 @@ def gains(full: Sequence[Floats], without: dict[str, list[Floats]]) -> list[Gain
     return found
 
 
-def study(bench: Bench, budgets: Sequence[int], draws: int) -> dict[str, Any]:
-    """The table, as JSON."""
-    full = bench.full()
-    without = {expert: bench.without(expert) for expert in bench.pool}
-    brought = gains(full, without)
-    helping = [gain.expert for gain in brought if gain.low > 0]
-    models = {expert: bench.models(expert) for expert in bench.pool}
-    base = sum(float(np.concatenate(full).mean() - np.concatenate(without[e]).mean()) for e in helping)
-    rows = []
-    for design in DESIGNS:
-        for answers in budgets:
-            errors, ratios = [], []
-            for draw in range(draws):
-                regained = 0.0
-                for expert in bench.pool:
-                    found = list(bench.probings(expert, models[expert], answers, design, draw))
-                    errors += [
-                        bench.category_error(expert, each, fold)
-                        for each, fold in zip(found, bench.folds, strict=True)
-                    ]
-                    if expert in helping:
-                        probed = np.concatenate(bench.probed(expert, found)).mean()
-                        regained += float(probed - np.concatenate(without[expert]).mean())
-                ratios.append(regained / base if helping else np.nan)
-            rows.append(_row(design, answers, errors, ratios))
-            click.echo(_line(rows[-1]), err=True)
-    return {"rows": [asdict(row) for row in rows], "gains": [asdict(gain) for gain in brought]}
+class Study:
+    """What comes back of the gains of the experts that bring something, over ``draws``."""
+
+    def __init__(self, bench: Bench, draws: int) -> None:
+        self._bench, self._draws = bench, draws
+        full = bench.full()
+        without = {expert: bench.without(expert) for expert in bench.pool}
+        self.gains = gains(full, without)
+        self._helping = [gain.expert for gain in self.gains if gain.low > 0]
+        if not self._helping:
+            raise ConfigError("no expert's full profile brings a gain whose interval excludes 0")
+        self._without = sum(_mean(without[expert]) for expert in self._helping)
+        self._full = len(self._helping) * _mean(full)
+        self._models = {expert: bench.models(expert) for expert in self._helping}
+
+    def answered(self, answers: int, design: Design) -> Row:
+        def once(expert: str, draw: int) -> tuple[list[Floats], list[float]]:
+            found = list(self._bench.probings(expert, self._models[expert], answers, design, draw))
+            pairs = zip(self._bench.folds, found, strict=True)
+            errors = [self._bench.category_error(expert, each, fold) for fold, each in pairs]
+            return [self._bench.probed(expert, k, each) for k, each in enumerate(found)], errors
+
+        return self._row(design, answers, once)
+
+    def inexact(self, error: float) -> Row:
+        def once(expert: str, draw: int) -> tuple[list[Floats], list[float]]:
+            folds = range(len(self._bench.folds))
+            found = [self._bench.inexact(expert, k, error, seed=1000 * draw + k) for k in folds]
+            return [scores for scores, _ in found], [wrong for _, wrong in found]
+
+        return self._row(f"error {error:g}", None, once)
+
+    def _row(self, name: str, answers: int | None, once: Once) -> Row:
+        errors, ratios = [], []
+        for draw in range(self._draws):
+            found = [once(expert, draw) for expert in self._helping]
+            errors += [error for _, each in found for error in each]
+            routed = sum(_mean(parts) for parts, _ in found)
+            ratios.append((routed - self._without) / (self._full - self._without))
+        low, high = np.quantile(ratios, (0.025, 0.975))
+        return Row(name, answers, float(np.mean(errors)), float(np.mean(ratios)), float(low), float(high))
 
 
-def _row(design: str, answers: int, errors: Sequence[float], ratios: Sequence[float]) -> Row:
-    if not np.isfinite(ratios).all():
-        return Row(design, answers, float(np.mean(errors)), None, None, None)
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return Row(design, answers, float(np.mean(errors)), float(np.mean(ratios)), float(low), float(high))
+def _mean(parts: Sequence[Floats]) -> float:
+    return float(np.concatenate(parts).mean())
 
 
 def _line(row: Row) -> str:
-    recovered = (
-        "no expert's gain excludes 0"
-        if row.recovered is None
-        else f"{row.recovered:5.2f} [{row.low:.2f}, {row.high:.2f}]"
-    )
-    return f"{row.design:<9} {row.answers:>4} answers  category error {row.category_error:.3f}  {recovered}"
+    asked = "" if row.answers is None else f"{row.answers} answers"
+    recovered = f"{row.recovered:5.2f} [{row.low:.2f}, {row.high:.2f}]"
+    return f"{row.design:<10} {asked:>12}  category error {row.category_error:.3f}  {recovered}"
 
 
 @click.command()
 @click.option("--outcomes", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--pool", help="Experts, comma-separated; all of the set by default.")
 @click.option("--context", help="Further experts that are known in full, and not routed to.")
-@click.option("--router", default="knn", show_default=True, help="Whose estimator routes.")
 @click.option("--encoder", default="minilm", show_default=True)
-@click.option("--answers", "budgets", default="25,50,100,200,400", show_default=True)
+@click.option("--answers", default="25,50,100,200,400", show_default=True)
+@click.option("--designs", default="random,adaptive", show_default=True)
+@click.option("--errors", default="", help="Deviations of errors on exact category scores, such as 0.03,0.1.")
 @click.option("--draws", default=20, show_default=True)
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(
     outcomes: Path,
     pool: str | None,
     context: str | None,
-    router: str,
     encoder: str,
-    budgets: str,
+    answers: str,
+    designs: str,
+    errors: str,
     draws: int,
     out: Path | None,
 ) -> None:
     """Leave each expert out and add it back with few answers."""
     data = read_recorded(outcomes, encoder=encoder)
     chosen = listed(pool) if pool else data.outcomes.experts
-    bench = Bench(data, chosen, listed(context) if context else (), router)
-    found = study(bench, [int(each) for each in budgets.split(",")], draws)
-    for gain in found["gains"]:
-        interval = f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
-        click.echo(f"{gain['expert']}: full profile brings {gain['mean']:+.4f} {interval}")
-    for row in found["rows"]:
-        click.echo(_line(Row(**row)))
+    bench = Bench(data, chosen, listed(context) if context else ())
+    study = Study(bench, draws)
+    for gain in study.gains:
+        click.echo(f"{gain.expert}: full profile brings {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
+    rows: list[Row] = []
+    for row in _rows(study, answers, designs, errors):
+        click.echo(_line(row))
+        rows.append(row)
     if out:
+        found = {"rows": [asdict(row) for row in rows], "gains": [asdict(gain) for gain in study.gains]}
         out.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def _rows(study: Study, answers: str, designs: str, errors: str) -> Iterator[Row]:
+    for design in listed(designs):
+        if design not in DESIGNS:
+            raise ConfigError(f'there is no design "{design}"', hint=f"Designs: {', '.join(DESIGNS)}.")
+        for count in listed(answers):
+            yield study.answered(int(count), design)
+    for error in listed(errors):
+        yield study.inexact(float(error))
 
 
 if __name__ == "__main__":

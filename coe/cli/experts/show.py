@@ -6,7 +6,7 @@ import io
 import json
 import urllib.parse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,10 @@ from coe.cli._admin import admin_client, admin_option
 from coe.cli._client import NoService
 from coe.cli._group import Failed
 from coe.cli._options import json_option, registry_option
+from coe.cli.experts.profile import readable, summary
+
+if TYPE_CHECKING:
+    from coe.profiles.profile import ExpertProfile
 
 
 @click.command()
@@ -22,20 +26,22 @@ from coe.cli._options import json_option, registry_option
 @admin_option
 @json_option
 def main(expert: str, registry: Path, admin_url: str | None, as_json: bool) -> None:
-    """Show EXPERT: its state in the running service (through the admin API) and its entry."""
+    """Show EXPERT: its state in the running service (through the admin API), its entry, and its profiles."""
     client = admin_client(registry, admin_url)
     try:
         shown = client.get(f"/admin/experts/{urllib.parse.quote(expert)}") if client else None
     except NoService:
         shown = None
     shown = shown or _from_file(expert, registry)
+    profiles = _profiles(expert, registry)
     if as_json:
-        click.echo(json.dumps(shown, indent=1))
+        click.echo(json.dumps({**shown, "profiles": [summary(each) for each in profiles]}, indent=1))
     else:
         state = f"{shown['state']}, {shown['queued']} waiting, {shown['running']} running"
         click.echo(
             f"# {state if shown['state'] != 'not running' else 'no service was asked'}\n{_yaml(shown)}"
         )
+        click.echo("\n".join(f"# {line}" for each in profiles for line in readable(each)), nl=bool(profiles))
 
 
 def _from_file(expert: str, registry: Path) -> dict[str, Any]:
@@ -48,6 +54,18 @@ def _from_file(expert: str, registry: Path) -> dict[str, Any]:
         raise Failed(f'there is no expert "{expert}"; {suggest(expert, [e.id for e in loaded.experts])}')
     entry = found.model_dump(mode="json", exclude_defaults=True)
     return {"id": expert, "state": "not running", "queued": 0, "running": 0, "entry": entry}
+
+
+def _profiles(expert: str, registry: Path) -> list[ExpertProfile]:
+    """Those that stand beside ``registry``; none where that file does not list the expert."""
+    from coe.profiles.store import open_store
+    from coe.registry.load import load_registry
+
+    if not registry.is_file():
+        return []
+    loaded = load_registry(registry)
+    found = loaded.expert(expert)
+    return list(open_store(loaded, registry.resolve().parent).of(found)) if found else []
 
 
 def _yaml(shown: dict[str, Any]) -> str:
