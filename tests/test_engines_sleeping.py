@@ -72,10 +72,10 @@ async def test_the_process_of_an_expert_that_leaves_is_stopped_when_its_work_is_
     await engine.sleep("b")
     leaving, dormant = process(engine, "a"), process(engine, "b")
     await engine.adopt(experts(tiny_family, "wide"))
-    assert not dormant.alive
+    assert not dormant.running
     assert await text(engine, "a")
     await engine.sleep("a", 2)
-    assert not leaving.alive
+    assert not leaving.running
     await engine.stop()
 
 
@@ -88,7 +88,7 @@ async def test_an_expert_with_another_checkpoint_gets_another_process(
     await engine.adopt((Expert(id="a", host="slot", model=str(tiny_family.b)),))
     await engine.sleep("a", 2)
     await engine.ensure_ready("a")
-    assert not old.alive
+    assert not old.running
     assert await text(engine, "a") != before
     await engine.stop()
 
