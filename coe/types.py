@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 ExpertId = str
 RequestId = str
@@ -216,6 +216,20 @@ class ExpertSpec(Protocol):
     @property
     def adapter(self) -> str | None:
         """A LoRA folder."""
+        ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """What an engine may be able to do besides: read weights into RAM before their expert is loaded."""
+
+    async def prefetch(self, expert: ExpertId) -> None:
+        """Returns when the weights are in RAM. Must not slow down what runs; may run beside any other method.
+        Raises :class:`coe.errors.EngineError` when there is nothing to read."""
+        ...
+
+    def release(self, expert: ExpertId) -> None:
+        """The RAM of weights that were read ahead may be used for others. Returns at once."""
         ...
 
 

@@ -387,14 +387,14 @@ def registry(**overrides: object) -> Registry:
 def test_the_plan_follows_from_the_registry() -> None:
     plan = build_plan(registry())
     assert plan.hosts == (
-        HostPlan("slot", capacity=1.0, max_running=8),
-        HostPlan("gpu", capacity=80.0, sleeps=True, sleep_level=2),
-        HostPlan("lora", capacity=3.0, max_running=6),
+        HostPlan("slot", max_running=8, reads_ahead=True, hardware="in place, gpu"),
+        HostPlan("gpu", capacity=80.0, sleeps=True, sleep_level=2, hardware="asleep, gpu"),
+        HostPlan("lora", capacity=3.0, max_running=6, hardware="adapters, gpu"),
         HostPlan("api", capacity=math.inf, max_running=64, always_awake=True),
     )
     assert plan.experts == (
         ExpertPlan("a", ("slot",), footprint=1.0, max_running=8, load_s=0.8, content="m"),
-        ExpertPlan("b", ("gpu",), footprint=13.5, max_running=4, content="m"),
+        ExpertPlan("b", ("gpu",), footprint=13.5, max_running=4, weights_gb=13.5, content="m"),
         ExpertPlan("c", ("lora",), footprint=1.0, max_running=6, content="m"),
         ExpertPlan("d", ("api",), footprint=0.0, max_running=64, content="m"),
     )

@@ -22,20 +22,20 @@ from coe.registry.scheduling import Mechanisms
 from coe.testing.scheduling import World
 from coe.types import DeadlineClass, ExpertId
 
-SLOT = HostPlan("slot", capacity=1.0, max_running=2)
-TWIN = HostPlan("twin", capacity=1.0, max_running=3)
-GPU = HostPlan("gpu", capacity=24.0, sleeps=True)
+SLOT = HostPlan("slot", capacity=1.0, max_running=2, ram_gb=5.0, node="node", reads_ahead=True)
+TWIN = HostPlan("twin", capacity=1.0, max_running=3, ram_gb=5.0, node="node", reads_ahead=True)
+GPU = HostPlan("gpu", capacity=24.0, sleeps=True, ram_gb=25.0)
 ADAPTERS = HostPlan("adapters", capacity=2.0, max_running=3)
 REMOTE = HostPlan("remote", capacity=math.inf, max_running=2, always_awake=True)
 
 EXPERTS = (
-    ExpertPlan("a", ("slot",), max_running=2),
-    ExpertPlan("b", ("slot", "twin"), max_running=2),
-    ExpertPlan("c", ("slot", "twin"), max_running=1, load_s=3.0),
-    ExpertPlan("d", ("twin",), max_running=3),
-    ExpertPlan("small", ("gpu",), footprint=5.1, max_running=2, load_s=4.0, wake_s=0.5),
-    ExpertPlan("medium", ("gpu",), footprint=9.7, max_running=2, load_s=8.0, wake_s=1.0),
-    ExpertPlan("large", ("gpu",), footprint=23.9, max_running=1, load_s=20.0, wake_s=2.0),
+    ExpertPlan("a", ("slot",), max_running=2, weights_gb=2.0, size="2B"),
+    ExpertPlan("b", ("slot", "twin"), max_running=2, weights_gb=2.0, size="2B"),
+    ExpertPlan("c", ("slot", "twin"), max_running=1, load_s=3.0, weights_gb=4.0),
+    ExpertPlan("d", ("twin",), max_running=3, weights_gb=2.0),
+    ExpertPlan("small", ("gpu",), footprint=5.1, weights_gb=5.0, max_running=2, load_s=4.0, wake_s=0.5),
+    ExpertPlan("medium", ("gpu",), footprint=9.7, weights_gb=9.0, max_running=2, load_s=8.0, wake_s=1.0),
+    ExpertPlan("large", ("gpu",), footprint=23.9, weights_gb=23.0, max_running=1, load_s=20.0, wake_s=2.0),
     ExpertPlan("lora-1", ("adapters",), max_running=3, load_s=0.05),
     ExpertPlan("lora-2", ("adapters",), max_running=3, load_s=0.05),
     ExpertPlan("lora-3", ("adapters",), max_running=2, load_s=0.05),
@@ -153,6 +153,12 @@ class AnyOrder(RuleBasedStateMachine):
     def end_sleep(self, data: st.DataObject, fails: bool) -> None:
         seat = data.draw(st.sampled_from(self.world.seats("going")))
         (self.world.fail_sleep if fails else self.world.slept)(seat.expert, seat.host)
+
+    @precondition(lambda self: self.world.reading)
+    @rule(data=st.data(), fails=st.sampled_from([False, False, True]))
+    def end_prefetch(self, data: st.DataObject, fails: bool) -> None:
+        seats = sorted(self.world.reading, key=lambda seat: (seat.expert, seat.host))
+        self.world.end_prefetch(data.draw(st.sampled_from(seats)), fails)
 
     @precondition(lambda self: self.world.seats("awake"))
     @rule(data=st.data())

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from coe.pool.events import Prefetch
-from coe.pool.policies import Coe, HostView, ReplicaView, Swap, make_policy
-from coe.pool.policies.protocol import Rules
-from coe.registry.models import Registry
+from coe.pool.policies import HostView, ReplicaView, Rules, Swap, make_policy
+from coe.registry.models import Pool, Registry
 from coe.simulate.cluster import Cluster, HostModel, registry_cluster, slots_cluster
 from coe.simulate.driver import Outcome, Simulation, StuckError
 from coe.simulate.hardware import PRESETS, ModelSize, find_preset
@@ -138,7 +136,7 @@ def test_experts_that_do_not_fit_into_ram_are_read_from_disk_and_kept() -> None:
     disk = preset.disk_s(13.5)
     outcome = run(cluster, workload((0, "a", 0.0), (50, "b", 0.0), (100, "b", 0.0), (150, "a", 0.0)))
     waits = [end - at for end, at in zip(outcome.finished, (0, 50, 100, 150), strict=True)]
-    assert waits == pytest.approx([WAKE, SLEEP + disk + WAKE, 0.0, SLEEP + disk + WAKE])
+    assert waits == pytest.approx([WAKE, max(SLEEP, disk) + WAKE, 0.0, max(SLEEP, disk) + WAKE])
 
 
 def test_a_prefetch_reads_ahead() -> None:
@@ -151,18 +149,27 @@ def test_a_prefetch_reads_ahead() -> None:
     assert ram.read("a", 100.0) == pytest.approx(disk)
 
 
-class _Prefetching(Simulation):
-    """Stands for a scheduler that orders a prefetch with the first arrival."""
-
-    def order(self, expert: str) -> None:
-        self._prefetch(Prefetch(expert, "slot-0"))
-
-
-def test_a_load_after_a_prefetch_waits_only_for_the_rest_of_the_read() -> None:
+@pytest.mark.parametrize(("policy", "waits_s"), [("coe", 0.0), ("coe[-prefetch]", A100.disk_s(13.5))])
+def test_weights_are_read_from_disk_while_another_expert_still_works(policy: str, waits_s: float) -> None:
     cluster = slots_cluster(("a", "b"), 1, replace(A100, ram_gb=14.0))
-    simulation = _Prefetching(cluster, workload((1.0, "b", 0.0)), Coe())
-    simulation.order("b")
-    assert simulation.run().finished[0] == pytest.approx(A100.disk_s(13.5) + WAKE)
+    load = workload((0.0, "a", 10.0), (1.0, "b", 0.0))
+    outcome = Simulation(cluster, load, make_policy(Pool(hosts=(), policy=policy))).run()
+    assert outcome.finished[1] == pytest.approx(WAKE + 10.0 + SLEEP + waits_s + WAKE)
+    assert outcome.prefetches == (policy == "coe")
+
+
+def test_sleepers_beyond_the_ram_are_read_from_disk_when_they_wake() -> None:
+    gpu = {"id": "gpu", "swap": "sleep", "memory_gb": 20, "max_running": 4, "ram_gb": 17}
+    experts = [{"id": e, "host": "gpu", "model": "m", "memory_gb": 14} for e in ("big", "other")]
+    registry = {"pool": {"hosts": [gpu]}, "experts": experts}
+    cluster = registry_cluster(Registry.model_validate_json(json.dumps(registry)), replace(A100, ram_gb=17.0))
+    load = workload((0, "big", 0.0), (100, "other", 0.0), (200, "big", 0.0), (300, "other", 0.0))
+    outcome = run(cluster, load)
+    assert outcome.ram_peak_gb == 14.0
+    disk_s = A100.disk_s(14.0)
+    assert outcome.finished[2:] == pytest.approx(
+        [200 + A100.sleep_s(14.0) + A100.wake_s(14.0), 300 + A100.sleep_s(14.0) + disk_s + A100.wake_s(14.0)]
+    )
 
 
 REGISTRY = {
@@ -220,7 +227,8 @@ def test_adapters_load_in_milliseconds() -> None:
 @dataclass(frozen=True)
 class _Refusing:
     name: str = "refusing"
-    rules = Rules()
+    across_hosts: bool = False
+    rules: Rules = field(default_factory=Rules)
 
     def swap(self, view: HostView) -> Swap | None:
         return None

@@ -81,7 +81,8 @@ class SleepEngine:
         self._swaps += 1
 
     async def sleep(self, expert: ExpertId, level: int = 1) -> None:
-        """``level`` 1 keeps the weights in RAM, 2 drops them. One that sleeps already stays as it is.
+        """``level`` 1 keeps the weights in RAM, 2 drops them. One that sleeps at level 1 and is told 2 ends
+        with its process; else one that sleeps stays as it is.
         The process of an expert that this host no longer has is stopped."""
         place = self._places[self._experts[expert].id]
         async with place.moving:
@@ -90,6 +91,8 @@ class SleepEngine:
             elif place.awake:
                 place.asleep = level  # before the call: one that is cut off may have worked
                 await place.life.server.sleep(level)
+            elif place.asleep is not None and place.asleep < level:
+                await self._end(place)  # vLLM cannot go from one level to the other
 
     async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
         """Processes that nobody will wake again are stopped in passing."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from coe.pool.deciding import Turn
 from coe.pool.events import Arrived, Reject, RejectCode
+from coe.pool.forecast import likely_wait
 from coe.pool.joint import fulfil, join, leave
 from coe.pool.policies import Rules
 from coe.pool.promise import promised_wait
@@ -41,12 +43,24 @@ class Admission:
                 event, "queue_full", f"cannot be queued: {waiting} requests are waiting already", turn
             )
             return
-        limit_s = books.plan.classes[event.deadline_class].max_wait_s
-        if self.rules.promise and (wait_s := promised_wait(books, expert, event.deadline_class)) > limit_s:
-            why = f"cannot be promised within {limit_s:g} s: it could take {wait_s:.0f} s now"
-            self._reject(event, "wait_not_promised", why, turn, retry_after_s=wait_s - limit_s)
+        if self.rules.promise and self._waits_too_long(event, expert, turn):
             return
         self._enqueue(event, expert, turn)
+
+    def _waits_too_long(self, event: Arrived, expert: ExpertState, turn: Turn) -> bool:
+        """Refuse what could have to wait longer than its class may, or will not be served while its client
+        waits. Against patience stands the forecast: the bound, with its ageing, is no likely wait."""
+        if expert.has_batch_room:
+            return False
+        limit_s = self.books.plan.classes[event.deadline_class].max_wait_s
+        wait_s = promised_wait(self.books, expert, event.deadline_class)
+        if wait_s <= limit_s and math.isfinite(event.patience_s):
+            limit_s, wait_s = event.patience_s, likely_wait(expert, turn.now)
+        if wait_s <= limit_s:
+            return False
+        why = f"cannot be promised within {limit_s:g} s: it could take {wait_s:.0f} s now"
+        self._reject(event, "wait_not_promised", why, turn, retry_after_s=wait_s - limit_s)
+        return True
 
     def adopt(self, host: HostState, turn: Turn) -> None:
         """Idle experts on ``host`` take requests that wait elsewhere and named them as alternatives."""

@@ -8,13 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 
-from coe.pool.events import Action, Evict, Grant, Load, Sleep, Wake
+from coe.pool.events import Action, Evict, Grant, Load, Prefetch, Release, Sleep, Wake
 from coe.pool.plan import EPSILON
 from coe.pool.policies import HostView, Policy, Swap
 from coe.pool.policies.victims import choose_victims, credit
-from coe.pool.state import AT_REST, Commitment, HostState, Replica
+from coe.pool.ram import credit as ram_credit
+from coe.pool.ram import victims as ram_victims
+from coe.pool.state import AT_REST, DROPPED, Commitment, HostState, Replica
 from coe.types import ExpertId
+
+LOOK_AHEAD = 8
+"""How many of those with work are considered for reading ahead."""
 
 
 @dataclass(slots=True)
@@ -56,11 +62,13 @@ class Decider:
         while granted:  # A grant may empty a queue, which may let its expert be closed.
             self._retry_sleeps(host, turn)
             self._retire(host, turn)
+            _keep_ram(host, turn)
             self.adopt(host, turn)
             view = self._swap(host, turn)
             self._bring_expected(host, view, turn)
             if self._load(host, turn):
                 view = self._view(host, turn.now)
+            self._prefetch(host, turn)
             granted = self._grant(host, view, turn) and not host.at_rest
         host.wake_at = min(self._retry_at(host, turn), self.policy.wake_at(view))
 
@@ -133,6 +141,24 @@ class Decider:
                     drain(victim, turn)
                 return
 
+    def _prefetch(self, host: HostState, turn: Turn) -> None:
+        """Have the weights read of who comes next: the promised one, else who has had work longest. One read
+        at a time on a node: reads share its disk."""
+        plan = host.plan
+        if not self.policy.rules.prefetch or not plan.reads_ahead or plan.ram_gb is None or host.ram.reading:
+            return
+        promised = [c.replica for c in host.commitments]
+        for replica in (*promised, *islice(host.waiting.values(), LOOK_AHEAD)):
+            wanted = replica.committed or replica.expert.queued > replica.expert.supply
+            if replica.state != "cold" or replica.ahead != "no" or not replica.weights_gb or not wanted:
+                continue
+            if all(other.ahead == "no" for other in replica.expert.replicas.values()):
+                if make_room(host, replica.weights_gb, turn):
+                    replica.ahead, replica.read_started = "reading", turn.now
+                    host.ram.hold(replica)
+                    turn.actions.append(Prefetch(replica.expert.id, plan.id))
+                return
+
     def _resident(self, host: HostState, expert: ExpertId) -> Replica:
         resident = host.residents.get(expert)
         if resident is None or resident.state != "awake":
@@ -184,7 +210,7 @@ class Decider:
             elif replica.state == "sleeping":
                 evict(replica, turn)
             if gone and replica.state == "cold" and not replica.committed:
-                _forget(replica)
+                _forget(replica, turn)
         host.leavers = any(r.outdated for r in host.replicas.values())
 
     def _retry_sleeps(self, host: HostState, turn: Turn) -> None:
@@ -235,6 +261,7 @@ def withdraw(commitment: Commitment, turn: Turn) -> None:
 def start_load(replica: Replica, turn: Turn) -> None:
     waking = replica.state == "sleeping"
     replica.committed = False
+    replica.bring = replica.load_cost
     replica.loaded_from = "sleeping" if waking else "cold"
     replica.load_started = turn.now
     replica.move("loading")
@@ -263,19 +290,78 @@ def put_away(replica: Replica, turn: Turn) -> None:
     if replica.outdated or not host.sleeps:
         evict(replica, turn)
         return
+    level = _sleep_level(replica, turn)
+    if level is None:
+        return
     replica.sleeps_to, replica.retry_at, replica.left_at = "sleeping", math.inf, turn.now
     replica.move("going_to_sleep")
-    turn.actions.append(Sleep(replica.expert.id, host.id, host.sleep_level))
+    replica.slept_at_level = level
+    if level != DROPPED:
+        replica.host.ram.hold(replica)
+    turn.actions.append(Sleep(replica.expert.id, host.id, level))
+
+
+def _sleep_level(replica: Replica, turn: Turn) -> int | None:
+    """The host's level, or 2 where its weights are worth less than what is in RAM already; None: wait until
+    what is worth less has left."""
+    ram, size = replica.host.ram, replica.weights_gb
+    level = replica.host.plan.sleep_level
+    if level == DROPPED or ram.takes(size):
+        return level
+    leaving = sum(gb for r, gb in ram.held.items() if r.state == "going_to_sleep" and r.sleeps_to == "cold")
+    worth = ram_credit(replica, turn.now)
+    chosen = ram_victims(ram, size - ram.free - leaving, turn.now, math.inf if replica.needed else worth)
+    if chosen is None:
+        return DROPPED
+    for victim in chosen:
+        _leave_ram(victim, turn)
+    return level if ram.takes(size) else None
+
+
+def make_room(host: HostState, size: float, turn: Turn) -> bool:
+    """Room in RAM for weights that are read ahead, at the expense of others that were: who sleeps stays."""
+    chosen = ram_victims(host.ram, size - host.ram.free, turn.now)
+    if chosen is None or any(victim.state == "sleeping" for victim in chosen):
+        return False
+    for victim in chosen:
+        _leave_ram(victim, turn)
+    return True
+
+
+def _leave_ram(replica: Replica, turn: Turn) -> None:
+    turn.touch(replica.host)
+    if replica.state == "sleeping":
+        evict(replica, turn)
+    else:
+        replica.forget_ram()
+        turn.actions.append(Release(replica.expert.id, replica.host.plan.id))
+
+
+def _keep_ram(host: HostState, turn: Turn) -> None:
+    """Send out what a smaller budget has no room for, and put away who waited for room in RAM."""
+    ram = host.ram
+    if not math.isfinite(ram.budget):
+        return
+    leaving = sum(gb for r, gb in ram.held.items() if r.state == "going_to_sleep" and r.sleeps_to == "cold")
+    for victim in ram_victims(ram, -ram.free - leaving, turn.now) or ():
+        _leave_ram(victim, turn)
+    for replica in [r for r in host.residents.values() if r.state == "draining" and not r.running]:
+        put_away(replica, turn)
 
 
 def evict(replica: Replica, turn: Turn) -> None:
     """Order that nothing of the expert stays. ``retry_at`` is inf until the order is answered."""
     replica.sleeps_to, replica.retry_at, replica.left_at = "cold", math.inf, turn.now
+    slept = replica.state == "sleeping"
     replica.move("going_to_sleep")
+    if slept:
+        replica.held = 0.0  # Only RAM is freed: it has left the accelerator before.
     turn.actions.append(Evict(replica.expert.id, replica.host.plan.id))
 
 
-def _forget(replica: Replica) -> None:
+def _forget(replica: Replica, turn: Turn) -> None:
+    if replica.ahead in ("reading", "read"):
+        _leave_ram(replica, turn)
     replica.expert.replicas.pop(replica.host.plan.id, None)
     replica.host.replicas.pop(replica.expert.id, None)
     replica.host.expected.pop(replica.expert.id, None)

@@ -6,6 +6,7 @@ Every request that has arrived ends exactly once: granted and then finished, rej
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ from coe.types import DeadlineClass, ExpertId, RequestId
 
 HostId = str
 WakeFrom = Literal["awake", "sleeping", "cold"]
-During = Literal["load", "sleep", "run"]
+During = Literal["load", "sleep", "run", "prefetch"]
 RejectCode = Literal["queue_full", "wait_not_promised", "expert_unavailable"]
 
 
@@ -23,7 +24,7 @@ class Arrived:
 
     ``group``: the client's request that this is one leg of; the experts that its legs use do not displace
     each other. ``alternatives``: experts that may serve it instead, nearly as good by the router's own
-    estimate; the Grant says which one did.
+    estimate; the Grant says which one did. ``patience_s``: how long its client waits at most.
     """
 
     request: RequestId
@@ -31,6 +32,7 @@ class Arrived:
     deadline_class: DeadlineClass = "standard"
     group: RequestId | None = None
     alternatives: tuple[ExpertId, ...] = ()
+    patience_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,16 @@ class Slept:
 
 
 @dataclass(frozen=True, slots=True)
+class Prefetched:
+    """The weights of a cold expert are in the host's RAM."""
+
+    expert: ExpertId
+    host: HostId
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
-    """A load or sleep did not succeed, or a resident expert was lost (``run``)."""
+    """A load, sleep or prefetch did not succeed, or a resident expert was lost (``run``)."""
 
     expert: ExpertId
     host: HostId
@@ -94,7 +104,7 @@ class Tick:
     """Nothing happened but time. Send one at ``Scheduler.next_tick()``."""
 
 
-Event = Arrived | Expected | Cancelled | Ready | Slept | Failed | Finished | Tick
+Event = Arrived | Expected | Cancelled | Ready | Slept | Prefetched | Failed | Finished | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +142,16 @@ class Evict:
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """A hint without an answer: ``expert`` will soon be loaded on ``host``."""
+    """Read the weights of a cold expert from disk into the host's RAM, without slowing down what runs; answer
+    with Prefetched or Failed(during="prefetch"). It may be loaded before the answer."""
+
+    expert: ExpertId
+    host: HostId
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The RAM of weights that were prefetched is needed for others. Without an answer."""
 
     expert: ExpertId
     host: HostId
@@ -165,4 +184,4 @@ class Reject:
     retry_after_s: float | None = None
 
 
-Action = Load | Wake | Sleep | Evict | Prefetch | Grant | Reject
+Action = Load | Wake | Sleep | Evict | Prefetch | Release | Grant | Reject

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 LEARNING_RATE = 0.2
 """Weight of the newest observation in a moving mean."""
+WINDOW = 20
+"""How many of the last observations a percentile is of."""
 FADING = 0.999
 """What is left of an extreme at the next observation."""
 RATE_HORIZON_S = 60.0
@@ -24,6 +27,73 @@ class MovingMean:
         rate = LEARNING_RATE if self.seen else 1.0
         self.value += rate * (observation - self.value)
         self.seen = True
+
+
+@dataclass(slots=True)
+class Observations:
+    """What something took: a moving mean, and the 90th percentile of the last ``WINDOW`` times."""
+
+    mean: float = 0.0
+    p90: float = 0.0
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+
+    def add(self, seconds: float) -> None:
+        rate = LEARNING_RATE if self.recent else 1.0
+        self.mean += rate * (seconds - self.mean)
+        self.recent.append(seconds)
+        self.p90 = sorted(self.recent)[math.ceil(0.9 * len(self.recent)) - 1]
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a transition of one expert on one host takes: as it was seen; until then as it was seen of its
+    ``like`` (models of that size on that hardware); until then the first guess ``prior``. Seconds."""
+
+    prior: float
+    like: Observations = field(default_factory=Observations)
+    own: Observations = field(default_factory=Observations)
+
+    def add(self, seconds: float) -> None:
+        self.own.add(seconds)
+        self.like.add(seconds)
+
+    @property
+    def seen(self) -> bool:
+        return bool(self.own.recent or self.like.recent)
+
+    @property
+    def mean(self) -> float:
+        return self.own.mean if self.own.recent else self.like.mean if self.like.recent else self.prior
+
+    @property
+    def p90(self) -> float:
+        return self.own.p90 if self.own.recent else self.like.p90 if self.like.recent else self.prior
+
+
+@dataclass(slots=True)
+class Costs:
+    """Of all transitions of one expert on one host. A load after its weights were read ahead and a wake from
+    level 2, whose weights are read again, are transitions of their own."""
+
+    load: Cost
+    load_read: Cost
+    wake: Cost
+    wake_dropped: Cost
+    sleep: Cost
+    read: Cost
+
+
+@dataclass(slots=True)
+class Likes:
+    """Observations that experts of one kind share."""
+
+    seen: dict[tuple[str, str, str], Observations] = field(default_factory=dict)
+
+    def cost(self, transition: str, prior: float, size: str, hardware: str) -> Cost:
+        """Without a ``size`` nothing is known to be like it."""
+        if not size:
+            return Cost(prior)
+        return Cost(prior, self.seen.setdefault((transition, size, hardware), Observations()))
 
 
 @dataclass(slots=True)

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
-from coe.errors import CoeError
-from coe.pool.events import Event, Failed, HostId, Ready, Slept
-from coe.types import Engine, ExpertId
+from coe.errors import CoeError, EngineError
+from coe.pool.events import Event, Failed, HostId, Prefetched, Ready, Slept
+from coe.types import Engine, ExpertId, ReadsAhead
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,8 @@ class Loss:
 
 
 class Machinery:
-    """Owns the engines. Every load answers Ready or Failed, every sleep Slept or Failed, exactly once,
+    """Owns the engines. Every load answers Ready or Failed, every sleep Slept or Failed, every prefetch
+    Prefetched or Failed, exactly once,
     through ``report`` and never within the call that ordered it."""
 
     def __init__(
@@ -63,6 +64,14 @@ class Machinery:
 
     def sleep(self, expert: ExpertId, host: HostId, level: int) -> None:
         self._spawn(self._sleep(expert, host, level))
+
+    def prefetch(self, expert: ExpertId, host: HostId) -> None:
+        self._spawn(self._prefetch(expert, host))
+
+    def release(self, expert: ExpertId, host: HostId) -> None:
+        engine = self.engines[host]
+        if isinstance(engine, ReadsAhead):
+            engine.release(expert)
 
     def retire(self, host: HostId) -> None:
         """Stop an engine that is not needed any more, in the background."""
@@ -121,6 +130,21 @@ class Machinery:
             event = Failed(expert, host, f"not asleep within {self._load_timeout_s:g} s", "sleep")
         except Exception as error:
             event = Failed(expert, host, _reason(error), "sleep")
+        self._tell(event)
+
+    async def _prefetch(self, expert: ExpertId, host: HostId) -> None:
+        event: Event
+        engine = self.engines[host]
+        try:
+            if not isinstance(engine, ReadsAhead):
+                raise EngineError(f"{host} cannot read ahead")
+            async with asyncio.timeout(self._load_timeout_s):
+                await engine.prefetch(expert)
+            event = Prefetched(expert, host)
+        except TimeoutError:
+            event = Failed(expert, host, f"not read within {self._load_timeout_s:g} s", "prefetch")
+        except Exception as error:
+            event = Failed(expert, host, _reason(error), "prefetch")
         self._tell(event)
 
     async def _stop(self, host: HostId, engine: Engine) -> None:

@@ -44,7 +44,10 @@ class HostPlan:
     ``capacity`` and the experts' footprints share a unit of the host's own: slots, gigabytes, adapters.
     ``max_running`` bounds the leases out on the whole host (None: only each expert's own bound).
     On a host that ``sleeps`` a displaced expert keeps a copy that wakes faster than a cold load.
-    An ``always_awake`` host neither loads nor frees anything.
+    An ``always_awake`` host neither loads nor frees anything. ``ram_gb`` bounds the weights that it keeps in
+    RAM, asleep at level 1 or read ahead (None: it is not looked after, and nothing is read ahead); hosts of
+    one ``node`` share it. One that ``reads_ahead`` can prefetch. ``hardware``: experts of one size take the
+    same time to move on hosts of the same.
     """
 
     id: HostId
@@ -53,14 +56,24 @@ class HostPlan:
     sleeps: bool = False
     sleep_level: int = 1
     always_awake: bool = False
+    ram_gb: float | None = None
+    node: str = ""
+    reads_ahead: bool = False
+    hardware: str = ""
+
+    @property
+    def ram_of(self) -> str:
+        """Whose RAM it uses."""
+        return self.node or f"host {self.id}"
 
 
 @dataclass(frozen=True)
 class ExpertPlan:
     """An expert and the hosts it may run on. ``max_running`` is its batch capacity on each host.
 
-    ``load_s`` and ``wake_s`` (seconds) are first guesses; the scheduler learns better ones. ``content``
-    names what it is made of: an expert with another content than before is loaded anew.
+    ``load_s``, ``wake_s`` and ``sleep_s`` (seconds) are first guesses; the scheduler learns better ones, from
+    others of the same ``size`` too. ``weights_gb`` is what it takes in RAM. ``content`` names what it is made
+    of: an expert with another content than before is loaded anew.
     """
 
     id: ExpertId
@@ -69,6 +82,9 @@ class ExpertPlan:
     max_running: int = 16
     load_s: float = 1.0
     wake_s: float | None = None
+    sleep_s: float = 0.0
+    weights_gb: float = 0.0
+    size: str = ""
     content: str = ""
 
 
@@ -94,6 +110,12 @@ class PoolPlan:
             raise ConfigError("two hosts or two experts of the pool have the same id", hint="rename one")
         for expert in self.experts:
             _check_expert(expert, hosts)
+        budgets: dict[str, float | None] = {}
+        for host in self.hosts:
+            if budgets.setdefault(host.ram_of, host.ram_gb) != host.ram_gb:
+                raise ConfigError(
+                    f"hosts of node {host.node!r} disagree about its RAM", hint="give one ram_gb"
+                )
 
 
 def _check_expert(expert: ExpertPlan, hosts: dict[HostId, HostPlan]) -> None:
@@ -141,15 +163,30 @@ def _host_plan(host: VllmHost | AdapterHost | RemoteHost) -> HostPlan:
     if isinstance(host, RemoteHost):
         return HostPlan(host.id, capacity=math.inf, max_running=host.max_running, always_awake=True)
     if isinstance(host, AdapterHost):
-        return HostPlan(host.id, capacity=float(host.max_adapters), max_running=host.max_running)
+        hardware = f"adapters, {host.device}"
+        capacity = float(host.max_adapters)
+        return HostPlan(host.id, capacity=capacity, max_running=host.max_running, hardware=hardware)
     if host.swap == "in_place":
-        return HostPlan(host.id, capacity=1.0, max_running=host.max_running)
+        return HostPlan(
+            host.id,
+            max_running=host.max_running,
+            ram_gb=host.ram_gb,
+            reads_ahead=host.url is None,
+            hardware=f"in place, {host.device}",
+        )
     if host.memory_gb is None:
         raise ConfigError(
             f"host {host.id!r} swaps by sleeping but has no memory_gb",
             hint="set memory_gb to what its experts may use together",
         )
-    return HostPlan(host.id, capacity=host.memory_gb, sleeps=True, sleep_level=host.sleep_level)
+    return HostPlan(
+        host.id,
+        capacity=host.memory_gb,
+        sleeps=True,
+        sleep_level=host.sleep_level,
+        ram_gb=host.ram_gb,
+        hardware=f"asleep, {host.device}",
+    )
 
 
 def _expert_plan(expert: Expert, registry: Registry) -> ExpertPlan:
@@ -163,8 +200,20 @@ def _expert_plan(expert: Expert, registry: Registry) -> ExpertPlan:
         footprint=_footprint(expert, host),
         max_running=expert.max_running or host.max_running,
         load_s=1.0 if expert.load_s is None else expert.load_s,
+        wake_s=expert.wake_s,
+        sleep_s=expert.sleep_s or 0.0,
+        weights_gb=_weights_gb(expert, host),
+        size="" if expert.parameters_b is None else f"{expert.parameters_b:g}B",
         content=" + ".join(part for part in (expert.model, expert.adapter) if part),
     )
+
+
+def _weights_gb(expert: Expert, host: VllmHost | AdapterHost | RemoteHost) -> float:
+    """``memory_gb`` where given, else by the parameters; 0 where neither is known."""
+    if isinstance(host, RemoteHost):
+        return 0.0
+    per_parameter = 4.0 if host.dtype == "float32" else 2.0
+    return expert.memory_gb or (expert.parameters_b or 0.0) * per_parameter
 
 
 def _footprint(expert: Expert, host: VllmHost | AdapterHost | RemoteHost) -> float:

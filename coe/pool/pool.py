@@ -31,6 +31,7 @@ from coe.pool.events import (
     Load,
     Prefetch,
     Reject,
+    Release,
     Sleep,
     Tick,
     Wake,
@@ -136,10 +137,11 @@ class Pool:
         says which one does. A lease that was announced with :meth:`expect` takes that place.
 
         Raises Overloaded (queue full), ExpertUnavailable (cannot be loaded, not in the pool, shutting
-        down) or ExpertTimeout (not granted within ``timeout_s``).
+        down) or ExpertTimeout (not granted within ``timeout_s``). Overloaded also where the wait will likely
+        be longer than ``timeout_s``.
         """
         ticket = self._expected.pop((request_id, expert), None) or self._ticket(request_id)
-        arrived = Arrived(ticket, expert, deadline_class, group, tuple(alternatives))
+        arrived = Arrived(ticket, expert, deadline_class, group, tuple(alternatives), timeout_s)
         grant = await self._granted(ticket, arrived, timeout_s)
         engine = self._machinery.engines[grant.host]
         ok = True
@@ -321,7 +323,9 @@ class Pool:
                 log.info("evict %s on %s", action.expert, action.host)
                 self._machinery.sleep(action.expert, action.host, DISCARD)
             case Prefetch():
-                pass  # A hint; no engine has a use for it yet.
+                self._machinery.prefetch(action.expert, action.host)
+            case Release():
+                self._machinery.release(action.expert, action.host)
 
     def _resolve(self, grant: Grant) -> None:
         """Wake the caller. One that is being cancelled sends Cancelled itself, which ends the lease."""

@@ -2,7 +2,8 @@
 
 A request is granted at the latest when its ageing is over and every expert whose work is older has had its
 turn. With E experts that have work on K hosts that is ``ageing + turns * ceil(E / K) * turn_s``, where a
-turn is the longest batch, another one to drain, and the longest swap, all as seen of late; ``turns`` is
+turn is the longest batch, another one to drain, and the longest swap, all as seen of late (until then as
+the expert's own costs are guessed); ``turns`` is
 how many batches the requests ahead in its own queue fill.
 """
 
@@ -25,6 +26,7 @@ def promised_wait(books: Books, expert: ExpertState, deadline_class: DeadlineCla
     experts = len({name for replica in replicas for name in replica.host.waiting} | {expert.id})
     per_turn = min(replica.max_running for replica in replicas)
     turns = math.ceil((expert.queued + 1) / per_turn)
-    turn_s = 2.0 * books.longest.run_s + books.longest.swap_s
+    own_s = max(r.costs.sleep.p90 + r.load_cost.p90 for r in replicas)
+    turn_s = 2.0 * books.longest.run_s + max(books.longest.swap_s, own_s)
     ageing_s = books.plan.classes[deadline_class].ageing_s
     return ageing_s + turns * math.ceil(experts / len(replicas)) * turn_s

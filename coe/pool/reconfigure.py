@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from coe.errors import ConfigError
 from coe.pool.deciding import Turn
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
+from coe.pool.ram import Ram
 from coe.pool.state import Books, ExpertState, HostState, new_replica
 from coe.pool.waiting import Queue
 
@@ -37,7 +40,11 @@ def check_plan(books: Books, plan: PoolPlan) -> None:
 
 
 def _check_kind(host: HostState | None, plan: HostPlan) -> None:
-    if host and (host.plan.always_awake, host.plan.sleeps) != (plan.always_awake, plan.sleeps):
+    if host and (host.plan.always_awake, host.plan.sleeps, host.plan.node) != (
+        plan.always_awake,
+        plan.sleeps,
+        plan.node,
+    ):
         raise ConfigError(
             f"host {plan.id!r} cannot change its kind or way of swapping while the pool runs",
             hint="give the new host another id, or restart the service",
@@ -46,7 +53,9 @@ def _check_kind(host: HostState | None, plan: HostPlan) -> None:
 
 def _apply_hosts(books: Books, plan: PoolPlan) -> None:
     for host_plan in plan.hosts:
-        host = books.hosts.setdefault(host_plan.id, HostState(host_plan))
+        ram = books.rams.setdefault(host_plan.ram_of, Ram())
+        ram.budget = math.inf if host_plan.ram_gb is None else host_plan.ram_gb
+        host = books.hosts.setdefault(host_plan.id, HostState(host_plan, ram))
         host.plan = host_plan
     kept = {host.id for host in plan.hosts}
     for host in books.hosts.values():
@@ -59,8 +68,9 @@ def _apply_expert(books: Books, plan: ExpertPlan) -> None:
         replica.retired = replica.host.plan.id not in plan.hosts
         replica.list_waiting()
     for host_id in plan.hosts:
-        replica = expert.replicas.get(host_id) or new_replica(expert, books.hosts[host_id], plan)
+        replica = expert.replicas.get(host_id) or new_replica(expert, books.hosts[host_id], plan, books.likes)
         replica.max_running, replica.footprint = plan.max_running, plan.footprint
+        replica.weights_gb = plan.weights_gb
         if replica.content != plan.content:
             replica.content = plan.content
             # What is elsewhere has no content here: the next request to it names the new one.

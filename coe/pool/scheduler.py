@@ -22,6 +22,7 @@ from coe.pool.events import (
     Finished,
     Grant,
     HostId,
+    Prefetched,
     Ready,
     Slept,
     Tick,
@@ -70,6 +71,8 @@ class Scheduler:
                 self._ready(event, turn)
             case Slept():
                 self._slept(event, turn)
+            case Prefetched():
+                self._prefetched(event, turn)
             case Failed():
                 self._failed(event, turn)
             case Tick():
@@ -182,7 +185,7 @@ class Scheduler:
             return
         took = turn.now - replica.load_started if event.took_s is None else event.took_s
         self._books.longest.loaded(took)
-        replica.load_mean(replica.loaded_from == "sleeping").add(took)
+        (replica.bring or replica.costs.load).add(took)
         replica.swaps += 1
         replica.ready_at = replica.used_at = turn.now
         replica.move("awake")
@@ -194,15 +197,37 @@ class Scheduler:
         if replica is None or replica.state != "going_to_sleep":
             return
         self._books.longest.slept(turn.now - replica.left_at)
+        if replica.sleeps_to == "sleeping":
+            replica.costs.sleep.add(turn.now - replica.left_at)
         replica.retry_at, replica.sleep_failures = -math.inf, 0
         replica.move(replica.sleeps_to)
         turn.touch_hosts_of(replica)
+        self._touch_node(replica, turn)
+
+    def _prefetched(self, event: Prefetched, turn: Turn) -> None:
+        replica = self._books.replica(event.expert, event.host)
+        if replica is None or replica.ahead != "reading":
+            return
+        replica.costs.read.add(turn.now - replica.read_started)
+        if replica.state == "cold":
+            replica.ahead = "read"
+        self._touch_node(replica, turn)
+
+    def _touch_node(self, replica: Replica, turn: Turn) -> None:
+        """Whoever shares its RAM may have something to do."""
+        for host in self._books.hosts.values():
+            if host.ram is replica.host.ram:
+                turn.touch(host)
 
     def _failed(self, event: Failed, turn: Turn) -> None:
         replica = self._books.replica(event.expert, event.host)
         if replica is None:
             return
-        if event.during == "sleep" and replica.state == "going_to_sleep":
+        if event.during == "prefetch" and replica.ahead == "reading":
+            replica.forget_ram()
+            replica.ahead = "failed"
+            self._touch_node(replica, turn)
+        elif event.during == "sleep" and replica.state == "going_to_sleep":
             self._sleep_failed(replica, turn)
         elif event.during == "load" and replica.state == "loading":
             replica.move("cold")

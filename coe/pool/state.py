@@ -13,15 +13,20 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from coe.pool.events import HostId, WakeFrom
-from coe.pool.learning import Longest, MovingMean, Rate
+from coe.pool.learning import Cost, Costs, Likes, Longest, MovingMean, Rate
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
+from coe.pool.ram import Ram
 from coe.pool.waiting import Queue, Waiter, Worth
 from coe.types import ExpertId, RequestId
 
+Ahead = Literal["no", "reading", "read", "failed"]
+"""Whether a cold expert's weights are read ahead into RAM."""
 State = Literal["cold", "sleeping", "loading", "awake", "draining", "going_to_sleep"]
 
 
 AT_REST: frozenset[State] = frozenset({"cold", "sleeping"})
+DROPPED = 2
+"""The sleep level that does not keep the weights in RAM."""
 
 
 @dataclass(slots=True)
@@ -141,16 +146,20 @@ class Replica:
 
     ``retired``: the plan no longer has this pair. ``crashed``: it was lost with leases out; its place is
     free when they are back. ``quarantined``: it failed too often in a row. ``committed``: it will be
-    loaded as soon as its victims have left. ``stale``: what is in memory is its former content.
+    loaded as soon as its victims have left. ``stale``: what is in memory is its former content. ``bring``:
+    the cost of the load or wake under way.
     """
 
     expert: ExpertState
     host: HostState
     max_running: int
     footprint: float
-    cold_load: MovingMean
-    wake_load: MovingMean
+    costs: Costs
+    weights_gb: float = 0.0
     state: State = "cold"
+    ahead: Ahead = "no"
+    slept_at_level: int = 1
+    read_started: float = -math.inf
     running: int = 0
     held: float = 0.0
     frame_left: int = 0
@@ -159,6 +168,7 @@ class Replica:
     used_at: float = -math.inf
     left_at: float = -math.inf
     loaded_from: WakeFrom = "cold"
+    bring: Cost | None = None
     sleeps_to: Literal["cold", "sleeping"] = "cold"
     committed: bool = False
     crashed: bool = False
@@ -174,8 +184,21 @@ class Replica:
     @property
     def load_s(self) -> float:
         """Expected cost of bringing it in from where it is (or was, when it is in)."""
+        return self.load_cost.mean
+
+    @property
+    def load_cost(self) -> Cost:
+        if self.state == "loading" and self.bring is not None:
+            return self.bring
         origin = self.state if self.state in ("cold", "sleeping") else self.loaded_from
-        return self.load_mean(origin == "sleeping").value
+        if origin == "sleeping":
+            return self.costs.wake_dropped if self.slept_at_level == DROPPED else self.costs.wake
+        return self.costs.load_read if self.ahead == "read" else self.costs.load
+
+    @property
+    def needed(self) -> bool:
+        """Whether somebody waits for it or announced that he will."""
+        return self.committed or self.expert.queued > 0 or self.expert.expected > 0
 
     @property
     def serves(self) -> bool:
@@ -202,9 +225,6 @@ class Replica:
     def has_batch_room(self) -> bool:
         return self.state == "awake" and self.running < self.max_running and self.host.has_batch_room
 
-    def load_mean(self, waking: bool) -> MovingMean:
-        return self.wake_load if waking else self.cold_load
-
     def retry(self, moment: float) -> None:
         """Leave it alone until ``moment``."""
         self.retry_at = moment
@@ -215,6 +235,8 @@ class Replica:
         self.state = state
         if state == "cold":
             self.stale = False
+        if state in ("cold", "awake"):
+            self.forget_ram()
         if state in ("cold", "sleeping"):
             self.held = 0.0
             self.host.residents.pop(self.expert.id, None)
@@ -224,6 +246,11 @@ class Replica:
         if state != "awake":
             self.frame_left = 0
         self.expert.recount()
+
+    def forget_ram(self) -> None:
+        """Its weights are not in RAM any more, or not for the scheduler to count."""
+        self.ahead = "no"
+        self.host.ram.drop(self)
 
     def list_waiting(self) -> None:
         """Keep the host's list of replicas with work true."""
@@ -250,6 +277,7 @@ class HostState:
     """
 
     plan: HostPlan
+    ram: Ram
     replicas: dict[ExpertId, Replica] = field(default_factory=dict)
     residents: dict[ExpertId, Replica] = field(default_factory=dict)
     waiting: dict[ExpertId, Replica] = field(default_factory=dict)
@@ -285,12 +313,10 @@ class HostState:
         return self.free + leaving - sum(c.replica.footprint for c in self.commitments)
 
 
-def new_replica(expert: ExpertState, host: HostState, plan: ExpertPlan) -> Replica:
+def new_replica(expert: ExpertState, host: HostState, plan: ExpertPlan, likes: Likes) -> Replica:
     """A replica as the plan has it: cold, or awake where everything always is."""
-    wake_s = plan.load_s if plan.wake_s is None else plan.wake_s
-    replica = Replica(
-        expert, host, plan.max_running, plan.footprint, MovingMean(plan.load_s), MovingMean(wake_s)
-    )
+    costs = _costs(plan, host.plan.hardware, likes)
+    replica = Replica(expert, host, plan.max_running, plan.footprint, costs, plan.weights_gb)
     replica.content = plan.content
     expert.replicas[host.plan.id] = replica
     host.replicas[expert.id] = replica
@@ -299,6 +325,21 @@ def new_replica(expert: ExpertState, host: HostState, plan: ExpertPlan) -> Repli
         replica.move("awake")
     replica.list_waiting()
     return replica
+
+
+def _costs(plan: ExpertPlan, hardware: str, likes: Likes) -> Costs:
+    def cost(transition: str, prior: float) -> Cost:
+        return likes.cost(transition, prior, plan.size, hardware)
+
+    wake_s = plan.load_s if plan.wake_s is None else plan.wake_s
+    return Costs(
+        load=cost("load", plan.load_s),
+        load_read=cost("load_read", plan.load_s),
+        wake=cost("wake", wake_s),
+        wake_dropped=cost("wake_dropped", wake_s),
+        sleep=cost("sleep", plan.sleep_s),
+        read=cost("read", 0.0),
+    )
 
 
 @dataclass(slots=True)
@@ -313,6 +354,8 @@ class Books:
     expected: dict[RequestId, Expectation] = field(default_factory=dict)
     groups: dict[RequestId, Group] = field(default_factory=dict)
     longest: Longest = field(default_factory=Longest)
+    likes: Likes = field(default_factory=Likes)
+    rams: dict[str, Ram] = field(default_factory=dict)
     leavers: bool = False
 
     def replica(self, expert: ExpertId, host: HostId) -> Replica | None:

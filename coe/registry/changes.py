@@ -50,7 +50,7 @@ def fixed_fields(before: Host, after: Host) -> list[str]:
     """Fields that differ and that the running engine would not follow."""
     if type(before) is not type(after):
         return ["kind"]
-    at_once = {"memory_gb", "max_running"} if isinstance(after, RemoteHost) else {"memory_gb"}
+    at_once = {"memory_gb", "max_running"} if isinstance(after, RemoteHost) else {"memory_gb", "ram_gb"}
     fields = set(type(after).model_fields) - at_once
     return sorted(name for name in fields if getattr(before, name) != getattr(after, name))
 

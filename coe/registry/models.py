@@ -68,6 +68,8 @@ class VllmHost(Model):
     device: Literal["cpu", "gpu"] = "gpu"
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     """GPU memory that the awake experts of a sleeping host may take together"""
+    ram_gb: Annotated[float, Field(gt=0)] | None = None
+    """RAM for weights that are not in use: asleep at level 1, or read ahead from disk (in_place)"""
     sleep_level: Literal[1, 2] = 1
     """1 keeps the weights in RAM, 2 drops them"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -220,6 +222,10 @@ class Expert(Model):
     price: Price | None = None
     load_s: Annotated[float, Field(ge=0)] | None = None
     """first guess of the time a load takes; it is measured from then on"""
+    wake_s: Annotated[float, Field(ge=0)] | None = None
+    """first guess of the time waking takes (swap: sleep); measured from then on"""
+    sleep_s: Annotated[float, Field(ge=0)] | None = None
+    """first guess of the time going to sleep takes; measured from then on"""
     max_running: Annotated[int, Field(ge=1)] | None = None
     """requests to this expert at once"""
 

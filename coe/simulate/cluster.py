@@ -155,10 +155,16 @@ def slots_cluster(
     """
     hosts = {f"slot-{i}": HostModel(f"slot-{i}", "slot", "turns", max_batch) for i in range(slots)}
     wake_s = preset.wake_s(DEFAULT_SIZE.weights_gb)
+    weights_gb = DEFAULT_SIZE.weights_gb
+    all_fit = len(experts) * weights_gb <= preset.ram_gb
+    ram_gb = None if all_fit else preset.ram_gb  # Where all are in RAM, there is nothing to look after.
     plan = PoolPlan(
-        hosts=tuple(HostPlan(host) for host in hosts),
+        hosts=tuple(HostPlan(host, ram_gb=ram_gb, node="node", reads_ahead=not all_fit) for host in hosts),
         experts=tuple(
-            ExpertPlan(expert, tuple(hosts), max_running=max_batch, load_s=wake_s) for expert in experts
+            ExpertPlan(
+                expert, tuple(hosts), max_running=max_batch, load_s=wake_s, weights_gb=weights_gb, size="7B"
+            )
+            for expert in experts
         ),
         max_queue=UNBOUNDED_QUEUE,
     )

@@ -23,8 +23,10 @@ from coe.pool.events import (
     HostId,
     Load,
     Prefetch,
+    Prefetched,
     Ready,
     Reject,
+    Release,
     Sleep,
     Slept,
     Tick,
@@ -36,6 +38,7 @@ from coe.simulate.cluster import Cluster
 from coe.simulate.machine import HostMachine
 from coe.simulate.memory import Ram
 from coe.simulate.workload import Workload
+from coe.types import ExpertId
 
 MAX_IDLE_TICKS = 100_000
 """Ticks in a row without anything else happening before a policy is taken to be stuck."""
@@ -53,7 +56,8 @@ class Outcome:
     """What happened. Times in seconds of virtual time; ``inf`` where it never did (rejected).
 
     ``switching_s``: time with a load, wake or sleep under way, summed over hosts. ``gb_seconds``: integral
-    of the weights that hosts held. ``decision_s``: processor time of this thread inside ``Scheduler.step``
+    of the weights that hosts held; ``ram_peak_gb``: the most weights in RAM, asleep or read from disk.
+    ``decision_s``: processor time of this thread inside ``Scheduler.step``
     (what else the machine does is left out), in ``steps`` calls.
     """
 
@@ -65,6 +69,8 @@ class Outcome:
     switching_s: float = 0.0
     gb_seconds: float = 0.0
     peak_gb: float = 0.0
+    ram_peak_gb: float = 0.0
+    prefetches: int = 0
     end: float = 0.0
     decision_s: float = 0.0
     steps: int = 0
@@ -96,6 +102,8 @@ class Simulation:
         self._policy_name = policy.name
         self._machines = {host: HostMachine(model) for host, model in cluster.hosts.items()}
         self._ram = Ram(cluster)
+        self._in_ram: set[tuple[ExpertId, HostId]] = set()
+        self._leaving_ram: set[tuple[ExpertId, HostId]] = set()
         self._switching = {host: _Switching() for host in cluster.hosts}
         self._heap: list[_Entry] = []
         self._order = 0
@@ -112,6 +120,7 @@ class Simulation:
             Sleep: self._sleep,
             Evict: self._sleep,
             Prefetch: self._prefetch,
+            Release: self._release,
             Reject: self._reject,
         }
 
@@ -144,9 +153,7 @@ class Simulation:
     def _happen(self, entry: _Entry) -> None:
         if entry.event is not REQUEST_ENDS:
             self._now = entry.at
-            self._transition_over(entry.host)
-            if isinstance(entry.event, Slept):
-                self._hold(-self._cluster.experts[entry.event.expert].size.weights_gb)
+            self._account(entry.event)
             self._tell(entry.event)
             return
         machine = self._machines[entry.host]
@@ -160,6 +167,15 @@ class Simulation:
         for request in ended:
             self._tell(Finished(str(request)))
         self._announce_end(entry.host)
+
+    def _account(self, event: Event | None) -> None:
+        """What the end of a transition changes on the accelerator. Those in RAM alone change nothing."""
+        if isinstance(event, Slept) and (event.expert, event.host) in self._leaving_ram:
+            self._leaving_ram.remove((event.expert, event.host))
+        elif isinstance(event, Slept | Ready):
+            self._transition_over(event.host)
+            if isinstance(event, Slept):
+                self._hold(-self._cluster.experts[event.expert].size.weights_gb)
 
     def _tell(self, event: Event) -> None:
         """One step of the scheduler, and its actions."""
@@ -189,19 +205,43 @@ class Simulation:
         else:
             self._outcome.loads += 1
             seconds = cluster.load_s(expert, host)
-        from_disk = isinstance(action, Load) or cluster.hosts[host].sleep_level == 2
+        kept = (expert, host) in self._in_ram
+        from_disk = isinstance(action, Load) or not kept
         if from_disk and cluster.uses_ram(expert, host):
             seconds += self._ram.read(expert, self._now)
+        self._let_go((expert, host))
         self._hold(cluster.experts[expert].size.weights_gb)
         self._transition(host, seconds, Ready(expert, host))
 
     def _sleep(self, action: Sleep | Evict) -> None:
-        seconds = self._cluster.sleep_s(action.expert, action.host)
+        seat = action.expert, action.host
+        seconds = self._cluster.sleep_s(*seat)
+        if isinstance(action, Sleep) and action.level == 1:
+            self._in_ram.add(seat)
+            self._ram.keep(action.expert, self._now)
+        elif self._let_go(seat):
+            self._leaving_ram.add(seat)
+            self._push(self._now, action.host, 0, Slept(*seat))
+            return
         self._transition(action.host, seconds, Slept(action.expert, action.host))
 
     def _prefetch(self, action: Prefetch) -> None:
-        if self._cluster.uses_ram(action.expert, action.host):
-            self._ram.read(action.expert, self._now)
+        expert, host = action.expert, action.host
+        self._outcome.prefetches += 1
+        self._in_ram.add((expert, host))
+        seconds = self._ram.prefetch(expert, self._now) if self._cluster.uses_ram(expert, host) else 0.0
+        self._push(self._now + seconds, host, 0, Prefetched(expert, host))
+
+    def _release(self, action: Release) -> None:
+        self._let_go((action.expert, action.host))
+
+    def _let_go(self, seat: tuple[ExpertId, HostId]) -> bool:
+        """Whether the scheduler kept weights in RAM there, which it does no longer."""
+        if seat not in self._in_ram:
+            return False
+        self._in_ram.remove(seat)
+        self._ram.let_go(seat[0])
+        return True
 
     def _reject(self, action: Reject) -> None:  # noqa: ARG002
         self._outcome.rejected += 1
@@ -243,4 +283,5 @@ class Simulation:
             if switching.under_way:
                 self._outcome.switching_s += self._now - switching.since
         self._outcome.end = self._now
+        self._outcome.ram_peak_gb = self._ram.peak_gb
         return self._outcome

@@ -17,7 +17,8 @@ class Row:
     ``load`` is null when all requests arrive at once. ``goodput``: share of all requests answered within the
     SLO; rejected ones are not. The latencies (arrival to last token) and ``max_wait`` (arrival to grant) are
     of the requests that were answered; null if none. ``switching_share``: share of the hosts' time with a
-    load, wake or sleep under way. ``memory_gb``: mean weights held on accelerators. ``span_s``: virtual time
+    load, wake or sleep under way. ``memory_gb``: mean weights held on accelerators, ``ram_peak_gb``: the
+    most in RAM (asleep, or read from disk). ``span_s``: virtual time
     of the run.
     """
 
@@ -36,6 +37,7 @@ class Row:
     rejected: int
     memory_gb: float
     memory_peak_gb: float
+    ram_peak_gb: float
     span_s: float
 
 
@@ -66,5 +68,6 @@ def measure(policy: str, outcome: Outcome, workload: Workload, cluster: Cluster,
         rejected=outcome.rejected,
         memory_gb=outcome.gb_seconds / outcome.end if outcome.end else 0.0,
         memory_peak_gb=outcome.peak_gb,
+        ram_peak_gb=outcome.ram_peak_gb,
         span_s=outcome.end,
     )

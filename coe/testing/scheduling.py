@@ -20,8 +20,11 @@ from coe.pool.events import (
     Grant,
     HostId,
     Load,
+    Prefetch,
+    Prefetched,
     Ready,
     Reject,
+    Release,
     Sleep,
     Slept,
     Tick,
@@ -73,6 +76,8 @@ class World:
         self.ended: dict[RequestId, Ended] = {}
         self.places: dict[Seat, Place] = {}
         self._held: dict[Seat, float] = {}
+        self.in_ram: dict[Seat, float] = {}
+        self.reading: set[Seat] = set()
         self._goes_to: dict[Seat, Place] = {}
         self._failed_sleeps: Counter[Seat] = Counter()
         self._hosts = {host.id: host for host in plan.hosts}
@@ -105,7 +110,7 @@ class World:
 
     def ready(self, expert: ExpertId, host: HostId | None = None) -> list[Action]:
         seat = self._seat(expert, host, "loading")
-        self.places[seat] = "awake"
+        self._put(seat, "awake")
         return self.send(Ready(seat.expert, seat.host))
 
     def slept(self, expert: ExpertId, host: HostId | None = None) -> list[Action]:
@@ -123,6 +128,14 @@ class World:
         self._failed_sleeps[seat] += 1
         self._put(seat, "cold" if self._failed_sleeps[seat] >= self.plan.max_failures else "stuck")
         return self.send(Failed(seat.expert, seat.host, "scripted", "sleep"))
+
+    def end_prefetch(self, seat: Seat, fails: bool = False) -> list[Action]:
+        self.reading.remove(seat)
+        if not fails:
+            return self.send(Prefetched(seat.expert, seat.host))
+        if self.place(seat.expert, seat.host) != "awake":
+            self.in_ram.pop(seat, None)
+        return self.send(Failed(seat.expert, seat.host, "scripted", "prefetch"))
 
     def lose(self, expert: ExpertId, host: HostId | None = None) -> list[Action]:
         """A resident expert crashes. Its leases come back as failed later."""
@@ -155,6 +168,8 @@ class World:
                 self.ready(seat.expert, seat.host)
             for seat in list(self._at("going")):
                 self.slept(seat.expert, seat.host)
+            for seat in list(self.reading):
+                self.end_prefetch(seat)
             for request in list(self.leases):
                 self.finish(request)
             if not self.waiting and not self.leases and not self.seats("loading", "going", "stuck"):
@@ -214,6 +229,15 @@ class World:
                 self._check_load(Seat(action.expert, action.host), waking=isinstance(action, Wake))
             case Sleep() | Evict():
                 self._check_sleep(action)
+            case Prefetch():
+                seat = Seat(action.expert, action.host)
+                if self.place(seat.expert, seat.host) != "cold" or seat in self.in_ram:
+                    raise BrokenRuleError(f"{action}: nothing to read")
+                self.reading.add(seat)
+                self._take_ram(seat)
+            case Release():
+                if self.in_ram.pop(Seat(action.expert, action.host), None) is None:
+                    raise BrokenRuleError(f"{action}: it was not read")
             case Reject():
                 if self.waiting.pop(action.request, None) is None:
                     raise BrokenRuleError(f"{action}: it does not wait")
@@ -254,8 +278,17 @@ class World:
             raise BrokenRuleError(f"{action}: the expert is {self.place(seat.expert, seat.host)}")
         if self.place(seat.expert, seat.host) != "stuck":
             self._failed_sleeps[seat] = 0
+        if isinstance(action, Sleep) and action.level == 1:
+            self._take_ram(seat)
         self.places[seat] = "going"
         self._goes_to[seat] = "cold" if isinstance(action, Evict) else "sleeping"
+
+    def _take_ram(self, seat: Seat) -> None:
+        host = self._hosts[seat.host]
+        self.in_ram[seat] = self._experts[seat.expert].weights_gb
+        held = sum(gb for s, gb in self.in_ram.items() if self._hosts[s.host].ram_of == host.ram_of)
+        if host.ram_gb is not None and held > host.ram_gb + EPSILON:
+            raise BrokenRuleError(f"{seat} exceeds the RAM of its node: {held:g}")
 
     def _rest(self, host: HostId) -> Place:
         return "awake" if self._hosts[host].always_awake else "cold"
@@ -264,6 +297,8 @@ class World:
         self.places[seat] = place
         if place in ("cold", "sleeping"):
             self._held.pop(seat, None)
+        if place in ("cold", "awake"):
+            self.in_ram.pop(seat, None)
 
     def _leave(self, request: RequestId) -> bool:
         """Take a lease back; the last one of a lost expert frees its place."""
