@@ -50,14 +50,15 @@ def experts(found: Plan | None) -> list[str]:
     ("confidence", "options", "expected"),
     [
         (0.9, {}, []),
-        (0.4, {}, ["a", "b"]),
+        (0.4, {}, ["a", "b", "c"]),
+        (0.4, {"quality": 0.25}, ["a", "b"]),
         (0.4, {"quality": 0.9}, ["a", "b", "c"]),
         (0.9, {"quality": 1.0}, ["a", "b", "c"]),
         (0.4, {"cost": 3.0}, []),
         (0.9, {"experts": 4}, ["a", "b", "c", "d"]),
         (0.9, {"experts": 1}, []),
         (0.9, {"aggregate": "weighted_vote"}, ["a", "b", "c"]),
-        (0.4, {"aggregate": "first"}, ["a", "b"]),
+        (0.4, {"aggregate": "first"}, ["a", "b", "c"]),
     ],
 )
 def test_confidence_quality_cost_and_the_client_decide_how_many_are_asked(

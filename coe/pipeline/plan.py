@@ -129,8 +129,9 @@ def _bounded(request: Request, body: Mapping[str, Any], max_tokens: int | None) 
 def _how_many(decision: Decision, wish: Wish, options: Options) -> int:
     """How many experts this query is worth, up to the limit.
 
-    One where the router is clear about it; else as many of the ranking as it takes to gather ``clear`` of the
-    probability (top-p routing, arXiv 2403.07652). Quality lowers the bar for asking more, cost raises it.
+    One where the router is clear about it; else as many of the ranking as it takes until one of them is right
+    with probability ``clear``, as if they erred independently (after top-p routing, arXiv 2403.07652, whose
+    shares sum to 1; chances of being right do not). Quality lowers the bar for asking more, cost raises it.
     """
     if wish.limit < 2 or not wish.spec.adaptive:
         return wish.limit
@@ -140,10 +141,10 @@ def _how_many(decision: Decision, wish: Wish, options: Options) -> int:
     clear = min(1.0, max(0.0, CLEAR + 0.6 * (quality - 0.5) - 0.2 * (options.cost or 0.0)))
     if decision.confidence >= clear:
         return 1
-    mass = 0.0
+    nobody = 1.0
     for count, ranked in enumerate(decision.ranking, 1):
-        mass += ranked.probability
-        if mass >= clear or count == wish.limit:
+        nobody *= 1.0 - ranked.probability
+        if 1.0 - nobody >= clear or count == wish.limit:
             return max(2, count)
     return min(wish.limit, len(decision.ranking))
 
