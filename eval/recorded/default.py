@@ -19,7 +19,8 @@ from eval.statistics import paired_bootstrap
 from routers import ESTIMATORS
 
 CANDIDATES = tuple(name for name in ("blend", "linear", "knn", "category") if name in ESTIMATORS)
-COMBINING = ("vote", "weighted_vote", "learned")
+COMBINING = ("vote", "weighted_vote")
+LEARNING = "learned"
 _DRAWS = 2000
 
 
@@ -40,6 +41,11 @@ def choose_default(learned: OutcomeSet, most: int, held_out: Callable[[str], Flo
     base = _scores(ALONE, learned, held_out)
     best, best_scores = ALONE, base
     for choice in _choices(learned, most):
+        scores = _scores(choice, learned, held_out)
+        if scores.mean() > best_scores.mean():
+            best, best_scores = choice, scores
+    if best.count > 1:  # A combiner that learns takes seconds: it is tried on the best router only.
+        choice = Choice(best.router, LEARNING, most)
         scores = _scores(choice, learned, held_out)
         if scores.mean() > best_scores.mean():
             best, best_scores = choice, scores
@@ -64,7 +70,7 @@ def _scores(choice: Choice, learned: OutcomeSet, held_out: Callable[[str], Float
     if choice.count == 1:
         alone: Floats = learned.scores[np.arange(len(learned)), asked[:, 0]]
         return alone
-    if choice.aggregator != "learned":
+    if choice.aggregator != LEARNING:
         return combined_scores(combiner(choice.aggregator), learned, asked, probabilities)
     return _in_halves(choice, learned, asked, probabilities)
 
