@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -62,7 +63,7 @@ class Asked:
     """(1, d)"""
 
 
-class LearnedRouter:
+class LearnedRouter(ABC):
     """Ranks experts by an estimator's calibrated probability that they answer rightly.
 
     A subclass names its estimator and says why (``_because``). Experts without evidence compete by their
@@ -140,8 +141,9 @@ class LearnedRouter:
         ]
         return "nearest " + ", ".join(shown)
 
+    @abstractmethod
     def _make(self, options: Any) -> Estimator:
-        raise NotImplementedError
+        """The estimator that these options ask for, not fitted yet."""
 
     def _because(self, asked: Asked, expert: ExpertId) -> str:  # noqa: ARG002 (for subclasses)
         """What in the evidence speaks for ``expert``, in one line; empty when there is nothing to say."""
