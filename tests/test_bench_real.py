@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from coe.registry.models import Registry
-from eval.bench.real import SAMPLE, Costs, Load, predict, recorded_load, slots_registry
+from coe.simulate.cluster import registry_cluster
+from coe.simulate.hardware import find_preset
+from eval.bench.real import SAMPLE, Costs, Load, predict, recorded_load
+from eval.bench.real_pools import adapters_registry, serves_adapters, slots_registry
 
 REGISTRY = Registry.model_validate(
     {
@@ -33,3 +38,21 @@ def test_the_recorded_answers_are_cut_to_what_a_cpu_serves() -> None:
     assert len(load.arrivals) == len(load.experts) == len(load.tokens) == 50
     assert min(load.tokens) >= 4
     assert max(load.tokens) <= 32
+
+
+def test_a_pool_of_many_adapters_repeats_the_real_ones(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        (folder := tmp_path / "models" / "adapters" / name).mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
+    base = REGISTRY.experts[0].model_copy(update={"model": "models/base", "general": True})
+    pool = adapters_registry(REGISTRY.model_copy(update={"experts": (base,)}), tmp_path, 5, 2, "coe")
+    assert [expert.adapter for expert in pool.experts[:3]] == [f"models/adapters/{n}" for n in "xyx"]
+    assert len({expert.id for expert in pool.experts}) == 5
+    assert serves_adapters(pool)
+    assert registry_cluster(pool, find_preset("cpu")).swapping_hosts == 1
+
+
+def test_without_adapters_the_pool_of_adapters_says_what_to_do(tmp_path: Path) -> None:
+    base = REGISTRY.experts[0].model_copy(update={"general": True})
+    with pytest.raises(FileNotFoundError, match="make experts"):
+        adapters_registry(REGISTRY.model_copy(update={"experts": (base,)}), tmp_path, 5, 2, "coe")

@@ -3,9 +3,10 @@
     python -m eval.bench.real --registry experts.yaml --policies coe,fcfs-lru --slots 1 --json real.json
 
 Builds the service as ``coe serve`` does (real vLLM processes) for each policy and number of in-place slots,
-measures its costs alone (run time at several batch sizes, swap times), then sends requests at the times of
-a recorded trace (``--trace``, stretched to ``--load`` of one request at a time on each slot) and simulates
-the same run with the measured costs. Needs the machine for itself: its figures are of this machine.
+or with ``--adapters 150`` as LoRA adapters on one base, measures its costs alone (run time at several batch
+sizes, swap times), then sends requests at the times of a recorded trace (``--trace``, stretched to ``--load``
+of one request at a time on each slot) and simulates the same run with the measured costs. Needs the machine
+for itself: its figures are of this machine.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import httpx
 
 from coe.local import LocalService, build_service
 from coe.registry.load import load_registry
-from coe.registry.models import Registry, VllmHost
+from coe.registry.models import Registry
 from coe.simulate.cluster import registry_cluster
 from coe.simulate.driver import Simulation
 from coe.simulate.hardware import find_preset
@@ -35,10 +36,12 @@ from coe.simulate.synthetic import zipf_labels
 from coe.simulate.trace import read_trace
 from coe.simulate.workload import Workload
 from coe.types import ExpertId
+from eval.bench.real_pools import adapters_registry, serves_adapters, slots_registry
 
 SAMPLE = Path(__file__).parents[2] / "tests" / "data" / "azure_conv_sample.csv"
 START_LIMIT_S = 300.0
 BATCHES = (1, 2, 4, 8)
+SWAPS_MEASURED = 12
 LEAST_TOKENS, MOST_TOKENS, TOKEN_SHARE = 4, 32, 10.0
 """Tokens of an answer: a tenth of the trace's, within bounds that a CPU can serve."""
 
@@ -66,6 +69,7 @@ class Comparison:
     """Mean and p99 latency in seconds, swaps counted; ``error``: of the simulated mean, relative."""
 
     policy: str
+    experts: int
     slots: int
     requests: int
     failed: int
@@ -77,18 +81,6 @@ class Comparison:
     simulated_swaps: int
     error: float
     costs: Costs
-
-
-def slots_registry(registry: Registry, slots: int, policy: str) -> Registry:
-    """The registry's in-place experts dealt out over ``slots`` copies of its first in-place host."""
-    base = next(h for h in registry.pool.hosts if isinstance(h, VllmHost) and h.swap == "in_place")
-    hosts = tuple(base.model_copy(update={"id": f"slot-{i}"}) for i in range(slots))
-    experts = tuple(
-        expert.model_copy(update={"host": f"slot-{i % slots}"})
-        for i, expert in enumerate(registry.experts_on(base.id))
-    )
-    pool = registry.pool.model_copy(update={"hosts": hosts, "policy": policy})
-    return registry.model_copy(update={"pool": pool, "experts": experts})
 
 
 def recorded_load(trace: Path, count: int, experts: Sequence[ExpertId], seed: int) -> Load:
@@ -120,8 +112,9 @@ class Client:
         return time.perf_counter() - started, answer.json()
 
 
-async def calibrate(client: Client, experts: Sequence[ExpertId]) -> Costs:
-    """One expert at several batch sizes, and a round of swaps through all experts."""
+async def calibrate(client: Client, experts: Sequence[ExpertId], mixed: bool) -> Costs:
+    """One expert at several batch sizes (``mixed``: a batch of as many experts, which adapters of one base
+    share a batch for), and a round of swaps through the first experts."""
     first = experts[0]
     await client.ask(first, LEAST_TOKENS)
     short = statistics.median([(await client.ask(first, LEAST_TOKENS))[0] for _ in range(3)])
@@ -129,10 +122,13 @@ async def calibrate(client: Client, experts: Sequence[ExpertId]) -> Costs:
     token_s = max(1e-4, (long - short) / (MOST_TOKENS - LEAST_TOKENS))
     slopes = []
     for batch in BATCHES[1:]:
-        took = [t for t, _ in await asyncio.gather(*(client.ask(first, MOST_TOKENS) for _ in range(batch)))]
+        asked = [experts[i % len(experts)] if mixed else first for i in range(batch)]
+        for expert in asked:
+            await client.ask(expert, LEAST_TOKENS)
+        took = [t for t, _ in await asyncio.gather(*(client.ask(one, MOST_TOKENS) for one in asked))]
         slopes.append(1.0 - math.log(max(1.0, statistics.mean(took) / long)) / math.log(batch))
     swaps = []
-    for expert in (*experts, *experts):
+    for expert in (*experts[:SWAPS_MEASURED], *experts[:SWAPS_MEASURED]):
         _, body = await client.ask(expert, LEAST_TOKENS)
         if (swap_ms := body["coe"]["swap_ms"]) > 0:
             swaps.append(swap_ms / 1000.0)
@@ -173,7 +169,7 @@ async def compare(registry: Registry, root: Path, load: Load, pace: float) -> Co
     try:
         await _ready(service)
         client = Client(service)
-        costs = await calibrate(client, [expert.id for expert in registry.experts])
+        costs = await calibrate(client, [expert.id for expert in registry.experts], serves_adapters(registry))
         print(f"measured {costs}", file=sys.stderr, flush=True)
         work = sum(costs.fixed_s + tokens * costs.token_s for tokens in load.tokens)
         stretch = work / (pace * len(registry.pool.hosts)) / load.arrivals[-1]
@@ -188,6 +184,7 @@ async def compare(registry: Registry, root: Path, load: Load, pace: float) -> Co
     mean, simulated = statistics.mean(answered), statistics.mean(predicted)
     return Comparison(
         policy=registry.pool.policy,
+        experts=len(registry.experts),
         slots=len(registry.pool.hosts),
         requests=len(latencies),
         failed=len(latencies) - len(answered),
@@ -216,33 +213,48 @@ def _p99(values: Sequence[float]) -> float:
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    args = _arguments(words)
+    registry, root = load_registry(args.registry), args.registry.resolve().parent
+    found = []
+    for dealt in _pools(args, registry, root):
+        load = recorded_load(args.trace, args.requests, [e.id for e in dealt.experts], args.seed)
+        result = asyncio.run(compare(dealt, root, load, args.load))
+        found.append(result)
+        print(
+            f"{result.policy}, {result.experts} experts, {result.slots} slots: mean {result.mean:.2f} s "
+            f"(simulated {result.simulated_mean:.2f}, {result.error:+.0%}), p99 {result.p99:.2f} "
+            f"({result.simulated_p99:.2f}), swaps {result.swaps} ({result.simulated_swaps}), "
+            f"failed {result.failed}",
+            flush=True,
+        )
+    if args.json:
+        args.json.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.bench.real", description=__doc__.split("\n")[0])
     parser.add_argument("--registry", type=Path, default=Path("experts.yaml"))
     parser.add_argument("--trace", type=Path, default=SAMPLE)
     parser.add_argument("--requests", type=int, default=60)
     parser.add_argument("--slots", default="1,2", help="numbers of in-place slots")
+    parser.add_argument("--adapters", type=int, help="instead: so many LoRA experts on one base")
+    parser.add_argument("--kept", type=int, default=8, help="adapters that are loaded at once")
     parser.add_argument("--policies", default="coe,collating-fifo,fcfs-lru")
     parser.add_argument("--load", type=float, default=0.9, help="work per second and slot, one at a time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args(words)
-    registry, root = load_registry(args.registry), args.registry.resolve().parent
-    found = []
-    for slots in (int(part) for part in args.slots.split(",")):
-        for policy in args.policies.split(","):
-            dealt = slots_registry(registry, slots, policy)
-            load = recorded_load(args.trace, args.requests, [e.id for e in dealt.experts], args.seed)
-            result = asyncio.run(compare(dealt, root, load, args.load))
-            found.append(result)
-            print(
-                f"{policy}, {slots} slots: mean {result.mean:.2f} s (simulated {result.simulated_mean:.2f}, "
-                f"{result.error:+.0%}), p99 {result.p99:.2f} ({result.simulated_p99:.2f}), "
-                f"swaps {result.swaps} ({result.simulated_swaps}), failed {result.failed}",
-                flush=True,
-            )
-    if args.json:
-        args.json.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
-    return 0
+    return parser.parse_args(words)
+
+
+def _pools(args: argparse.Namespace, registry: Registry, root: Path) -> Iterator[Registry]:
+    """One registry for each run that was asked for."""
+    for policy in args.policies.split(","):
+        if args.adapters:
+            yield adapters_registry(registry, root, args.adapters, args.kept, policy)
+            continue
+        for slots in (int(part) for part in args.slots.split(",")):
+            yield slots_registry(registry, slots, policy)
 
 
 if __name__ == "__main__":
