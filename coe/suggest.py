@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LISTED = 20
+"""Choices that are written out; of more, the first ones and how many there are."""
+
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice most like ``word``, or ``None`` when none is alike."""
@@ -18,6 +21,8 @@ def suggest(word: str, choices: Iterable[str]) -> str:
     names = list(choices)
     if not names:
         return "there is none yet"
-    listed = "choose from " + ", ".join(names)
+    listed = "choose from " + ", ".join(names[:LISTED])
+    if len(names) > LISTED:
+        listed += f" and {len(names) - LISTED} more"
     close = nearest(word, names)
     return f'did you mean "{close}"? ({listed})' if close else listed

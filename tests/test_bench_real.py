@@ -47,7 +47,7 @@ def test_a_pool_of_many_adapters_repeats_the_real_ones(tmp_path: Path) -> None:
     base = REGISTRY.experts[0].model_copy(update={"model": "models/base", "general": True})
     pool = adapters_registry(REGISTRY.model_copy(update={"experts": (base,)}), tmp_path, 5, 2, "coe")
     assert [expert.adapter for expert in pool.experts[:3]] == [f"models/adapters/{n}" for n in "xyx"]
-    assert len({expert.id for expert in pool.experts}) == 5
+    assert len({expert.id for expert in pool.experts}) == 6, "the base is an expert, too"
     assert serves_adapters(pool)
     assert registry_cluster(pool, find_preset("cpu")).swapping_hosts == 1
 

@@ -20,7 +20,7 @@ def slots_registry(registry: Registry, slots: int, policy: str) -> Registry:
 
 
 def adapters_registry(registry: Registry, root: Path, count: int, kept: int, policy: str) -> Registry:
-    """``count`` LoRA experts on one base, of which ``kept`` are loaded at once.
+    """``count`` LoRA experts on one base (itself an expert, too), of which ``kept`` are loaded at once.
 
     The real adapters beside the registry's checkpoints (``models/adapters``) repeat under names of their own:
     vLLM loads each name separately. Raises ``FileNotFoundError`` when there are none.
@@ -42,7 +42,7 @@ def adapters_registry(registry: Registry, root: Path, count: int, kept: int, pol
         max_adapters=kept,
         max_adapters_in_batch=min(kept, 4),
     )
-    experts = tuple(
+    adapted = tuple(
         Expert(
             id=f"{folders[i % len(folders)].parent.name}-{i:03}",
             host=host.id,
@@ -52,6 +52,7 @@ def adapters_registry(registry: Registry, root: Path, count: int, kept: int, pol
         )
         for i in range(count)
     )
+    experts = (*adapted, base.model_copy(update={"host": host.id}))
     pool = registry.pool.model_copy(update={"hosts": (host,), "policy": policy})
     return registry.model_copy(update={"pool": pool, "experts": experts})
 
