@@ -75,7 +75,7 @@ class LocalService:
         self._watching: asyncio.Task[None] | None = None
         self.pipeline = Pipeline(generations, pool)
         self._reception = reception or open_door()
-        self._metrics = Metrics(self, self._reception)
+        self._metrics = Metrics(self, self._reception, self.pipeline.notes.counts)
         self.app = Gateway(self.pipeline, generations, self._metrics, self, self._reception).app()
 
     def follow(self, live: LiveRegistry) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from coe.errors import BadRequest, CoeError, RoutingError, UnknownModel
 from coe.generation import Generation
 from coe.suggest import suggest
-from coe.types import Decision, ExpertId, Options, Ranked, Request, Router
+from coe.types import Decision, Errand, ExpertId, Note, Options, Ranked, Request, Router
 from routers.choice import Wishes, weighed
 
 log = logging.getLogger(__name__)
@@ -18,8 +19,19 @@ PINNED = "pinned"
 """The router's name in decisions that the client made by naming an expert."""
 
 
+Write = Callable[[Errand], Awaitable[Note]]
+"""Has an expert write what a router wants to know first. Raises nothing but what cancels it."""
+
+
+async def nobody_writes(errand: Errand) -> Note:  # noqa: ARG001
+    return Note(None, "not asked")
+
+
 async def choose(
-    request: Request, generation: Generation, wait_s: Callable[[ExpertId], float] = lambda _: 0.0
+    request: Request,
+    generation: Generation,
+    wait_s: Callable[[ExpertId], float] = lambda _: 0.0,
+    write: Write = nobody_writes,
 ) -> Decision:
     """The decision for ``request``, by the router that it, its route or experts.yaml names, weighed by its
     wishes for cost and time; ``wait_s`` forecasts an expert's wait.
@@ -28,7 +40,7 @@ async def choose(
     """
     route = generation.registry.routed_names.get(request.model)
     if route is not None:
-        decision = await _routed(request, request.options.router or route.router, generation)
+        decision = await _routed(request, request.options.router or route.router, generation, write)
         return _as_wished(decision, request.options, generation, wait_s)
     if generation.registry.expert(request.model) is None:
         raise _unknown_model(request.model, generation)
@@ -45,14 +57,15 @@ def nearly_as_good(decision: Decision, within: float) -> tuple[ExpertId, ...]:
     return tuple(e for e, chance in chances.items() if chance >= floor and e not in decision.chosen)
 
 
-async def _routed(request: Request, named: str | None, generation: Generation) -> Decision:
+async def _routed(request: Request, named: str | None, generation: Generation, write: Write) -> Decision:
     router = _router(named or generation.registry.routers.default, generation)
     _check_text(request)
     try:
+        decide = await _prepared(router, request.text, write)
         if getattr(router, "blocking", False):
-            decision = await asyncio.to_thread(router.route, request.text, generation.experts)
+            decision = await asyncio.to_thread(decide, request.text, generation.experts)
         else:
-            decision = router.route(request.text, generation.experts)
+            decision = decide(request.text, generation.experts)
     except CoeError:
         raise
     except Exception as error:
@@ -65,6 +78,15 @@ async def _routed(request: Request, named: str | None, generation: Generation) -
     if generation.feedback is not None:
         decision = generation.feedback.applied(request.id, decision)
     return decision
+
+
+async def _prepared(router: Router, text: str, write: Write) -> Callable[..., Decision]:
+    """The router's ``route``, once what it wants written was written, if anything."""
+    wanted: Callable[[str], Errand | None] | None = getattr(router, "errand", None)
+    errand = wanted(text) if wanted is not None else None
+    if errand is None:
+        return router.route
+    return partial(router.route_with, note=await write(errand))  # type: ignore[attr-defined]
 
 
 def _as_wished(

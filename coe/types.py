@@ -14,7 +14,8 @@ ExpertId = str
 RequestId = str
 DeadlineClass = Literal["interactive", "standard", "batch"]
 Endpoint = Literal["chat/completions", "completions"]
-Role = Literal["answer", "proposer", "aggregator"]
+Role = Literal["answer", "proposer", "aggregator", "router"]
+"""``router``: an expert that wrote for the router, before anybody was chosen"""
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,32 @@ class Decision:
         return by_expert[self.expert] - by_expert[self.runner_up]
 
 
+@dataclass(frozen=True)
+class Errand:
+    """What a router wants an expert to write before it decides. ``deadline_s`` counts from the start of
+    waiting for the expert to the end of its text."""
+
+    writer: ExpertId
+    prompt: str
+    max_tokens: int
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class Note:
+    """What came of an errand: the text, or None and in ``missing`` why there is none."""
+
+    text: str | None
+    missing: str = ""
+
+
 class Router(Protocol):
-    """Chooses experts for a text. CPU-cheap, thread-safe after construction, no I/O in ``route``."""
+    """Chooses experts for a text. CPU-cheap, thread-safe after construction, no I/O in ``route``.
+
+    A router that lets an expert write something first also has ``errand(text) -> Errand | None`` and
+    ``route_with(text, experts, note) -> Decision``; who calls it runs the errand in between. Its ``route``
+    decides without. The same holds for both methods.
+    """
 
     name: str
 

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 
 from coe.types import ExpertId, ExpertView, Router
 from routers.evidence import Evidence
-from routers.written import Ask
 
 
 class RouterOptions(BaseModel):
@@ -32,8 +31,6 @@ class Setting:
     root: Path = Path()
     evidence: Evidence | None = None
     """what the profiles say of those of the experts that have one; None where none has"""
-    ask: Ask | None = None
-    """asks an expert of the pool a short question, for routers that let one write; None where none runs"""
 
 
 class RouterClass(Protocol):

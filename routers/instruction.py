@@ -17,13 +17,14 @@ import numpy as np
 from pydantic import Field
 
 from coe.types import ExpertId, ExpertView
-from routers.base import RouterOptions, Setting
+from routers.base import RouterOptions
 from routers.calibration import FOLDS, CalibratedEstimator, completed, fold_rows
 from routers.cards import card_cosines
-from routers.encoder import Encoder, Vectors
+from routers.encoder import Vectors
 from routers.evidence import Estimator, Evidence, Matrix
 from routers.knn import KnnEstimator
-from routers.learned import Asked, Floats, LearnedRouter, WriterOptions, written_by
+from routers.learned import Asked, Floats
+from routers.written import WriterOptions, WritingRouter
 
 
 class InstructionEstimator(CalibratedEstimator):
@@ -76,6 +77,7 @@ class InstructionOptions(WriterOptions):
     gamma, p, beta: of the combination above
     writer: an expert that writes each question's task as an instruction, to be compared with the experts'
         cards; none: the question's own vector is compared with what experts did best
+    writer_deadline_s, writer_tokens: as :class:`routers.written.WriterOptions` says
     """
 
     gamma: Annotated[float, Field(ge=0)] = 10.0
@@ -91,36 +93,35 @@ Question: {question}
 Task:"""
 
 
-class InstructionRouter(LearnedRouter):
+class InstructionRouter(WritingRouter):
     """Asks the expert whose description fits the task, beside its record on similar questions."""
 
     options_type: ClassVar[type[RouterOptions]] = InstructionOptions
-
-    def __init__(
-        self, name: str, options: InstructionOptions, setting: Setting, encoder: Encoder | None = None
-    ) -> None:
-        super().__init__(name, options, setting, encoder)
-        self._written = written_by(name, options.writer, setting, _PROMPT)
+    prompt = _PROMPT
+    written = "instruction"
 
     def _make(self, options: InstructionOptions) -> Estimator:
         return InstructionEstimator(options.gamma, options.p, options.beta)
 
+    def _noted(self, text: str, note: str | None) -> Asked:
+        """Where cards alone decide, the instruction is compared with them in the question's place."""
+        compared = note if note is not None and self._estimator is None else text
+        return Asked(text, self._encoder.encode([compared]), note)
+
     def _known(self, asked: Asked, experts: Sequence[ExpertView]) -> Floats:
         """With an instruction, its cosine with the experts' cards counts as well."""
         found = super()._known(asked, experts)
-        instruction = self._written.about(asked.text) if self._written and self._estimator else None
         known = np.isfinite(found)
-        if instruction is None or not known.any():
+        if asked.note is None or not known.any():
             return found
-        cosines = card_cosines(self._encoder, self._encoder.encode([instruction]), experts)
+        cosines = card_cosines(self._encoder, self._encoder.encode([asked.note]), experts)
         moved = self._estimator.combined(found[None, known], cosines[None, known])
         found[known] = moved[0]
         return found
 
     def _because(self, asked: Asked, expert: ExpertId) -> str:
-        instruction = self._written.about(asked.text) if self._written else None
-        if instruction is not None:
-            return f'instruction "{" ".join(instruction.split())[:80]}"'
+        if asked.note is not None:
+            return ""
         if expert not in self._estimator.experts_:
             return ""
         cosine = float(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -12,15 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from coe.errors import ConfigError
-from coe.suggest import suggest
 from coe.types import Decision, ExpertId, ExpertView, Ranked
 from routers.base import RouterOptions, Setting
 from routers.cards import card_cosines, described, with_newcomers
 from routers.encoder import Encoder, Vectors, open_encoder
 from routers.evidence import Estimator, Evidence
-from routers.written import Written
-
-log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 SHOWN = 3
@@ -33,27 +28,6 @@ class LearnedOptions(RouterOptions):
     encoder: str = "minilm"
 
 
-class WriterOptions(LearnedOptions):
-    """``writer``: an expert of the pool that writes about each new question before it is routed."""
-
-    writer: ExpertId | None = None
-
-    def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:
-        if self.writer is None or self.writer in experts:
-            return {}
-        return {"writer": f'there is no expert "{self.writer}"; {suggest(self.writer, experts)}'}
-
-
-def written_by(name: str, writer: ExpertId | None, setting: Setting, prompt: str) -> Written | None:
-    """None without a writer, or where no pool runs (then the router says so once, in the log)."""
-    if writer is None:
-        return None
-    if setting.ask is None:
-        log.warning("router %s: no pool runs here, so %s writes nothing", name, writer)
-        return None
-    return Written(setting.ask, writer, prompt)
-
-
 @dataclass(frozen=True)
 class Asked:
     """A question as the router sees it."""
@@ -61,6 +35,8 @@ class Asked:
     text: str
     vector: Vectors
     """(1, d)"""
+    note: str | None = None
+    """what an expert wrote about it"""
 
 
 class LearnedRouter(ABC):
@@ -94,7 +70,9 @@ class LearnedRouter(ABC):
         return self
 
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
-        asked = self._asked(text)
+        return self._decided(Asked(text, self._encoder.encode([text])), experts)
+
+    def _decided(self, asked: Asked, experts: Sequence[ExpertView]) -> Decision:
         known = self._known(asked, experts)
         chances = known
         if not np.isfinite(known).all():
@@ -103,9 +81,6 @@ class LearnedRouter(ABC):
         ranking = tuple(Ranked(experts[i].id, float(chances[i])) for i in order)
         reason = self._reason(asked, ranking, known_first=bool(np.isfinite(known[order[0]])))
         return Decision(self.name, ranking, (ranking[0].expert,), ranking[0].probability, reason)
-
-    def _asked(self, text: str) -> Asked:
-        return Asked(text, self._encoder.encode([text]))
 
     def _known(self, asked: Asked, experts: Sequence[ExpertView]) -> Floats:
         """(m,) calibrated probabilities; NaN for experts without evidence."""

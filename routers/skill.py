@@ -17,11 +17,12 @@ import numpy.typing as npt
 from pydantic import Field
 
 from coe.types import ExpertId
-from routers.base import RouterOptions, Setting
+from routers.base import RouterOptions
 from routers.calibration import CalibratedEstimator, completed, out_of_fold
-from routers.encoder import Encoder, Vectors
+from routers.encoder import Vectors
 from routers.evidence import Estimator, Evidence, Matrix
-from routers.learned import Asked, LearnedRouter, WriterOptions, written_by
+from routers.learned import Asked
+from routers.written import WriterOptions, WritingRouter
 
 Floats = npt.NDArray[np.float64]
 Combination = Literal["sum", "weakest"]
@@ -144,6 +145,7 @@ class SkillOptions(WriterOptions):
     threshold: cosine from which a skill counts
     combination: ``sum`` over skills, or the ``weakest`` one
     writer: an expert that lists the skills a question needs; none: they are found by the question's vector
+    writer_deadline_s, writer_tokens: as :class:`routers.written.WriterOptions` says
     """
 
     most: Annotated[int, Field(ge=1)] = 3
@@ -159,24 +161,19 @@ Question: {question}
 Skills:"""
 
 
-class SkillRouter(LearnedRouter):
+class SkillRouter(WritingRouter):
     """Asks the expert with the best record in the skills that a question needs."""
 
     options_type: ClassVar[type[RouterOptions]] = SkillOptions
-
-    def __init__(
-        self, name: str, options: SkillOptions, setting: Setting, encoder: Encoder | None = None
-    ) -> None:
-        super().__init__(name, options, setting, encoder)
-        self._written = written_by(name, options.writer, setting, _PROMPT)
+    prompt = _PROMPT
+    written = "skills"
 
     def _make(self, options: SkillOptions) -> Estimator:
         return SkillEstimator(options.most, options.threshold, options.combination)
 
-    def _asked(self, text: str) -> Asked:
-        """With a writer the vector is that of the skills it lists, in the place of the question's."""
-        listed = self._written.about(text) if self._written and self._estimator else None
-        return Asked(text, self._encoder.encode([listed or text]))
+    def _noted(self, text: str, note: str | None) -> Asked:
+        """The vector is that of the skills the writer lists, in the place of the question's."""
+        return Asked(text, self._encoder.encode([note or text]), note)
 
     def _because(self, asked: Asked, expert: ExpertId) -> str:  # noqa: ARG002
         nearest: list[tuple[str, float]] = self._estimator.nearest(asked.vector)

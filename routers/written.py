@@ -1,52 +1,88 @@
-"""Short texts that an LLM of the pool writes about a question, kept so that a question costs one call.
+"""Routers that let an expert of the pool write about a question before they decide.
 
-A router never needs them: when the LLM fails or is slow to be had, it decides without.
+A router does no I/O: it says what it wants written (:class:`coe.types.Errand`), the pipeline has it written
+or finds it among what was written before, and the router decides with the note. Without one (the writer was
+slow, failed, or nobody was to be asked) the question's own embedding takes the note's place, and the reason
+says so.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar
 
-from coe.types import ExpertId
+from pydantic import Field
 
-log = logging.getLogger(__name__)
+from coe.suggest import suggest
+from coe.types import Decision, Errand, ExpertId, ExpertView, Note
+from routers.base import Setting
+from routers.encoder import Encoder
+from routers.learned import Asked, LearnedOptions, LearnedRouter
 
-Ask = Callable[[ExpertId, str], str]
-"""(expert, prompt) -> its answer. Blocking; raises any exception when there is no answer."""
+NOT_ASKED = Note(None, "not asked")
+READ_CHARS = 2000
+_SHOWN_CHARS = 80
 
-_READ_CHARS = 2000
 
+class WriterOptions(LearnedOptions):
+    """Options of routers with a writer.
 
-class Written:
-    """``writer``'s answers to ``prompt`` (with ``{question}`` in it), the last ``size`` of them kept.
-
-    Thread-safe. Two threads that ask the same at the same time may both call the LLM.
+    writer: an expert of the pool that writes about each new question before it is routed
+    writer_deadline_s: seconds for waiting for it and writing; without a text by then the router decides
+        without
+    writer_tokens: of a text, at most
     """
 
-    def __init__(self, ask: Ask, writer: ExpertId, prompt: str, size: int = 10_000) -> None:
-        self._ask, self._writer, self._prompt, self._size = ask, writer, prompt, size
-        self._kept: OrderedDict[str, str] = OrderedDict()
-        self._order = threading.Lock()
-        self.calls = 0
-        """LLM calls so far."""
+    writer: ExpertId | None = None
+    writer_deadline_s: Annotated[float, Field(gt=0, le=600)] = 2.0
+    writer_tokens: Annotated[int, Field(ge=1, le=1000)] = 32
 
-    def about(self, question: str) -> str | None:
-        """What the LLM writes; None when it failed (which is not kept) or said nothing."""
-        with self._order:
-            if question in self._kept:
-                self._kept.move_to_end(question)
-                return self._kept[question]
-            self.calls += 1
-        try:
-            text = self._ask(self._writer, self._prompt.format(question=question[:_READ_CHARS])).strip()
-        except Exception as error:
-            log.warning("%s wrote nothing about a question: %s", self._writer, error)
+    def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:
+        if self.writer is None or self.writer in experts:
+            return {}
+        return {"writer": f'there is no expert "{self.writer}"; {suggest(self.writer, experts)}'}
+
+
+class WritingRouter(LearnedRouter):
+    """A learned router that may have a writer."""
+
+    prompt: ClassVar[str]
+    """with ``{question}`` in it"""
+    written: ClassVar[str]
+    """what the writer writes, as the reason names it"""
+
+    def __init__(
+        self, name: str, options: WriterOptions, setting: Setting, encoder: Encoder | None = None
+    ) -> None:
+        super().__init__(name, options, setting, encoder)
+        self._writing = options
+
+    def errand(self, text: str) -> Errand | None:
+        """What to have written about ``text``; None without a writer."""
+        options = self._writing
+        if options.writer is None:
             return None
-        with self._order:
-            self._kept[question] = text
-            while len(self._kept) > self._size:
-                self._kept.popitem(last=False)
-        return text or None
+        prompt = self.prompt.format(question=text[:READ_CHARS])
+        return Errand(options.writer, prompt, options.writer_tokens, options.writer_deadline_s)
+
+    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
+        return self.route_with(text, experts, NOT_ASKED)
+
+    def route_with(self, text: str, experts: Sequence[ExpertView], note: Note) -> Decision:
+        """Decide with what the writer wrote."""
+        decision = self._decided(self._noted(text, note.text), experts)
+        if self._writing.writer is None:
+            return decision
+        return replace(decision, reason=f"{decision.reason}; {self._account(note)}")
+
+    @abstractmethod
+    def _noted(self, text: str, note: str | None) -> Asked:
+        """The question as the router sees it beside the note, where there is one."""
+
+    def _account(self, note: Note) -> str:
+        if note.text is None:
+            return f"without {self.written} by {self._writing.writer} ({note.missing})"
+        shown = " ".join(note.text.split())[:_SHOWN_CHARS]
+        return f'{self.written} by {self._writing.writer} "{shown}"'

@@ -255,41 +255,6 @@ def test_cascade_keeps_to_the_cheap_expert_unless_it_is_clearly_worse(encoder: W
     assert careful.route("add plus total", views).expert == "adder"
 
 
-# A writer
-
-
-def test_a_writer_is_asked_once_for_each_question(encoder: WordEncoder) -> None:
-    prompts: list[str] = []
-
-    def ask(expert: str, prompt: str) -> str:
-        prompts.append(prompt)
-        return "month week year"
-
-    cls = router_class("skill")
-    setting = Setting(experts=tuple(VIEWS), evidence=evidence(encoder), ask=ask)
-    router = cls("mine", cls.options_type(writer="parrot"), setting, encoder)  # type: ignore[call-arg]
-    assert [router.route("words without meaning", VIEWS).expert for _ in range(2)] == ["calendar"] * 2
-    assert len(prompts) == 1
-    assert "words without meaning" in prompts[0]
-
-
-@pytest.mark.parametrize("kind", ["skill", "instruction"])
-def test_a_writer_that_fails_is_done_without(kind: str, encoder: WordEncoder) -> None:
-    def ask(expert: str, prompt: str) -> str:
-        raise TimeoutError("busy")
-
-    cls = router_class(kind)
-    setting = Setting(experts=tuple(VIEWS), evidence=evidence(encoder), ask=ask)
-    router = cls("mine", cls.options_type(writer="parrot"), setting, encoder)  # type: ignore[call-arg]
-    assert router.route("add plus total", VIEWS).expert == "adder"
-
-
-def test_a_writer_must_exist() -> None:
-    experts = [Expert(id="parrot", host="h", model="m")]
-    with pytest.raises(ConfigError, match='did you mean "parrot"'):
-        build_router(RouterSpec(name="x", kind="skill", options={"writer": "parot"}), experts, Path())
-
-
 # The pieces
 
 

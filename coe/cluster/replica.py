@@ -49,7 +49,8 @@ class GatewayReplica:
         self._draining = False
         self._reception = build_reception(registry, root, embedder, marks)
         leases: Leases = self._pool
-        pipeline, metrics = Pipeline(self._generations, leases), Metrics(self, self._reception)
+        pipeline = Pipeline(self._generations, leases)
+        metrics = Metrics(self, self._reception, pipeline.notes.counts)
         gateway = Gateway(pipeline, self._generations, metrics, self, self._reception)
         self.app: ASGIApp = gateway.app()
 

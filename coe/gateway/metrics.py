@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -36,9 +36,12 @@ class _Children(Generic[Labelled]):
 
 
 class Metrics:
-    """Numbers about requests; those about engines are read when Prometheus asks."""
+    """Numbers about requests; those about engines are read when Prometheus asks. ``notes``: what came of the
+    errands of routers so far, by result, as it is at any moment."""
 
-    def __init__(self, status: Status, reception: Reception | None = None) -> None:
+    def __init__(
+        self, status: Status, reception: Reception | None = None, notes: Mapping[str, int] | None = None
+    ) -> None:
         registry = self._registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> _Children[Counter]:
@@ -63,6 +66,8 @@ class Metrics:
         registry.register(_StatusCollector(status))
         if reception is not None:
             registry.register(_ReceptionCollector(reception))
+        if notes is not None:
+            registry.register(_NotesCollector(notes))
 
     def arrived(self, endpoint: str) -> None:
         self._in_flight.labels(endpoint).inc()
@@ -148,3 +153,16 @@ class _ReceptionCollector(Collector):
         found.add_metric(["similar"], kept.similar_hits)
         found.add_metric(["miss"], kept.misses)
         return [down, found]
+
+
+class _NotesCollector(Collector):
+    """What experts wrote for routers."""
+
+    def __init__(self, notes: Mapping[str, int]) -> None:
+        self._notes = notes
+
+    def collect(self) -> Iterable[Metric]:
+        found = CounterMetricFamily("coe_router_notes", "Texts that routers wanted first.", labels=["result"])
+        for result, count in self._notes.items():
+            found.add_metric([result], count)
+        return [found]

@@ -38,7 +38,7 @@ class FeedbackTaken(BaseModel):
 
 class LegBody(BaseModel):
     expert: str
-    role: Literal["answer", "proposer", "aggregator"]
+    role: Literal["answer", "proposer", "aggregator", "router"]
     queue_ms: float
     swap_ms: float
     wake_from: Literal["awake", "sleeping", "cold"]
@@ -51,7 +51,7 @@ class LegUsage(BaseModel):
     """Tokens of one leg; the answer's usage is the sum of all of them."""
 
     expert: str
-    role: Literal["answer", "proposer", "aggregator"]
+    role: Literal["answer", "proposer", "aggregator", "router"]
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None

@@ -5,6 +5,7 @@ plan.py       one expert or several, which, and with what aggregator: pure decis
 single.py     one expert: its bytes pass through
 several.py    several experts: their answers become one
 panel.py      the legs of several experts, their deadlines and their ends
+notes.py      what a router has an expert write first
 legs.py       one expert asked: lease, question, account
 leases.py     what is needed of the pool
 """

@@ -111,7 +111,16 @@ class LegError(Exception):
 class Asker:
     """Asks experts on behalf of one request; all its leases are scheduled as one group."""
 
-    def __init__(self, request: Request, pool: Leases, patience_s: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        request: Request,
+        pool: Leases,
+        patience_s: float,
+        clock: Clock,
+        before: tuple[Leg, ...] = (),
+    ) -> None:
+        self.before = before
+        """legs of the request that ended before anybody was chosen"""
         self._request = request
         self._pool = pool
         self._patience_s = patience_s

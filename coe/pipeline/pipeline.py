@@ -1,6 +1,6 @@
 """The one path of a request: route -> lease -> ask -> combine -> receipt.
 
-:meth:`Pipeline.answer` reads top to bottom in that order.
+:meth:`Pipeline.answer` reads top to bottom in that order. A router may have an expert write something first.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from coe.errors import ExpertUnavailable
 from coe.generation import Generation, Generations
 from coe.pipeline.leases import Clock, Leases
 from coe.pipeline.legs import Asker
+from coe.pipeline.notes import Notes
 from coe.pipeline.plan import plan_for, wish_of
 from coe.pipeline.several import ask_several
 from coe.pipeline.single import ask_one
-from coe.routing import choose
-from coe.types import Decision, Options, Receipt, Request
+from coe.routing import choose, nobody_writes
+from coe.types import Decision, Errand, Leg, Note, Options, Receipt, Request
 
 
 class Answer(Protocol):
@@ -53,6 +54,8 @@ class Pipeline:
         self._generations = generations
         self._pool = pool
         self._clock = clock
+        self.notes = Notes(pool, clock)
+        """what experts wrote for routers"""
 
     async def answer(self, request: Request) -> Answer:
         """Returns at the first byte of the answer, or, where several experts are asked for a stream, at the
@@ -61,29 +64,47 @@ class Pipeline:
         Raises any :class:`coe.errors.CoeError` but ConfigError.
         """
         generation = self._generations.current
+        written: list[Leg] = []
         try:
-            return await self._answer(request, generation)
+            return await self._answer(request, generation, written)
         except ExpertUnavailable:
             newer = self._generations.current
             if newer.number == generation.number:
                 raise
         # What was chosen may have left the pool in between. Nothing was sent yet, so choose again.
-        return await self._answer(request, newer)
+        return await self._answer(request, newer, written)
 
-    async def _answer(self, request: Request, generation: Generation) -> Answer:
+    async def _answer(self, request: Request, generation: Generation, written: list[Leg]) -> Answer:
+        """``written``: the legs that the router's errands took, those of this call added."""
         wish = wish_of(request, generation)
-        decision = await choose(request, generation, self._pool.forecast)
-        plan = plan_for(request, decision, wish, generation)
         patience_s = _patience_s(request.options, generation)
-        asker = Asker(request, self._pool, patience_s, self._clock)
+        began = self._clock()
+
+        async def write(errand: Errand) -> Note:
+            writer = generation.registry.expert(errand.writer)
+            # Half of the client's patience is left for the answer itself.
+            run = await self.notes.run(errand, writer, request, patience_s / 2)
+            written.extend([run.leg] if run.leg else [])
+            return run.note
+
+        decision = await choose(request, generation, self._pool.forecast, write)
+        plan = plan_for(request, decision, wish, generation)
+        if written:
+            patience_s = max(0.0, patience_s - (self._clock() - began))
+        asker = Asker(request, self._pool, patience_s, self._clock, tuple(written))
         if plan is None:
             return await ask_one(request, decision, generation, asker)
         return await ask_several(request, plan, generation, asker, patience_s)
 
     async def preview(self, request: Request) -> Preview:
-        """Route without asking anybody."""
+        """Route without asking anybody; a router's errand only where it was run before."""
         generation = self._generations.current
-        decision = await choose(request, generation, self._pool.forecast)
+
+        async def recall(errand: Errand) -> Note:
+            kept = self.notes.kept(errand, generation.registry.expert(errand.writer))
+            return kept or await nobody_writes(errand)
+
+        decision = await choose(request, generation, self._pool.forecast, recall)
         waits = tuple(self._pool.forecast(ranked.expert) for ranked in decision.ranking)
         return Preview(generation=generation.number, decision=decision, waits_s=waits)
 

@@ -195,7 +195,7 @@ class MergedAnswer:
         return completions.summed(leg.usage for leg in self._legs() if leg.usage)
 
     def _legs(self) -> tuple[Leg, ...]:
-        legs, outcome = self._panel.legs(), self._outcome()
+        legs, outcome = (*self._asker.before, *self._panel.legs()), self._outcome()
         if outcome and outcome.writing:
             usage = self._stream.usage if self._stream else None
             legs = (*legs, replace(outcome.writing.leg(), usage=usage))

@@ -41,7 +41,7 @@ async def ask_one(request: Request, decision: Decision, generation: Generation, 
                     raise error from None
                 lost.append(failed.pop(tried))
         else:
-            return SingleAnswer(request, generation, decision, leg, (*failed.values(), *lost))
+            return SingleAnswer(request, generation, decision, leg, (*failed.values(), *lost), asker.before)
 
 
 class SingleAnswer:
@@ -54,12 +54,14 @@ class SingleAnswer:
         decision: Decision,
         leg: LiveLeg,
         failed: tuple[Leg, ...],
+        before: tuple[Leg, ...],
     ) -> None:
         self._request = request
         self._generation = generation
         self._decision = decision
         self._leg = leg
         self._failed = failed
+        self._before = before
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body's bytes as the expert sent them (SSE events when streaming). Take them once."""
@@ -79,7 +81,7 @@ class SingleAnswer:
             runner_up=decision.expert if fell_back else decision.runner_up,
             margin=None if fell_back else decision.margin,
             reason=decision.reason + "".join(self._because()),
-            legs=(*self._failed, self._leg.leg()),
+            legs=(*self._before, *self._failed, self._leg.leg()),
         )
 
     async def aclose(self) -> None:

@@ -1,0 +1,166 @@
+"""What experts write for routers, through the same pool as everything else, and kept.
+
+An errand is a leg of its own: its lease is given back before the request's own leg is queued, so a pool with
+a single slot serves both one after the other. The writer is asked by name and nothing is routed for it.
+Nobody waits for a writer longer than its deadline, and one that keeps failing is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import unicodedata
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from coe.completions import text_of, usage_of
+from coe.errors import CoeError, ExpertTimeout
+from coe.pipeline.leases import Clock, Leases
+from coe.pipeline.legs import Asker, LegError, LiveLeg
+from coe.registry.models import Expert
+from coe.types import Errand, ExpertId, Leg, Note, Request
+
+log = logging.getLogger(__name__)
+
+KEPT = 10_000
+MISSES = 3
+"""So many errands in a row without a text, and the writer is not asked for :data:`PAUSE_S`."""
+PAUSE_S = 10.0
+RESULTS = ("kept", "written", "empty", "late", "failed", "paused")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A note, and the leg that it took: None where nobody was asked."""
+
+    note: Note
+    leg: Leg | None = None
+
+
+@dataclass
+class _Misses:
+    """Of one writer: how many in a row, and until when it is left alone."""
+
+    count: int = 0
+    until: float = 0.0
+
+
+class Notes:
+    """Runs errands. Keeps the last ``size`` texts by writer, model and prompt, the prompt without regard to
+    case and spaces. Belongs to one event loop; two requests that ask the same at once both ask the writer."""
+
+    def __init__(self, pool: Leases, clock: Clock, size: int = KEPT) -> None:
+        self._pool, self._clock, self._size = pool, clock, size
+        self._texts: OrderedDict[bytes, str] = OrderedDict()
+        self._misses: dict[ExpertId, _Misses] = {}
+        self._counts = Counter(dict.fromkeys(RESULTS, 0))
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Errands so far by what came of them, see :data:`RESULTS`."""
+        return self._counts
+
+    def kept(self, errand: Errand, writer: Expert | None) -> Note | None:
+        """What was written before; asks nobody. ``writer``: the expert as the registry has it."""
+        key = _key(errand, writer)
+        text = self._texts.get(key)
+        if text is None:
+            return None
+        self._texts.move_to_end(key)
+        return _note(text)
+
+    async def run(self, errand: Errand, writer: Expert | None, request: Request, patience_s: float) -> Run:
+        """The note, and the ended leg if the writer was asked. Raises nothing but what cancels it."""
+        note = self.kept(errand, writer)
+        if note is not None:
+            self._counts["kept"] += 1
+            return Run(note)
+        misses = self._misses.setdefault(errand.writer, _Misses())
+        if self._clock() < misses.until:
+            self._counts["paused"] += 1
+            return Run(Note(None, "paused: it gave nothing several times"))
+        text, leg = await self._asked(errand, request, min(errand.deadline_s, patience_s))
+        if text is None:
+            self._missed(errand.writer, misses, leg)
+            return Run(Note(None, leg.outcome), leg)
+        misses.count = 0
+        self._keep(_key(errand, writer), text)
+        self._counts["written" if text else "empty"] += 1
+        return Run(_note(text), leg)
+
+    async def _asked(self, errand: Errand, request: Request, deadline_s: float) -> tuple[str | None, Leg]:
+        question = _question(errand, request)
+        asker = Asker(question, self._pool, deadline_s, self._clock)
+        live: LiveLeg | None = None
+        try:
+            async with asyncio.timeout(deadline_s):
+                live = await asker.ask(errand.writer, question.body, "router")
+                async with contextlib.aclosing(live):
+                    raw = b"".join([chunk async for chunk in live.chunks()])
+        except (LegError, CoeError, TimeoutError) as failure:
+            return None, replace(_leg(errand, live), outcome=_outcome(failure))
+        except Exception:
+            log.exception("request %s: the errand of %s broke", request.id, errand.writer)
+            return None, replace(_leg(errand, live), outcome="failed: internal_error")
+        body = _body(raw)
+        return text_of(body).strip(), replace(live.leg(), usage=usage_of(body) or None)
+
+    def _keep(self, key: bytes, text: str) -> None:
+        self._texts[key] = text
+        self._texts.move_to_end(key)
+        while len(self._texts) > self._size:
+            self._texts.popitem(last=False)
+
+    def _missed(self, writer: ExpertId, misses: _Misses, leg: Leg) -> None:
+        self._counts["late" if leg.outcome == "late" else "failed"] += 1
+        misses.count += 1
+        log.info("%s wrote nothing for a router: %s", writer, leg.outcome)
+        if misses.count >= MISSES:
+            misses.count, misses.until = 0, self._clock() + PAUSE_S
+            log.warning("%s is not asked to write for routers for %g s", writer, PAUSE_S)
+
+
+def _question(errand: Errand, request: Request) -> Request:
+    """A request of its own, so that the pool schedules it apart from the one that it is for."""
+    body = {
+        "model": errand.writer,
+        "messages": [{"role": "user", "content": errand.prompt}],
+        "max_tokens": errand.max_tokens,
+        "temperature": 0.0,
+    }
+    return Request(
+        f"{request.id}/router", "chat/completions", errand.writer, body, errand.prompt, request.options
+    )
+
+
+def _outcome(failure: BaseException) -> str:
+    error = failure.error if isinstance(failure, LegError) else failure
+    if isinstance(error, CoeError) and not isinstance(error, ExpertTimeout):
+        return f"failed: {error.code}"
+    return "late"
+
+
+def _leg(errand: Errand, live: LiveLeg | None) -> Leg:
+    return live.leg() if live is not None else Leg(errand.writer, "router")
+
+
+def _body(raw: bytes) -> Mapping[str, object]:
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _note(text: str) -> Note:
+    return Note(text) if text else Note(None, "it wrote nothing")
+
+
+def _key(errand: Errand, writer: Expert | None) -> bytes:
+    model = "" if writer is None else f"{writer.model}\0{writer.adapter}"
+    prompt = " ".join(unicodedata.normalize("NFKC", errand.prompt).casefold().split())
+    return hashlib.sha256(f"{errand.writer}\0{model}\0{prompt}".encode("utf-8", "surrogatepass")).digest()
