@@ -142,9 +142,7 @@ class LocalService:
 
     def experts(self) -> Mapping[ExpertId, ExpertStatus]:
         return {
-            expert.expert: ExpertStatus(
-                "leaving" if expert.retiring else expert.state, expert.queued, expert.running
-            )
+            expert.expert: ExpertStatus(expert.shown, expert.queued, expert.running)
             for expert in self.pool.snapshot().experts
         }
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 import pytest
 
-from coe.errors import EngineError, ExpertTimeout, ExpertUnavailable, Overloaded
+from coe.errors import ExpertTimeout, ExpertUnavailable, Overloaded
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan, build_plan
-from coe.pool.policies import Coe
 from coe.pool.pool import Pool
-from coe.pool.scheduler import Scheduler
 from coe.registry.models import Expert, Registry
+from coe.testing.engine_hosts import until
 from coe.testing.engines import FakeEngine, Script
+from coe.testing.pools import running_pool, settled, take
 from coe.types import EngineCall
 
 SLOT = HostPlan("slot", max_running=2)
@@ -26,37 +25,8 @@ PLAN = PoolPlan(
 )
 
 
-@asynccontextmanager
-async def running(
-    engine: FakeEngine, plan: PoolPlan = PLAN, load_timeout_s: float = 5.0
-) -> AsyncIterator[Pool]:
-    scheduler = Scheduler(plan, Coe())
-    pool = Pool(scheduler, {engine.id: engine}, load_timeout_s=load_timeout_s)
-    await pool.start()
-    try:
-        yield pool
-    finally:
-        await pool.stop(drain_s=1.0)
-        assert engine.violations == []
-
-
-async def take(pool: Pool, expert: str, release: asyncio.Event | None = None) -> str:
-    """Hold a lease until ``release`` (or not at all); returns what it woke from."""
-    async with pool.lease("request", expert, timeout_s=5.0) as lease:
-        if release:
-            await release.wait()
-        return lease.wake_from
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let other tasks run until ``condition`` holds."""
-    async with asyncio.timeout(5.0):
-        while not condition():  # noqa: ASYNC110 (conditions of the pool have no events)
-            await asyncio.sleep(0.001)
-
-
-async def settled(*tasks: Awaitable[object]) -> list[object]:
-    return await asyncio.gather(*tasks, return_exceptions=True)
+def running(engine: FakeEngine, plan: PoolPlan = PLAN) -> AbstractAsyncContextManager[Pool]:
+    return running_pool(plan, {engine.id: engine})
 
 
 async def test_a_lease_gives_the_engine_and_says_what_the_wait_was_for() -> None:
@@ -191,60 +161,6 @@ async def test_an_unknown_expert_is_unavailable() -> None:
     async with running(FakeEngine("slot")) as pool:
         with pytest.raises(ExpertUnavailable, match="'nobody' is not in the pool"):
             await take(pool, "nobody")
-
-
-async def test_a_failed_load_is_tried_again() -> None:
-    engine = FakeEngine("slot")
-    engine.script.fail("ensure_ready", "out of luck", None)
-    async with running(engine) as pool:
-        assert await take(pool, "a") == "cold"
-        assert engine.called("ensure_ready") == ["a", "a"]
-
-
-async def test_an_expert_that_cannot_be_loaded_is_unavailable_and_others_go_on() -> None:
-    engine = FakeEngine("slot")
-    engine.script.fail("ensure_ready", *["bad checkpoint"] * 3)
-    async with running(engine) as pool:
-        with pytest.raises(ExpertUnavailable, match="bad checkpoint"):
-            await take(pool, "a")
-        assert await take(pool, "b") == "cold"
-
-
-async def test_a_load_that_takes_too_long_is_a_failure() -> None:
-    engine = FakeEngine("slot")
-    engine.script.hold("ensure_ready")
-    async with running(engine, load_timeout_s=0.01) as pool:
-        with pytest.raises(ExpertUnavailable, match=r"not ready within 0\.01 s"):
-            await take(pool, "a")
-
-
-async def test_a_host_that_did_not_start_is_started_again_by_the_next_load() -> None:
-    engine = FakeEngine("slot")
-    engine.script.fail("start", "port in use", None)
-    async with running(engine) as pool:
-        assert await take(pool, "a") == "cold"
-        assert len(engine.called("start")) == 2
-
-
-async def test_a_crash_under_a_lease_brings_the_expert_back_for_the_next_request() -> None:
-    engine = FakeEngine("slot")
-    async with running(engine) as pool:
-        with pytest.raises(EngineError):
-            async with pool.lease("r", "a"):
-                engine.crash()
-                raise EngineError("connection closed")
-        assert await take(pool, "a") == "cold"
-        assert engine.called("ensure_ready") == ["a", "a"]
-        assert engine.called("sleep") == []
-
-
-async def test_an_error_of_a_request_alone_leaves_the_expert_in_place() -> None:
-    engine = FakeEngine("slot")
-    async with running(engine) as pool:
-        with pytest.raises(EngineError):
-            async with pool.lease("r", "a"):
-                raise EngineError("bad answer")
-        assert await take(pool, "a") == "awake"
 
 
 async def test_a_remote_expert_waits_only_for_the_start_of_its_host() -> None:

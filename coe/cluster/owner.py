@@ -152,7 +152,7 @@ class PoolOwner:
             owner=self._id,
             generation=self.generation,
             engines={host: engine.stats() for host, engine in self._pool.engines.items()},
-            experts={e.expert: ExpertStatus(e.state, e.queued, e.running) for e in snapshot.experts},
+            experts={e.expert: ExpertStatus(e.shown, e.queued, e.running) for e in snapshot.experts},
             waits_s={e.expert: self._pool.forecast(e.expert) for e in snapshot.experts},
             swaps=snapshot.swaps,
         )

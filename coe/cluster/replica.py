@@ -110,7 +110,7 @@ class GatewayReplica:
     def experts(self) -> Mapping[ExpertId, ExpertStatus]:
         """Requests are summed over owners; the state is that of the first one that has it awake."""
         found = {
-            each.expert: ExpertStatus(each.state, each.queued, each.running)
+            each.expert: ExpertStatus(each.shown, each.queued, each.running)
             for each in self._own.snapshot().experts
         }
         for owner, report in self._pool.reports.items():

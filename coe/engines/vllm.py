@@ -45,6 +45,7 @@ class InPlaceEngine:
         self._loaded: ModelSource | None = None  # what is in the process and was proven right
         self._awake: ExpertId | None = None
         self._wanted: ExpertId | None = None
+        self._doubtful: set[ExpertId] = set()  # whose last load did not end well
         self._failures = 0
         self._swaps = 0
         # Invariant: at most one start, swap or stop at a time. The pool is the only caller, but a call
@@ -104,10 +105,10 @@ class InPlaceEngine:
         return not self._swapping and began is not None and source.folder not in (None, began.folder)
 
     def _first_usable(self) -> ExpertSpec:
-        """The expert wanted last or the first whose checkpoint is good: one bad checkpoint must not keep
-        the others from starting."""
+        """The expert wanted last or the first whose checkpoint is good, those last whose last load failed:
+        one bad checkpoint must not keep the others from starting."""
         errors: list[EngineError] = []
-        for spec in self._experts.first(self._wanted):
+        for spec in sorted(self._experts.first(self._wanted), key=lambda spec: spec.id in self._doubtful):
             try:
                 self._admit(spec)
                 return spec
@@ -174,6 +175,7 @@ class InPlaceEngine:
     async def _loading(self, spec: ExpertSpec, source: ModelSource) -> AsyncIterator[None]:
         """Until it ends well, no weights are trusted: also after a cancellation in the middle."""
         self._loaded = self._awake = None
+        self._doubtful.add(spec.id)
         try:
             yield
         except (EngineError, TimeoutError) as error:
@@ -186,4 +188,5 @@ class InPlaceEngine:
             self._life.failed(failure)
             raise failure from error
         self._loaded, self._failures = source, 0
+        self._doubtful.discard(spec.id)
         self._life.healthy()

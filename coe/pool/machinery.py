@@ -9,12 +9,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
 from coe.errors import CoeError, EngineError
-from coe.pool.events import Event, Failed, HostId, Prefetched, Ready, Slept
+from coe.pool.events import Failed, HostId, Prefetched, Ready, Slept
 from coe.types import Engine, ExpertId, ReadsAhead
 
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
+MoveEnded = Ready | Slept | Prefetched | Failed
+"""How an order to an engine ended."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,12 @@ class Loss:
 
 class Machinery:
     """Owns the engines. Every load answers Ready or Failed, every sleep Slept or Failed, every prefetch
-    Prefetched or Failed, exactly once,
-    through ``report`` and never within the call that ordered it."""
+    Prefetched or Failed, exactly once, through ``report`` and never within the call that ordered it."""
 
     def __init__(
         self,
         engines: Mapping[HostId, Engine],
-        report: Callable[[Event], None],
+        report: Callable[[MoveEnded], None],
         clock: Clock = time.monotonic,
         load_timeout_s: float = 120.0,
     ) -> None:
@@ -106,7 +107,7 @@ class Machinery:
         task.add_done_callback(self._tasks.discard)
 
     async def _load(self, expert: ExpertId, host: HostId) -> None:
-        event: Event
+        event: MoveEnded
         try:
             await asyncio.shield(self.start(host))
             began = self._clock()
@@ -121,7 +122,7 @@ class Machinery:
         self._tell(event)
 
     async def _sleep(self, expert: ExpertId, host: HostId, level: int) -> None:
-        event: Event
+        event: MoveEnded
         try:
             async with asyncio.timeout(self._load_timeout_s):
                 await self.engines[host].sleep(expert, level)
@@ -133,7 +134,7 @@ class Machinery:
         self._tell(event)
 
     async def _prefetch(self, expert: ExpertId, host: HostId) -> None:
-        event: Event
+        event: MoveEnded
         engine = self.engines[host]
         try:
             if not isinstance(engine, ReadsAhead):
@@ -153,7 +154,7 @@ class Machinery:
         except Exception:
             log.exception("host %s did not stop properly", host)
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: MoveEnded) -> None:
         if isinstance(event, Failed):
             log.warning("%s of %s on %s failed: %s", event.during, event.expert, event.host, event.reason)
         self._report(event)

@@ -37,7 +37,7 @@ from coe.pool.events import (
     Wake,
     WakeFrom,
 )
-from coe.pool.machinery import Clock, Machinery
+from coe.pool.machinery import Clock, Machinery, MoveEnded
 from coe.pool.plan import PoolPlan
 from coe.pool.scheduler import Scheduler
 from coe.pool.snapshot import PoolSnapshot
@@ -87,7 +87,7 @@ class Pool:
         load_timeout_s: float = 120.0,
     ) -> None:
         self._scheduler = scheduler
-        self._machinery = Machinery(engines, self._dispatch, clock, load_timeout_s)
+        self._machinery = Machinery(engines, self._moved, clock, load_timeout_s)
         self._clock = clock
         self._numbers = itertools.count()
         self._waiting: dict[RequestId, asyncio.Future[Grant]] = {}
@@ -160,7 +160,8 @@ class Pool:
             ok = False
             raise
         finally:
-            self._report_lost(grant)
+            if grant.expert in self._scheduler.residents(grant.host):
+                self._report_lost(grant.host)
             self._end(Finished(ticket, ok))
 
     @contextmanager
@@ -277,15 +278,20 @@ class Pool:
             self._all_back.set()
         self._dispatch(event)
 
-    def _report_lost(self, grant: Grant) -> None:
-        """An expert that was leased and that its engine no longer has was lost in a crash."""
-        residents = self._scheduler.residents(grant.host)
-        loss = self._machinery.lost(grant.host, residents) if grant.expert in residents else None
+    def _moved(self, event: MoveEnded) -> None:
+        """A move has ended. Where it took the process down, others that were awake there are gone."""
+        self._dispatch(event)
+        if event.host in self._machinery.engines:
+            self._report_lost(event.host)
+
+    def _report_lost(self, host: HostId) -> None:
+        """Experts that are awake by our books and that the engine does not have were lost in a crash."""
+        loss = self._machinery.lost(host, self._scheduler.residents(host))
         if loss is None:
             return
         for expert in loss.experts:
-            log.warning("%s on %s was lost: %s", expert, grant.host, loss.reason)
-            self._dispatch(Failed(expert, grant.host, loss.reason, "run"))
+            log.warning("%s on %s was lost: %s", expert, host, loss.reason)
+            self._dispatch(Failed(expert, host, loss.reason, "run"))
 
     def _dispatch(self, event: Event) -> None:
         self._carry_out(self._scheduler.step(event, self._clock()))

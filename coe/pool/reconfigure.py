@@ -73,6 +73,7 @@ def _apply_expert(books: Books, plan: ExpertPlan) -> None:
         replica.weights_gb = plan.weights_gb
         if replica.content != plan.content:
             replica.content = plan.content
+            replica.forgive()
             # What is elsewhere has no content here: the next request to it names the new one.
             replica.stale = replica.state != "cold" and not replica.host.plan.always_awake
 

@@ -13,13 +13,15 @@ WARMTH: tuple[State, ...] = ("awake", "draining", "loading", "going_to_sleep", "
 
 @dataclass(frozen=True)
 class ReplicaSnapshot:
-    """One expert on one host; ``swaps`` counts successful loads and wakes."""
+    """One expert on one host; ``swaps`` counts successful loads and wakes. ``quarantined``: it failed too
+    often in a row and has not answered since."""
 
     host: HostId
     state: State
     running: int
     swaps: int
     failures: int
+    quarantined: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,14 @@ class ExpertSnapshot:
         """The state of its warmest replica."""
         states = {replica.state for replica in self.replicas}
         return next((state for state in WARMTH if state in states), "cold")
+
+    @property
+    def shown(self) -> str:
+        """For people: the state, or what matters more."""
+        if self.retiring:
+            return "leaving"
+        given_up = self.replicas and all(replica.quarantined for replica in self.replicas)
+        return "quarantined" if given_up else self.state
 
     @property
     def running(self) -> int:
@@ -67,6 +77,7 @@ def take_snapshot(books: Books) -> PoolSnapshot:
 
 def _expert(expert: ExpertState) -> ExpertSnapshot:
     replicas = tuple(
-        ReplicaSnapshot(host, r.state, r.running, r.swaps, r.failures) for host, r in expert.replicas.items()
+        ReplicaSnapshot(host, r.state, r.running, r.swaps, r.failures, r.quarantined)
+        for host, r in expert.replicas.items()
     )
     return ExpertSnapshot(expert.id, expert.queued, expert.run_s, expert.retiring, replicas)

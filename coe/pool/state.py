@@ -230,6 +230,12 @@ class Replica:
         self.retry_at = moment
         self.host.retrying[self.expert.id] = self
 
+    def forgive(self) -> None:
+        """Its former content failed; that says nothing of another one."""
+        self.failures, self.quarantined = 0, False
+        if self.state in AT_REST:
+            self.retry_at = -math.inf
+
     def move(self, state: State) -> None:
         """Change state and with it the host's residents and the expert's supply."""
         self.state = state

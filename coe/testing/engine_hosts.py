@@ -76,11 +76,11 @@ def _env(faults: str) -> dict[str, str]:
     return {"FAKE_VLLM_FAULTS": faults}
 
 
-async def until(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    """Wait for what another process does. Raises TimeoutError when it does not."""
+async def until(holds: Callable[[], object], timeout_s: float = 30.0) -> None:
+    """Wait for what another process or task does. Raises TimeoutError when it does not."""
     async with asyncio.timeout(timeout_s):
         while not holds():  # noqa: ASYNC110 (nobody tells us)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.002)
 
 
 def process_of(life: Lifecycle) -> ManagedProcess:

@@ -29,7 +29,8 @@ class Call:
 class Script:
     """What the engine does. Latencies in seconds.
 
-    ``failures`` of a method are used up one per call: a message raises EngineError, None succeeds.
+    ``failures`` of a method are used up one per call: a message raises EngineError, None succeeds. So are
+    ``deaths``, by which the engine also loses everything, as a process that is killed does.
     A method whose ``gates`` event is not set waits for it.
     """
 
@@ -40,7 +41,11 @@ class Script:
     first_byte_s: float = 0.0
     chunk_s: float = 0.0
     failures: dict[Method, deque[str | None]] = field(default_factory=dict)
+    deaths: dict[Method, deque[str]] = field(default_factory=dict)
     gates: dict[Method, asyncio.Event] = field(default_factory=dict)
+
+    def die(self, method: Method, *messages: str) -> None:
+        self.deaths.setdefault(method, deque()).extend(messages)
 
     def fail(self, method: Method, *messages: str | None) -> None:
         self.failures.setdefault(method, deque()).extend(messages)
@@ -139,6 +144,9 @@ class FakeEngine:
             await gate.wait()
         if seconds:
             await asyncio.sleep(seconds)
+        if deaths := self.script.deaths.get(method):
+            self.crash(deaths.popleft())
+            raise EngineError(str(self._last_error), hint="this death is scripted")
         scripted = self.script.failures.get(method)
         message = scripted.popleft() if scripted else None
         if message is not None:
