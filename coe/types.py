@@ -197,6 +197,8 @@ class EngineCall:
 
     endpoint: Endpoint
     body: Mapping[str, Any]
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """HTTP headers that put the engine's spans under ours; empty where nothing is traced"""
 
     @property
     def stream(self) -> bool:

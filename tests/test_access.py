@@ -21,7 +21,8 @@ from coe.access.metering import used
 from coe.cli import main
 from coe.errors import ConfigError
 from coe.local import build_service
-from coe.registry.models import Registry, State
+from coe.registry.models import Registry
+from coe.registry.operation import State
 from coe.state.memory import MemoryStore
 from coe.state.store import Admission, Bill, Refusal, Store, StoreDown
 from coe.testing.engines import FakeEngine, Script

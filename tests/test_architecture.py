@@ -211,6 +211,7 @@ HEAVY = (
     "ray",
     "litellm",
     "peft",
+    "opentelemetry",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from coe.access.doorman import Doorman
 from coe.access.keys import read_keys
 from coe.errors import ConfigError
 from coe.feedback import MarkTaker
-from coe.registry.models import Registry, State
+from coe.registry.models import Registry
+from coe.registry.operation import State
 from coe.state.memory import MemoryStore
 from coe.state.redis_store import RedisStore
 from coe.state.store import Store
+from coe.telemetry import open_tracer
+from coe.tracing import Tracer
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,15 @@ class Reception:
     store: Store | None = None
     """to be closed at the end"""
     marks: MarkTaker | None = None
+    tracer: Tracer | None = None
 
     async def close(self) -> None:
         if self.marks is not None:
             self.marks.close()
         if self.store is not None:
             await self.store.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
 
 
 def open_door() -> Reception:
@@ -51,12 +58,11 @@ def build_reception(
     access, kept = registry.access, registry.answers
     ring = read_keys(root / Path(access.keys_file).expanduser()) if access.keys_file else None
     doorman = Doorman(ring, store, access.when_down)
-    if kept is None:
-        return Reception(doorman, None, store, marks)
-    similar = None
-    if kept.similarity is not None:
-        similar = SimilarTexts(embedder(kept.encoder, root), kept.similarity)
-    return Reception(doorman, KeptAnswers(store, kept.ttl_s, similar), store, marks)
+    answers = None
+    if kept is not None:
+        words = kept.similarity and SimilarTexts(embedder(kept.encoder, root), kept.similarity)
+        answers = KeptAnswers(store, kept.ttl_s, words or None)
+    return Reception(doorman, answers, store, marks, open_tracer(registry.observe.traces))
 
 
 def open_store(state: State) -> Store:

@@ -23,6 +23,7 @@ PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port instead of service.port.")
 @click.option("--tls-cert", type=PEM, help="Serve HTTPS with this certificate (PEM, with its chain).")
 @click.option("--tls-key", type=PEM, help="The certificate's key (PEM), where it is a file of its own.")
+@click.option("--traces", help="Send traces to this OTLP/HTTP collector, such as http://127.0.0.1:4318.")
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
@@ -36,6 +37,7 @@ def main(
     port: int | None,
     tls_cert: Path | None,
     tls_key: Path | None,
+    traces: str | None,
     log_format: LogFormat,
 ) -> None:
     """Run the service that the registry describes, until Ctrl-C."""
@@ -49,7 +51,9 @@ def main(
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
 
     def adjust(loaded: Registry) -> Registry:
-        return loaded.model_copy(update={"service": loaded.service.model_copy(update=given)})
+        service = loaded.service.model_copy(update=given)
+        observe = loaded.observe.model_copy(update={"traces": traces} if traces else {})
+        return loaded.model_copy(update={"service": service, "observe": observe})
 
     file = RegistryFile(registry, read_text(registry), adjust)
     tls = Tls(tls_cert, tls_key) if tls_cert else None

@@ -57,7 +57,7 @@ class AddressBook:
         """As :meth:`coe.types.Engine.ask`."""
         body = {**call.body, "model": address.model}
         return await self._client(address, expert).ask(
-            f"/v1/{call.endpoint}", body, Rename(address.model, expert)
+            f"/v1/{call.endpoint}", body, Rename(address.model, expert), call.trace
         )
 
     async def forget(self, address: Address) -> None:

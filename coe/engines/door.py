@@ -19,6 +19,7 @@ import aiohttp
 from aiohttp import web
 
 PATHS = ("/v1/chat/completions", "/v1/completions")
+TRACE_HEADERS = ("traceparent", "tracestate")
 TOKEN_ENV = "COE_DOOR_TOKEN"
 MAX_BODY_BYTES = 64 * 1024 * 1024
 
@@ -51,7 +52,7 @@ async def _pass(request: web.Request, session: aiohttp.ClientSession) -> web.Str
     body = await request.read()
     try:
         async with session.post(
-            f"http://vllm{request.path}", data=body, headers={"Content-Type": "application/json"}
+            f"http://vllm{request.path}", data=body, headers=_headers(request)
         ) as upstream:
             response = web.StreamResponse(
                 status=upstream.status, headers={"Content-Type": upstream.headers["Content-Type"]}
@@ -63,6 +64,11 @@ async def _pass(request: web.Request, session: aiohttp.ClientSession) -> web.Str
             return response
     except aiohttp.ClientConnectorError as error:
         return _refusal(502, f"the server behind the door is gone: {error}")
+
+
+def _headers(request: web.Request) -> dict[str, str]:
+    trace = {name: request.headers[name] for name in TRACE_HEADERS if name in request.headers}
+    return {"Content-Type": "application/json", **trace}
 
 
 def _refusal(status: int, message: str) -> web.Response:

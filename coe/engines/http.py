@@ -71,12 +71,22 @@ class HttpClient:
         """As :meth:`get`, for a POST with a JSON body."""
         return await self._control("POST", path, body)
 
-    async def ask(self, path: str, body: Mapping[str, Any], rename: Rename | None = None) -> HttpAnswer:
-        """POST ``body``; returns at the head of a 2xx answer, else raises (see the module)."""
+    async def ask(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        rename: Rename | None = None,
+        trace: Mapping[str, str] | None = None,
+    ) -> HttpAnswer:
+        """POST ``body``, with the headers ``trace``; returns at the head of a 2xx answer, else raises (see
+        the module)."""
         url = self._asked.get(path) or self._asked.setdefault(path, URL(self.upstream.url + path))
         try:
             response = await self._open().post(
-                url, data=quick_json.encode(body), headers=JSON_BODY, allow_redirects=False
+                url,
+                data=quick_json.encode(body),
+                headers={**JSON_BODY, **trace} if trace else JSON_BODY,
+                allow_redirects=False,
             )
         except TRANSPORT_ERRORS as error:
             raise lost(self.upstream.name, error, self.upstream.hint) from error

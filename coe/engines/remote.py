@@ -110,7 +110,7 @@ class UrlBackend:
         if self._client is None:
             raise EngineError(f"{self._host.id} is not open.", code="engine_not_running")
         return await self._client.ask(
-            f"/{call.endpoint}", {**call.body, "model": model}, Rename(model, shown)
+            f"/{call.endpoint}", {**call.body, "model": model}, Rename(model, shown), call.trace
         )
 
     async def close(self) -> None:

@@ -127,7 +127,7 @@ class VllmServer:
         served = model or self.name
         body = {**call.body, "model": served}
         try:
-            return await self._client.ask(f"/v1/{call.endpoint}", body, Rename(served, shown))
+            return await self._client.ask(f"/v1/{call.endpoint}", body, Rename(served, shown), call.trace)
         except EngineError as error:
             self._unreachable = error.code == UNREACHABLE
             raise

@@ -35,6 +35,7 @@ from coe.gateway.status import Status
 from coe.generation import Generation, Generations
 from coe.pipeline import Answer, Pipeline, Preview
 from coe.suggest import suggest
+from coe.tracing import SPAN, of_request
 from coe.types import Endpoint as CompletionEndpoint
 from coe.types import Request
 
@@ -77,7 +78,8 @@ class Gateway:
 
     def _route(self, method: str, path: str, handler: Handler) -> Route:
         # Endpoint checks the method itself: Starlette's own refusal is not in OpenAI's envelope.
-        return Route(path, Endpoint(path, method, handler, self._metrics), methods=None)
+        tracer = self._reception.tracer if method == "POST" else None  # the others ask nobody anything
+        return Route(path, Endpoint(path, method, handler, self._metrics, tracer), methods=None)
 
     async def _chat(self, exchange: Exchange) -> None:
         await self._complete(exchange, "chat/completions")
@@ -93,6 +95,8 @@ class Gateway:
             async with asyncio.timeout(limits.request_timeout_s) as deadline:
                 raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
                 request = parse_completion(endpoint, raw, exchange.headers, limits, exchange.request_id)
+                if (span := SPAN.get()) is not None:
+                    span.note(of_request(request))
                 with hang_up.expires(deadline):
                     await self._answer_once(exchange, request, holder)
         except TimeoutError:

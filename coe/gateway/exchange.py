@@ -19,6 +19,7 @@ from coe.gateway.answers import HeaderList, error_event
 from coe.gateway.metrics import Metrics
 from coe.gateway.requests import ClientGone
 from coe.logs import REQUEST
+from coe.tracing import SPAN, Tracer, of_receipt
 from coe.types import Receipt
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class Exchange:
         self.receipt: Receipt | None = None
         self.completion: str | None = None
         """the answer's own id"""
+        self.failed: str | None = None
+        """the code of the error that the client was told"""
         self._streaming = False
 
     async def send_json(self, payload: Any, status: int = 200, headers: HeaderList | None = None) -> None:
@@ -81,6 +84,7 @@ class Exchange:
 
     async def fail(self, error: CoeError, headers: HeaderList | None = None) -> None:
         """Tell the client: a JSON error, or an error event that ends a stream that has begun."""
+        self.failed = error.code
         if self.status is None:
             headers = headers or []
             if error.retry_after_s is not None or error.http_status in (429, 503):
@@ -103,8 +107,11 @@ Handler = Callable[[Exchange], Awaitable[None]]
 class Endpoint:
     """A handler as an ASGI app: the one place where errors become responses."""
 
-    def __init__(self, name: str, method: str, handler: Handler, metrics: Metrics) -> None:
+    def __init__(
+        self, name: str, method: str, handler: Handler, metrics: Metrics, tracer: Tracer | None = None
+    ) -> None:
         self._name = name
+        self._tracer = tracer
         self._method = method
         self._handler = handler
         self._metrics = metrics
@@ -114,6 +121,8 @@ class Endpoint:
             return
         exchange = Exchange(scope, receive, send)
         REQUEST.set(exchange.request_id)
+        if self._tracer is not None:
+            SPAN.set(self._tracer.request(f"{self._method} {self._name}", exchange.headers))
         self._metrics.arrived(self._name)
         try:
             if self._takes(scope["method"]):
@@ -131,6 +140,25 @@ class Endpoint:
             seconds = time.monotonic() - exchange.arrived
             status = exchange.status or CLIENT_GONE
             self._metrics.finished(self._name, status, seconds, exchange.first_byte_s, exchange.receipt)
+            if self._tracer is not None:
+                self._end_span(exchange, status)
+
+    def _end_span(self, exchange: Exchange, status: int) -> None:
+        span = SPAN.get()
+        if span is None:
+            return
+        span.note(
+            {
+                "http.request.method": exchange.scope["method"],
+                "http.route": self._name,
+                "http.response.status_code": status,
+                "coe.request_id": exchange.request_id,
+                **(of_receipt(exchange.receipt, exchange.completion) if exchange.receipt else {}),
+            }
+        )
+        if status >= 500:
+            span.fail(exchange.failed or str(status))
+        span.end()
 
     def _takes(self, method: str) -> bool:
         return method == self._method or (method == "HEAD" and self._method == "GET")

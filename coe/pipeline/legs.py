@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from typing import Any
 
 from coe.errors import EngineError, ExpertUnavailable
 from coe.pipeline.leases import Clock, Lease, Leases
+from coe.tracing import Span, begin, code_of, hop, of_leg, of_question, operation
 from coe.types import EngineAnswer, EngineCall, ExpertId, Leg, Request, Role
 
 _TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
@@ -22,7 +23,13 @@ class LiveLeg:
     """One expert answering: the lease, the engine's answer under way, and what is known of it so far."""
 
     def __init__(
-        self, lease: Lease, answer: EngineAnswer, asked_at: float, clock: Clock, role: Role = "answer"
+        self,
+        lease: Lease,
+        answer: EngineAnswer,
+        asked_at: float,
+        clock: Clock,
+        role: Role,
+        span: Span,
     ) -> None:
         self.expert = lease.expert
         self.asked_for = lease.asked_for
@@ -30,6 +37,7 @@ class LiveLeg:
         self._lease = lease
         self._held = AsyncExitStack()
         self._clock = clock
+        self._span = span
         self._chunks = answer.chunks()
         self._asked_at = asked_at
         self._tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
@@ -93,6 +101,10 @@ class LiveLeg:
     def _finish(self) -> None:
         if self._run_ms is None:
             self._run_ms = (self._clock() - self._asked_at) * 1000
+            self._span.note(of_leg(self.leg()))
+            if self._outcome != "ok":
+                self._span.fail(self._outcome.removeprefix("failed: "))
+            self._span.end()
 
     def _number(self, name: re.Pattern[bytes]) -> int | None:
         """From the usage at the end of the body or stream; None where it has none."""
@@ -153,18 +165,52 @@ class Asker:
         )
         try:
             async with AsyncExitStack() as held:
-                lease = await held.enter_async_context(lease_on)
-                tried, asked_at = lease.expert, self._clock()
-                answer = await lease.engine.ask(tried, EngineCall(self._request.endpoint, body))
-                held.push_async_callback(answer.aclose)
-                leg = LiveLeg(lease, answer, asked_at, self._clock, role)
-                await leg.first_byte()
+                lease = await _leased(expert, lease_on, held)
+                tried = lease.expert
+                leg = await self._asked(lease, body, role, held)
                 leg.hold(held.pop_all())
                 return leg
         except (ExpertUnavailable, EngineError) as error:
             raise LegError(tried, error) from error
         raise AssertionError("a lease swallowed an error")
 
+    async def _asked(
+        self, lease: Lease, body: Mapping[str, Any], role: Role, held: AsyncExitStack
+    ) -> LiveLeg:
+        """At the first byte."""
+        endpoint, asked_at = self._request.endpoint, self._clock()
+        span = begin(f"{operation(endpoint)} {lease.expert}", "client")
+        span.note({**of_question(endpoint, lease.expert, body), "coe.host": lease.engine.id})
+        try:
+            answer = await lease.engine.ask(lease.expert, EngineCall(endpoint, body, span.headers()))
+            held.push_async_callback(answer.aclose)
+            leg = LiveLeg(lease, answer, asked_at, self._clock, role, span)
+            await leg.first_byte()
+        except BaseException as error:
+            span.fail(code_of(error))
+            span.end()
+            raise
+        span.note({"gen_ai.response.time_to_first_chunk": self._clock() - asked_at})
+        return leg
+
     def _name(self, role: Role) -> str:
         # The aggregator's lease has a name of its own, so that no proposer takes what was announced for it.
         return f"{self._request.id}/aggregator" if role == "aggregator" else self._request.id
+
+
+async def _leased(
+    expert: ExpertId, lease_on: AbstractAsyncContextManager[Lease], held: AsyncExitStack
+) -> Lease:
+    with hop(f"queue {expert}") as span:
+        lease = await held.enter_async_context(lease_on)
+        if lease.swap_ms:
+            span.child(f"swap {lease.expert}", since_s=lease.swap_ms / 1000).end()
+        span.note(
+            {
+                "coe.expert": lease.expert,
+                "coe.queue_ms": lease.queue_ms,
+                "coe.swap_ms": lease.swap_ms,
+                "coe.wake_from": lease.wake_from,
+            }
+        )
+    return lease

@@ -19,6 +19,7 @@ from coe.pipeline.plan import plan_for, wish_of
 from coe.pipeline.several import ask_several
 from coe.pipeline.single import ask_one
 from coe.routing import choose, nobody_writes
+from coe.tracing import hop, of_decision
 from coe.types import Decision, Errand, Leg, Note, Options, Receipt, Request
 
 
@@ -87,7 +88,9 @@ class Pipeline:
             written.extend([run.leg] if run.leg else [])
             return run.note
 
-        decision = await choose(request, generation, self._pool.forecast, write)
+        with hop("route") as span:
+            decision = await choose(request, generation, self._pool.forecast, write)
+            span.note(of_decision(decision))
         plan = plan_for(request, decision, wish, generation)
         if written:
             patience_s = max(0.0, patience_s - (self._clock() - began))

@@ -23,6 +23,7 @@ from coe.pipeline.panel import Panel
 from coe.pipeline.plan import Plan, written_body
 from coe.pipeline.written import WrittenStream
 from coe.routing import PINNED
+from coe.tracing import hop
 from coe.types import ExpertId, Leg, Receipt, Request
 
 log = logging.getLogger(__name__)
@@ -121,12 +122,18 @@ class MergedAnswer:
         with contextlib.ExitStack() as expected:
             if writer is not None:
                 expected.enter_context(self._asker.expect(writer))
-            try:
-                verdict = await self._verdict(self._plan.aggregator)
-            finally:
-                await self._panel.drop("not needed")
-            if isinstance(verdict, Write):
-                return await self._written(verdict)
+            with hop(f"aggregate {self._plan.aggregator.name}") as span:
+                outcome = await self._concluded()
+                span.note({"coe.expert": outcome.expert, "coe.legs": len(self._panel.legs())})
+        return outcome
+
+    async def _concluded(self) -> Outcome:
+        try:
+            verdict = await self._verdict(self._plan.aggregator)
+        finally:
+            await self._panel.drop("not needed")
+        if isinstance(verdict, Write):
+            return await self._written(verdict)
         return Outcome(verdict.proposal.expert, verdict.reason, verdict.proposal)
 
     async def _verdict(self, aggregator: Aggregator) -> Verdict:

@@ -9,7 +9,7 @@ from coe.registry.consistency import Inconsistency
 from coe.registry.models import Host, Registry, RemoteHost
 
 _AT_ONCE = {"service.model_name", "pool.hosts", "pool.reroute_within"}
-_SECTIONS = ("service", "pool", "history")
+_SECTIONS = ("service", "pool", "history", "access", "state", "observe")
 
 
 class _Named(Protocol):

@@ -8,6 +8,7 @@ Registry
 ├── routers    named routers and the default one
 ├── aggregator how several answers become one; aggregators: further ones by name
 ├── routes     further model names, each with its router and aggregator
+├── observe    traces, and a record of what was asked and answered
 └── history    where the accepted versions of the file are kept
 """
 
@@ -21,7 +22,15 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from coe.registry.base import Model, Name
 from coe.registry.combining import AggregatorSpec, NamedRoute
-from coe.registry.operation import AdminListener, FeedbackSettings, History
+from coe.registry.operation import (
+    Access,
+    AdminListener,
+    FeedbackSettings,
+    History,
+    KeptAnswersSettings,
+    Observe,
+    State,
+)
 from coe.registry.scheduling import DeadlineClasses, Mechanisms
 from coe.types import ExpertView
 
@@ -309,36 +318,6 @@ class Cluster(Model):
         return self
 
 
-class Access(Model):
-    """Who may use the API."""
-
-    keys_file: str | None = None
-    """holders of API keys with their limits, relative to experts.yaml; without it everybody may come"""
-    when_down: Literal["open", "closed"] = "open"
-    """without the shared state: `open` counts limits in each process, `closed` refuses requests"""
-
-
-class KeptAnswersSettings(Model):
-    """The response cache: answers to deterministic requests (temperature 0 or a seed, not streamed)."""
-
-    ttl_s: Annotated[float, Field(gt=0)] = 3_600.0
-    similarity: Annotated[float, Field(gt=0, le=1)] | None = None
-    """also answer requests whose words are so similar (cosine of embeddings); none: only equal ones"""
-    encoder: str = "static"
-    """encoder for the similarity"""
-
-
-class State(Model):
-    """What gateways share."""
-
-    redis_url: str | None = None
-    """for example redis://redis:6379/0; none: each process has its own"""
-    redis_url_env: str | None = None
-    """environment variable that holds the URL, where it has a password"""
-    prefix: str = "coe:"
-    """of all keys in Redis: services that share one need different ones"""
-
-
 class Registry(Model):
     """The whole of experts.yaml."""
 
@@ -356,6 +335,7 @@ class Registry(Model):
     cluster: Cluster = Cluster()
     access: Access = Access()
     state: State = State()
+    observe: Observe = Observe()
     feedback: FeedbackSettings | None = None
     """take clients' marks on answers; none: /v1/feedback is not there"""
     answers: KeptAnswersSettings | None = None

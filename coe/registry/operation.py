@@ -1,8 +1,8 @@
-"""The parts of experts.yaml about running it: the admin API and the history of the file."""
+"""The parts of experts.yaml about running it: who may come, what gateways share, what is kept and told."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -45,3 +45,41 @@ class History(Model):
     """relative to this file"""
     keep: Annotated[int, Field(ge=1)] = 50
     """how many"""
+
+
+class Access(Model):
+    """Who may use the API."""
+
+    keys_file: str | None = None
+    """holders of API keys with their limits, relative to experts.yaml; without it everybody may come"""
+    when_down: Literal["open", "closed"] = "open"
+    """without the shared state: `open` counts limits in each process, `closed` refuses requests"""
+
+
+class KeptAnswersSettings(Model):
+    """The response cache: answers to deterministic requests (temperature 0 or a seed, not streamed)."""
+
+    ttl_s: Annotated[float, Field(gt=0)] = 3_600.0
+    similarity: Annotated[float, Field(gt=0, le=1)] | None = None
+    """also answer requests whose words are so similar (cosine of embeddings); none: only equal ones"""
+    encoder: str = "static"
+    """encoder for the similarity"""
+
+
+class State(Model):
+    """What gateways share."""
+
+    redis_url: str | None = None
+    """for example redis://redis:6379/0; none: each process has its own"""
+    redis_url_env: str | None = None
+    """environment variable that holds the URL, where it has a password"""
+    prefix: str = "coe:"
+    """of all keys in Redis: services that share one need different ones"""
+
+
+class Observe(Model):
+    """What is told of requests beside metrics and logs. Off unless written."""
+
+    traces: str | None = None
+    """OTLP over HTTP: the collector's URL, such as http://127.0.0.1:4318; none: as the environment variable
+    OTEL_EXPORTER_OTLP_ENDPOINT says"""
