@@ -11,6 +11,7 @@ from pathlib import Path
 from coe.access.answers import Embed, KeptAnswers, SimilarTexts
 from coe.access.doorman import Doorman
 from coe.access.keys import read_keys
+from coe.capture import Recorder, open_recorder
 from coe.errors import ConfigError
 from coe.feedback import MarkTaker
 from coe.registry.models import Registry
@@ -32,12 +33,15 @@ class Reception:
     """to be closed at the end"""
     marks: MarkTaker | None = None
     tracer: Tracer | None = None
+    recorder: Recorder | None = None
 
     async def close(self) -> None:
         if self.marks is not None:
             self.marks.close()
         if self.store is not None:
             await self.store.close()
+        if self.recorder is not None:
+            await asyncio.to_thread(self.recorder.close)
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
 
@@ -62,7 +66,9 @@ def build_reception(
     if kept is not None:
         words = kept.similarity and SimilarTexts(embedder(kept.encoder, root), kept.similarity)
         answers = KeptAnswers(store, kept.ttl_s, words or None)
-    return Reception(doorman, answers, store, marks, open_tracer(registry.observe.traces))
+    observe = registry.observe
+    recorder = open_recorder(observe.capture, root)
+    return Reception(doorman, answers, store, marks, open_tracer(observe.traces), recorder)
 
 
 def open_store(state: State) -> Store:

@@ -15,6 +15,7 @@ from coe.access.building import Reception, open_door
 from coe.access.doorman import Used
 from coe.access.keys import Holder
 from coe.access.metering import used
+from coe.capture import MAX_ANSWER_BYTES, Told, no_store
 from coe.errors import BadHttp, EngineError, ExpertTimeout, UnknownModel
 from coe.gateway.answers import (
     DONE_EVENT,
@@ -35,7 +36,7 @@ from coe.gateway.status import Status
 from coe.generation import Generation, Generations
 from coe.pipeline import Answer, Pipeline, Preview
 from coe.suggest import suggest
-from coe.tracing import SPAN, of_request
+from coe.tracing import SPAN, code_of, of_request
 from coe.types import Endpoint as CompletionEndpoint
 from coe.types import Request
 
@@ -107,11 +108,13 @@ class Gateway:
             raise _too_slow(limits.request_timeout_s) from None
 
     async def _answer_once(self, exchange: Exchange, request: Request, holder: Holder) -> None:
-        """From the kept answers where there is one, else from the experts."""
+        """From the kept answers where there is one, else from the experts. A client may forbid to keep it."""
         kept, number = self._reception.answers, self._generations.current.number
-        place = place_of(request, holder.tenant or holder.id, number) if kept else None
+        place = None
+        if kept is not None and not no_store(exchange.headers):
+            place = place_of(request, holder.tenant or holder.id, number)
         if kept is None or place is None:
-            await self._answer(exchange, request, holder)
+            await self._recorded(exchange, request, holder)
             return
         found = await kept.find(place)
         if found is not None:
@@ -119,9 +122,23 @@ class Gateway:
             await exchange.send_bytes(again, headers=[(b"x-coe-cache", b"hit")])
             await self._reception.doorman.charge(holder, Used())
             return
-        body = await self._answer(exchange, request, holder)
+        body = await self._recorded(exchange, request, holder)
         if body is not None:
             await kept.keep(place, body)
+
+    async def _recorded(self, exchange: Exchange, request: Request, holder: Holder) -> bytes | None:
+        """:meth:`_answer`, with a record of it where that is wanted."""
+        recorder = self._reception.recorder
+        if recorder is None or not recorder.wants(exchange.headers, request):
+            return await self._answer(exchange, request, holder)
+        sent, failed = exchange.listen(MAX_ANSWER_BYTES), None
+        try:
+            return await self._answer(exchange, request, holder)
+        except BaseException as error:
+            failed = code_of(error)
+            raise
+        finally:
+            recorder.take(Told(request, holder.id, exchange.receipt, bytes(sent), failed))
 
     async def _answer(self, exchange: Exchange, request: Request, holder: Holder) -> bytes | None:
         """Ask the experts; the body that was sent, None for a stream."""

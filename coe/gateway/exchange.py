@@ -48,6 +48,13 @@ class Exchange:
         self.failed: str | None = None
         """the code of the error that the client was told"""
         self._streaming = False
+        self._sent: bytearray | None = None
+        self._listens_to = 0
+
+    def listen(self, max_bytes: int) -> bytearray:
+        """Fills with the body that is sent, up to about ``max_bytes``."""
+        self._sent, self._listens_to = bytearray(), max_bytes
+        return self._sent
 
     async def send_json(self, payload: Any, status: int = 200, headers: HeaderList | None = None) -> None:
         await self.send_bytes(quick_json.encode(payload), status=status, headers=headers)
@@ -62,6 +69,7 @@ class Exchange:
         """A whole response."""
         head = [(b"content-type", content_type), (b"content-length", b"%d" % len(raw)), *(headers or ())]
         await self._start(status, head)
+        self._note(raw)
         await self._send({"type": "http.response.body", "body": raw})
 
     async def start_stream(self, headers: HeaderList) -> None:
@@ -76,6 +84,7 @@ class Exchange:
         await self._start(200, head)
 
     async def write(self, chunk: bytes) -> None:
+        self._note(chunk)
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end(self, last: bytes = b"") -> None:
@@ -93,6 +102,10 @@ class Exchange:
         elif self._streaming:
             self.status = error.http_status
             await self.end(error_event(error))
+
+    def _note(self, sent: bytes) -> None:
+        if self._sent is not None and len(self._sent) < self._listens_to:
+            self._sent += sent
 
     async def _start(self, status: int, headers: HeaderList) -> None:
         self.status = status

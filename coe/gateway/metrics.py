@@ -144,15 +144,19 @@ class _ReceptionCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         down = CounterMetricFamily("coe_state_down", "Calls of the shared state in vain.", labels=["user"])
         down.add_metric(["limits"], self._reception.doorman.down)
-        kept = self._reception.answers
+        kept, recorder = self._reception.answers, self._reception.recorder
+        records = CounterMetricFamily("coe_records", "Requests in the record of prompts.", labels=["result"])
+        if recorder is not None:
+            records.add_metric(["written"], recorder.written)
+            records.add_metric(["dropped"], recorder.dropped)
         if kept is None:
-            return [down]
+            return [down, records]
         down.add_metric(["answers"], kept.down)
         found = CounterMetricFamily("coe_kept_answers", "Lookups of the response cache.", labels=["result"])
         found.add_metric(["hit"], kept.hits)
         found.add_metric(["similar"], kept.similar_hits)
         found.add_metric(["miss"], kept.misses)
-        return [down, found]
+        return [down, records, found]
 
 
 class _NotesCollector(Collector):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from coe.registry.base import Model
 
@@ -77,9 +78,39 @@ class State(Model):
     """of all keys in Redis: services that share one need different ones"""
 
 
+Redacted = Literal["email", "key", "number"]
+
+
+class CaptureSettings(Model):
+    """A record of requests and answers, one JSON object a line. Redaction finds known forms only."""
+
+    file: str = "var/prompts.jsonl"
+    """relative to this file"""
+    max_mb: Annotated[float, Field(gt=0)] = 100.0
+    """of a file; then a new one is begun"""
+    keep: Annotated[int, Field(ge=0)] = 4
+    """older files that are kept"""
+    redact: tuple[Redacted, ...] = ("email", "key", "number")
+    """number: telephones, cards, accounts"""
+    patterns: tuple[str, ...] = ()
+    """further regular expressions whose matches are blanked"""
+
+    @field_validator("patterns")
+    @classmethod
+    def _are_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return patterns
+
+
 class Observe(Model):
     """What is told of requests beside metrics and logs. Off unless written."""
 
     traces: str | None = None
     """OTLP over HTTP: the collector's URL, such as http://127.0.0.1:4318; none: as the environment variable
     OTEL_EXPORTER_OTLP_ENDPOINT says"""
+    capture: CaptureSettings | None = None
+    """record prompts and answers; none: never"""
