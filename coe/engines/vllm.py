@@ -45,7 +45,7 @@ class InPlaceEngine:
         self._loaded: ModelSource | None = None  # what is in the process and was proven right
         self._awake: ExpertId | None = None
         self._wanted: ExpertId | None = None
-        self._doubtful: set[ExpertId] = set()  # whose last load did not end well
+        self._doubtful: set[ExpertId] = set()  # with which the last new process was none to trust
         self._failures = 0
         self._swaps = 0
         # Invariant: at most one start, swap or stop at a time. The pool is the only caller, but a call
@@ -105,8 +105,8 @@ class InPlaceEngine:
         return not self._swapping and began is not None and source.folder not in (None, began.folder)
 
     def _first_usable(self) -> ExpertSpec:
-        """The expert wanted last or the first whose checkpoint is good, those last whose last load failed:
-        one bad checkpoint must not keep the others from starting."""
+        """The expert wanted last or the first whose checkpoint is good, those last with which the last
+        process did not come up: one bad checkpoint must not keep the others from starting."""
         errors: list[EngineError] = []
         for spec in sorted(self._experts.first(self._wanted), key=lambda spec: spec.id in self._doubtful):
             try:
@@ -132,10 +132,12 @@ class InPlaceEngine:
     async def _boot(self, spec: ExpertSpec) -> None:
         self._loaded = self._awake = None
         source = resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)
+        self._doubtful.add(spec.id)
         async with self._loading(spec, source):
             await self._life.boot(lambda: self._connect(spec, source), self._host.start_timeout_s)
             self._started_with = Checkpoint.read(source.folder) if source.folder else None
             await self._prove(source)
+        self._doubtful.discard(spec.id)
 
     async def _connect(self, spec: ExpertSpec, source: ModelSource) -> VllmServer:
         if self._host.url is not None:
@@ -175,7 +177,6 @@ class InPlaceEngine:
     async def _loading(self, spec: ExpertSpec, source: ModelSource) -> AsyncIterator[None]:
         """Until it ends well, no weights are trusted: also after a cancellation in the middle."""
         self._loaded = self._awake = None
-        self._doubtful.add(spec.id)
         try:
             yield
         except (EngineError, TimeoutError) as error:
@@ -188,5 +189,4 @@ class InPlaceEngine:
             self._life.failed(failure)
             raise failure from error
         self._loaded, self._failures = source, 0
-        self._doubtful.discard(spec.id)
         self._life.healthy()

@@ -54,7 +54,8 @@ class Machinery:
     def start(self, host: HostId) -> asyncio.Task[None]:
         """Start the engine unless it runs or is being started. The task raises what the engine raises."""
         task, engine = self._starts.get(host), self.engines[host]
-        if task is None or (task.done() and engine.stats().state in ("failed", "stopped")):
+        # A start may fail and leave a process that runs, with weights that are none to trust.
+        if task is None or _failed(task) or (task.done() and engine.stats().state in ("failed", "stopped")):
             task = asyncio.create_task(engine.start(), name=f"start {host}")
             task.add_done_callback(lambda done: _log_start(host, done))
             self._starts[host] = task
@@ -158,6 +159,10 @@ class Machinery:
         if isinstance(event, Failed):
             log.warning("%s of %s on %s failed: %s", event.during, event.expert, event.host, event.reason)
         self._report(event)
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 def _log_start(host: HostId, task: asyncio.Task[None]) -> None:
