@@ -21,6 +21,8 @@ from coe.registry.operation import AdminListener
 HEADER_TIMEOUT_S = 20.0
 """From the connection, or the first byte of a further request, to the end of its headers."""
 
+LAST_WORDS_S = 2.0
+
 
 @dataclass(frozen=True)
 class Tls:
@@ -78,6 +80,12 @@ class HttpServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Also lets those that were given up tell their clients so."""
+        await super().shutdown(sockets)
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS_S)
 
     def abort(self) -> None:
         """Give up what is under way."""

@@ -48,8 +48,6 @@ from coe.types import Engine, EngineStats, ExpertId
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
-DRAIN_S = 30.0
-"""How long answers under way may go on after the service was told to stop."""
 
 EngineBuilder = Callable[[Host, Sequence[Expert], Path], Engine]
 
@@ -99,12 +97,16 @@ class LocalService:
             watch = self.generations.current.registry.service.watch
             self._watching = asyncio.create_task(self.live.run(watch), name="watch experts.yaml")
 
-    async def stop(self, drain_s: float = DRAIN_S) -> None:
-        """Refuse those who wait, let answers under way end for up to ``drain_s`` s, stop the engines."""
+    async def stop(self, drain_s: float = 30.0) -> None:
+        """Refuse those who wait, let answers under way end for up to ``drain_s`` s, stop the engines.
+        :meth:`close` follows."""
         self._draining = True
         if self._watching is not None:
             self._watching.cancel()
         await self.pool.stop(drain_s)
+
+    async def close(self) -> None:
+        """After the last answer was sent: write what is left, and let go of the shared state."""
         await self._reception.close()
 
     async def switch(self, generation: Generation) -> None:
@@ -210,19 +212,20 @@ def run_service(
         with contextlib.ExitStack() as held:
             listener = held.enter_context(contextlib.closing(bind(registry.service)))
             service = build_service(registry, root, engine_builder, file)
-            doors = [Door(http_server(service.app, DRAIN_S, tls), listener)]
+            drain_s = registry.service.drain_s
+            doors = [Door(http_server(service.app, drain_s, tls), listener)]
             admin = registry.service.admin
             if admin is not None:
                 app = service.admin_app(read_token(admin, root))
                 held_open = held.enter_context(contextlib.closing(bind(admin)))
-                doors.append(Door(http_server(app, DRAIN_S, tls), held_open))
-            return uvloop.run(_serve(service, doors))
+                doors.append(Door(http_server(app, drain_s, tls), held_open))
+            return uvloop.run(_serve(service, doors, drain_s))
     except ConfigError as error:
         log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
         return EXIT_CONFIG
 
 
-async def _serve(service: LocalService, doors: Sequence[Door]) -> int:
+async def _serve(service: LocalService, doors: Sequence[Door], drain_s: float) -> int:
     """The first door is the public one."""
     stop = _stop_on_signals([door.server for door in doors])
     serving = [asyncio.create_task(door.server.serve(sockets=[door.listener])) for door in doors]
@@ -230,11 +233,12 @@ async def _serve(service: LocalService, doors: Sequence[Door]) -> int:
     for door in doors[1:]:
         log.info("admin API on %s/admin", door.url)
     exit_code = await _announce_and_wait(service, doors[0].url, stop)
-    log.info("stopping: answers under way have %g s", DRAIN_S)
+    log.info("stopping: answers under way have %g s", drain_s)
     for door in doors:
         door.server.should_exit = True
-    await service.stop()
+    await service.stop(drain_s)
     await asyncio.gather(*serving)
+    await service.close()
     log.info("stopped")
     return exit_code
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -14,7 +15,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from coe import quick_json
-from coe.errors import BadHttp, CoeError
+from coe.errors import BadHttp, CoeError, ServiceDown
 from coe.gateway.answers import HeaderList, error_event
 from coe.gateway.metrics import Metrics
 from coe.gateway.requests import ClientGone
@@ -28,6 +29,7 @@ CLIENT_GONE = 499
 """Status in metrics for a request whose client hung up; nothing was sent."""
 
 WATCH_AFTER_S = 0.02
+LOOK_S = 0.05
 
 
 class Exchange:
@@ -91,6 +93,14 @@ class Exchange:
         self._streaming = False
         await self._send({"type": "http.response.body", "body": last})
 
+    async def client_left(self) -> bool:
+        """Only once nobody else waits for ``receive``."""
+        try:
+            async with asyncio.timeout(LOOK_S):
+                return (await self.receive())["type"] == "http.disconnect"
+        except TimeoutError:
+            return False
+
     async def fail(self, error: CoeError, headers: HeaderList | None = None) -> None:
         """Tell the client: a JSON error, or an error event that ends a stream that has begun."""
         self.failed = error.code
@@ -146,6 +156,12 @@ class Endpoint:
             exchange.status = CLIENT_GONE
         except CoeError as error:
             await exchange.fail(error)
+        except asyncio.CancelledError:
+            # By the server: its client is gone, or it stops and has no more patience with what is under way.
+            if await exchange.client_left():
+                raise
+            with contextlib.suppress(OSError):
+                await exchange.fail(_given_up())
         except Exception:
             log.exception("request %s failed unexpectedly", exchange.request_id)
             await exchange.fail(_unexpected(exchange.request_id))
@@ -210,6 +226,15 @@ class HangUp:
 
 def _wrong_method(right: str) -> BadHttp:
     return BadHttp(405, f"this path takes {right} only", code="method_not_allowed", hint=f"Use {right}.")
+
+
+def _given_up() -> CoeError:
+    return ServiceDown(
+        "the service stopped before the answer was whole",
+        code="stopping",
+        hint="Ask again when it is back.",
+        retry_after_s=5.0,
+    )
 
 
 def _unexpected(request_id: str) -> CoeError:

@@ -362,4 +362,9 @@ def _refusal(reject: Reject) -> CoeError:
 
 
 def _stopping() -> CoeError:
-    return ExpertUnavailable("the service is shutting down", hint="send the request again when it is back")
+    return ExpertUnavailable(
+        "the service is shutting down",
+        code="stopping",
+        hint="send the request again when it is back",
+        retry_after_s=5.0,
+    )

@@ -45,6 +45,8 @@ class Service(Model):
     """the model name that means: choose the expert for me"""
     watch: bool = True
     """take up edits of this file while the service runs"""
+    drain_s: Annotated[float, Field(gt=0)] = 30.0
+    """how long answers under way may go on after SIGTERM; those who wait for an expert are refused"""
     admin: AdminListener | None = None
     """the admin API; without this there is none"""
 

@@ -18,12 +18,15 @@ DRAIN_S = 5.0
 @asynccontextmanager
 async def serving(service: LocalService) -> AsyncIterator[str]:
     """Starts ``service`` behind a real uvicorn in this event loop; gives its base URL."""
-    async with serving_app(service.app) as url:
-        await service.start()
-        try:
-            yield url
-        finally:
-            await service.stop(drain_s=DRAIN_S)
+    try:
+        async with serving_app(service.app) as url:
+            await service.start()
+            try:
+                yield url
+            finally:
+                await service.stop(drain_s=DRAIN_S)
+    finally:
+        await service.close()
 
 
 @asynccontextmanager

@@ -1,0 +1,186 @@
+"""`coe serve` is told to stop while it works: the real command, a real upstream, real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+from aiohttp import web
+
+ASK = {"model": "sums", "messages": [{"role": "user", "content": "count"}]}
+WORDS = ("one", " two", " three")
+
+
+@dataclass
+class Upstream:
+    """Answers half, and the rest when it is let go on."""
+
+    asked: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        response = web.StreamResponse()
+        if body.get("stream"):
+            pieces = [{"choices": [{"index": 0, "delta": {"content": word}}]} for word in WORDS]
+            lines = [*(f"data: {json.dumps(piece)}\n\n" for piece in pieces), "data: [DONE]\n\n"]
+        else:
+            whole = {"message": {"role": "assistant", "content": "".join(WORDS)}, "index": 0}
+            text = json.dumps({"id": "c", "choices": [whole]})
+            lines = [text[:20], text[20:]]
+        await response.prepare(request)
+        await response.write(lines[0].encode())
+        self.asked.release()
+        await self.go_on.wait()
+        await response.write("".join(lines[1:]).encode())
+        return response
+
+
+@dataclass
+class Service:
+    process: asyncio.subprocess.Process
+    url: str
+    log: list[str]
+
+    async def logged(self, words: str) -> None:
+        """Until a line of the log has ``words``."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(60):
+            while words not in "".join(self.log):
+                line = await self.process.stderr.readline()
+                assert line, f"it ended: {self.log}"
+                self.log.append(line.decode())
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(60):
+            _, rest = await self.process.communicate()
+        self.log.append(rest.decode())
+        return self.process.returncode or 0
+
+
+@asynccontextmanager
+async def upstream() -> AsyncIterator[tuple[Upstream, str]]:
+    what = Upstream()
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", what.answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield what, f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        what.go_on.set()
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def serving(folder: Path, url: str, drain_s: float) -> AsyncIterator[Service]:
+    """Two requests at once; a third one waits."""
+    registry = {
+        "service": {"port": 0, "drain_s": drain_s},
+        "pool": {"hosts": [{"id": "far", "kind": "remote", "url": url, "max_running": 2}]},
+        "experts": [{"id": "sums", "host": "far", "model": "m"}],
+        "routers": {"default": "random"},
+    }
+    (folder / "experts.yaml").write_text(json.dumps(registry), encoding="utf-8")
+    command = ["-c", "from coe.cli import main; main()", "serve", "--registry", str(folder / "experts.yaml")]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(120):
+            first = (await process.stdout.readline()).decode()
+        found = re.search(r"http://[\d.]+:\d+", first)
+        assert found, first
+        yield Service(process, found[0], [])
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def test_what_is_under_way_ends_whole_what_is_new_is_refused_and_the_exit_is_clean(
+    tmp_path: Path,
+) -> None:
+    async with (
+        upstream() as (expert, far),
+        serving(tmp_path, far, drain_s=60) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=60) as http,
+        httpx.AsyncClient(base_url=service.url, timeout=60) as idle,
+    ):
+        assert (await idle.get("/healthz")).status_code == 200  # leaves a connection open
+        whole = asyncio.create_task(http.post("/v1/chat/completions", json=ASK))
+        stream = asyncio.create_task(http.post("/v1/chat/completions", json={**ASK, "stream": True}))
+        await expert.asked.acquire()
+        await expert.asked.acquire()
+        waiting = asyncio.create_task(http.post("/v1/chat/completions", json=ASK))
+        await until_queued(idle)
+
+        service.process.send_signal(signal.SIGTERM)
+        await service.logged("stopping")
+        refused = await waiting
+        await until_closed(service.url)
+        with pytest.raises(httpx.TransportError):
+            await idle.get("/healthz")
+        assert not whole.done()
+        assert not stream.done()
+
+        expert.go_on.set()
+        answer, events = await whole, await stream
+        code = await service.ended()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "stopping")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert answer.json()["choices"][0]["message"]["content"] == "one two three"
+    assert answer.json()["coe"]["legs"][0]["outcome"] == "ok"
+    assert events.text.count('"content": ') == 3
+    assert events.text.endswith("data: [DONE]\n\n")
+    assert code == 0
+    assert "Traceback" not in "".join(service.log)
+
+
+async def test_what_does_not_end_in_time_is_ended_with_an_error(tmp_path: Path) -> None:
+    async with (
+        upstream() as (expert, far),
+        serving(tmp_path, far, drain_s=0.5) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=60) as http,
+    ):
+        whole = asyncio.create_task(http.post("/v1/chat/completions", json=ASK))
+        stream = asyncio.create_task(http.post("/v1/chat/completions", json={**ASK, "stream": True}))
+        await expert.asked.acquire()
+        await expert.asked.acquire()
+        service.process.send_signal(signal.SIGTERM)
+        answer, events = await whole, await stream
+        code = await service.ended()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
+    last = json.loads(events.text.strip().rsplit("data: ", 1)[1])
+    assert last["error"]["code"] == "stopping"
+    assert "[DONE]" not in events.text
+    assert code == 0
+    assert "Traceback" not in "".join(service.log)
+
+
+async def until_queued(http: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(30):
+        while 'coe_expert_queued{expert="sums"} 1.0' not in (await http.get("/metrics")).text:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def until_closed(url: str) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                async with httpx.AsyncClient() as fresh:
+                    await fresh.get(f"{url}/healthz")
+            except httpx.TransportError:
+                return
+            await asyncio.sleep(0.05)
