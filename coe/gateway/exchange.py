@@ -97,7 +97,7 @@ class Exchange:
         """Only once nobody else waits for ``receive``."""
         try:
             async with asyncio.timeout(LOOK_S):
-                return (await self.receive())["type"] == "http.disconnect"
+                return bool((await self.receive())["type"] == "http.disconnect")
         except TimeoutError:
             return False
 
