@@ -35,7 +35,8 @@ class Options:
 class Request:
     """One completion request. ``body`` is the OpenAI body without ``coe`` and is never changed.
 
-    ``text`` is what routers see: the last user message (or the prompt), without markup.
+    ``text`` is what routers see: the last user message (or the prompt), without markup. ``private``: nothing
+    of its texts may outlive it here, because the client sent ``Cache-Control: no-store``.
     """
 
     id: RequestId
@@ -44,6 +45,7 @@ class Request:
     body: Mapping[str, Any]
     text: str
     options: Options = field(default_factory=Options)
+    private: bool = False
 
     @property
     def stream(self) -> bool:
@@ -193,12 +195,16 @@ class Receipt:
 
 @dataclass(frozen=True)
 class EngineCall:
-    """What is sent to an engine: an OpenAI endpoint and its body (``model`` is set by the engine)."""
+    """What is sent to an engine: an OpenAI endpoint and its body (``model`` is set by the engine).
+
+    ``private``: the engine shares nothing of it with other requests, and tells a remote one to keep nothing.
+    """
 
     endpoint: Endpoint
     body: Mapping[str, Any]
     trace: Mapping[str, str] = field(default_factory=dict)
     """HTTP headers that put the engine's spans under ours; empty where nothing is traced"""
+    private: bool = False
 
     @property
     def stream(self) -> bool:

@@ -135,7 +135,8 @@ class LiveRun:
         try:
             reply = await self._service.chat(body)
         except Refused as error:
-            self._journal.fail(call.key, error.message, time.time())
+            message = error.code if self._asked.task.data.withheld else error.message  # it may quote
+            self._journal.fail(call.key, message, time.time())
             self._progress.advanced("refused")
             return
         self._journal.keep(self._answered(call, reply))

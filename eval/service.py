@@ -130,13 +130,13 @@ class Service:
                 async with self._session.post(self._address.base + path, json=body) as response:
                     raw = await response.read()
             except TimeoutError:
-                raise Refused(f"no answer within {self._address.timeout_s:g} s") from None
+                raise Refused(f"no answer within {self._address.timeout_s:g} s", code="timeout") from None
             except (aiohttp.ClientError, OSError) as error:
                 raise self._gone(error) from None
             if response.status == 200:
                 return _object(raw)
             if response.status not in _PASSING or attempt == self._address.attempts:
-                raise Refused(f"HTTP {response.status}: {_message(raw)}")
+                raise Refused(f"HTTP {response.status}: {_message(raw)}", code=f"http_{response.status}")
             await asyncio.sleep(_wait_s(response.headers.get("retry-after"), attempt))
         raise AssertionError("the last attempt returns or raises")
 

@@ -137,6 +137,20 @@ async def test_an_equal_request_is_answered_without_asking_anybody(tmp_path: Pat
     assert 'coe_kept_answers_total{result="hit"} 1.0' in metrics
 
 
+async def test_a_private_request_is_neither_kept_nor_answered_from_what_is_kept(tmp_path: Path) -> None:
+    script = Script(text="four")
+    async with service(tmp_path, script, answers={"similarity": 0.5}) as client:
+        private = {"headers": {"Cache-Control": "no-cache, No-Store"}}
+        first = await client.post("/v1/chat/completions", json=ASK, **private)
+        await ask(client)
+        again = await client.post("/v1/chat/completions", json=ASK, **private)
+        metrics = (await client.get("/metrics")).text
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert "x-coe-cache" not in again.headers
+    assert 'coe_kept_answers_total{result="hit"} 0.0' in metrics
+    assert 'coe_kept_answers_total{result="miss"} 1.0' in metrics  # the public one was not found either
+
+
 def request(**fields: Any) -> Request:
     body = {**ASK, **fields}
     return Request("r", "chat/completions", "sums", body, body["messages"][-1]["content"], Options())

@@ -7,10 +7,12 @@ import json
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from coe.engines.address import vllm_body
 from coe.engines.process import group_lives
 from coe.engines.vllm import InPlaceEngine
 from coe.errors import EngineError, ExpertRefused
@@ -51,6 +53,12 @@ async def test_the_first_expert_comes_with_the_process_and_the_next_by_a_swap(
         assert await text(engine, "b") != first
         await engine.ensure_ready("a")
         assert await text(engine, "a") == first
+
+
+def test_a_private_prompt_shares_no_prefix_with_any_other_request() -> None:
+    assert vllm_body(CALL, "served") == {**CALL.body, "model": "served"}
+    salts = [vllm_body(replace(CALL, private=True), "served")["cache_salt"] for _ in range(2)]
+    assert len({*salts, ""}) == 3
 
 
 async def test_waking_the_expert_that_is_still_loaded_costs_no_swap(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,13 @@ async def test_the_body_is_passed_on_with_the_upstreams_model_name(api: Api, eng
     assert api.bodies == [{**body, "model": "upstream-model"}]
     assert api.requests[0].path == "/v1/chat/completions"
     assert answer["model"] == "far-expert"
+
+
+async def test_a_remote_server_is_told_of_private_requests_and_of_no_others(api: Api, engine: Engine) -> None:
+    await whole(engine)
+    await whole(engine, replace(CALL, private=True))
+    assert [request.headers.get("Cache-Control") for request in api.requests] == [None, "no-store"]
+    assert api.bodies[0] == api.bodies[1]
 
 
 async def test_the_key_comes_from_a_file_and_goes_into_the_header(api: Api, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class Upstream:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[Mapping[str, str]] = []
         self.refuse: dict[str, int] = {}
+        self.refusal: int | None = None
         self.hold_after: int | None = None
         self.holding = asyncio.Event()
         self.waiting = 0
@@ -88,6 +89,8 @@ class Upstream:
         self.headers.append(request.headers)
         text = body["messages"][-1]["content"]
         self.asked[text] += 1
+        if self.refusal is not None:
+            return web.json_response({"error": {"message": f"cannot read {text}"}}, status=self.refusal)
         if self.refuse.get(text, 0) > 0:
             self.refuse[text] -= 1
             error = {"error": {"message": "busy"}}
@@ -272,6 +275,16 @@ async def test_withheld_texts_stand_nowhere(upstream: Upstream, tmp_path: Path) 
     assert (record["prompt"], record["gold"], record["outputs"]) == (None, None, [None])
     assert record["answer"] in "AB"
     assert len(record["output_hashes"][0]) == 64
+
+
+async def test_what_a_service_says_when_it_refuses_a_withheld_question_is_not_recorded(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.refusal = 400
+    summary = await run(order(upstream, ARCHIVE, "gpqa_diamond"), tmp_path)
+    assert summary.failed == summary.questions > 0
+    assert {record["error"] for record in read_records(tmp_path)} == {"http_400"}
+    assert b"Made-up question" not in (tmp_path / "journal.jsonl").read_bytes()
 
 
 def test_withheld_texts_are_not_given_to_an_expert_that_merges() -> None:

@@ -251,6 +251,15 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nobody() -> 
         assert (await client.get("/healthz")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("header", "private"),
+    [(b"no-store", True), (b"max-age=0, NO-STORE", True), (b"no-cache", False), (b"x-no-store=1", False)],
+)
+def test_a_request_with_no_store_is_private(header: bytes, private: bool) -> None:
+    assert parsed(headers={b"cache-control": header}).private is private
+    assert not parsed().private
+
+
 def test_the_header_s_deadline_class_counts_where_the_body_has_none() -> None:
     header = {b"x-coe-deadline-class": b"batch"}
     assert parsed().options.deadline_class == "standard"

@@ -371,6 +371,18 @@ async def test_when_the_expert_that_stepped_in_fails_the_chosen_one_is_asked() -
     assert "words could not answer (failed: engine_failed), so sums was asked" in receipt.reason
 
 
+@pytest.mark.parametrize("private", [False, True])
+async def test_the_log_quotes_an_upstream_s_error_unless_the_request_is_private(
+    private: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = FakePool(FakeEngine(refusals={"sums": EngineError("cannot read: a secret")}))
+    asked = replace(request(), private=private)
+    answer = await pipeline(pool).answer(asked)
+    await answer.aclose()
+    assert ("a secret" in caplog.text) is not private
+    assert "sums could not answer" in caplog.text
+
+
 async def test_only_one_other_expert_is_tried() -> None:
     pool = FakePool(unavailable={"sums", "words"})
     with pytest.raises(ExpertUnavailable, match="words"):

@@ -111,11 +111,12 @@ class KeptAnswers:
 
 
 def place_of(request: Request, tenant: str, generation: int) -> Place | None:
-    """None for what must not be kept: streams, and answers that are meant to differ (n, temperature)."""
+    """None for what must not be kept: private requests, streams, and answers that are meant to differ (n,
+    temperature)."""
     body = request.body
     temperature = body.get("temperature")
     fixed = temperature == 0 or body.get("seed") is not None
-    if request.stream or not fixed or body.get("n") not in (None, 1):
+    if request.private or request.stream or not fixed or body.get("n") not in (None, 1):
         return None
     common = [tenant, generation, request.endpoint, request.model, vars(request.options)]
     scope = [*common, _without_text(body, request.text)]

@@ -7,9 +7,10 @@ server's door (:mod:`coe.engines.door`): vLLM itself is never on a port.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from coe.engines.http import HttpAnswer, HttpClient, Rename, Upstream
 from coe.engines.launch import SERVER_KEEPALIVE_S
@@ -47,6 +48,12 @@ class Addressable(Protocol):
         ...
 
 
+def vllm_body(call: EngineCall, model: str) -> dict[str, Any]:
+    """What vLLM is sent. A salt of its own keeps a private prompt out of other requests' prefix cache."""
+    salt = {"cache_salt": secrets.token_hex(16)} if call.private else {}
+    return {**call.body, **salt, "model": model}
+
+
 class AddressBook:
     """Asks experts at addresses: one pool of connections for each server. Belongs to one event loop."""
 
@@ -55,7 +62,7 @@ class AddressBook:
 
     async def ask(self, address: Address, expert: ExpertId, call: EngineCall) -> HttpAnswer:
         """As :meth:`coe.types.Engine.ask`."""
-        body = {**call.body, "model": address.model}
+        body = vllm_body(call, address.model)
         return await self._client(address, expert).ask(
             f"/v1/{call.endpoint}", body, Rename(address.model, expert), call.trace
         )

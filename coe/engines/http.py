@@ -27,6 +27,7 @@ OURS_TO_FIX = frozenset({401, 402, 403, 404, 405, 408})
 UNREACHABLE = "engine_unreachable"
 TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 JSON_BODY = {"Content-Type": "application/json"}
+PRIVATE = {"Cache-Control": "no-store"}
 STREAM_ERROR = b'data: {"error"'
 UNASKED = ("Accept", "Accept-Encoding", "User-Agent")
 """Headers that aiohttp would add: answers shall come uncompressed, and the rest says nothing."""
@@ -76,16 +77,15 @@ class HttpClient:
         path: str,
         body: Mapping[str, Any],
         rename: Rename | None = None,
-        trace: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> HttpAnswer:
-        """POST ``body``, with the headers ``trace``; returns at the head of a 2xx answer, else raises (see
-        the module)."""
+        """POST ``body``; returns at the head of a 2xx answer, else raises (see the module)."""
         url = self._asked.get(path) or self._asked.setdefault(path, URL(self.upstream.url + path))
         try:
             response = await self._open().post(
                 url,
                 data=quick_json.encode(body),
-                headers={**JSON_BODY, **trace} if trace else JSON_BODY,
+                headers={**JSON_BODY, **headers} if headers else JSON_BODY,
                 allow_redirects=False,
             )
         except TRANSPORT_ERRORS as error:

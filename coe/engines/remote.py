@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from coe.engines.breaker import Breaker
 from coe.engines.experts import Experts
-from coe.engines.http import HttpClient, Rename, Upstream
+from coe.engines.http import PRIVATE, HttpClient, Rename, Upstream
 from coe.errors import ConfigError, EngineError
 from coe.registry.models import Expert, RemoteHost
 from coe.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
@@ -109,8 +109,9 @@ class UrlBackend:
     async def ask(self, model: str, call: EngineCall, shown: ExpertId) -> EngineAnswer:
         if self._client is None:
             raise EngineError(f"{self._host.id} is not open.", code="engine_not_running")
+        headers = {**call.trace, **PRIVATE} if call.private else call.trace
         return await self._client.ask(
-            f"/{call.endpoint}", {**call.body, "model": model}, Rename(model, shown), call.trace
+            f"/{call.endpoint}", {**call.body, "model": model}, Rename(model, shown), headers
         )
 
     async def close(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from coe.engines.address import Address
+from coe.engines.address import Address, vllm_body
 from coe.engines.canary import Fingerprint, fingerprint, question
 from coe.engines.http import UNREACHABLE, HttpAnswer, HttpClient, Rename, Upstream
 from coe.engines.launch import SERVER_KEEPALIVE_S, Launch
@@ -125,8 +125,8 @@ class VllmServer:
     async def ask(self, call: EngineCall, shown: str, model: str | None = None) -> HttpAnswer:
         """Pass ``call`` on. ``shown`` is the expert's id, ``model`` an adapter's name instead of ours."""
         served = model or self.name
-        body = {**call.body, "model": served}
         try:
+            body = vllm_body(call, served)
             return await self._client.ask(f"/v1/{call.endpoint}", body, Rename(served, shown), call.trace)
         except EngineError as error:
             self._unreachable = error.code == UNREACHABLE

@@ -88,7 +88,14 @@ def parse_completion(
     else:
         text = _prompt_text(cast(CompletionBody, checked).prompt, limits)
     body.pop("coe", None)
-    return Request(request_id, endpoint, checked.model, body, _printable(text), options)
+    private = "no-store" in directives(headers.get(b"cache-control", b""))
+    return Request(request_id, endpoint, checked.model, body, _printable(text), options, private)
+
+
+def directives(cache_control: bytes) -> frozenset[str]:
+    """The names in a ``Cache-Control`` header, in lower case (RFC 9111, section 5.2)."""
+    listed = cache_control.decode("latin-1").lower().split(",")
+    return frozenset(one.partition("=")[0].strip() for one in listed)
 
 
 def parse_route(raw: bytes, limits: Limits, request_id: RequestId, routed_model: str) -> Request:

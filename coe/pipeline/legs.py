@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from typing import Any
 
-from coe.errors import EngineError, ExpertUnavailable
+from coe.errors import CoeError, EngineError, ExpertUnavailable
 from coe.pipeline.leases import Clock, Lease, Leases
 from coe.tracing import Span, begin, code_of, hop, of_leg, of_question, operation
 from coe.types import EngineAnswer, EngineCall, ExpertId, Leg, Request, Role
@@ -120,6 +120,11 @@ class LegError(Exception):
         self.expert, self.error = expert, error
 
 
+def said(request: Request, error: CoeError) -> str:
+    """What a log may say of an error: its words, which may quote the prompt; of a private one its code."""
+    return error.code if request.private else error.message
+
+
 class Asker:
     """Asks experts on behalf of one request; all its leases are scheduled as one group."""
 
@@ -182,7 +187,8 @@ class Asker:
         span = begin(f"{operation(endpoint)} {lease.expert}", "client")
         span.note({**of_question(endpoint, lease.expert, body), "coe.host": lease.engine.id})
         try:
-            answer = await lease.engine.ask(lease.expert, EngineCall(endpoint, body, span.headers()))
+            call = EngineCall(endpoint, body, span.headers(), self._request.private)
+            answer = await lease.engine.ask(lease.expert, call)
             held.push_async_callback(answer.aclose)
             leg = LiveLeg(lease, answer, asked_at, self._clock, role, span)
             await leg.first_byte()

@@ -18,7 +18,7 @@ from typing import Any, Self
 from coe.aggregators import Asked, Proposal
 from coe.completions import usage_of
 from coe.errors import CoeError, EngineError, ExpertRefused, ExpertTimeout, QuorumMissed
-from coe.pipeline.legs import Asker, LegError, LiveLeg
+from coe.pipeline.legs import Asker, LegError, LiveLeg, said
 from coe.pipeline.plan import Plan, proposal_body, written_body
 from coe.types import ExpertId, Leg, Request, Role
 
@@ -200,7 +200,8 @@ class Panel:
     def _failed(self, seat: Seat, error: CoeError) -> None:
         seat.error = error
         seat.outcome = "late" if isinstance(error, ExpertTimeout) else f"failed: {error.code}"
-        log.warning("request %s: %s gave no answer: %s", self._request.id, seat.asked.expert, error.message)
+        reason = said(self._request, error)
+        log.warning("request %s: %s gave no answer: %s", self._request.id, seat.asked.expert, reason)
 
 
 def _completion(expert: ExpertId, raw: bytes) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from coe import completions
 from coe.aggregators import Aggregator, Proposal, Verdict, Write
 from coe.errors import AggregationFailed, CoeError
 from coe.generation import Generation
-from coe.pipeline.legs import Asker, LegError, LiveLeg
+from coe.pipeline.legs import Asker, LegError, LiveLeg, said
 from coe.pipeline.panel import Panel
 from coe.pipeline.plan import Plan, written_body
 from coe.pipeline.written import WrittenStream
@@ -162,7 +162,8 @@ class MergedAnswer:
             return Outcome(verdict.expert, verdict.reason, writing=leg)
         except (LegError, CoeError) as failure:
             error = failure.error if isinstance(failure, LegError) else failure
-            log.warning("request %s: %s could not write: %s", self._request.id, verdict.expert, error.message)
+            reason = said(self._request, error)
+            log.warning("request %s: %s could not write: %s", self._request.id, verdict.expert, reason)
             if self._request.stream:
                 outcome = f"failed: {error.code}"
                 self._writer_failed = Leg(expert=verdict.expert, role="aggregator", outcome=outcome)

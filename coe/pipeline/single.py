@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 
 from coe.generation import Generation
-from coe.pipeline.legs import Asker, LegError, LiveLeg
+from coe.pipeline.legs import Asker, LegError, LiveLeg, said
 from coe.registry.models import Registry
 from coe.routing import PINNED, nearly_as_good
 from coe.types import Decision, ExpertId, Leg, Receipt, Request
@@ -34,7 +34,7 @@ async def ask_one(request: Request, decision: Decision, generation: Generation, 
             leg = await asker.ask(expert, request.body, alternatives=() if failed or lost else nearly)
         except LegError as failure:
             tried, error = failure.expert, failure.error
-            log.warning("request %s: %s could not answer: %s", request.id, tried, error.message)
+            log.warning("request %s: %s could not answer: %s", request.id, tried, said(request, error))
             failed[tried] = Leg(expert=tried, outcome=f"failed: {error.code}")
             if len(failed) == len(candidates):
                 if lost or error.code not in _LOST:
