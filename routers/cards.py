@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
 from coe.types import ExpertView
-from routers.encoder import Encoder, Vectors
 
 Floats = npt.NDArray[np.float64]
 
@@ -19,13 +16,6 @@ _ODDS_PER_COSINE = 4.0
 def described(view: ExpertView) -> str:
     """What a router reads of an expert; its name alone when it has no card."""
     return view.card or ", ".join(view.skills) or view.id
-
-
-def card_cosines(encoder: Encoder, vector: Vectors, experts: Sequence[ExpertView]) -> Floats:
-    """(m,) cosine of each expert's card with the question whose vector (1, d) is given."""
-    cards = encoder.encode([described(view) for view in experts])
-    cosines: Floats = (cards @ vector[0]).astype(np.float64)
-    return cosines
 
 
 def with_newcomers(known: Floats, cosines: Floats) -> Floats:

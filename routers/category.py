@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from coe.errors import ConfigError
@@ -24,7 +25,11 @@ from routers.cards import described
 from routers.category_evidence import CategoryScoreRouter
 from routers.classifier import CategoryClassifier, Neighbour
 from routers.encoder import Encoder, Vectors, open_encoder
+from routers.per_pool import PerPool
 from routers.vectors import encode_cached
+
+Floats = npt.NDArray[np.float64]
+Places = npt.NDArray[np.intp]
 
 GENERAL = "general"
 """The category whose questions belong to experts marked ``general``."""
@@ -61,10 +66,27 @@ class Example:
 
 
 @dataclass(frozen=True)
-class _Belief:
-    """Probability of being the right one, per expert (not yet normalised), and why."""
+class _Pool:
+    """What the map needs of the experts (m); places are those in the sequence of experts."""
 
-    masses: Mapping[ExpertId, float]
+    ids: tuple[ExpertId, ...]
+    owners: Mapping[str, Places]
+    """of each category: who is asked about it, none where nobody has it"""
+    heirs: Places
+    """of categories without owners: the general experts, else all, who share"""
+    newcomers: Places
+    """those whose skills have no examples"""
+    narrowness: Places
+    """(m,) number of skills"""
+    cards: Vectors
+    """(m, d)"""
+
+
+@dataclass(frozen=True)
+class _Belief:
+    """Probability of being the right one, for each expert (m,) (not yet normalised), and why."""
+
+    masses: Floats
     reason: str
     category: str | None = None
 
@@ -89,11 +111,13 @@ class CategoryRouter:
         self._scored: CategoryScoreRouter | None = None
         if not examples and setting.evidence is not None and len(setting.evidence):
             self._scored = CategoryScoreRouter(name, options, setting, self._encoder)
+        self._pools = PerPool(self._pool)
         self._read_cards(setting)
 
     def renewed(self, setting: Setting) -> CategoryRouter:
         """What it has learned does not depend on the experts."""
         other = copy.copy(self)
+        other._pools = PerPool(other._pool)
         other._read_cards(setting)
         return other
 
@@ -110,95 +134,117 @@ class CategoryRouter:
         if self._scored is not None:
             return self._scored.route(text, experts)
         vector = self._encoder.encode([text])
+        pool = self._pools.of(experts)
         if self._classifier is None:
-            belief = self._by_cards(vector, experts)
+            belief = self._by_cards(vector, pool, experts)
         else:
-            belief = self._by_categories(self._classifier, text, vector, experts)
-        return self._decide(belief, experts)
+            belief = self._by_categories(self._classifier, text, vector, pool, experts)
+        return self._decide(belief, pool, experts)
+
+    def _pool(self, experts: Sequence[ExpertView]) -> _Pool:
+        categories = self._classifier.categories_ if self._classifier else ()
+        general = _places(view.general for view in experts)
+        owners = {name: _places(name in view.skills for view in experts) for name in categories}
+        if GENERAL in owners and not len(owners[GENERAL]):
+            owners[GENERAL] = general
+        return _Pool(
+            ids=tuple(view.id for view in experts),
+            owners=owners,
+            heirs=general if len(general) else np.arange(len(experts)),
+            newcomers=_places(_is_newcomer(view, categories) for view in experts),
+            narrowness=np.asarray([len(view.skills) for view in experts]),
+            cards=self._encoder.encode([described(view) for view in experts]),
+        )
 
     def _by_categories(
-        self, classifier: CategoryClassifier, text: str, vector: Vectors, experts: Sequence[ExpertView]
+        self,
+        classifier: CategoryClassifier,
+        text: str,
+        vector: Vectors,
+        pool: _Pool,
+        experts: Sequence[ExpertView],
     ) -> _Belief:
         probabilities = classifier.probabilities(text, vector)
-        nearest = classifier.nearest(max(probabilities, key=probabilities.__getitem__), vector)
-        masses = _map_to_experts(probabilities, experts)
         category = max(probabilities, key=probabilities.__getitem__)
-        reason = _category_reason(probabilities, nearest)
-        newcomers = _without_examples(experts, classifier.categories_)
-        if not newcomers:
-            return _Belief(masses, reason, category)
-        return self._with_newcomers(_Belief(masses, reason), nearest.similarity, vector, newcomers)
+        nearest = classifier.nearest(category, vector)
+        belief = _Belief(
+            _map_to_experts(probabilities, pool, experts), _category_reason(probabilities, nearest), category
+        )
+        if not len(pool.newcomers):
+            return belief
+        return self._with_newcomers(belief, nearest.similarity, vector, pool, experts)
 
     def _with_newcomers(
-        self, belief: _Belief, similarity: float, vector: Vectors, newcomers: Sequence[ExpertView]
+        self,
+        belief: _Belief,
+        similarity: float,
+        vector: Vectors,
+        pool: _Pool,
+        experts: Sequence[ExpertView],
     ) -> _Belief:
         """Experts whose skills have no examples compete by card, against the category's nearest example."""
-        cards = self._encoder.encode([described(view) for view in newcomers]) @ vector[0]
-        known, *new = _softmax([similarity, *cards.tolist()], self._options.card_temperature)
-        masses = {expert: known * mass for expert, mass in belief.masses.items()}
-        masses |= {view.id: weight for view, weight in zip(newcomers, new, strict=True)}
+        cards = pool.cards[pool.newcomers] @ vector[0]
+        shares = _softmax(np.concatenate([[similarity], cards]), self._options.card_temperature)
+        known, new = float(shares[0]), shares[1:]
+        masses = known * belief.masses
+        masses[pool.newcomers] = new
         best = int(np.argmax(new))
         if new[best] <= known:
             return _Belief(masses, belief.reason)
-        return _Belief(masses, f"card of {newcomers[best].id} {new[best]:.2f}, nearer than any example")
+        newcomer = experts[pool.newcomers[best]]
+        return _Belief(masses, f"card of {newcomer.id} {new[best]:.2f}, nearer than any example")
 
-    def _by_cards(self, vector: Vectors, experts: Sequence[ExpertView]) -> _Belief:
-        cosines = self._encoder.encode([described(view) for view in experts]) @ vector[0]
-        shares = _softmax(cosines.tolist(), self._options.card_temperature)
-        masses = {view.id: share for view, share in zip(experts, shares, strict=True)}
-        first, *others = sorted(zip(shares, (view.id for view in experts), strict=True), reverse=True)
-        reason = f"nearest card {first[1]} {first[0]:.2f}"
-        if others:
-            reason += f"; runner-up {others[0][1]} {others[0][0]:.2f}"
-        return _Belief(masses, reason)
+    def _by_cards(self, vector: Vectors, pool: _Pool, experts: Sequence[ExpertView]) -> _Belief:
+        shares = _softmax(pool.cards @ vector[0], self._options.card_temperature)
+        order = np.argsort(-shares, kind="stable")
+        named = [f"{experts[place].id} {shares[place]:.2f}" for place in order[:2]]
+        return _Belief(shares, "nearest card " + "; runner-up ".join(named))
 
-    def _decide(self, belief: _Belief, experts: Sequence[ExpertView]) -> Decision:
+    def _decide(self, belief: _Belief, pool: _Pool, experts: Sequence[ExpertView]) -> Decision:
         # Of two experts with the same claim the narrower one goes first, then the one listed first.
-        order = sorted(experts, key=lambda view: (-belief.masses[view.id], len(view.skills)))
-        total = sum(belief.masses.values())
-        ranking = tuple(Ranked(view.id, belief.masses[view.id] / total) for view in order)
-        best = order[0]
-        confidence = min(1.0, belief.masses[best.id])
+        order = np.lexsort((pool.narrowness, -belief.masses))
+        chances = (belief.masses / belief.masses.sum())[order].tolist()
+        ranking = tuple(map(Ranked, map(pool.ids.__getitem__, order.tolist()), chances))
+        best = experts[order[0]]
+        confidence = min(1.0, float(belief.masses[order[0]]))
         chosen, reason = best.id, belief.reason
-        fallback = next((view.id for view in order if view.general), None)
-        if confidence < self._options.low_confidence and fallback is not None and not best.general:
-            chosen = fallback
-            reason = f"unsure, so the general expert {fallback} ({reason})"
+        if confidence < self._options.low_confidence and not best.general:
+            fallback = next((experts[place].id for place in order if experts[place].general), None)
+            if fallback is not None:
+                chosen = fallback
+                reason = f"unsure, so the general expert {fallback} ({reason})"
         return Decision(self.name, ranking, (chosen,), confidence, reason, belief.category)
 
 
-def _map_to_experts(
-    probabilities: Mapping[str, float], experts: Sequence[ExpertView]
-) -> dict[ExpertId, float]:
-    """CoE's category-to-expert map: each expert's claim is the probability of its categories.
+def _map_to_experts(probabilities: Mapping[str, float], pool: _Pool, experts: Sequence[ExpertView]) -> Floats:
+    """CoE's category-to-expert map: each expert's claim (m,) is the probability of its categories.
 
     A category that no expert has goes to the general experts; when there are none, to all alike.
     """
-    masses = dict.fromkeys((view.id for view in experts), 0.0)
+    masses = np.zeros(len(experts))
     homeless = 0.0
     for category, probability in probabilities.items():
-        owners = [view for view in experts if category in view.skills]
-        if category == GENERAL:
-            owners = owners or [view for view in experts if view.general]
-        for view in owners:
-            masses[view.id] += probability
-        if not owners:
+        owners = pool.owners[category]
+        masses[owners] += probability
+        if not len(owners):
             homeless += probability
-    heirs = [view for view in experts if view.general] or list(experts)
-    for view in heirs:
-        masses[view.id] += homeless / (1 if view.general else len(heirs))
+    shared = 1 if experts[pool.heirs[0]].general else len(pool.heirs)
+    masses[pool.heirs] += homeless / shared
     return masses
 
 
-def _without_examples(experts: Sequence[ExpertView], categories: Sequence[str]) -> list[ExpertView]:
-    known = set(categories)
-    return [view for view in experts if view.card and not view.general and not known & set(view.skills)]
+def _is_newcomer(view: ExpertView, categories: Sequence[str]) -> bool:
+    return bool(view.card) and not view.general and not set(categories) & set(view.skills)
 
 
-def _softmax(values: Sequence[float], temperature: float) -> list[float]:
+def _places(marks: Iterable[bool]) -> Places:
+    return np.flatnonzero(list(marks))
+
+
+def _softmax(values: npt.ArrayLike, temperature: float) -> Floats:
     scaled = np.asarray(values, dtype=np.float64) / temperature
     weights = np.exp(scaled - scaled.max())
-    shares: list[float] = (weights / weights.sum()).tolist()
+    shares: Floats = weights / weights.sum()
     return shares
 
 

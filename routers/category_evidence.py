@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -19,11 +17,10 @@ from routers.category_scores import CategoryEstimator
 from routers.encoder import Encoder
 from routers.evidence import Estimator
 from routers.learned import Floats, LearnedOptions, LearnedRouter
+from routers.per_pool import PerPool
 
 if TYPE_CHECKING:
     from routers.category import CategoryOptions
-
-_KEPT_MAPS = 16
 
 
 class CategoryScoreRouter(LearnedRouter):
@@ -37,8 +34,7 @@ class CategoryScoreRouter(LearnedRouter):
         super().__init__(name, LearnedOptions(encoder=options.encoder), setting, encoder)
         self._low_confidence = options.low_confidence
         self._budget = Budget(options.total_parameters_b, options.average_active_b, options.average_price)
-        self._maps: OrderedDict[tuple[ExpertView, ...], npt.NDArray[np.intp]] = OrderedDict()
-        self._one_at_a_time = threading.Lock()  # so that _maps never holds more than _KEPT_MAPS
+        self._map = PerPool(self._made_map)
 
     def _make(self, options: Any) -> Estimator:  # noqa: ARG002
         return CategoryEstimator()
@@ -48,7 +44,7 @@ class CategoryScoreRouter(LearnedRouter):
         learned = cast(CategoryEstimator, self._estimator)
         shares = learned.category_shares([text], self._encoder.encode([text]))[0]
         top = int(shares.argmax())
-        mapped = experts[int(self._map(tuple(experts))[top])]
+        mapped = experts[int(self._map.of(experts)[top])]
         label = f"category {learned.categories_[top]} {shares[top]:.2f}"
         general = next((view for view in experts if view.general), None)
         if shares[top] < self._low_confidence and general is not None:
@@ -59,16 +55,8 @@ class CategoryScoreRouter(LearnedRouter):
             decision, mapped.id, f"{label} is {mapped.id}'s within the budget; {decision.reason}"
         )
 
-    def _map(self, experts: tuple[ExpertView, ...]) -> npt.NDArray[np.intp]:
-        """(c,) places in ``experts``; made once for each pool."""
-        with self._one_at_a_time:
-            if experts not in self._maps:
-                self._maps[experts] = self._made_map(experts)
-                while len(self._maps) > _KEPT_MAPS:
-                    self._maps.popitem(last=False)
-            return self._maps[experts]
-
     def _made_map(self, experts: Sequence[ExpertView]) -> npt.NDArray[np.intp]:
+        """(c,) places in ``experts``."""
         learned = cast(CategoryEstimator, self._estimator)
         scores = np.full((len(learned.categories_), len(experts)), np.nan)
         for place, view in enumerate(experts):

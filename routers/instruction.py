@@ -19,7 +19,6 @@ from pydantic import Field
 from coe.types import ExpertId, ExpertView
 from routers.base import RouterOptions
 from routers.calibration import FOLDS, CalibratedEstimator, completed, fold_rows
-from routers.cards import card_cosines
 from routers.encoder import Vectors
 from routers.evidence import Estimator, Evidence, Matrix
 from routers.knn import KnnEstimator
@@ -114,7 +113,7 @@ class InstructionRouter(WritingRouter):
         known = np.isfinite(found)
         if asked.note is None or not known.any():
             return found
-        cosines = card_cosines(self._encoder, self._encoder.encode([asked.note]), experts)
+        cosines = self._card_cosines(self._encoder.encode([asked.note]), experts)
         moved = self._estimator.combined(found[None, known], cosines[None, known])
         found[known] = moved[0]
         return found

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from coe.errors import ConfigError
 from coe.types import Decision, ExpertId, ExpertView, Ranked
 from routers.base import RouterOptions, Setting
-from routers.cards import card_cosines, described, with_newcomers
+from routers.cards import described, with_newcomers
 from routers.encoder import Encoder, Vectors, open_encoder
 from routers.evidence import Estimator, Evidence
+from routers.per_pool import PerPool
 
 Floats = npt.NDArray[np.float64]
 SHOWN = 3
@@ -55,7 +56,9 @@ class LearnedRouter(ABC):
         self.name = name
         self._options = options
         self._encoder = encoder or open_encoder(options.encoder, setting.root)
-        self._encoder.encode([described(view) for view in setting.experts])  # their cards, into its cache
+        self._cards = PerPool(self._read_cards)
+        self._places = PerPool(self._find_places)
+        self._read_cards(setting.experts)  # into the encoder's cache
         self._evidence = setting.evidence if setting.evidence and len(setting.evidence) else None
         self._estimator: Any = None
         self._place: dict[ExpertId, int] = {}
@@ -66,7 +69,7 @@ class LearnedRouter(ABC):
 
     def renewed(self, setting: Setting) -> Self:
         """What was learned stays: experts without evidence are judged by their cards at each decision."""
-        self._encoder.encode([described(view) for view in setting.experts])
+        self._read_cards(setting.experts)
         return self
 
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
@@ -76,22 +79,34 @@ class LearnedRouter(ABC):
         known = self._known(asked, experts)
         chances = known
         if not np.isfinite(known).all():
-            chances = with_newcomers(known, card_cosines(self._encoder, asked.vector, experts))
-        order = np.argsort(-chances, kind="stable")
-        ranking = tuple(Ranked(experts[i].id, float(chances[i])) for i in order)
+            chances = with_newcomers(known, self._card_cosines(asked.vector, experts))
+        order = np.argsort(-chances, kind="stable").tolist()
+        ids = [experts[i].id for i in order]
+        ranking = tuple(map(Ranked, ids, chances[order].tolist()))
         reason = self._reason(asked, ranking, known_first=bool(np.isfinite(known[order[0]])))
         return Decision(self.name, ranking, (ranking[0].expert,), ranking[0].probability, reason)
 
     def _known(self, asked: Asked, experts: Sequence[ExpertView]) -> Floats:
         """(m,) calibrated probabilities; NaN for experts without evidence."""
-        found = np.full(len(experts), np.nan)
-        places = [self._place.get(view.id, -1) for view in experts]
-        if self._estimator is not None and max(places) >= 0:
-            estimates = self._estimator.estimate([asked.text], asked.vector)[0]
-            for i, place in enumerate(places):
-                if place >= 0:
-                    found[i] = estimates[place]
+        places = self._places.of(experts)
+        if self._estimator is None or not (places >= 0).any():
+            return np.full(len(experts), np.nan)
+        estimates = self._estimator.estimate([asked.text], asked.vector)[0]
+        found: Floats = np.where(places >= 0, estimates[places], np.nan)
         return found
+
+    def _find_places(self, experts: Sequence[ExpertView]) -> npt.NDArray[np.intp]:
+        """(m,) columns of the estimator; -1 for experts without evidence."""
+        return np.asarray([self._place.get(view.id, -1) for view in experts], dtype=np.intp)
+
+    def _read_cards(self, experts: Sequence[ExpertView]) -> Vectors:
+        """(m, d)"""
+        return self._encoder.encode([described(view) for view in experts])
+
+    def _card_cosines(self, vector: Vectors, experts: Sequence[ExpertView]) -> Floats:
+        """(m,) cosine of each expert's card with a text whose vector (1, d) is given."""
+        cosines: Floats = (self._cards.of(experts) @ vector[0]).astype(np.float64)
+        return cosines
 
     def _reason(self, asked: Asked, ranking: Sequence[Ranked], known_first: bool) -> str:
         first = ranking[0]

@@ -1,0 +1,33 @@
+"""What a router derives from the experts passed to it: the same ones come with request after request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from coe.types import ExpertView
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Made(Generic[T]):
+    experts: tuple[ExpertView, ...]
+    value: T
+
+
+class PerPool(Generic[T]):
+    """``make(experts)``, kept until other experts come. Thread-safe when ``make`` is; two threads with other
+    experts at the same time both make it."""
+
+    def __init__(self, make: Callable[[tuple[ExpertView, ...]], T]) -> None:
+        self._make = make
+        self._last: _Made[T] | None = None
+
+    def of(self, experts: Sequence[ExpertView]) -> T:
+        # Quick for the very same experts: comparing tuples looks at identity first.
+        asked, last = tuple(experts), self._last
+        if last is None or last.experts != asked:
+            last = self._last = _Made(asked, self._make(asked))
+        return last.value
