@@ -66,9 +66,9 @@ class Source:
 
 
 SOURCES = (
-    Source("azure-code", "AzureLLMInferenceTrace_code.csv", 4_000),
-    Source("azure-conv", "AzureLLMInferenceTrace_conv.csv", 2_000),
-    Source("mooncake", "conversation_trace.jsonl", 1_200),
+    Source("azure-code", "AzureLLMInferenceTrace_code.csv", 2_000),
+    Source("azure-conv", "AzureLLMInferenceTrace_conv.csv", 1_500),
+    Source("mooncake", "conversation_trace.jsonl", 1_000),
 )
 SAMPLE = Source("azure-conv-sample", "azure_conv_sample.csv", 400)
 
@@ -151,6 +151,8 @@ def run_setting(setting: Setting, loads: Sequence[float], policies: Sequence[str
         for policy in policies:
             if "[" not in policy or load == 0.9:
                 yield run_policy(policy, setting.cluster, paced, SLO_S)
+        if "coe" not in policies:
+            continue
         free = run_policy("coe", setting.cluster.without_switching_costs(), paced, SLO_S)
         yield Row(**{**asdict(free), "policy": FREE})
 
