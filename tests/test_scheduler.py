@@ -313,17 +313,16 @@ def test_the_longest_waiting_of_several_overdue_requests_goes_first() -> None:
     assert world.slept("a") == [Load("b", "slot")]
 
 
-@pytest.mark.parametrize(("load_s", "next_one"), [(1.0, "b"), (15.0, "c")])
-def test_the_oldest_goes_first_while_all_can_be_in_time_else_the_queue_that_is_worth_most(
-    load_s: float, next_one: str
-) -> None:
-    seats = tuple(ExpertPlan(expert, ("slot",), max_running=4, load_s=load_s) for expert in "abc")
-    world = World(PoolPlan((HostPlan("slot", max_running=4),), seats, classes=CLASSES), Coe())
+@pytest.mark.parametrize(("waited_s", "next_one"), [(0.1, "c"), (18.0, "b")])
+def test_the_expert_whose_delay_would_lose_most_is_next(waited_s: float, next_one: str) -> None:
+    """Nobody is in danger: the longer queue. One would soon be late: that one."""
+    seats = tuple(ExpertPlan(expert, ("slot",), max_running=4) for expert in "abc")
+    world = World(PoolPlan((HostPlan("slot", max_running=4),), seats, classes=DEFAULT_CLASSES), Coe())
     world.arrive("a0", "a")
-    world.wait(load_s)
+    world.wait(1.0)
     world.ready("a")
-    world.wait(0.1)
     world.arrive("b0", "b")
+    world.wait(waited_s)
     for i in range(3):
         world.arrive(f"c{i}", "c")
     world.wait(0.1)

@@ -158,11 +158,11 @@ def test_nothing_is_refused_with_the_promise_switched_off() -> None:
 
 
 def test_a_policy_is_spelled_without_some_of_its_mechanisms() -> None:
-    policy = make_policy(Pool(hosts=(), policy="coe[-belady,-oldest-at-low-load]"))
+    policy = make_policy(Pool(hosts=(), policy="coe[-belady,-admission-closing]"))
     assert isinstance(policy, Coe)
-    assert (policy.mechanisms.belady, policy.mechanisms.oldest_at_low_load) == (False, False)
+    assert (policy.mechanisms.belady, policy.mechanisms.admission_closing) == (False, False)
     assert policy.mechanisms.reroute
-    assert policy.name == "coe[-belady,-oldest-at-low-load]"
+    assert policy.name == "coe[-belady,-admission-closing]"
     assert split_policies("fcfs-lru, coe[-belady,-groups],coe") == ("fcfs-lru", "coe[-belady,-groups]", "coe")
 
 

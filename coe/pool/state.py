@@ -83,8 +83,8 @@ class ExpertState:
     def groups(self) -> AbstractSet[RequestId]:
         return self.legs.keys()
 
-    def worth(self, now: float, done_at: float) -> Worth:
-        return self.queue.worth(now, done_at, self.run.value)
+    def worth(self, now: float, bring_s: float, most: int) -> Worth:
+        return self.queue.worth(now, bring_s, self.run.value, most)
 
     def rate_at(self, now: float) -> float:
         return self.rate.at(now)

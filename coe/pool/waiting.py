@@ -1,7 +1,6 @@
 """The requests that wait for one expert: by deadline class, those that can still be in time apart.
 
-What a queue is worth to serve is asked far more often than it changes, so counts and sums are kept, and a
-question costs the logarithm of its length at most. Times in seconds.
+What a queue is worth is asked when a place is free, of its next frame only. Times in seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +14,11 @@ from dataclasses import dataclass, field
 from coe.pool.plan import ClassPlan
 from coe.types import DeadlineClass, ExpertId, RequestId
 
-HEAD_START_S = 0.5
+SPREAD = 3
+"""How sharply run times lie around their mean: an answer is there after ``t`` with the chance
+``t**3 / (t**3 + run_s**3)``."""
+DEFERRED_SLOS = 0.25
+"""What is gained by serving a queue now is counted against serving it so many SLOs later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +38,11 @@ class Waiter:
 
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """What a queue holds: ``timely`` requests that would be in time, ``late`` ones that would not. In units
-    of their SLO: the squared waits of the timely, summed, and how late the late are together (``overdue``).
-    """
+    """What it is worth to serve a queue now. ``saved``: how many more of its requests will probably be in
+    time than if it were served a little later; ``late``: how many will probably not be in time even now."""
 
-    timely: float = 0.0
+    saved: float = 0.0
     late: float = 0.0
-    overdue: float = 0.0
-    squared_waits: float = 0.0
 
 
 @dataclass(slots=True)
@@ -50,19 +50,14 @@ class Lane:
     """The waiting requests of one deadline class, oldest first.
 
     ``timely`` (from ``start`` on, with their times beside them) were not yet late when last looked at;
-    ``late`` were: even granted at once they would have missed their SLO. The sums are of times since
-    ``origin``, which keeps them small.
+    ``late`` were: even granted at once they would have missed their SLO.
     """
 
     plan: ClassPlan
     timely: list[Waiter] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     start: int = 0
-    origin: float = 0.0
-    times_sum: float = 0.0
-    squares_sum: float = 0.0
     late: OrderedDict[RequestId, Waiter] = field(default_factory=OrderedDict)
-    late_sum: float = 0.0
 
     def __len__(self) -> int:
         return len(self.timely) - self.start + len(self.late)
@@ -81,27 +76,20 @@ class Lane:
         return late or timely
 
     def add(self, waiter: Waiter) -> None:
-        if not len(self):
-            self.origin, self.times_sum, self.squares_sum = waiter.since, 0.0, 0.0
         place = bisect_right(self.times, waiter.since, self.start)
         self.timely.insert(place, waiter)
         self.times.insert(place, waiter.since)
-        self._count(waiter.since, 1.0)
 
     def remove(self, waiter: Waiter) -> None:
         if self.late.pop(waiter.request, None):
-            self.late_sum -= waiter.since
+            return
+        place = bisect_left(self.times, waiter.since, self.start)
+        while self.timely[place] is not waiter:
+            place += 1
+        if place == self.start:
+            self._advance()
         else:
-            place = bisect_left(self.times, waiter.since, self.start)
-            while self.timely[place] is not waiter:
-                place += 1
-            self._count(waiter.since, -1.0)
-            if place == self.start:
-                self._advance()
-            else:
-                del self.timely[place], self.times[place]
-        if not self.late:
-            self.late_sum = 0.0
+            del self.timely[place], self.times[place]
 
     def look(self, now: float, run_s: float) -> None:
         """Note which requests have become late: they would not be in time any more if granted ``now``."""
@@ -109,34 +97,24 @@ class Lane:
         while self.start < len(self.timely) and self.times[self.start] < horizon:
             waiter = self.timely[self.start]
             self.late[waiter.request] = waiter
-            self.late_sum += waiter.since
-            self._count(waiter.since, -1.0)
             self._advance()
 
-    def worth(self, now: float, done_at: float) -> Worth:
-        """Of all its requests, if they were answered at ``done_at``."""
+    def worth(self, start_at: float, run_s: float, most: int) -> Worth:
+        """Of the first ``most`` of those not yet late, if they started at ``start_at``."""
         slo_s = self.plan.slo_s
-        missed = bisect_left(self.times, done_at - slo_s, self.start) - self.start
-        timely = len(self.timely) - self.start - missed
-        late = len(self.late) + missed
-        overdue = max(0.0, len(self.late) * (now - slo_s) - self.late_sum) / slo_s
-        return Worth(timely, late, overdue, self._squared_waits(now, missed) / slo_s**2)
-
-    def _squared_waits(self, now: float, missed: int) -> float:
-        """Of those that would be in time; a trifle more than they have waited, so that newcomers count."""
-        count = len(self.timely) - self.start
-        now += HEAD_START_S - self.origin
-        total = count * now * now - 2.0 * now * self.times_sum + self.squares_sum
-        if missed:  # The first ones: estimated by the longest and the shortest wait among them.
-            longest = now + self.origin - self.times[self.start]
-            shortest = now + self.origin - self.times[self.start + missed - 1]
-            total -= missed * (longest * longest + shortest * shortest) / 2.0
-        return max(0.0, total)
-
-    def _count(self, since: float, sign: float) -> None:
-        since -= self.origin
-        self.times_sum += sign * since
-        self.squares_sum += sign * since * since
+        deferred_s, spread = DEFERRED_SLOS * slo_s, run_s**SPREAD
+        in_time = later = 0.0
+        times = self.times[self.start : self.start + most]
+        for since in times:
+            slack = since + slo_s - start_at
+            if slack > 0.0:
+                grown = slack**SPREAD
+                in_time += grown / (grown + spread)
+                slack -= deferred_s
+                if slack > 0.0:
+                    grown = slack**SPREAD
+                    later += grown / (grown + spread)
+        return Worth(in_time - later, len(times) - in_time)
 
     def _advance(self) -> None:
         self.start += 1
@@ -145,7 +123,7 @@ class Lane:
             self.start = 0
 
 
-PRESSING_SLOS = 1.5
+PRESSING_SLOS = 1.6
 """Waits of so many SLOs press: past the SLO itself, so that those who can be in time go first a while."""
 
 
@@ -188,13 +166,16 @@ class Queue:
         self.lanes[waiter.deadline_class].remove(waiter)
         return waiter
 
-    def worth(self, now: float, done_at: float, run_s: float) -> Worth:
-        total = Worth()
+    def worth(self, now: float, bring_s: float, run_s: float, most: int) -> Worth:
+        """Of ``most`` of them at most, those that can be in time first, if they started ``bring_s`` from
+        now."""
+        saved = late = 0.0
         for lane in self.lanes.values():
             lane.look(now, run_s)
-            worth = lane.worth(now, done_at)
-            total = worth if len(self.lanes) == 1 else _sum(total, worth)
-        return total
+            worth = lane.worth(now + bring_s, run_s, most)
+            saved, late = saved + worth.saved, late + worth.late
+            most -= min(most, len(lane.timely) - lane.start)
+        return Worth(saved, late + min(most, sum(len(lane.late) for lane in self.lanes.values())))
 
     def next(self, now: float, run_s: float, timely_first: bool) -> Waiter:
         """Who is served next: the overdue in order of age; then those who can be in time, the earliest
@@ -218,12 +199,3 @@ def _first(lane: Lane) -> Waiter:
     if first is None:
         raise LookupError("an empty lane has nobody to serve")
     return first
-
-
-def _sum(one: Worth, other: Worth) -> Worth:
-    return Worth(
-        one.timely + other.timely,
-        one.late + other.late,
-        one.overdue + other.overdue,
-        one.squared_waits + other.squared_waits,
-    )

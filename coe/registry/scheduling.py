@@ -32,9 +32,7 @@ class Mechanisms(Model):
     """Parts of the policy `coe`; each can be switched off alone."""
 
     slack_density: bool = True
-    """the most value for its time comes next; off: the oldest request's expert"""
-    oldest_at_low_load: bool = True
-    """while nobody has more than one request waiting, the oldest comes first"""
+    """whose delay loses most for its time comes next; off: the oldest request's expert"""
     frames: bool = True
     """an expert stays for all that was queued when it came; off: for one batch"""
     admission_closing: bool = True

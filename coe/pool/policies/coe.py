@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from coe.pool.plan import EPSILON
 from coe.pool.policies.protocol import HostView, ReplicaView, Rules, Swap
 from coe.pool.policies.victims import choose_victims, credit, last_use
-from coe.pool.waiting import PRESSING_SLOS
 from coe.registry.scheduling import Mechanisms
 from coe.types import ExpertId
 
@@ -18,11 +17,10 @@ from coe.types import ExpertId
 class Coe:
     """Slack density with frames, an ageing bound, and victims by what is known of the future.
 
-    * Next is the expert with the most value for the seconds until its first answers, swap included. A
-      request that can still be in time counts the square of its wait in SLOs (so that waits are even and
-      nobody slips over his deadline for a longer queue elsewhere), one that cannot counts ``late_worth``
-      plus ``overdue_worth`` for each SLO that it is late.
-    * An expert whose oldest request presses (waits of 1.5 SLOs) is next in line, in order of age. From its
+    * Next is the expert with the most value for the seconds until its first answers, swap included. Its
+      value is what waiting would lose: by how much fewer requests are likely to be in time if it came a
+      quarter of an SLO later. Those that have little chance even now count ``late_worth`` each.
+    * An expert whose oldest request presses (waits of 1.6 SLOs) is next in line, in order of age. From its
       class's ageing on it goes before all others.
     * A resident is closed once its frame (what was queued when it came, ``max_frame`` batches at most) is
       granted and it has run out of work: as long as it is fed, newcomers share its batches and no swap is
@@ -36,8 +34,7 @@ class Coe:
 
     mechanisms: Mechanisms = field(default_factory=Mechanisms)
     min_residency_s: float = 0.0
-    late_worth: float = 0.3
-    overdue_worth: float = 0.0
+    late_worth: float = 0.25
     cut_runs: float = 4.0
     cut_worth: float = 10.0
     max_frame: int = 8
@@ -109,8 +106,7 @@ class Coe:
         return Swap(best.expert.id, choose_victims(closable, best.footprint - view.room, view.now, loss, kin))
 
     def _best(self, wanted: Sequence[ReplicaView], now: float) -> ReplicaView:
-        on = self.mechanisms
-        if not on.slack_density or (on.oldest_at_low_load and _all_in_time(wanted, now)):
+        if not self.mechanisms.slack_density:
             return min(wanted, key=_oldest)
         return max(wanted, key=lambda c: (self.density(c, now, c.load_s), -c.expert.oldest))
 
@@ -118,9 +114,8 @@ class Coe:
         """Value of what it would serve, per second until its first answers, ``bring_s`` of them to bring it
         in. Its later batches are not charged: while they run they keep nobody from a cheaper place."""
         expert = replica.expert
-        worth = expert.worth(now, now + bring_s + expert.run_s)
-        value = worth.squared_waits + self.late_worth * worth.late + self.overdue_worth * worth.overdue
-        return value * self.frame(replica) / expert.queued / (bring_s + expert.run_s + EPSILON)
+        worth = expert.worth(now, bring_s, self.frame(replica))
+        return (worth.saved + self.late_worth * worth.late) / (bring_s + expert.run_s + EPSILON)
 
     def _cut(self, pressing: ReplicaView, served: Sequence[ReplicaView], view: HostView) -> Swap | None:
         """Close residents that never run out of work for one that presses and is worth more by far."""
@@ -136,19 +131,6 @@ class Coe:
     def _served(self, resident: ReplicaView, now: float) -> bool:
         """Whether its load has paid off so far that it may be closed at all."""
         return not resident.frame_left and now >= resident.ready_at + self.min_residency_s
-
-
-def _all_in_time(wanted: Sequence[ReplicaView], now: float) -> bool:
-    """Whether everybody's first requests are answered in time when the oldest goes first: then no other
-    order is better. Each host is taken to do its share."""
-    done_at = now
-    for candidate in sorted(wanted, key=_oldest):
-        expert = candidate.expert
-        done_at += (candidate.load_s + expert.run_s) / len(expert.replicas)
-        due_at = expert.oldest + (expert.pressing_at - expert.oldest) / PRESSING_SLOS
-        if done_at > due_at:
-            return False
-    return True
 
 
 def _wanted(view: HostView) -> list[ReplicaView]:

@@ -45,8 +45,8 @@ class QueueView(Protocol):
         """When the first of them is so late that its expert is next in line; ``inf`` when nobody waits."""
         ...
 
-    def worth(self, now: float, done_at: float) -> Worth:
-        """How many of them would be in time if they were answered at ``done_at``."""
+    def worth(self, now: float, bring_s: float, most: int) -> Worth:
+        """What it is worth to serve ``most`` of them, ``bring_s`` from now."""
         ...
 
     def rate_at(self, now: float) -> float:
