@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from coe.aggregators import Aggregator
 from coe.feedback import Feedback
@@ -28,6 +30,12 @@ class Generation:
     """shared by all generations; None where clients' marks are not taken"""
     left: Mapping[ExpertId, int] = field(default_factory=dict)
     """experts of earlier generations that are gone, and the first generation without them"""
+
+    @cached_property
+    def identity(self) -> str:
+        """Of what answers depend on: the same wherever the registry says the same, whatever its number."""
+        parts = {"pool", "experts", "routers", "aggregator", "aggregators", "routes", "profiles"}
+        return hashlib.sha256(self.registry.model_dump_json(include=parts).encode()).hexdigest()
 
 
 class Generations:

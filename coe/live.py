@@ -30,7 +30,7 @@ from coe.types import ExpertId
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.5
+POLL_S = 0.25
 
 Faults = Callable[[Registry, Registry], Iterable[Inconsistency]]
 """What keeps a service from going over from the first registry to the second. Blocking."""
@@ -85,9 +85,24 @@ class LiveRegistry:
         self.refusal: Refusal | None = None
         self._file, self._service, self._builder, self._faults = file, service, builder, faults
         self._text = file.text
+        self._on_change: Callable[[], None] = lambda: None
         self._first = service.generations.current.registry
         # Invariant: the text, the file and the current generation change together.
         self._changing = asyncio.Lock()
+
+    @property
+    def text(self) -> str:
+        """Of the current generation."""
+        return self._text
+
+    @property
+    def number(self) -> int:
+        """Of the current generation."""
+        return self._service.generations.current.number
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called after each change."""
+        self._on_change = call
 
     @property
     def needs_restart(self) -> tuple[str, ...]:
@@ -125,13 +140,14 @@ class LiveRegistry:
                 raise
             return self._service.generations.current
 
-    async def edit(self, change: Edit) -> Generation:
-        """Change the file and the service together. Raises CoeError, and then neither has changed."""
+    async def edit(self, change: Edit, number: int = 0) -> Generation:
+        """Change the file and the service together; the next generation, or ``number`` if that is later.
+        Raises CoeError, and then neither has changed."""
         async with self._changing:
             old = await asyncio.to_thread(read_text, self.path)
             new = await asyncio.to_thread(change, old)
             if new != old or old != self._text:
-                await self._accept(new, replaces=old)
+                await self._accept(new, replaces=old, number=number)
                 self.refusal = None
             return self._service.generations.current
 
@@ -153,10 +169,10 @@ class LiveRegistry:
         except Exception:
             log.exception("taking up %s failed unexpectedly", self.path)
 
-    async def _accept(self, text: str, replaces: str | None = None) -> None:
+    async def _accept(self, text: str, replaces: str | None = None, number: int = 0) -> None:
         """``replaces``: the text that is in the file and gives way to ``text``."""
         old = self._service.generations.current
-        generation = await asyncio.to_thread(self._prepare, text, old)
+        generation = await asyncio.to_thread(self._prepare, text, old, number)
         if replaces is not None:
             await asyncio.to_thread(_replace, self.path, replaces, text)
         try:
@@ -169,6 +185,7 @@ class LiveRegistry:
         log.info("generation %d: %s", generation.number, changes(old.registry, generation.registry))
         if self.needs_restart:
             log.warning("changed, but only after a restart: %s", ", ".join(self.needs_restart))
+        self._on_change()
         await self._keep(generation.number, text)
 
     def _valid(self, text: str, old: Registry) -> Registry:
@@ -181,9 +198,9 @@ class LiveRegistry:
             raise RegistryError(self.path, problems)
         return registry
 
-    def _prepare(self, text: str, old: Generation) -> Generation:
+    def _prepare(self, text: str, old: Generation, number: int) -> Generation:
         registry = self._valid(text, old.registry)
-        number = old.number + 1
+        number = max(number, old.number + 1)
         return self._builder.build(registry, number, _left(old, registry, number))
 
     async def _keep(self, number: int, text: str) -> None:

@@ -43,6 +43,7 @@ from coe.registry.check import new_errors
 from coe.registry.consistency import Inconsistency
 from coe.registry.history import History
 from coe.registry.models import Expert, Host, Registry
+from coe.sharing import SharedRegistry
 from coe.types import Engine, EngineStats, ExpertId
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class LocalService:
         self._hosts = {host.id: host for host in _used_hosts(generations.current.registry)}
         self._joined: set[str] = set()
         self._draining = False
-        self._watching: asyncio.Task[None] | None = None
+        self._following: list[asyncio.Task[None]] = []
         self.pipeline = Pipeline(generations, pool)
         self._reception = reception or open_door()
         self._metrics = Metrics(self, self._reception, self.pipeline.notes.counts)
@@ -93,16 +94,21 @@ class LocalService:
     async def start(self) -> None:
         """Returns at once; the engines start behind it (:meth:`readiness`). Idempotent."""
         await self.pool.start()
-        if self.live is not None and self._watching is None:
-            watch = self.generations.current.registry.service.watch
-            self._watching = asyncio.create_task(self.live.run(watch), name="watch experts.yaml")
+        if self.live is None or self._following:
+            return
+        registry, store = self.generations.current.registry, self._reception.store
+        watching = self.live.run(registry.service.watch)
+        self._following = [asyncio.create_task(watching, name="watch experts.yaml")]
+        if registry.state.share_registry and store is not None:
+            sharing = SharedRegistry(self.live, store).run()
+            self._following.append(asyncio.create_task(sharing, name="share experts.yaml"))
 
     async def stop(self, drain_s: float = 30.0) -> None:
         """Refuse those who wait, let answers under way end for up to ``drain_s`` s, stop the engines.
         :meth:`close` follows."""
         self._draining = True
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in self._following:
+            task.cancel()
         await self.pool.stop(drain_s)
 
     async def close(self) -> None:

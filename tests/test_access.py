@@ -158,16 +158,16 @@ def request(**fields: Any) -> Request:
 
 @pytest.mark.parametrize("fields", [{"stream": True}, {"temperature": 0.7}, {"n": 2}])
 def test_what_is_meant_to_differ_is_not_kept(fields: dict[str, Any]) -> None:
-    assert place_of(request(**fields), "alice", 1) is None
+    assert place_of(request(**fields), "alice", "one") is None
 
 
 def test_answers_are_kept_apart_by_tenant_generation_and_parameters() -> None:
     places = [
-        place_of(request(), "alice", 1),
-        place_of(request(), "bob", 1),
-        place_of(request(), "alice", 2),
-        place_of(request(max_tokens=7), "alice", 1),
-        place_of(request(messages=[{"role": "user", "content": "3+3?"}]), "alice", 1),
+        place_of(request(), "alice", "one"),
+        place_of(request(), "bob", "one"),
+        place_of(request(), "alice", "two"),
+        place_of(request(max_tokens=7), "alice", "one"),
+        place_of(request(messages=[{"role": "user", "content": "3+3?"}]), "alice", "one"),
     ]
     assert len({place.exact for place in places if place}) == 5
     scopes = [place.scope for place in places if place]

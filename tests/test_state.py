@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,43 +11,16 @@ import pytest
 from coe.state.memory import MemoryStore
 from coe.state.redis_store import RedisStore
 from coe.state.store import Admission, Bill, Bucket, Refusal, Store, StoreDown, fill
+from coe.testing.redis_server import RedisServer, reachable, running_redis
 
 REQUESTS = Bucket("requests", limit=3, period_s=60.0, charged=1.0)
 TOKENS = Bucket("tokens", limit=100, period_s=60.0, charged=0.0)
 
 
-@dataclass
-class RedisServer:
-    """A redis-server of our own, which a test may kill and start again."""
-
-    port: int
-    folder: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--save", "", "--bind", "127.0.0.1"]
-        self.process = subprocess.Popen([*command, "--dir", str(self.folder)], stdout=subprocess.DEVNULL)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed (deploy/system-packages.sh redis-server)")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = RedisServer(port, tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    with running_redis(tmp_path) as server:
+        yield server
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -63,15 +32,6 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     await reachable(store)
     yield store
     await store.close()
-
-
-async def reachable(store: Store) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                return await store.ping()
-            except StoreDown:
-                await asyncio.sleep(0.02)
 
 
 async def test_a_rate_lets_a_burst_in_and_says_when_the_next_one_fits(store: Store) -> None:
@@ -132,6 +92,15 @@ async def test_values_are_kept_until_their_time_is_over(store: Store) -> None:
     await store.put("brief", b"x", ttl_s=0.001)
     await asyncio.sleep(0.02)
     assert (await store.get("answer"), await store.get("brief")) == (b"42", None)
+
+
+async def test_a_value_is_replaced_only_by_those_who_know_it(store: Store) -> None:
+    assert not await store.replace("r", b"nothing yet", b"x")
+    assert await store.replace("r", None, b"one")
+    assert not await store.replace("r", None, b"two")
+    assert not await store.replace("r", b"two", b"three")
+    assert await store.replace("r", b"one", b"\xff\x00 two")
+    assert await store.get("r") == b"\xff\x00 two"
 
 
 async def test_memory_forgets_the_oldest_value_first() -> None:

@@ -110,9 +110,9 @@ class KeptAnswers:
         log.warning("kept answers: %s", error)
 
 
-def place_of(request: Request, tenant: str, generation: int) -> Place | None:
-    """None for what must not be kept: private requests, streams, and answers that are meant to differ (n,
-    temperature)."""
+def place_of(request: Request, tenant: str, generation: str) -> Place | None:
+    """``generation``: its identity. None for what must not be kept: private requests, streams, and answers
+    that are meant to differ (n, temperature)."""
     body = request.body
     temperature = body.get("temperature")
     fixed = temperature == 0 or body.get("seed") is not None

@@ -109,10 +109,11 @@ class Gateway:
 
     async def _answer_once(self, exchange: Exchange, request: Request, holder: Holder) -> None:
         """From the kept answers where there is one, else from the experts. A client may forbid to keep it."""
-        kept, number = self._reception.answers, self._generations.current.number
+        kept = self._reception.answers
         place = None
         if kept is not None and not no_store(exchange.headers):
-            place = place_of(request, holder.tenant or holder.id, number)
+            generation = self._generations.current.identity
+            place = place_of(request, holder.tenant or holder.id, generation)
         if kept is None or place is None:
             await self._recorded(exchange, request, holder)
             return

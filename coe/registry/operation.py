@@ -76,6 +76,15 @@ class State(Model):
     """environment variable that holds the URL, where it has a password"""
     prefix: str = "coe:"
     """of all keys in Redis: services that share one need different ones"""
+    share_registry: bool = False
+    """an edit of this file at one `coe serve` becomes the file of all that share the state; whoever may write
+    to that Redis then decides what all of them run"""
+
+    @model_validator(mode="after")
+    def _shared_by_something(self) -> State:
+        if self.share_registry and not (self.redis_url or self.redis_url_env):
+            raise ValueError("share_registry needs redis_url or redis_url_env")
+        return self
 
 
 Redacted = Literal["email", "key", "number"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -64,6 +65,12 @@ class MemoryStore:
         self._values.move_to_end(key)
         while len(self._values) > self._max_values:
             self._values.popitem(last=False)
+
+    async def replace(self, key: str, old: bytes | None, new: bytes) -> bool:
+        if await self.get(key) != old:
+            return False
+        await self.put(key, new, math.inf)
+        return True
 
     async def publish(self, channel: str, message: bytes) -> None:
         for queue in self._listeners.get(channel, ()):

@@ -54,6 +54,11 @@ for index, bucket in ipairs(bill.buckets) do
 end
 return 1
 """
+REPLACE = """
+if redis.call('GET', KEYS[1]) ~= (ARGV[2] or false) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1])
+return 1
+"""
 
 
 class RedisStore:
@@ -68,6 +73,7 @@ class RedisStore:
         )
         self._admit = self._redis.register_script(ADMIT)
         self._charge = self._redis.register_script(CHARGE)
+        self._replace = self._redis.register_script(REPLACE)
 
     async def admit(self, ask: Admission) -> Refusal | None:
         body = {"budgets": dict(ask.budgets), "buckets": [vars(bucket) for bucket in ask.buckets]}
@@ -97,6 +103,10 @@ class RedisStore:
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         await self._reach(self._redis.set(self._prefix + "value:" + key, value, px=max(1, int(ttl_s * 1000))))
+
+    async def replace(self, key: str, old: bytes | None, new: bytes) -> bool:
+        known = [] if old is None else [old]
+        return bool(await self._reach(self._replace([self._prefix + "value:" + key], [new, *known])))
 
     async def publish(self, channel: str, message: bytes) -> None:
         await self._reach(self._redis.publish(self._prefix + "channel:" + channel, message))

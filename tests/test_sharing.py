@@ -1,0 +1,188 @@
+"""Several services, one registry: an edit at one reaches all, whatever was down meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from coe.registry.edit import remove_expert
+from coe.registry.operation import State
+from coe.sharing import KEY, Record, SharedRegistry, digest
+from coe.state.memory import MemoryStore
+from coe.state.redis_store import RedisStore
+from coe.state.store import StoreDown
+from coe.testing.live import TEXT, LiveWorld, live_world, until
+from coe.testing.redis_server import reachable, running_redis
+
+LAW = "  - id: law\n    host: slot\n    model: org/law\n"
+WITH_LAW = TEXT.replace("routers:", LAW + "routers:")
+WITH_LAWS = WITH_LAW.replace("org/law", "org/laws")
+
+
+class Shared(MemoryStore):
+    """One state for several services of this process; it can be down."""
+
+    down = False
+
+    async def get(self, key: str) -> bytes | None:
+        if self.down:
+            raise StoreDown("it is down")
+        return await super().get(key)
+
+    async def record(self) -> Record:
+        raw = await super().get(KEY)
+        assert raw is not None
+        return Record.from_bytes(raw)
+
+
+@dataclass
+class Member:
+    world: LiveWorld
+    shared: SharedRegistry
+
+    @property
+    def text(self) -> str:
+        return self.world.live.text
+
+    async def edit(self, text: str) -> None:
+        await self.world.live.edit(lambda _: text)
+
+
+@asynccontextmanager
+async def members(folder: Path, store: Shared, *texts: str) -> AsyncIterator[list[Member]]:
+    """Services that start one after the other; nothing happens by itself."""
+    async with AsyncExitStack() as held:
+        found = []
+        for number, text in enumerate(texts):
+            root = folder / str(number)
+            root.mkdir()
+            world = await held.enter_async_context(live_world(root, text=text))
+            found.append(Member(world, SharedRegistry(world.live, store)))
+            await found[-1].shared.sync()
+        yield found
+
+
+async def test_an_edit_at_one_becomes_the_file_and_the_generation_of_all(tmp_path: Path) -> None:
+    store = Shared()
+    async with members(tmp_path, store, TEXT, TEXT) as (one, two):
+        await one.edit(WITH_LAW)
+        await one.shared.sync()
+        await two.shared.sync()
+        assert two.text == two.world.file.read_text(encoding="utf-8") == WITH_LAW
+        assert (one.world.generation, two.world.generation) == (2, 2)
+        assert (await two.world.ask("law")).status_code == 200
+        assert (await store.record()).number == 2
+
+
+async def test_who_starts_behind_takes_over_and_who_was_edited_meanwhile_gives(tmp_path: Path) -> None:
+    store = Shared()
+    await store.replace(KEY, None, Record(7, WITH_LAW, (digest(TEXT),)).to_bytes())
+    async with members(tmp_path, store, TEXT, WITH_LAWS) as (behind, edited):
+        assert (behind.text, behind.world.generation) == (WITH_LAW, 7)
+        assert edited.text == WITH_LAWS
+        assert (await store.record()).number == 8
+        await behind.shared.sync()
+        assert (behind.text, behind.world.generation) == (WITH_LAWS, 8)
+
+
+async def test_a_roll_back_to_an_earlier_text_is_an_edit_like_any_other(tmp_path: Path) -> None:
+    store = Shared()
+    async with members(tmp_path, store, TEXT, TEXT) as (one, two):
+        for text in (WITH_LAW, TEXT):
+            await one.edit(text)
+            await one.shared.sync()
+            await two.shared.sync()
+            assert two.text == text
+        assert two.world.generation == 3
+
+
+async def test_of_two_edits_at_once_the_first_to_arrive_stays_everywhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Shared()
+    async with members(tmp_path, store, TEXT, TEXT) as (one, two):
+        await one.edit(WITH_LAW)
+        await two.edit(WITH_LAWS)
+        await asyncio.gather(one.shared.sync(), two.shared.sync())
+        await one.shared.sync()
+        await two.shared.sync()
+        assert one.text == two.text == (await store.record()).text
+        kept = {entry.text for member in (one, two) for entry in member.world.live.history.entries()}
+    assert {WITH_LAW, WITH_LAWS} <= kept
+    assert one.text in (WITH_LAW, WITH_LAWS)
+    assert "changed the registry first" in caplog.text
+
+
+async def test_an_edit_while_the_state_is_down_arrives_when_it_is_back(tmp_path: Path) -> None:
+    store = Shared()
+    async with members(tmp_path, store, TEXT, TEXT) as (one, two):
+        running = [asyncio.create_task(member.shared.run()) for member in (one, two)]
+        try:
+            store.down = True
+            await one.edit(WITH_LAW)
+            with pytest.raises(StoreDown):
+                await one.shared.sync()
+            assert two.text == TEXT
+            store.down = False
+            await until(lambda: two.text == WITH_LAW)
+        finally:
+            for task in running:
+                task.cancel()
+
+
+async def test_who_cannot_serve_it_keeps_what_it_has_and_does_not_force_it_on_others(tmp_path: Path) -> None:
+    store = Shared()
+    other_slot = WITH_LAW.replace("max_running: 4", "max_running: 5")  # a running host cannot change that
+    async with members(tmp_path, store, TEXT) as (only,):
+        await store.replace(KEY, (await store.record()).to_bytes(), Record(2, other_slot).to_bytes())
+        for _ in range(2):
+            await only.shared.sync()
+        assert (only.text, only.world.generation) == (TEXT, 1)
+        assert (await store.record()).text == other_slot
+        await only.edit(WITH_LAW)  # an operator mends it here: that goes to all
+        await only.shared.sync()
+        assert (await store.record()).text == WITH_LAW
+
+
+async def test_what_is_no_record_is_replaced(tmp_path: Path) -> None:
+    store = Shared()
+    await store.replace(KEY, None, b"[1, 2]")
+    async with members(tmp_path, store, TEXT):
+        assert (await store.record()).text == TEXT
+
+
+async def test_through_a_real_redis_that_is_killed_and_comes_back(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as redis:
+        probe = RedisStore(redis.url)
+        await reachable(probe)
+        state = f"state: {{redis_url: '{redis.url}', share_registry: true}}\n"
+        async with AsyncExitStack() as held:
+            worlds = []
+            for name in ("a", "b"):
+                (tmp_path / name).mkdir()
+                worlds.append(await held.enter_async_context(live_world(tmp_path / name, text=TEXT + state)))
+            one, two = worlds
+            one.write("routers:", LAW + "routers:")  # by hand, as an operator does
+            await until(lambda: two.generation == 2)
+            assert (await two.ask("law")).status_code == 200
+            assert two.file.read_text(encoding="utf-8") == one.file.read_text(encoding="utf-8")
+
+            redis.kill()
+            await two.live.edit(lambda text: remove_expert(text, two.file, "law"))
+            assert (await one.ask("law")).status_code == 200
+            redis.start()
+            await reachable(probe)
+            await until(lambda: one.generation == 3, timeout_s=60)
+            assert (await one.ask("law")).status_code == 404
+        await probe.close()
+
+
+def test_sharing_needs_something_shared() -> None:
+    with pytest.raises(ValidationError, match="share_registry needs redis_url"):
+        State(share_registry=True)
