@@ -88,8 +88,8 @@ class Recorder:
         self._pending = 0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="capture")
 
-    def wants(self, headers: Mapping[bytes, bytes], request: Request) -> bool:
-        return not no_store(headers) and request.body.get("store") is not False
+    def wants(self, request: Request) -> bool:
+        return not request.private and request.body.get("store") is not False
 
     def take(self, told: Told) -> None:
         """Quick; never raises."""
@@ -153,12 +153,6 @@ class BoundedFile:
 
 def open_recorder(settings: CaptureSettings | None, root: Path) -> Recorder | None:
     return None if settings is None else Recorder(root / Path(settings.file).expanduser(), settings)
-
-
-def no_store(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether the client forbids to keep anything of its request."""
-    given = headers.get(b"cache-control")
-    return given is not None and b"no-store" in given.lower()
 
 
 def entry(told: Told, at: float, redact: Callable[[str], str]) -> dict[str, Any]:

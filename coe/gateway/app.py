@@ -15,7 +15,7 @@ from coe.access.building import Reception, open_door
 from coe.access.doorman import Used
 from coe.access.keys import Holder
 from coe.access.metering import used
-from coe.capture import MAX_ANSWER_BYTES, Told, no_store
+from coe.capture import MAX_ANSWER_BYTES, Told
 from coe.errors import BadHttp, EngineError, ExpertTimeout, UnknownModel
 from coe.gateway.answers import (
     DONE_EVENT,
@@ -111,7 +111,7 @@ class Gateway:
         """From the kept answers where there is one, else from the experts. A client may forbid to keep it."""
         kept = self._reception.answers
         place = None
-        if kept is not None and not no_store(exchange.headers):
+        if kept is not None:
             generation = self._generations.current.identity
             place = place_of(request, holder.tenant or holder.id, generation)
         if kept is None or place is None:
@@ -130,7 +130,7 @@ class Gateway:
     async def _recorded(self, exchange: Exchange, request: Request, holder: Holder) -> bytes | None:
         """:meth:`_answer`, with a record of it where that is wanted."""
         recorder = self._reception.recorder
-        if recorder is None or not recorder.wants(exchange.headers, request):
+        if recorder is None or not recorder.wants(request):
             return await self._answer(exchange, request, holder)
         sent, failed = exchange.listen(MAX_ANSWER_BYTES), None
         try:
