@@ -128,7 +128,6 @@ def of_request(request: Request) -> Attributes:
 def of_question(endpoint: Endpoint, model: str, body: Mapping[str, Any]) -> Attributes:
     """A question to ``model``."""
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
-    stop = body.get("stop")
     return {
         "gen_ai.operation.name": operation(endpoint),
         "gen_ai.provider.name": "coe",
@@ -141,7 +140,6 @@ def of_question(endpoint: Endpoint, model: str, body: Mapping[str, Any]) -> Attr
         "gen_ai.request.choice.count": body.get("n"),
         "gen_ai.request.frequency_penalty": body.get("frequency_penalty"),
         "gen_ai.request.presence_penalty": body.get("presence_penalty"),
-        "gen_ai.request.stop_sequences": [stop] if isinstance(stop, str) else stop,
     }
 
 
