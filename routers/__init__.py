@@ -7,17 +7,14 @@ A plug-in is named ``package.module:Class`` in experts.yaml and is built exactly
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-from pydantic import ValidationError
-
 from coe.errors import ConfigError
+from coe.plugins import PluginKind
 from coe.registry.models import Expert, RouterSpec
-from coe.suggest import suggest
 from coe.types import Router
 from routers.base import RouterClass, RouterOptions, Setting
 from routers.evidence import Estimator, Evidence
@@ -39,7 +36,7 @@ BUILTINS: Mapping[str, str] = MappingProxyType(
         "oracle": "routers.oracle:OracleRouter",
     }
 )
-
+_KIND = PluginKind("router", "route", "routers.base.RouterClass", BUILTINS)
 
 ESTIMATORS: Mapping[str, str] = MappingProxyType(
     {
@@ -92,7 +89,7 @@ def _setting(experts: Sequence[Expert], root: Path, evidence: Evidence | None) -
 
 
 def _options_for(spec: RouterSpec, cls: RouterClass, experts: Sequence[Expert]) -> RouterOptions:
-    options = _options(spec, cls)
+    options = _KIND.options(cls.options_type, spec.options, spec.name, spec.kind, strict=True)
     faults = options.faults([expert.id for expert in experts])
     if faults:
         raise ConfigError(f'router "{spec.name}": ' + "; ".join(faults.values()))
@@ -101,37 +98,4 @@ def _options_for(spec: RouterSpec, cls: RouterClass, experts: Sequence[Expert]) 
 
 def router_class(kind: str) -> RouterClass:
     """The class behind a built-in's short name or ``package.module:Class``; imports its module only."""
-    target = BUILTINS.get(kind, kind)
-    module_name, colon, class_name = target.partition(":")
-    if not colon:
-        raise ConfigError(
-            f'unknown router kind "{kind}"; {suggest(kind, BUILTINS)}',
-            hint='A router of your own is written "package.module:Class".',
-        )
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f'router kind "{kind}" cannot be imported: {error}',
-            hint="Install the package that holds it in the service's environment, and check the spelling.",
-        ) from error
-    if not (isinstance(found, type) and isinstance(getattr(found, "options_type", None), type)):
-        raise ConfigError(
-            f'router kind "{kind}" is no router class: it must be a class with options_type and route',
-            hint="See routers.base.RouterClass for what a router class must offer.",
-        )
-    return cast(RouterClass, found)
-
-
-def _options(spec: RouterSpec, cls: RouterClass) -> RouterOptions:
-    try:
-        return cls.options_type.model_validate_json(json.dumps(spec.options), strict=True)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(step) for step in detail['loc']) or 'options'}: {detail['msg']}"
-            for detail in error.errors(include_url=False)
-        )
-        raise ConfigError(
-            f'router "{spec.name}" (kind {spec.kind}) has wrong options: {faults}',
-            hint=f"Its options are: {', '.join(cls.options_type.model_fields) or 'none'}.",
-        ) from None
+    return cast(RouterClass, _KIND.find(kind))

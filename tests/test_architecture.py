@@ -120,7 +120,15 @@ def test_registry_models_know_only_the_core() -> None:
     assert broken(models, ("coe.types", *models)) == []
 
 
-CORE = ("coe.types", "coe.errors", "coe.suggest", "coe.extraction", "coe.registry.models", "coe.examples")
+CORE = (
+    "coe.types",
+    "coe.errors",
+    "coe.suggest",
+    "coe.plugins",
+    "coe.extraction",
+    "coe.registry.models",
+    "coe.examples",
+)
 
 
 def test_routers_know_the_core_and_themselves() -> None:

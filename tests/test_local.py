@@ -144,7 +144,7 @@ def test_a_service_whose_only_engine_cannot_start_ends_with_the_reason() -> None
 
 
 def test_a_registry_that_cannot_be_bound_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match=r'aggregator\.kind: "frist" is unknown; did you mean "first"'):
+    with pytest.raises(ConfigError, match=r'unknown aggregator kind "frist"; did you mean "first"'):
         build_service(registry(aggregator={"kind": "frist"}), Path(), lambda *_: FakeEngine("slot"))
     with pytest.raises(ConfigError, match="cannot be imported"):
         build_service(registry(aggregator={"kind": "no.such:Class"}), Path(), lambda *_: FakeEngine("slot"))

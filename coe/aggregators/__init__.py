@@ -7,13 +7,9 @@ A plug-in is named ``package.module:Class`` and is built exactly as a built-in i
 
 from __future__ import annotations
 
-import importlib
-import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
-
-from pydantic import ValidationError
 
 from coe.aggregators.base import AggregatorClass, AggregatorOptions, Outcomes, Setting
 from coe.aggregators.protocol import (
@@ -27,6 +23,7 @@ from coe.aggregators.protocol import (
     Write,
 )
 from coe.errors import ConfigError
+from coe.plugins import PluginKind
 from coe.registry.combining import AggregatorSpec
 from coe.registry.models import Registry
 from coe.suggest import suggest
@@ -44,6 +41,8 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "best_of": "coe.aggregators.best_of:BestOf",
     }
 )
+
+_KIND = PluginKind("aggregator", "combine", "coe.aggregators.base.AggregatorClass", BUILT_IN)
 
 NEEDS_OPTIONS = frozenset({"learned"})
 """Built-ins that exist only where experts.yaml configures them; the others can always be named."""
@@ -69,7 +68,7 @@ def build_aggregator(spec: AggregatorSpec, setting: Setting | None = None) -> Ag
     """
     setting = setting or Setting()
     cls = aggregator_class(spec.kind)
-    options = _options(spec, cls)
+    options = _KIND.options(cls.options_type, spec.options, spec.label, spec.kind)
     known = [view.id for view in setting.experts]
     for expert in options.named_experts():
         if known and expert not in known:
@@ -82,40 +81,7 @@ def build_aggregator(spec: AggregatorSpec, setting: Setting | None = None) -> Ag
 
 def aggregator_class(kind: str) -> AggregatorClass:
     """The class behind a built-in's short name or ``package.module:Class``; imports its module only."""
-    target = BUILT_IN.get(kind, kind)
-    module, colon, name = target.partition(":")
-    if not colon:
-        raise ConfigError(
-            f'aggregator.kind: "{kind}" is unknown; {suggest(kind, BUILT_IN)}',
-            hint="Name a built-in aggregator, or your own as package.module:Class.",
-        )
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f'aggregator.kind: "{target}" cannot be imported: {error}',
-            hint="Install the package that holds the class, and check its spelling.",
-        ) from error
-    if not (isinstance(found, type) and isinstance(getattr(found, "options_type", None), type)):
-        raise ConfigError(
-            f'aggregator.kind: "{target}" is no aggregator class: it must have options_type and combine',
-            hint="See coe.aggregators.base.AggregatorClass for what such a class must offer.",
-        )
-    return cast(AggregatorClass, found)
-
-
-def _options(spec: AggregatorSpec, cls: AggregatorClass) -> AggregatorOptions:
-    try:
-        return cls.options_type.model_validate_json(json.dumps(spec.options))
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(step) for step in detail['loc']) or 'options'}: {detail['msg']}"
-            for detail in error.errors(include_url=False)
-        )
-        raise ConfigError(
-            f'aggregator "{spec.label}" (kind {spec.kind}) has wrong options: {faults}',
-            hint=f"Its options are: {', '.join(cls.options_type.model_fields) or 'none'}.",
-        ) from None
+    return cast(AggregatorClass, _KIND.find(kind))
 
 
 __all__ = [

@@ -8,11 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from coe.aggregators.agreement import POSITIONS
 from coe.aggregators.ballots import best_weighted, key_of, named
 from coe.aggregators.base import AggregatorOptions, Base, Setting
-from coe.aggregators.combiner import Combiner
-from coe.aggregators.protocol import Answers, Picked, Proposal
-from coe.aggregators.weighing import Table
+from coe.aggregators.fitted import FittedCombiner
+from coe.aggregators.protocol import Answers, Asked, Picked, Proposal, Proposing
+from coe.aggregators.stopping import dearer, standing_features
+from coe.aggregators.weighing import ABSENT, Table
 from coe.extraction import options_in
 from coe.types import Request
 
@@ -23,36 +25,80 @@ class LearnedOptions(AggregatorOptions):
 
 
 class Learned(Base):
-    """Picks the answer that a small model, trained on outcomes, finds most probable
-    (:mod:`coe.aggregators.combiner`). Experts that it does not know are counted by weight alone."""
+    """Picks the answer that a small model, taught by outcomes, finds most probable
+    (:mod:`coe.aggregators.agreement`). Experts that it does not know are counted by their chance alone.
+
+    Where the service decides how many experts are asked, it asks one after the other and stops as soon as
+    another answer is not worth its price (:mod:`coe.aggregators.stopping`).
+    """
 
     options_type: ClassVar[type[AggregatorOptions]] = LearnedOptions
 
     def __init__(self, name: str, options: LearnedOptions, setting: Setting) -> None:
         super().__init__(name, options, setting)
-        self._combiner = Combiner.load(setting.root / options.path)
+        self._fitted = FittedCombiner.load(setting.root / options.path)
+        self.proposing = Proposing(at_once=None if self._fitted.stopping is None else 1)
 
     async def combine(self, request: Request, answers: Answers) -> Picked:
-        proposals = [proposal async for proposal in answers]
-        keys = [key_of(request, proposal) for proposal in proposals]
-        numbers = {key: i for i, key in enumerate(dict.fromkeys(k for k in keys if k is not None))}
-        readable = [(p, numbers[k]) for p, k in zip(proposals, keys, strict=True) if k is not None]
-        if not readable:
-            best = best_weighted(proposals)
+        ballot = _Ballot(request, self._fitted)
+        async for proposal in answers:
+            ballot.add(proposal)
+            coming = answers.outstanding
+            if answers.adaptive and coming and not ballot.worth_another(coming):
+                break
+        return ballot.verdict()
+
+
+class _Ballot:
+    """The answers to one request so far."""
+
+    def __init__(self, request: Request, fitted: FittedCombiner) -> None:
+        self._request = request
+        self._letters = options_in(request.text)
+        self._fitted = fitted
+        self._proposals: list[Proposal] = []
+        self._numbers: list[int] = []
+        self._free: dict[str, int] = {}
+
+    def add(self, proposal: Proposal) -> None:
+        self._proposals.append(proposal)
+        self._numbers.append(self._number(key_of(self._request, proposal)))
+
+    def worth_another(self, coming: Sequence[Asked]) -> bool:
+        """Whether one more answer gains more than it costs; False where no rule was learned."""
+        stopping, table = self._fitted.stopping, self._table()
+        if stopping is None:
+            return True
+        chances = np.array([[asked.weight for asked in coming]])
+        features = standing_features(self._fitted.combiner.standing(table), table, chances)
+        return bool(stopping.gain(len(self._proposals), features)[0] > dearer(self._request.options))
+
+    def verdict(self) -> Picked:
+        standing = self._fitted.combiner.standing(self._table())
+        winner = int(standing.winner[0])
+        if winner == ABSENT:
+            best = best_weighted(self._proposals)
             return Picked(best, f"no answer could be read, so {best.expert}, the best ranked, answers")
-        (scores,) = self._combiner.scores(_table(request, readable))
-        winner = max(scores, key=lambda answer: scores[answer])
-        for_it = [proposal for proposal, answer in readable if answer == winner]
-        reason = f"the combiner gives {scores[winner]:.2f} to the answer of {named(for_it)}"
+        for_it = [p for p, number in zip(self._proposals, self._numbers, strict=True) if number == winner]
+        reason = f"the combiner gives {standing.share[0]:.2f} to the answer of {named(for_it)}"
         return Picked(best_weighted(for_it), reason)
 
+    def _number(self, key: str | None) -> int:
+        """An option by its position, another answer by its turn, ``ABSENT`` for what cannot be read."""
+        if key is None:
+            return ABSENT
+        form, _, value = key.partition(" ")
+        if form == "choice" and value in self._letters[:POSITIONS]:
+            return self._letters.index(value)
+        return self._free.setdefault(key, POSITIONS + len(self._free))
 
-def _table(request: Request, readable: Sequence[tuple[Proposal, int]]) -> Table:
-    """One question as a table, a column for each answer."""
-    return Table(
-        experts=tuple(proposal.expert for proposal, _ in readable),
-        answers=np.array([[answer for _, answer in readable]]),
-        chances=np.array([[proposal.weight for proposal, _ in readable]]),
-        lengths=np.array([[float(len(proposal.text)) for proposal, _ in readable]]),
-        options=np.array([len(options_in(request.text)) or 2]),
-    )
+    def _table(self) -> Table:
+        """One question, a column for each answer."""
+        proposals = self._proposals
+        return Table(
+            experts=tuple(proposal.expert for proposal in proposals),
+            answers=np.array([self._numbers]),
+            chances=np.array([[proposal.weight for proposal in proposals]]),
+            lengths=np.array([[float(p.usage.get("completion_tokens", np.nan)) for p in proposals]]),
+            options=np.array([len(self._letters) or 2]),
+        )

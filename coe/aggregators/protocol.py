@@ -79,6 +79,12 @@ class Answers(Protocol):
         came too late is not among them."""
         ...
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether the service decides how many are asked, so that the aggregator may stop reading when
+        another answer could still change the verdict but is not worth its price."""
+        ...
+
     def __aiter__(self) -> AsyncIterator[Proposal]:
         """Ends when nobody can answer any more. Gives at least one proposal, and the quorum if all were
         read: where it cannot be met, the pipeline ends the request instead."""
@@ -125,6 +131,9 @@ class Proposing:
     """of samples, where the request names none; None leaves the request as it is"""
     chat_only: bool = False
     """it writes prompts, so it takes chat completions only"""
+    at_once: int | None = None
+    """asked before anybody else is, where the service decides how many; each further one only when the
+    aggregator reads on after all answers so far. None: everybody at once"""
     quorum: int | None = None
     """answers that must come where experts.yaml does not say; None: half of those asked"""
 

@@ -47,6 +47,8 @@ def _leader(votes: Sequence[Vote], weights: Sequence[float]) -> Key | None:
 class MajorityVote(Base):
     """The answer that most experts give; stops asking once the rest cannot change it."""
 
+    proposing = Proposing(at_once=2)
+
     async def combine(self, request: Request, answers: Answers) -> Picked:
         return await elect(request, answers, by_head, by_itself=True)
 
@@ -63,7 +65,7 @@ class SelfConsistency(MajorityVote):
 
     def __init__(self, name: str, options: SamplingOptions, setting: Setting) -> None:
         super().__init__(name, options, setting)
-        self.proposing = Proposing(repeat=True, temperature=options.temperature)
+        self.proposing = Proposing(repeat=True, temperature=options.temperature, at_once=2)
 
 
 class WeightedVoteOptions(AggregatorOptions):
@@ -76,6 +78,7 @@ class WeightedVote(Base):
     (:mod:`coe.aggregators.weighing`). Stops once the rest cannot change the winner."""
 
     options_type: ClassVar[type[AggregatorOptions]] = WeightedVoteOptions
+    proposing = Proposing(at_once=2)
 
     def __init__(self, name: str, options: WeightedVoteOptions, setting: Setting) -> None:
         super().__init__(name, options, setting)

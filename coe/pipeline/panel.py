@@ -39,6 +39,7 @@ class Seat:
 
     asked: Asked
     role: Role = "proposer"
+    begun: bool = False
     live: LiveLeg | None = None
     body: Mapping[str, Any] | None = None
     outcome: str | None = None
@@ -56,7 +57,8 @@ class Seat:
 
 
 class Panel:
-    """Asks all of ``plan`` at once (:class:`coe.aggregators.Answers`). Use from one task; close it."""
+    """Asks the experts of ``plan`` (:class:`coe.aggregators.Answers`): ``at_once`` of them together, each
+    further one when the aggregator reads on while nobody is being asked. Use from one task; close it."""
 
     def __init__(
         self,
@@ -80,10 +82,13 @@ class Panel:
         self._proposals: list[Proposal] = []
 
     def start(self) -> None:
-        """Put every leg into the pool's queue."""
-        for seat in self._seats:
-            task = asyncio.create_task(self._propose(seat))
-            self._running[task] = seat
+        """Put the first legs into the pool's queue."""
+        for seat in self._seats[: self._plan.at_once]:
+            self._begin(seat)
+
+    @property
+    def adaptive(self) -> bool:
+        return self._plan.adaptive
 
     @property
     def outstanding(self) -> tuple[Asked, ...]:
@@ -95,6 +100,7 @@ class Panel:
     async def __anext__(self) -> Proposal:
         self._considered()
         while self._unread():
+            self._begin_next_if_idle()
             seat = await self._next_end()
             if seat is None:
                 await self.drop("late")
@@ -109,7 +115,7 @@ class Panel:
 
     async def ask(self, expert: ExpertId, body: Mapping[str, Any]) -> Proposal:
         self._considered()
-        seat = Seat(Asked(expert, 1.0, 0), role="aggregator")
+        seat = Seat(Asked(expert, 1.0, 0), role="aggregator", begun=True)
         self._written.append(seat)
         try:
             await self._fill(seat, written_body(self._request, self._plan, body))
@@ -123,6 +129,8 @@ class Panel:
 
     async def drop(self, outcome: str) -> None:
         """End every leg that still waits or runs, with this outcome. Idempotent."""
+        for seat in self._not_begun():
+            seat.outcome = outcome
         ending = {task: seat for task, seat in self._running.items() if seat.outcome is None}
         for task, seat in ending.items():
             seat.outcome = outcome
@@ -136,8 +144,21 @@ class Panel:
         self._running.clear()
 
     def legs(self) -> tuple[Leg, ...]:
-        """The account of every leg, the aggregator's own questions last."""
-        return tuple(seat.leg() for seat in (*self._seats, *self._written))
+        """The account of everybody who was asked, the aggregator's own questions last."""
+        return tuple(seat.leg() for seat in (*self._seats, *self._written) if seat.begun)
+
+    def _begin(self, seat: Seat) -> None:
+        seat.begun = True
+        self._running[asyncio.create_task(self._propose(seat))] = seat
+
+    def _not_begun(self) -> list[Seat]:
+        return [seat for seat in self._seats if not seat.begun and seat.outcome is None]
+
+    def _begin_next_if_idle(self) -> None:
+        under_way = any(seat.begun and (seat.outcome is None or seat.unread) for seat in self._seats)
+        waiting = self._not_begun()
+        if waiting and not under_way and self._ended.empty():
+            self._begin(waiting[0])
 
     def _unread(self) -> bool:
         return not self._ended.empty() or bool(self.outstanding)

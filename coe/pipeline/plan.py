@@ -14,6 +14,7 @@ from typing import Any
 from coe.aggregators import Aggregator, Asked
 from coe.errors import BadRequest
 from coe.generation import Generation
+from coe.pipeline.worth import how_many
 from coe.registry.combining import AggregatorSpec
 from coe.routing import PINNED
 from coe.suggest import suggest
@@ -21,9 +22,6 @@ from coe.types import Decision, ExpertId, ExpertView, Options, Request
 
 USUAL_EXPERTS = 3
 """Asked where a request names an aggregator and neither it nor experts.yaml says how many."""
-
-CLEAR = 0.7
-"""Confidence from which one expert is enough, at equal weights of quality and cost."""
 
 _CHARS_PER_TOKEN = 4
 _USUAL_TOKENS = 512
@@ -43,13 +41,19 @@ class Wish:
 
 @dataclass(frozen=True)
 class Plan:
-    """Several legs and what combines them. ``max_tokens`` bounds each leg, where a budget does."""
+    """Several legs and what combines them. ``max_tokens`` bounds each leg, where a budget does; ``at_once``
+    are asked first, the others one by one while the aggregator reads on."""
 
     decision: Decision
     aggregator: Aggregator
     asked: tuple[Asked, ...]
     quorum: int
+    at_once: int
     max_tokens: int | None = None
+
+    @property
+    def adaptive(self) -> bool:
+        return self.at_once < len(self.asked)
 
 
 def wish_of(request: Request, generation: Generation) -> Wish:
@@ -97,7 +101,10 @@ def plan_for(request: Request, decision: Decision, wish: Wish, generation: Gener
     if len(asked) < 2:
         return None
     quorum = wish.spec.quorum or wish.aggregator.proposing.quorum or math.ceil(len(asked) / 2)
-    return Plan(decision, wish.aggregator, asked, min(quorum, len(asked)), max_tokens)
+    at_once = (wish.aggregator.proposing.at_once if _in_stages(wish) else None) or len(asked)
+    return Plan(
+        decision, wish.aggregator, asked, min(quorum, len(asked)), min(at_once, len(asked)), max_tokens
+    )
 
 
 def proposal_body(request: Request, plan: Plan, asked: Asked) -> dict[str, Any]:
@@ -127,26 +134,17 @@ def _bounded(request: Request, body: Mapping[str, Any], max_tokens: int | None) 
 
 
 def _how_many(decision: Decision, wish: Wish, options: Options) -> int:
-    """How many experts this query is worth, up to the limit.
-
-    One where the router is clear about it; else as many of the ranking as it takes until one of them is right
-    with probability ``clear``, as if they erred independently (after top-p routing, arXiv 2403.07652, whose
-    shares sum to 1; chances of being right do not). Quality lowers the bar for asking more, cost raises it.
-    """
+    """How many experts this query is worth, up to the limit; a router that chose several is followed."""
     if wish.limit < 2 or not wish.spec.adaptive:
         return wish.limit
     if len(decision.chosen) > 1:
         return min(wish.limit, len(decision.chosen))
-    quality = 0.5 if options.quality is None else options.quality
-    clear = min(1.0, max(0.0, CLEAR + 0.6 * (quality - 0.5) - 0.2 * (options.cost or 0.0)))
-    if decision.confidence >= clear:
-        return 1
-    nobody = 1.0
-    for count, ranked in enumerate(decision.ranking, 1):
-        nobody *= 1.0 - ranked.probability
-        if 1.0 - nobody >= clear or count == wish.limit:
-            return max(2, count)
-    return min(wish.limit, len(decision.ranking))
+    chances = [ranked.probability for ranked in decision.ranking]
+    return how_many(decision.confidence, chances, wish.limit, _in_stages(wish), options)
+
+
+def _in_stages(wish: Wish) -> bool:
+    return wish.count is None and wish.spec.adaptive and wish.aggregator.proposing.at_once is not None
 
 
 def _asked(decision: Decision, count: int, repeat: bool) -> tuple[Asked, ...]:

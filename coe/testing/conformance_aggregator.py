@@ -30,7 +30,9 @@ class ScriptedAnswers:
         proposals: Sequence[Proposal],
         silent: Sequence[Asked] = (),
         replies: Sequence[str | CoeError] = (),
+        adaptive: bool = False,
     ) -> None:
+        self.adaptive = adaptive
         self._left = list(proposals)
         self._silent = tuple(silent)
         self._replies = itertools.cycle(replies or ["a written answer"])
@@ -123,8 +125,12 @@ def request(**fields: Any) -> Request:
 
 
 async def _check(aggregator: Aggregator, asked: Request, proposals: Sequence[Proposal]) -> Verdict:
+    await _checked(aggregator, asked, ScriptedAnswers(proposals, adaptive=True))
+    return await _checked(aggregator, asked, ScriptedAnswers(proposals))
+
+
+async def _checked(aggregator: Aggregator, asked: Request, answers: ScriptedAnswers) -> Verdict:
     before = json.dumps(asked.body)
-    answers = ScriptedAnswers(proposals)
     verdict = await aggregator.combine(asked, answers)
     _require(json.dumps(asked.body) == before, "the request is not changed")
     _require(isinstance(verdict, Picked | Write), "the verdict is Picked or Write")

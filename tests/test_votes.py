@@ -1,0 +1,130 @@
+"""Votes: when they are settled, what each weighs, and their mathematics on tables."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coe.aggregators import (
+    Asked,
+)
+from coe.aggregators.ballots import Vote, settled
+from coe.aggregators.vote import by_head
+from coe.aggregators.weighing import (
+    Dependence,
+    error_correlation,
+    log_odds,
+    voter_weights,
+)
+from coe.testing.combining import built, outcomes
+from coe.testing.conformance_aggregator import (
+    ScriptedAnswers,
+    panel,
+    proposal,
+    request,
+)
+
+
+def votes(*keys: str | None) -> list[Vote]:
+    return [Vote(Asked(f"e{i}", 0.5 - i / 10, i), key) for i, key in enumerate(keys)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "left", "expected"),
+    [
+        (("a", "a"), 1, True),
+        (("a", "b"), 1, False),
+        (("a", "a"), 2, False),
+        (("a", "a", "a"), 2, True),
+        (("a", "a", "b"), 1, False),
+        ((None, None), 1, False),
+        (("a",), 0, True),
+    ],
+)
+def test_a_vote_is_settled_exactly_when_no_answer_can_change_it(
+    keys: tuple[str | None, ...], left: int, expected: bool
+) -> None:
+    outstanding = [Asked(f"late{i}", 0.9, 9 + i) for i in range(left)]
+    assert settled(by_head, votes(*keys), outstanding) is expected
+    assert settled(by_head, votes(*keys), outstanding, by_itself=True) is expected
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=4),
+    st.lists(st.floats(0.01, 0.99), max_size=3),
+)
+def test_few_cases_are_enough_where_each_vote_counts_by_itself(
+    keys: list[str | None], chances: list[float]
+) -> None:
+    outstanding = [Asked(f"late{i}", chance, 9 + i) for i, chance in enumerate(chances)]
+    made = votes(*keys)
+    assert settled(by_head, made, outstanding, by_itself=True) is settled(by_head, made, outstanding)
+
+
+def test_many_samples_stop_when_most_agree() -> None:
+    outstanding = [Asked("e0", 0.5, rank) for rank in range(9, 16)]
+    assert settled(by_head, votes(*"aaaaaaaaa"), outstanding, by_itself=True)
+    assert not settled(by_head, votes(*"aaaaaaaa"), [*outstanding, Asked("e0", 0.5, 16)], by_itself=True)
+
+
+async def test_a_weighted_vote_lets_one_sure_expert_outvote_two_unsure_ones() -> None:
+    answers = [proposal("e0", "4", 0.95, 0), proposal("e1", "5", 0.4, 1), proposal("e2", "5", 0.4, 2)]
+    weighted = await built("weighted_vote", dependence=False).combine(request(), ScriptedAnswers(answers))
+    by_heads = await built("vote").combine(request(), ScriptedAnswers(answers))
+    assert (weighted.proposal.text, by_heads.proposal.text) == ("4", "5")
+
+
+async def test_two_copies_of_one_expert_do_not_outvote_an_equal_third() -> None:
+    answers = [proposal("e2", "4", 0.7, 0), proposal("e0", "5", 0.65, 1), proposal("e1", "5", 0.65, 2)]
+    aware = await built("weighted_vote").combine(request(), ScriptedAnswers(answers))
+    naive = await built("weighted_vote", dependence=False).combine(request(), ScriptedAnswers(answers))
+    assert (aware.proposal.text, naive.proposal.text) == ("4", "5")
+
+
+async def test_voting_stops_reading_when_it_is_settled() -> None:
+    answers = ScriptedAnswers(panel("4", "4", "5"))
+    verdict = await built("vote").combine(request(), answers)
+    assert verdict.proposal.text == "4"
+    assert len(answers.read) == 2
+
+
+async def test_first_takes_the_first_complete_answer() -> None:
+    empty = proposal("e0", "", 0.9, 0)
+    verdict = await built("first").combine(request(), ScriptedAnswers([empty, proposal("e1", "4", 0.1, 1)]))
+    assert verdict.proposal.expert == "e1"
+
+
+def test_log_odds_grow_with_the_number_of_wrong_options() -> None:
+    two, ten = log_odds(np.array([0.6]), 2)[0], log_odds(np.array([0.6]), 10)[0]
+    assert two == pytest.approx(math.log(0.6 / 0.4))
+    assert ten == pytest.approx(two + math.log(9))
+    assert log_odds(np.array([0.1, 0.5]))[0] > 0, "a poor expert never votes against itself"
+
+
+def test_correlation_is_learned_shrunk_and_never_negative() -> None:
+    copies = error_correlation(outcomes().right)
+    assert copies[0, 1] > 0.9
+    assert copies[0, 2] < 0.2
+    assert error_correlation(outcomes(n=30).right)[0, 1] < copies[0, 1]
+    opposed = np.array([[1, 0], [0, 1]] * 50, dtype=np.float32)
+    assert error_correlation(opposed)[0, 1] == 0
+    gaps = np.array([[1, np.nan], [np.nan, 0]], dtype=np.float32)
+    assert np.isfinite(error_correlation(gaps)).all()
+
+
+def test_copies_share_the_weight_of_one_voter() -> None:
+    chances = np.array([0.7, 0.7, 0.7])
+    among = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    weights = voter_weights(chances, among)
+    assert weights[0] + weights[1] == pytest.approx(weights[2])
+
+
+def test_dependence_of_unknown_experts_is_typical_and_of_oneself_complete() -> None:
+    learned = Dependence.fit(("e0", "e1", "e2"), outcomes().right)
+    among = learned.among(["e0", "e0", "new"])
+    assert among[0, 1] == 1.0
+    assert among[0, 2] == pytest.approx(learned.typical)
