@@ -15,10 +15,14 @@ from coe.aggregators import (
 from coe.aggregators.ballots import Vote, settled
 from coe.aggregators.vote import by_head
 from coe.aggregators.weighing import (
+    ABSENT,
     Dependence,
+    Table,
     error_correlation,
     log_odds,
+    majority_vote,
     voter_weights,
+    weighted_vote,
 )
 from coe.testing.combining import built, outcomes
 from coe.testing.conformance_aggregator import (
@@ -128,3 +132,8 @@ def test_dependence_of_unknown_experts_is_typical_and_of_oneself_complete() -> N
     among = learned.among(["e0", "e0", "new"])
     assert among[0, 1] == 1.0
     assert among[0, 2] == pytest.approx(learned.typical)
+
+
+def test_votes_on_tables_skip_what_nobody_answered() -> None:
+    table = Table(("a", "b"), np.array([[ABSENT, ABSENT], [3, ABSENT]]), np.full((2, 2), 0.5))
+    assert list(majority_vote(table)) == list(weighted_vote(table)) == [ABSENT, 3]

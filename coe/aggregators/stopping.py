@@ -111,8 +111,9 @@ def standing_features(standing: Standing, table: Table, coming: Floats) -> Float
     lead = leader - runner_up
     votes = (table.answers == standing.winner[:, None]) & (table.answers != ABSENT)
     given = (table.answers != ABSENT).sum(axis=1)
-    known = np.where(np.isfinite(coming), coming, LOWEST_CHANCE)
-    odds = _odds(known)
+    odds = _odds(np.where(np.isfinite(coming), coming, LOWEST_CHANCE))
+    if not odds.shape[1]:
+        odds = np.full((len(table), 1), _odds(np.array(LOWEST_CHANCE)))
     following, best = odds[:, 0], odds.max(axis=1)
     return np.column_stack([
         np.ones(len(table)), leader, leader**2, lead, lead**2, standing.share, votes.sum(axis=1), given,

@@ -84,9 +84,7 @@ class Table:
     chances: Floats
     """(n, m) calibrated probability that the expert is right on the question"""
     lengths: Floats | None = None
-    """(n, m) lengths of the answers in characters, NaN where unknown"""
-    categories: tuple[str | None, ...] = ()
-    """n labels, for combiners that learn by category; None where unknown"""
+    """(n, m) lengths of the answers in tokens, NaN where unknown"""
     options: Ints | None = None
     """(n,) how many answers are plausible, where known"""
 

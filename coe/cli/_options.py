@@ -20,3 +20,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 address_option = click.option(
     "--address", help="Of a Ray cluster, for example 10.0.0.1:6379. [default: the one on this machine]"
 )
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """The different whole numbers of a comma-separated list. Raises click.BadParameter naming ``option``."""
+    try:
+        found = tuple(dict.fromkeys(int(part) for part in text.split(",") if part.strip()))
+    except ValueError:
+        found = ()
+    if not found:
+        raise click.BadParameter(f'"{text}" is no list of numbers, such as 1,3,5', param_hint=option)
+    return found

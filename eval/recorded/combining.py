@@ -16,7 +16,7 @@ import numpy as np
 from coe.errors import ConfigError
 from coe.suggest import suggest
 from coe.types import ExpertId
-from eval.recorded.learning import Learned
+from eval.recorded.learning import InStages, Learned
 from eval.recorded.lessons import Lessons
 from eval.recorded.outcomes import Floats, Indices, OutcomeSet, Question
 
@@ -77,29 +77,30 @@ class WeightedVote:
         return _heaviest(given, weights.tolist())
 
 
-COMBINERS: Mapping[str, Callable[[], Combiner | Learned]] = {
+Made = Combiner | Learned | InStages
+
+COMBINERS: Mapping[str, Callable[[], Made]] = {
     "first": First,
     "vote": Vote,
     "weighted_vote": WeightedVote,
     "learned": Learned,
+    "adaptive": InStages,
 }
 
 
-def combiner(name: str) -> Combiner | Learned:
+def combiner(name: str) -> Made:
     """Raises ConfigError for an unknown name."""
     if name not in COMBINERS:
         raise ConfigError(f'no aggregator "{name}" for recorded runs; {suggest(name, COMBINERS)}')
     return COMBINERS[name]()
 
 
-def combined_scores(
-    made: Combiner | Learned, outcomes: OutcomeSet, asked: Indices, probabilities: Floats
-) -> Floats:
+def combined_scores(made: Made, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
     """(n,) scores of the combined answers when the experts ``asked`` (n, k; best first, -1: nobody) answer.
 
     An answer scores as the best-ranked expert that gave it did.
     """
-    if isinstance(made, Learned):
+    if isinstance(made, Learned | InStages):
         return made.scores(outcomes, asked, probabilities)
     scores = np.zeros(len(outcomes))
     for row, question in enumerate(outcomes.questions):

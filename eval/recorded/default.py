@@ -21,6 +21,8 @@ from routers import ESTIMATORS
 CANDIDATES = tuple(name for name in ("blend", "linear", "knn", "category") if name in ESTIMATORS)
 COMBINING = ("vote", "weighted_vote")
 LEARNING = "learned"
+ADAPTIVE = "adaptive"
+"""The learning combiner, asking one after the other until another answer is not worth its price."""
 _DRAWS = 2000
 
 

@@ -1,5 +1,4 @@
-"""The learned combiner on recorded tables: :class:`coe.aggregators.agreement.AgreementLogit` fitted to
-outcomes."""
+"""The learned combiner on recorded tables: what the service's ``learned`` does, fitted to outcomes."""
 
 from __future__ import annotations
 
@@ -9,8 +8,13 @@ from typing import Self
 import numpy as np
 
 from coe.aggregators.agreement import POSITIONS, AgreementLogit
+from coe.aggregators.fitted import FittedCombiner
+from coe.aggregators.stopping import standing_features
+from coe.aggregators.teaching import coming, heard, scores_of, teach, teach_in_stages
 from coe.aggregators.weighing import ABSENT, Ints, Table
 from coe.errors import ConfigError
+from coe.pipeline.worth import how_many
+from coe.types import Options
 from eval.recorded.lessons import Lessons
 from eval.recorded.outcomes import Floats, Indices, OutcomeSet
 
@@ -20,35 +24,85 @@ class Learned:
     """Fitted on the answers of those experts that would have been asked. Where there is nothing to learn
     (no question was answered rightly) the best-ranked expert's answer is taken."""
 
-    _model: AgreementLogit | None = field(default=None)
+    fitted_: FittedCombiner | None = field(default=None)
+    lengths: bool = True
+    dependence: bool = True
 
     def fit(self, lessons: Lessons) -> Self:
-        table = table_of(lessons.outcomes, lessons.asked, lessons.probabilities)
+        table = table_of(lessons.outcomes, lessons.probabilities)
+        model = AgreementLogit(lengths=self.lengths, dependence=self.dependence)
         try:
-            self._model = AgreementLogit().fit(table, np.nan_to_num(lessons.outcomes.scores))
+            self.fitted_ = teach(table, np.nan_to_num(lessons.outcomes.scores), lessons.asked, model)
         except ConfigError:
-            self._model = None
+            self.fitted_ = None
         return self
 
     def scores(self, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
         """(n,) scores of the answers taken; an answer scores as the best-ranked expert that gave it did."""
-        table = table_of(outcomes, asked, probabilities)
-        taken = np.full(len(table), ABSENT) if self._model is None else self._model.predict(table)
-        rows = np.arange(len(outcomes))[:, None]
-        gave = (table.answers[rows, asked] == taken[:, None]) & (asked >= 0) & (taken != ABSENT)[:, None]
-        giver = np.where(gave.any(axis=1), gave.argmax(axis=1), 0)
-        picked: Floats = outcomes.scores[rows[:, 0], asked[rows[:, 0], giver]]
-        return picked
+        table = table_of(outcomes, probabilities)
+        taken = np.full(len(table), ABSENT)
+        if self.fitted_ is not None:
+            taken = self.fitted_.combiner.predict(heard(table, asked))
+        return scores_of(table, outcomes.scores, asked, taken)
 
 
-def table_of(outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Table:
-    """The answers of the experts ``asked`` (n, k), everybody else absent."""
-    numbers = answer_numbers(outcomes)
-    heard = np.zeros((len(outcomes), len(outcomes.experts) + 1), dtype=bool)
-    np.put_along_axis(heard, asked, True, axis=1)  # -1, nobody, is the last column
+MEAN_EXPERTS = 2.1
+"""Asked on average where nobody says how many: a little under the 2.2 that the service is held to."""
+
+
+@dataclass
+class InStages:
+    """The same where the service decides how many are asked: one where the router is clear, else one after
+    the other until another answer is not worth its price."""
+
+    mean_experts: float = MEAN_EXPERTS
+    """how many may be asked on average over the learning questions"""
+    fitted_: FittedCombiner | None = field(default=None)
+
+    def fit(self, lessons: Lessons) -> Self:
+        table, right = (
+            table_of(lessons.outcomes, lessons.probabilities),
+            np.nan_to_num(lessons.outcomes.scores),
+        )
+        alone = _alone(lessons.asked, lessons.probabilities)
+        try:
+            self.fitted_ = teach_in_stages(table, right, lessons.asked, self.mean_experts, alone)
+        except ConfigError:
+            self.fitted_ = None
+        return self
+
+    def asked_of(self, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Indices:
+        """``asked`` (n, k) without those who are not asked in the end, -1 in their place."""
+        table, limit = table_of(outcomes, probabilities), asked.shape[1]
+        going_on = ~_alone(asked, probabilities)
+        kept = np.where(np.arange(limit) == 0, asked, -1)
+        for count in range(1, limit):
+            if self.fitted_ is None or self.fitted_.stopping is None:
+                break
+            part = heard(table, asked[:, :count])
+            standing = self.fitted_.combiner.standing(part)
+            features = standing_features(standing, part, coming(table, asked[:, count:]))
+            going_on &= self.fitted_.stopping.gain(count, features) > 0
+            kept[:, count] = np.where(going_on, asked[:, count], -1)
+        return kept
+
+    def scores(self, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
+        """As :meth:`Learned.scores`, of what :meth:`asked_of` gives."""
+        return Learned(self.fitted_).scores(outcomes, asked, probabilities)
+
+
+def _alone(asked: Indices, probabilities: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """(n,) whether the router is so clear that one expert is asked."""
+    chances = np.take_along_axis(probabilities, np.maximum(asked, 0), axis=1)
+    limit, usual = asked.shape[1], Options()
+    return np.asarray([how_many(row[0], row.tolist(), limit, True, usual) < 2 for row in chances])
+
+
+def table_of(outcomes: OutcomeSet, probabilities: Floats) -> Table:
+    """The answers of all experts."""
     return Table(
         experts=outcomes.experts,
-        answers=np.where(heard[:, :-1], numbers, ABSENT),
+        answers=answer_numbers(outcomes),
         chances=probabilities,
         lengths=outcomes.tokens,
         options=np.asarray([len(question.options) or 4 for question in outcomes.questions]),

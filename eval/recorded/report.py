@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from eval.recorded.combining import Vote, combined_scores
+from eval.recorded.default import ADAPTIVE, LEARNING
 from eval.recorded.methods import BASELINES
-from eval.recorded.outcomes import Floats
-from eval.recorded.ranking import available_top
+from eval.recorded.references import ONE_SAMPLE, everybody, names, single_within
 from eval.recorded.study import Asked, Study
 from eval.recorded.tradeoff import KEPT_SHARE, tradeoff
 from eval.statistics import calibration, paired_bootstrap, wilson
 
 DEFAULT = "default"
+SINGLE = "best single"
 NOT_MEASURABLE = "not measurable: the set records no answers to combine"
 _DRAWS = 5000
+FIXED = 3
+"""Adaptive runs are compared with always asking so many, where the run has that."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Row:
     ece: float | None = None
     """calibration error of the first expert's probability"""
     paired_diff: Difference | None = None
+    to_fixed: Difference | None = None
+    """adaptive: accuracy minus that of the default with always as many experts as the note says"""
     seconds: float | None = None
     note: str = ""
 
@@ -63,7 +67,38 @@ def all_rows(study: Study) -> Iterator[Row]:
                     yield _noted(row, NOT_MEASURABLE)
                 else:
                     yield measured(row, study.asked(router, aggregator, count), base, study)
-        yield _default_row(study, count, base)
+        default = _default_row(study, count, base)
+        yield default
+        if count > 1:
+            yield from _reference_rows(study, count, default, base)
+    limit = max(plan.experts_per_query)
+    if limit > 1 and study.outcomes.answers is not None:
+        yield _adaptive_row(study, limit, base)
+        yield measured(
+            Row("everybody", "vote", len(study.outcomes.experts), default=False),
+            everybody(study),
+            base,
+            study,
+        )
+
+
+def _reference_rows(study: Study, count: int, default: Row, base: Asked) -> Iterator[Row]:
+    """One expert for no more money than the default with ``count`` experts, and samples of one."""
+    if default.cost_usd_per_1k is not None:
+        asked = single_within(study, default.cost_usd_per_1k / 1000)
+        note = f"costs no more than the default with {count}: {', '.join(names(study, asked))}"
+        yield measured(Row(SINGLE, "first", 1, default=False, note=note), asked, base, study)
+    yield Row(SINGLE, "self_consistency", count, default=False, note=ONE_SAMPLE)
+
+
+def _adaptive_row(study: Study, limit: int, base: Asked) -> Row:
+    """The default where the answers decide how many are asked, beside always asking so many."""
+    asked = study.adaptive(limit)
+    found = measured(Row(ADAPTIVE, LEARNING, limit, default=False), asked, base, study)
+    always = FIXED if FIXED in study.plan.experts_per_query else limit
+    loss = paired_bootstrap(asked.scores, study.default(always).scores, draws=_DRAWS, seed=study.plan.seed)
+    note = f"difference to the default with always {always} experts"
+    return replace(found, to_fixed=Difference(loss.mean, loss.low, loss.high), note=note)
 
 
 def _default_row(study: Study, count: int, base: Asked) -> Row:
@@ -134,7 +169,7 @@ def figures(study: Study, rows: Sequence[Row], seconds: float) -> dict[str, Any]
         "category_oracle": {"accuracy": float(study.category_oracle().mean())},
         "oracle": {"accuracy": float(study.oracle().mean())},
         "knn": {"accuracy": float(study.asked("knn", "first", 1).scores.mean())},
-        "majority": {"accuracy": _majority(study)},
+        "majority": {"accuracy": None if outcomes.answers is None else float(everybody(study).scores.mean())},
         "cost_quality": [
             asdict(tradeoff(study, router)) for router in plan.routers if router not in BASELINES
         ],
@@ -151,20 +186,6 @@ def figures(study: Study, rows: Sequence[Row], seconds: float) -> dict[str, Any]
     }
 
 
-def _majority(study: Study) -> float | None:
-    """Accuracy of the plain vote of the whole pool; ties go to the better single expert."""
-    if study.outcomes.answers is None:
-        return None
-    strength = study.asked("static", "first", 1).probabilities
-    everyone: Floats = combined_scores(
-        Vote(),
-        study.tested,
-        available_top(strength, study.tested.scores, len(study.outcomes.experts)),
-        strength,
-    )
-    return float(everyone.mean())
-
-
 def table(document: dict[str, Any]) -> str:
     """For people: the reference lines, then one line a row. Markdown."""
     single = document["best_single"]
@@ -173,10 +194,21 @@ def table(document: dict[str, Any]) -> str:
         lines.append(f"{name.replace('_', ' ')} {_percent(document[name]['accuracy'])}")
     head = "| router | aggregator | k | accuracy | to best single | experts | $ per 1k | ECE | s |"
     rows = [_line(row) for row in document["rows"]]
+    adaptive = [_adaptive_line(row) for row in document["rows"] if row["to_fixed"]]
     curves = [_curve_line(curve) for curve in document["cost_quality"]]
     return "\n".join(
-        ["; ".join(lines), "", head, "|---|---|---|---|---|---|---|---|---|", *rows, "", *curves]
+        ["; ".join(lines), "", head, "|---|---|---|---|---|---|---|---|---|", *rows, "", *adaptive, *curves]
     )
+
+
+def _adaptive_line(row: dict[str, Any]) -> str:
+    loss = row["to_fixed"]
+    return f"{row['router']}: {_points(loss)} {row['note']}, with {row['mean_experts']:.2f} on average"
+
+
+def _points(difference: dict[str, float]) -> str:
+    mean, low, high = (100 * difference[name] for name in ("mean", "low", "high"))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _curve_line(curve: dict[str, Any]) -> str:
@@ -189,11 +221,10 @@ def _line(row: dict[str, Any]) -> str:
     if row["accuracy"] is None:
         cells = [row["note"], *[""] * 5]
     else:
-        gain = row["paired_diff"]
         cells = [
             f"{_percent(row['accuracy'])} [{_percent(row['low'])}, {_percent(row['high'])}]",
-            f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]",
-            f"{row['mean_experts']:.1f}",
+            _points(row["paired_diff"]),
+            f"{row['mean_experts']:.2f}",
             "" if row["cost_usd_per_1k"] is None else f"{row['cost_usd_per_1k']:.3f}",
             "" if row["ece"] is None else f"{row['ece']:.3f}",
             f"{row['seconds']:.1f}",

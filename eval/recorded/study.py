@@ -14,8 +14,9 @@ import numpy as np
 from coe.errors import ConfigError
 from coe.types import ExpertId
 from eval.recorded.combining import combined_scores, combiner
-from eval.recorded.default import Choice, choose_default
+from eval.recorded.default import ADAPTIVE, Choice, choose_default
 from eval.recorded.folds import Fold
+from eval.recorded.learning import InStages
 from eval.recorded.lessons import Lessons
 from eval.recorded.methods import Fitted, Lesson, expert_accuracy, method
 from eval.recorded.outcomes import Floats, Indices, OutcomeSet
@@ -94,6 +95,14 @@ class Study:
         merged = self._merged(choices, count)
         return Asked(merged.experts, merged.probabilities, merged.scores, merged.seconds + choosing)
 
+    def adaptive(self, limit: int) -> Asked:
+        """The same where the answers decide how many are asked, at most ``limit``."""
+        choices = [
+            Choice(choice.router, ADAPTIVE, limit) if choice.count > 1 else choice
+            for choice in self.default_choices(limit)
+        ]
+        return self._merged(choices, limit)
+
     def default_choices(self, count: int) -> list[Choice]:
         return [self._default_choice(fold, count) for fold in range(len(self.plan.folds))]
 
@@ -164,6 +173,8 @@ class Study:
             learned = self.outcomes.rows(self.plan.folds[fold].train)
             would_ask = available_top(found.held_out, learned.scores, choice.count)
             made = made.fit(Lessons(learned, found.held_out, would_ask))
+        if isinstance(made, InStages):
+            asked = made.asked_of(part, asked, found.test)
         return asked, combined_scores(made, part, asked, found.test)
 
     @cached_property

@@ -42,6 +42,7 @@ def main(
 
     The line named "default" is what the service would do unasked, chosen on learning questions only.
     """
+    from coe.cli._options import numbers
     from eval.recorded.report import all_rows, figures, table
     from eval.recorded.run import Settings, listed, open_study
 
@@ -53,7 +54,7 @@ def main(
             pool=listed(pool or ""),
             routers=listed(routers) if routers else usual.routers,
             aggregators=listed(aggregators) if aggregators else usual.aggregators,
-            experts_per_query=_counts(experts_per_query),
+            experts_per_query=numbers(experts_per_query, "--experts-per-query"),
             train_split=train_split,
             test_split=test_split,
             folds=folds,
@@ -70,12 +71,3 @@ def main(
         from eval.report.recorded import write_recorded_report
 
         write_recorded_report(document, study, report)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",") if part.strip()))
-    except ValueError:
-        raise click.BadParameter(
-            f'"{text}" is no list of numbers, such as 1,3,5', param_hint="--experts-per-query"
-        ) from None

@@ -1,0 +1,66 @@
+"""``coe eval combining``: how several recorded answers become one, compared over several seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--outcomes", type=click.Path(path_type=Path), required=True, help="Folder of an outcome set.")
+@click.option("--pool", help="Experts, with commas between (quote a name with a comma); default: all.")
+@click.option("--router", default="skill", show_default=True, help="Who chooses the experts.")
+@click.option("--experts-per-query", default="3,5", show_default=True, help="Numbers of experts.")
+@click.option("--mean-experts", default=2.1, show_default=True, help="Adaptive: asked on average.")
+@click.option("--seeds", default="0", show_default=True, help="Seeds of the folds, as 0,1,2.")
+@click.option("--folds", default=5, show_default=True, help="Folds of cross-validation.")
+@click.option(
+    "--encoder", default="minilm-int8", show_default=True, help="Sentence encoder of the questions."
+)
+@click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
+def main(
+    outcomes: Path,
+    pool: str | None,
+    router: str,
+    experts_per_query: str,
+    mean_experts: float,
+    seeds: str,
+    folds: int,
+    encoder: str,
+    json_out: Path | None,
+) -> None:
+    """Compare ways to combine the answers of a router's experts: votes, the learned combiner with always so
+    many, the same asking one after the other, with parts left out, and taught by fewer questions.
+    """
+    from coe.cli._options import numbers
+    from eval.recorded.run import Settings, listed, open_study
+    from eval.recorded.ways import compared, figures, table, usual_ways
+
+    counts = numbers(experts_per_query, "--experts-per-query")
+    studies = [
+        open_study(
+            Settings(
+                outcomes=outcomes,
+                pool=listed(pool or ""),
+                routers=(router,),
+                experts_per_query=counts,
+                folds=folds,
+                seed=seed,
+                encoder=encoder,
+            )
+        )
+        for seed in numbers(seeds, "--seeds")
+    ]
+    rows = compared(studies, router, usual_ways(counts, mean_experts))
+    click.echo(table(rows))
+    if json_out:
+        meta = {
+            "router": router,
+            "seeds": seeds,
+            "folds": folds,
+            "encoder": encoder,
+            "outcomes": outcomes.name,
+        }
+        json_out.write_text(json.dumps(figures(rows, meta), indent=1))

@@ -1,0 +1,184 @@
+"""Ways of combining several recorded answers, compared on one router over several seeds: in stages, with
+parts left out (ablation), and with fewer questions to learn from (learning curve).
+
+Scores are means over seeds of each question, so that intervals are those of questions (paired bootstrap).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from coe.errors import ConfigError
+from eval.recorded.combining import Made, Vote, WeightedVote, combined_scores
+from eval.recorded.learning import InStages, Learned
+from eval.recorded.lessons import Lessons
+from eval.recorded.methods import Fitted, expert_accuracy
+from eval.recorded.outcomes import Floats, Indices, OutcomeSet
+from eval.recorded.ranking import available_top
+from eval.recorded.study import Study
+from eval.statistics import paired_bootstrap
+
+SHARES = (0.02, 0.05, 0.1, 0.25, 0.5)
+REFERENCE = 3
+"""Adaptive ways are compared with asking always so many."""
+_DRAWS = 5000
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the answers of ``count`` experts become one.
+
+    ``share`` of the learning questions teach the combiner (the router learns from all); ``blind``: the
+    combiner gets each expert's mean accuracy in place of the router's estimate.
+    """
+
+    name: str
+    count: int
+    make: Callable[[], Made]
+    share: float = 1.0
+    blind: bool = False
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one way came to, over all test questions of one seed."""
+
+    scores: Floats
+    experts: float
+    """asked a question, on average"""
+
+
+@dataclass(frozen=True)
+class WayRow:
+    """One line of the table; differences are means with 95% paired bootstrap intervals."""
+
+    way: str
+    accuracy: float
+    mean_experts: float
+    to_best_single: tuple[float, float, float]
+    to_reference: tuple[float, float, float] | None
+    """to ``learned`` with always :data:`REFERENCE` experts; None where that was not measured"""
+
+
+def usual_ways(counts: Sequence[int], mean_experts: float) -> list[Way]:
+    """All that the table shows for these numbers of experts."""
+    ways: list[Way] = []
+    for count in counts:
+        ways += [
+            Way(f"vote, {count}", count, Vote),
+            Way(f"weighted vote, {count}", count, WeightedVote),
+            Way(f"learned, {count}", count, Learned),
+            Way(f"adaptive, at most {count}", count, lambda: InStages(mean_experts)),
+            Way(f"learned, {count}, without lengths", count, lambda: Learned(lengths=False)),
+            Way(f"learned, {count}, without dependence", count, lambda: Learned(dependence=False)),
+            Way(f"learned, {count}, without the router's estimates", count, Learned, blind=True),
+        ]
+    largest = max(counts)
+    for share in SHARES:
+        ways.append(Way(f"learned, {largest}, {share:.0%} of the questions", largest, Learned, share=share))
+    return ways
+
+
+def compared(studies: Sequence[Study], router: str, ways: Sequence[Way]) -> list[WayRow]:
+    """A row for the best single expert, one for the vote of all, then one for each way."""
+    if any(study.outcomes.answers is None for study in studies):
+        raise ConfigError("the set records no answers to combine")
+    base = _mean([_single(study) for study in studies])
+    found = {way.name: _mean([told(study, router, way) for study in studies]) for way in ways}
+    reference = found.get(f"learned, {REFERENCE}")
+    everybody = _mean([_majority(study) for study in studies])
+    named = {"best single": base, "vote of all": everybody, **found}
+    return [_row(name, each, base, reference) for name, each in named.items()]
+
+
+def told(study: Study, router: str, way: Way) -> Told:
+    """``way`` over the test questions of every fold, taught on the others."""
+    scores, experts = np.zeros(len(study.outcomes)), np.zeros(len(study.outcomes))
+    for number, fold in enumerate(study.plan.folds):
+        estimates = study.fitted(router, number)[0]
+        learned, part = study.outcomes.rows(fold.train), study.outcomes.rows(fold.test)
+        would_ask = available_top(estimates.held_out, learned.scores, way.count)
+        asked = available_top(estimates.test, part.scores, way.count)
+        seen = _blind(learned, estimates) if way.blind else estimates
+        kept = _share(len(learned), way.share, study.plan.seed)
+        made = way.make().fit(Lessons(learned.rows(kept), seen.held_out[kept], would_ask[kept]))
+        if isinstance(made, InStages):
+            asked = made.asked_of(part, asked, seen.test)
+            scores[fold.test] = made.scores(part, asked, seen.test)
+        else:
+            scores[fold.test] = combined_scores(made, part, asked, seen.test)
+        experts[fold.test] = (asked >= 0).sum(axis=1)
+    return Told(scores[study.rows], float(experts[study.rows].mean()))
+
+
+def _blind(learned: OutcomeSet, estimates: Fitted) -> Fitted:
+    accuracy = np.clip(expert_accuracy(learned.scores), 0.0, 1.0)
+    return Fitted(
+        np.tile(accuracy, (len(estimates.test), 1)), np.tile(accuracy, (len(estimates.held_out), 1))
+    )
+
+
+def _share(count: int, share: float, seed: int) -> Indices:
+    if share >= 1.0:
+        return np.arange(count)
+    drawn = np.random.default_rng(seed).permutation(count)[: max(2, round(share * count))]
+    return np.sort(drawn)
+
+
+def _single(study: Study) -> Told:
+    return Told(study.asked("static", "first", 1).scores, 1.0)
+
+
+def _majority(study: Study) -> Told:
+    strength, count = study.asked("static", "first", 1).probabilities, len(study.outcomes.experts)
+    everyone = available_top(strength, study.tested.scores, count)
+    scores = combined_scores(Vote(), study.tested, everyone, strength)
+    return Told(scores, float((everyone >= 0).sum(axis=1).mean()))
+
+
+def _mean(seeds: Sequence[Told]) -> Told:
+    scores: Floats = np.mean([each.scores for each in seeds], axis=0)
+    return Told(scores, float(np.mean([each.experts for each in seeds])))
+
+
+def _row(name: str, each: Told, base: Told, reference: Told | None) -> WayRow:
+    return WayRow(
+        way=name,
+        accuracy=float(each.scores.mean()),
+        mean_experts=each.experts,
+        to_best_single=_difference(each, base),
+        to_reference=None if reference is None else _difference(each, reference),
+    )
+
+
+def _difference(one: Told, other: Told) -> tuple[float, float, float]:
+    found = paired_bootstrap(one.scores, other.scores, draws=_DRAWS)
+    return found.mean, found.low, found.high
+
+
+def figures(rows: Sequence[WayRow], meta: dict[str, Any]) -> dict[str, Any]:
+    """The JSON document."""
+    return {"rows": [asdict(row) for row in rows], "meta": meta}
+
+
+def table(rows: Sequence[WayRow]) -> str:
+    """Markdown; percent, differences in points with 95% intervals."""
+    lines = [
+        f"| way | experts | accuracy | to best single | to learned with {REFERENCE} |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [row.way, f"{row.mean_experts:.2f}", f"{100 * row.accuracy:.1f}", _points(row.to_best_single)]
+        lines.append("| " + " | ".join([*cells, _points(row.to_reference)]) + " |")
+    return "\n".join(lines)
+
+
+def _points(difference: tuple[float, float, float] | None) -> str:
+    if difference is None:
+        return ""
+    mean, low, high = (100 * value for value in difference)
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
