@@ -115,7 +115,7 @@ def test_it_goes_on_where_another_answer_helps_and_stops_where_it_does_not() -> 
 def test_those_whom_one_expert_answers_in_any_case_teach_nothing() -> None:
     table, right = recorded(seed=7)
     with pytest.raises(ConfigError, match="nothing to stop"):
-        teach_in_stages(table, right, EVERYBODY, 2.0, [True] * 600)
+        teach_in_stages(table, right, EVERYBODY, 2.0, np.ones(600, dtype=bool))
 
 
 # ---------------------------------------------------------------- the file, and live answers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from coe.aggregators.agreement import AgreementLogit
 from coe.aggregators.fitted import FittedCombiner
 from coe.aggregators.stopping import Step, Stopping, standing_features
-from coe.aggregators.weighing import ABSENT, Floats, Ints, Table
+from coe.aggregators.weighing import ABSENT, Floats, Ints, Mask, Table
 from coe.errors import ConfigError
 
 PARTS = 5
@@ -43,7 +42,7 @@ def teach(table: Table, right: Floats, asked: Ints, model: AgreementLogit | None
 
 
 def teach_in_stages(
-    table: Table, right: Floats, asked: Ints, mean_experts: float, alone: Sequence[bool] | None = None
+    table: Table, right: Floats, asked: Ints, mean_experts: float, alone: Mask | None = None
 ) -> FittedCombiner:
     """The same with a rule when to stop asking, so that ``mean_experts`` are asked on average.
 
@@ -52,7 +51,7 @@ def teach_in_stages(
     """
     taught = teach(table, right, asked)
     part_of = np.arange(len(table)) % PARTS
-    going_on = np.ones(len(table), dtype=bool) if alone is None else ~np.asarray(alone, dtype=bool)
+    going_on = np.ones(len(table), dtype=bool) if alone is None else ~alone
     if not going_on.any():
         raise ConfigError("one expert answers every question of the table: there is nothing to stop")
     steps: list[list[Step]] = []

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
+Mask = npt.NDArray[np.bool_]
 
 ABSENT = -1
 """In a table of answers: not asked, failed, or nothing that could be read."""

@@ -18,7 +18,7 @@ from coe.errors import (
 from coe.generation import Generation, Generations
 from coe.pipeline import Pipeline
 from coe.registry.models import Registry
-from coe.types import Decision, EngineCall, EngineStats, ExpertView, Options, Ranked, Request
+from coe.types import Decision, EngineCall, EngineStats, ExpertSpec, ExpertView, Options, Ranked, Request
 
 EXPERTS = ("sums", "words", "base", "sql")
 WEIGHTS = (0.5, 0.3, 0.15, 0.05)
@@ -126,6 +126,7 @@ class Script:
     async def start(self) -> None: ...
     async def ensure_ready(self, expert: str) -> None: ...
     async def sleep(self, expert: str, level: int = 1) -> None: ...
+    async def adopt(self, experts: Sequence[ExpertSpec]) -> None: ...
     async def stop(self) -> None: ...
     def stats(self) -> EngineStats:
         return EngineStats("ready")

@@ -11,7 +11,7 @@ from coe.aggregators.agreement import POSITIONS, AgreementLogit
 from coe.aggregators.fitted import FittedCombiner
 from coe.aggregators.stopping import standing_features
 from coe.aggregators.teaching import coming, heard, scores_of, teach, teach_in_stages
-from coe.aggregators.weighing import ABSENT, Ints, Table
+from coe.aggregators.weighing import ABSENT, Ints, Mask, Table
 from coe.errors import ConfigError
 from coe.pipeline.worth import how_many
 from coe.types import Options
@@ -43,7 +43,8 @@ class Learned:
         taken = np.full(len(table), ABSENT)
         if self.fitted_ is not None:
             taken = self.fitted_.combiner.predict(heard(table, asked))
-        return scores_of(table, outcomes.scores, asked, taken)
+        scores: Floats = np.asarray(scores_of(table, outcomes.scores, asked, taken), dtype=np.float64)
+        return scores
 
 
 MEAN_EXPERTS = 2.1
@@ -91,7 +92,7 @@ class InStages:
         return Learned(self.fitted_).scores(outcomes, asked, probabilities)
 
 
-def _alone(asked: Indices, probabilities: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _alone(asked: Indices, probabilities: Floats) -> Mask:
     """(n,) whether the router is so clear that one expert is asked."""
     chances = np.take_along_axis(probabilities, np.maximum(asked, 0), axis=1)
     limit, usual = asked.shape[1], Options()
