@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from coe.aggregators import Picked, Proposing
+from coe.aggregators.worth import clear_from, how_many
 from coe.errors import EngineError
 from coe.generation import Generation
-from coe.pipeline.worth import clear_from, how_many
 from coe.testing.several import Script, generation, get, request
 from coe.types import Options
 

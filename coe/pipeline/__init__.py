@@ -1,7 +1,6 @@
 """The one path of a request: route -> lease -> ask -> combine -> receipt.
 
 pipeline.py   the path itself, top to bottom
-worth.py      how many experts a query is worth: a pure decision
 plan.py       one expert or several, which, and with what aggregator: pure decisions
 single.py     one expert: its bytes pass through
 several.py    several experts: their answers become one

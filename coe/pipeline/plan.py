@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from coe.aggregators import Aggregator, Asked
+from coe.aggregators.worth import how_many
 from coe.errors import BadRequest
 from coe.generation import Generation
-from coe.pipeline.worth import how_many
 from coe.registry.combining import AggregatorSpec
 from coe.routing import PINNED
 from coe.suggest import suggest

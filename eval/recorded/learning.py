@@ -12,8 +12,8 @@ from coe.aggregators.fitted import FittedCombiner
 from coe.aggregators.stopping import standing_features
 from coe.aggregators.teaching import coming, heard, scores_of, teach, teach_in_stages
 from coe.aggregators.weighing import ABSENT, Ints, Mask, Table
+from coe.aggregators.worth import how_many
 from coe.errors import ConfigError
-from coe.pipeline.worth import how_many
 from coe.types import Options
 from eval.recorded.lessons import Lessons
 from eval.recorded.outcomes import Floats, Indices, OutcomeSet
