@@ -6,11 +6,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 RUN_STAMP := $(VENV)/.run-$(shell cat requirements/run.lock requirements/torch.txt pyproject.toml | sha256sum | cut -c1-12)
-TEST_STAMP := $(VENV)/.test-$(shell cat requirements/*.lock requirements/torch.txt pyproject.toml | sha256sum | cut -c1-12)
+TEST_STAMP := $(VENV)/.test-$(shell cat requirements/run.lock requirements/test.lock requirements/torch.txt pyproject.toml | sha256sum | cut -c1-12)
+LM_EVAL := $(VENV)/lm-eval
+LM_EVAL_STAMP := $(LM_EVAL)/.installed-$(shell sha256sum < requirements/lm-eval.lock | cut -c1-12)
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: help install experts run tables test check fix bench gpu-check lock clean
+.PHONY: help install experts run tables lm-eval test check fix bench gpu-check lock clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 
@@ -32,6 +34,14 @@ $(TEST_STAMP): $(RUN_STAMP)
 	$(PIP) install --no-deps --require-hashes -r requirements/test.lock
 	@rm -f $(VENV)/.test-* && touch $@
 
+$(LM_EVAL_STAMP): requirements/lm-eval.lock | $(VENV)/bin/python
+	@echo "installing lm-evaluation-harness into $(LM_EVAL) (a minute, once)" >&2
+	$(BIN)/python -m venv --clear $(LM_EVAL)
+	$(LM_EVAL)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r $<
+	@touch $@
+
+lm-eval: $(LM_EVAL_STAMP) ## a stock lm-evaluation-harness in an environment of its own, to check the service with
+
 experts: $(RUN_STAMP) ## make the CPU experts under models/ (from files in the repository; no training)
 	@$(BIN)/python -m coe.examples prepare models
 
@@ -50,7 +60,7 @@ fix: $(TEST_STAMP) ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(TEST_STAMP) check experts ## everything: lint, types, the whole suite on real vLLM
+test: $(TEST_STAMP) $(LM_EVAL_STAMP) check experts ## everything: lint, types, the whole suite on real vLLM
 	@command -v redis-server >/dev/null || deploy/system-packages.sh redis-server
 	$(BIN)/pytest
 

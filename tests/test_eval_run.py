@@ -18,6 +18,7 @@ from aiohttp import web
 
 from coe.errors import ConfigError
 from eval.journal import Journal
+from eval.leaks import files_with, pieces_of
 from eval.live import Asked, Progress
 from eval.plan import Settings
 from eval.prices import read_prices
@@ -285,6 +286,15 @@ async def test_what_a_service_says_when_it_refuses_a_withheld_question_is_not_re
     assert summary.failed == summary.questions > 0
     assert {record["error"] for record in read_records(tmp_path)} == {"http_400"}
     assert b"Made-up question" not in (tmp_path / "journal.jsonl").read_bytes()
+
+
+def test_a_copied_piece_of_a_text_is_found_in_whatever_file_it_stands(tmp_path: Path) -> None:
+    text = 'Which "reaction" yields the product? A flask holds one mole of a solid made up for this test.'
+    pieces = pieces_of([text, "too short"])
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "log").write_text(json.dumps({"prompt": text[36:]}))
+    (tmp_path / "harmless").write_text("too short; one mole of a solid; Which reaction yields the product?")
+    assert list(files_with(pieces, [tmp_path])) == [tmp_path / "deep" / "log"]
 
 
 def test_withheld_texts_are_not_given_to_an_expert_that_merges() -> None:
