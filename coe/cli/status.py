@@ -45,7 +45,8 @@ def lines(status: ClusterStatus) -> list[str]:
     found += [f"  {line}" for line in status.message.splitlines()]
     for gateway in status.gateways:
         refused = f", refuses {gateway.refused}" if gateway.refused else ""
-        found.append(f"{gateway.session}: generation {gateway.generation}{refused}")
+        outdated = f", still with former {', '.join(gateway.outdated)}" if gateway.outdated else ""
+        found.append(f"{gateway.session}: generation {gateway.generation}{refused}{outdated}")
     for owner in status.owners:
         found += _owner(owner)
     return found + [f"{owner}: does not answer" for owner in status.silent_owners]

@@ -351,7 +351,8 @@ class GatewayDeployment:
 
     def _report(self) -> GatewayReport:
         number = self._replica.generation if self._replica else 0
-        return GatewayReport(self._session, machine(), os.getpid(), number, self._refused)
+        outdated = self._replica.outdated if self._replica else ()
+        return GatewayReport(self._session, machine(), os.getpid(), number, self._refused, outdated)
 
     async def _renew(self) -> None:
         while True:

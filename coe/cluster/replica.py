@@ -22,6 +22,7 @@ from coe.gateway.metrics import Metrics
 from coe.gateway.status import ExpertStatus, Readiness
 from coe.generation import Generations
 from coe.pipeline import Leases, Pipeline
+from coe.registry.changes import needs_another_gateway
 from coe.registry.models import Registry
 from coe.types import EngineStats, ExpertId
 
@@ -40,7 +41,7 @@ class GatewayReplica:
         registry: Registry,
         root: Path,
     ) -> None:
-        self._root = root
+        self._root, self._first = root, registry
         marks = open_marks(registry.feedback, root)
         self._builder = GenerationBuilder(root, marks.counts if marks else None)
         self._generations = Generations(self._builder.build(registry, number))
@@ -75,11 +76,18 @@ class GatewayReplica:
         self._pool.change_to(_version(number, registry))
         self._generations.publish(generation)
         log.info("generation %d serves", number)
+        if self.outdated:
+            log.warning("changed, but only for gateways that start from now on: %s", ", ".join(self.outdated))
 
     @property
     def generation(self) -> int:
         """The number of the one that serves."""
         return self._generations.current.number
+
+    @property
+    def outdated(self) -> tuple[str, ...]:
+        """Settings of the generation that this gateway was made without, and does not follow."""
+        return needs_another_gateway(self._first, self._generations.current.registry)
 
     def readiness(self) -> Readiness:
         """Ready when every host of the generation is ready at some owner, or has failed there."""

@@ -91,6 +91,8 @@ class GatewayReport:
     pid: int
     generation: int
     refused: str | None = None
+    outdated: tuple[str, ...] = ()
+    """settings of its generation that count only for gateways that start later"""
 
 
 class OwnerLost(Exception):

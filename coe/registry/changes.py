@@ -10,6 +10,8 @@ from coe.registry.models import Host, Registry, RemoteHost
 
 _AT_ONCE = {"service.model_name", "pool.hosts", "pool.reroute_within"}
 _SECTIONS = ("service", "pool", "history", "access", "state", "observe")
+_WHOLE = ("feedback", "answers")
+_RECEPTION = ("access.", "state.", "observe.", *_WHOLE)
 
 
 class _Named(Protocol):
@@ -31,6 +33,11 @@ def changes(old: Registry, new: Registry) -> str:
 def needs_restart(first: Registry, now: Registry) -> tuple[str, ...]:
     """Settings that were changed since the service was started and that it reads only then."""
     return tuple(name for name in _settings(first, now) if name not in _AT_ONCE)
+
+
+def needs_another_gateway(first: Registry, now: Registry) -> tuple[str, ...]:
+    """Of these, what a gateway of a cluster was made with: the rest of it goes by Serve."""
+    return tuple(name for name in needs_restart(first, now) if name.startswith(_RECEPTION))
 
 
 def fixed_hosts(old: Registry, new: Registry) -> Iterator[Inconsistency]:
@@ -62,6 +69,7 @@ def _settings(old: Registry, new: Registry) -> Iterator[str]:
             label = f"{section}.{name}"
             if label != "pool.hosts" and getattr(one, name) != getattr(other, name):
                 yield label
+    yield from (name for name in _WHOLE if _differ(old, new, name))
 
 
 def _differ(old: Registry, new: Registry, section: str) -> bool:
