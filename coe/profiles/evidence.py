@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from coe.profiles.table import QuestionTable
 from coe.registry.models import Expert, Registry, RouterSpec
 from routers.encoder import Vectors
 from routers.evidence import Evidence, Matrix
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 DEFAULT_ENCODER = "minilm"
 """The encoder of the profiles that come with CoE."""
@@ -95,6 +99,7 @@ def _on_table(
         # By name: an encoder's identity holds paths and times of one machine.
         encoder=encoder,
         cost_usd=tuple(costs),
+        features=table.features,
     )
 
 
@@ -143,4 +148,13 @@ def _stacked(parts: Sequence[Evidence]) -> Evidence:
         counts=np.concatenate([each.counts for each in parts]),
         encoder=first.encoder,
         cost_usd=tuple(next((cost for cost in row if cost is not None), None) for row in costs),
+        features=_stacked_features(parts),
     )
+
+
+def _stacked_features(parts: Sequence[Evidence]) -> csr_matrix | None:
+    """None where a part has none: a learner reads the wording of all rows or of none."""
+    from scipy.sparse import vstack
+
+    found = [part.features for part in parts if part.features is not None]
+    return vstack(found, format="csr") if len(found) == len(parts) else None

@@ -11,7 +11,7 @@ its estimate, whose own uncertainty widens the interval.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +96,9 @@ def compare(
 
     ``deviations``: category -> standard deviation of the newcomer's estimated mean there. Blocking.
     """
-    chosen_with, chosen_without = _routed(evidence, newcomer, build, folds)
+    # Profiles hold no texts to route, so that nothing may be learned from their wording.
+    unread = replace(evidence, features=None)
+    chosen_with, chosen_without = _routed(unread, newcomer, build, folds)
     scores = np.asarray(evidence.scores, dtype=np.float64)
     rows = np.arange(len(scores))
     difference = scores[rows, chosen_with] - scores[rows, chosen_without]

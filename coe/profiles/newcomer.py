@@ -1,11 +1,14 @@
 """What a new expert can do, estimated from few answers and from what the experts known so far can do.
 
 A hierarchical logistic model. The log-odds that an expert answers question q rightly are linear in features
-of q: how hard it was for the known experts, its category, and the main directions of the questions'
-vectors. Each known expert has been fitted on all its outcomes; the mean and spread of their weights are the
-prior of a newcomer's weights (empirical Bayes), so that a few answers move it from "an expert as they come"
-to itself, and an answer in one category tells of the others as far as the known experts' strengths go
-together. The posterior is Laplace's normal approximation.
+of q: how hard it was for the known experts, its category, the main directions of the questions' vectors, and
+which of the known experts surprised there (answered better or worse than their ability and the question's
+ease make likely). The last are item-response factors in as many dimensions as experts are known: a newcomer
+that shares the surprises of one of them is like it, and gets its strengths. Each known expert has been
+fitted on all its outcomes as if it were new; the mean and spread of their weights are the prior of a
+newcomer's weights (empirical Bayes), so that a few answers move it from "an expert as they come" to itself,
+and an answer in one category tells of the others as far as the known experts' strengths go together. The
+posterior is Laplace's normal approximation.
 """
 
 from __future__ import annotations
@@ -23,6 +26,10 @@ Rows = npt.NDArray[np.intp]
 
 _SPREADS = (0.02, 0.06, 0.2, 0.6)
 """Candidates for the part of the prior variance that every weight has of its own."""
+_LIKENESS = 0.3
+"""Deviation of the weights of the known experts' surprises while these are learned from all answers."""
+_MOST_SURPRISES = 40
+"""Where more experts are known, the main directions of their surprises are taken."""
 _WIDE = 1.0
 """Prior variance where too few experts are known to learn one."""
 _STEPS, _LONGEST_STEP = 20, 2.0
@@ -61,6 +68,8 @@ class NewcomerModel:
         labels = np.asarray([self.categories.index(name) for name in known.categories], dtype=np.intp)
         self.membership: Floats = np.eye(len(self.categories))[labels]
         self._fixed = np.column_stack([self.membership, _directions(known, directions)])
+        self._common = 2 + self._fixed.shape[1]
+        """features that mean the same whoever is known; those of the known experts' surprises follow"""
         self.features = self._features(range(len(known.experts)))
         self._mean, covariances = self._learned_priors()
         self._priors = [_Prior(covariance, _inverse(covariance)) for covariance in covariances]
@@ -85,7 +94,7 @@ class NewcomerModel:
 
         The normal posterior is averaged over by MacKay's (1992) approximation.
         """
-        variance = np.einsum("ij,jk,ik->i", self.features, posterior.covariance, self.features)
+        variance = ((self.features @ posterior.covariance) * self.features).sum(axis=1)
         return _sigmoid(self.features @ posterior.mean / np.sqrt(1 + np.pi * variance / 8))
 
     def by_category(self, posterior: Posterior, asked: Rows) -> tuple[CategoryEstimate, ...]:
@@ -103,15 +112,6 @@ class NewcomerModel:
         p = _sigmoid(self.features @ posterior.mean)
         return self._shares().T @ (self.features * (p * (1 - p))[:, None])
 
-    def best_known(self) -> Floats:
-        """(categories,) the score of the best known expert in each category."""
-        scores = np.asarray(self.known.scores, dtype=np.float64)
-        counts = np.where(np.isfinite(scores), self.known.counts, 0.0)
-        right = self.membership.T @ (counts * np.nan_to_num(scores))
-        asked = self.membership.T @ counts
-        best: Floats = np.max(right / np.maximum(asked, 1e-9), axis=1, initial=0.0)
-        return best
-
     def _category_means(self, values: Floats) -> Floats:
         means: Floats = self._shares().T @ values
         return means
@@ -127,27 +127,31 @@ class NewcomerModel:
         told = np.isfinite(scores)
         right = np.where(told, scores, 0.0).sum(axis=1)
         ease = np.log((right + 0.5) / (told.sum(axis=1) - right + 0.5))
-        return np.column_stack([np.ones(len(ease)), ease, self._fixed])
+        return np.column_stack([np.ones(len(ease)), ease, self._fixed, _surprises(scores, ease)])
 
     def _learned_priors(self) -> tuple[Floats, list[Floats]]:
         """Mean and covariances of the weights of the known experts, each fitted with itself left out."""
-        width = self.features.shape[1]
-        loose = np.eye(width)
-        loose[0, 0] = loose[1, 1] = 0.01
+        width, common = self.features.shape[1], self._common
         count = len(self.known.experts)
         if count < 3:
             mean = np.zeros(width)
             mean[1] = 1.0 if count else 0.0
             return mean, [_WIDE * np.eye(width)]
-        views = [self._features([k for k in range(count) if k != j]) for j in range(count)]
-        answered = [np.flatnonzero(np.isfinite(self.known.scores[:, j])) for j in range(count)]
-        fits = np.stack(
-            [
-                _fit(views[j][rows], *self._told(j, rows), np.zeros(width), loose).mean
-                for j, rows in enumerate(answered)
-            ]
-        )
-        return fits.mean(axis=0), [_covariance(fits, spread) for spread in _SPREADS]
+        fits = np.stack([self._fitted_as_new(j) for j in range(count)])
+        own = width - common
+        mean = np.concatenate([fits[:, :common].mean(axis=0), np.zeros(own)])
+        likeness = max(float((fits[:, common:] ** 2).mean()), 1e-4)
+        return mean, [_covariance(fits[:, :common], spread, likeness, own) for spread in _SPREADS]
+
+    def _fitted_as_new(self, expert: int) -> Floats:
+        """Weights of a known expert, as seen through the others."""
+        features = self._features([k for k in range(len(self.known.experts)) if k != expert])
+        rows = np.flatnonzero(np.isfinite(self.known.scores[:, expert]))
+        loose = np.eye(features.shape[1])
+        loose[0, 0] = loose[1, 1] = 0.01
+        surprises = np.arange(self._common, len(loose))
+        loose[surprises, surprises] = _LIKENESS**-2
+        return _fit(features[rows], *self._told(expert, rows), np.zeros(len(loose)), loose).mean
 
     def _told(self, expert: int, rows: Rows) -> tuple[Floats, Floats]:
         scores = np.asarray(self.known.scores[rows, expert], dtype=np.float64)
@@ -165,10 +169,30 @@ def _directions(known: Evidence, count: int) -> Floats:
     return found
 
 
-def _covariance(fits: Floats, spread: float) -> Floats:
-    """Half the experts' covariance, half its diagonal (Ledoit and Wolf's shape), and ``spread`` for each."""
+def _surprises(scores: Floats, ease: Floats) -> Floats:
+    """(n, m or fewer) scores less what each expert's ability and the questions' ease make likely; 0 where
+    unknown."""
+    found = np.zeros_like(scores)
+    seen = np.column_stack([np.ones(len(ease)), ease])
+    for column in range(scores.shape[1]):
+        rows = np.flatnonzero(np.isfinite(scores[:, column]))
+        given = scores[rows, column]
+        weights = _fit(seen[rows], given, np.ones(len(rows)), np.zeros(2), 0.01 * np.eye(2)).mean
+        found[rows, column] = given - _sigmoid(seen[rows] @ weights)
+    if found.shape[1] <= _MOST_SURPRISES:
+        return found
+    axes = np.linalg.eigh(found.T @ found)[1]
+    return np.asarray(found @ axes[:, -_MOST_SURPRISES:], dtype=np.float64)
+
+
+def _covariance(fits: Floats, spread: float, likeness: float, own: int) -> Floats:
+    """Of the common weights half the experts' covariance, half its diagonal (Ledoit and Wolf's shape), and
+    ``spread`` for each; ``likeness`` of each of the ``own`` weights of surprises."""
     sample = np.cov(fits.T)
-    return 0.5 * sample + 0.5 * np.diag(np.diag(sample)) + spread * np.eye(len(sample))
+    common = len(sample)
+    whole = likeness * np.eye(common + own)
+    whole[:common, :common] = 0.5 * sample + 0.5 * np.diag(np.diag(sample)) + spread * np.eye(common)
+    return whole
 
 
 def _fit(features: Floats, scores: Floats, counts: Floats, mean: Floats, precision: Floats) -> Posterior:

@@ -20,6 +20,7 @@ from eval.recorded.outcomes import Floats, Indices, OutcomeSet
 from eval.statistics import Z95
 from routers.encoder import Vectors
 from routers.evidence import Evidence
+from routers.features import text_features
 
 MODEL_WEIGHT = 0.05
 """Of one answer: what an estimated row counts where rows are weighted."""
@@ -53,6 +54,7 @@ class Recorded:
             scores=part.astype(np.float32),
             counts=np.isfinite(part).astype(np.float32),
             encoder=self.encoder,
+            features=self.table.features,
         )
 
 
@@ -93,6 +95,7 @@ def recorded(outcomes: OutcomeSet, vectors: Vectors, encoder: str, source: Sourc
         splits=tuple(q.split for q in questions),
         vectors={encoder: vectors},
         keys=frozenset(text_key(q.stem) for q in questions if q.stem),
+        features=text_features([q.text or "" for q in questions]),
         source=source.name,
         licence=source.licence,
     )

@@ -1,10 +1,9 @@
 """Which questions to ask a new expert: those that settle where it is better than the experts known so far.
 
-Bayesian experimental design on :class:`NewcomerModel`. What is to be learned are the means of the
-categories. A category weighs by its share of questions and by how near the newcomer's estimate is to the
-best known expert there: the chance that a little more knowledge changes the routing (the derivative of the
-expected value of perfect information). The next question is the one whose answer is expected to take most
-of the weighted variance away (c-optimality summed over categories).
+Bayesian experimental design on :class:`NewcomerModel`. What is to be learned are the expert's mean scores:
+over all questions, and in each category, which weighs by its share of questions. The next question is the one
+whose answer is expected to take most of their variance away (c-optimality summed over these means), that is
+one whose outcome is open and that tells the known experts apart.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from coe.profiles.newcomer import Floats, NewcomerModel, Posterior, Rows
 
 Design = Literal["adaptive", "random"]
 BATCH = 20
-_EVEN = 0.2
-"""Part of a category's weight that it has wherever the newcomer stands: its score is to be known too."""
+_LOOKED_AT = 600
+"""Questions drawn at random, of which a batch is chosen: so that draws differ, and for speed."""
 
 Answer = Callable[[Rows], Floats]
 """Scores in 0..1 of the newcomer on rows of the known evidence; NaN where it gave none."""
@@ -77,43 +76,31 @@ def next_rows(
     """``size`` of the rows ``left``."""
     if design == "random":
         return rng.choice(left, size=size, replace=False)
-    chosen: list[int] = []
-    for category in _allocated(model, posterior, left, size):
-        members = left[model.membership[left, category] > 0]
-        chosen.append(int(rng.choice(np.setdiff1d(members, chosen))))
-    return np.asarray(chosen, dtype=np.intp)
+    seen = rng.choice(left, size=min(len(left), max(_LOOKED_AT, size)), replace=False)
+    return seen[_most_telling(model, posterior, seen, size)]
 
 
-def _allocated(model: NewcomerModel, posterior: Posterior, left: Rows, size: int) -> list[int]:
-    """The categories to draw ``size`` questions from, each seen as its mean question."""
-    shares = model.membership / model.membership.sum(axis=0)
-    p = 1 / (1 + np.exp(-(model.features @ posterior.mean)))
-    information = shares.T @ (p * (1 - p))
-    features = shares.T @ model.features
-    targets = model.gradients(posterior) * np.sqrt(_weights(model, posterior))[:, None]
-    covariance = posterior.covariance.copy()
-    room = model.membership[left].sum(axis=0)
+def _most_telling(model: NewcomerModel, posterior: Posterior, seen: Rows, size: int) -> Rows:
+    """Places in ``seen``, chosen one after the other; what an answer takes from the variances does not
+    depend on whether it is right."""
+    gradients = model.gradients(posterior)
+    shares = model.membership.mean(axis=0)
+    targets = np.vstack([gradients * np.sqrt(shares)[:, None], shares @ gradients])
+    features = model.features[seen]
+    p = model.probabilities(posterior)[seen]
+    information = p * (1 - p)
+    with_all = features @ posterior.covariance
+    variance = (with_all * features).sum(axis=1)
+    with_targets = with_all @ targets.T
     found: list[int] = []
     for _ in range(size):
-        known = features @ covariance
-        variance = np.einsum("ij,ij->i", known, features)
-        gain = ((known @ targets.T) ** 2).sum(axis=1) * information / (1 + information * variance)
-        best = int(np.argmax(np.where(room > 0, gain, -1.0)))
+        weight = information / (1 + information * variance)
+        gain = (with_targets**2).sum(axis=1) * weight
+        gain[found] = -1.0
+        best = int(gain.argmax())
         found.append(best)
-        room[best] -= 1
-        # What the answer will take from the covariance, whatever it is.
-        covariance -= np.outer(known[best], known[best]) * (
-            information[best] / (1 + information[best] * variance[best])
-        )
-    return found
-
-
-def _weights(model: NewcomerModel, posterior: Posterior) -> Floats:
-    """(categories,) of the variance of each category's mean."""
-    estimates = model.by_category(posterior, np.empty(0, dtype=np.intp))
-    mean = np.asarray([each.mean for each in estimates])
-    deviation = np.asarray([max(each.deviation, 1e-6) for each in estimates])
-    shares = model.membership.mean(axis=0)
-    z = (mean - model.best_known()) / deviation
-    weights: Floats = shares * (_EVEN + np.exp(-(z**2) / 2)) / deviation
-    return weights
+        with_best = with_all @ features[best]
+        with_targets = with_targets - weight[best] * np.outer(with_best, with_targets[best])
+        with_all = with_all - weight[best] * np.outer(with_best, with_all[best])
+        variance = variance - weight[best] * with_best**2
+    return np.asarray(found, dtype=np.intp)

@@ -4,8 +4,10 @@ A folder with
     table.json            {"format": 1, "name", "source", "licence", "rows", "fingerprint"}
     rows.csv              row, category, split, questions (how many the row stands for)
     vectors-ENCODER.npy   (rows, d) int8, unit vectors x 127 / largest; one file for each encoder
+    features.npz          wording of the rows by routers.features.text_features: (rows, f) sparse, int8 by a
+                          scale; absent where it is not at hand
     keys.npy              (k, 32) uint8, SHA-256 of the normalised texts behind the rows, to find leaks
-Question texts are not part of it.
+Question texts are not part of it: features are counts of hashed n-grams, many to a bucket.
 """
 
 from __future__ import annotations
@@ -15,18 +17,23 @@ import hashlib
 import io
 import json
 import re
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coe.errors import ConfigError
 from routers.encoder import Vectors
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
 FORMAT = 1
 _HELD_OUT = frozenset({"heldout", "holdout", "test", "testing", "evaluation", "eval"})
+_FEATURES = "features.npz"
 _COLUMNS = ("row", "category", "split", "questions")
 
 
@@ -49,6 +56,8 @@ class QuestionTable:
     """how many each row stands for; empty: one"""
     keys: frozenset[str] = frozenset()
     """:func:`eval.contamination.text_key` of every question behind the rows whose text was known"""
+    features: csr_matrix | None = None
+    """(n, f) :func:`routers.features.text_features` of the rows; means where rows are groups"""
     source: str = ""
     licence: str = ""
     fingerprint: str = field(default="")
@@ -62,6 +71,8 @@ class QuestionTable:
                     hint="Make profiles from the training part only (for example --split dev).",
                 )
         sizes = {len(self.ids), len(self.categories), *(len(rows) for rows in self.vectors.values())}
+        if self.features is not None:
+            sizes.add(self.features.shape[0])
         if len(sizes) != 1 or len(set(self.ids)) != len(self.ids):
             raise ConfigError(f"the question table {self.name} has rows missing or named twice")
         if not self.fingerprint:
@@ -95,6 +106,8 @@ def write_table(table: QuestionTable, folder: Path) -> None:
     (folder / "rows.csv").write_text(text.getvalue(), encoding="utf-8")
     for encoder, rows in table.vectors.items():
         np.save(folder / f"vectors-{encoder}.npy", _quantised(rows))
+    if table.features is not None:
+        _write_features(table.features, folder / _FEATURES)
     if table.keys:
         packed = np.frombuffer(b"".join(bytes.fromhex(key) for key in sorted(table.keys)), dtype=np.uint8)
         np.save(folder / "keys.npy", packed.reshape(-1, 32))
@@ -116,6 +129,7 @@ def read_table(folder: Path) -> QuestionTable:
         vectors=vectors,
         questions=tuple(int(row["questions"]) for row in rows),
         keys=frozenset(bytes(key).hex() for key in keys),
+        features=_read_features(folder / _FEATURES),
         source=str(facts.get("source", "")),
         licence=str(facts.get("licence", "")),
     )
@@ -141,6 +155,33 @@ def _unit(rows: np.ndarray[Any, Any]) -> Vectors:
     wide = rows.astype(np.float32)
     unit: Vectors = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
     return unit
+
+
+def _write_features(features: csr_matrix, path: Path) -> None:
+    scale = max(float(np.abs(features.data).max(initial=0.0)), 1e-12) / 127
+    np.savez_compressed(
+        path,
+        data=np.rint(features.data / scale).astype(np.int8),
+        indices=features.indices.astype(np.uint16),
+        indptr=features.indptr.astype(np.int64),
+        shape=np.asarray(features.shape),
+        scale=np.asarray(scale, dtype=np.float32),
+    )
+
+
+def _read_features(path: Path) -> csr_matrix | None:
+    """None where there is no such file."""
+    if not path.is_file():
+        return None
+    from scipy.sparse import csr_matrix
+
+    try:
+        with np.load(path, allow_pickle=False) as parts:
+            values = parts["data"].astype(np.float32) * parts["scale"]
+            rows, width = (int(size) for size in parts["shape"])
+            return csr_matrix((values, parts["indices"].astype(np.int32), parts["indptr"]), (rows, width))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -15,9 +15,10 @@ they must be known for the gain to come back.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -32,9 +33,15 @@ from coe.profiles.probing import Design, Probing, probe
 from eval.recorded.folds import Fold, cross_folds
 from eval.recorded.run import listed
 from eval.statistics import paired_bootstrap
+from routers.calibration import completed
 from routers.category_scores import PRIOR, CategoryEstimator
+from routers.evidence import Evidence, Matrix
+from routers.inputs import Inputs
+from routers.linear import STRENGTHS
 
 Floats = npt.NDArray[np.float64]
+Estimates = npt.NDArray[np.floating[Any]]
+"""(test rows, experts) or (test rows,)"""
 DESIGNS: tuple[Design, ...] = ("adaptive", "random")
 Once = Callable[[str, int], tuple[list[Floats], list[float]]]
 """Expert and draw -> test scores by fold, and errors of its category scores."""
@@ -62,45 +69,72 @@ class Gain:
     high: float
 
 
+def category_weights(evidence: Evidence, fold: Fold) -> Matrix:
+    """P(category) x mean in it, as :class:`CategoryEstimator` without wording."""
+    train = replace(evidence.rows(fold.train), features=None)
+    made = CategoryEstimator().fit(train)
+    shares = made.category_shares([""] * len(fold.test), evidence.vectors[fold.test])
+    labels = np.asarray(train.categories, dtype=object)
+    members = np.stack([labels == name for name in made.categories_]).astype(np.float32)
+    means = (members + PRIOR / len(labels)) / (members.sum(axis=1, keepdims=True) + PRIOR)
+    weights: Matrix = (shares @ means).astype(np.float32)
+    return weights
+
+
+def linear_weights(evidence: Evidence, fold: Fold) -> Matrix:
+    """Ridge regression on vectors and wording, as :class:`LinearEstimator`."""
+    inputs = Inputs().fit(evidence.rows(fold.train))
+    train, test = (inputs.of_evidence(evidence.rows(rows)) for rows in (fold.train, fold.test))
+    mean = train.mean(axis=0)
+    centred = train - mean
+    gram = centred.T @ centred
+    gram[np.diag_indices_from(gram)] += STRENGTHS[0]
+    weights: Matrix = (test - mean) @ np.linalg.solve(gram, centred.T)
+    return np.asarray(weights + (1 - weights.sum(axis=1, keepdims=True)) / len(train), dtype=np.float32)
+
+
+ROUTERS: Mapping[str, Callable[[Evidence, Fold], Matrix]] = MappingProxyType(
+    {"category": category_weights, "linear": linear_weights}
+)
+
+
 class Bench:
     """Routing of the test folds with one expert known in full, not at all, or from some answers.
 
-    Routed by ``category``: P(category) x the expert's score in it, without calibration. Nothing but the
-    newcomer's scores changes between draws, so each costs milliseconds.
+    Estimates are linear in what is known of an expert, so a fold has one matrix (test rows, training rows)
+    that does for every expert and draw: :func:`category_weights` or :func:`linear_weights`. No calibration.
     """
 
-    def __init__(self, data: Recorded, pool: Sequence[str], context: Sequence[str]) -> None:
+    def __init__(
+        self, data: Recorded, pool: Sequence[str], context: Sequence[str], router: str = "category"
+    ) -> None:
         self.data, self.pool, self.context = data, tuple(pool), tuple(context)
         self.evidence = data.evidence(self.pool)
         self.folds = cross_folds(data.outcomes.questions, 5, seed=0)
-        self._fitted = [CategoryEstimator().fit(self.evidence.rows(fold.train)) for fold in self.folds]
-        self._shares = [
-            made.category_shares([""] * len(fold.test), self.evidence.vectors[fold.test])
-            for made, fold in zip(self._fitted, self.folds, strict=True)
+        made = ROUTERS[router]
+        self._weights = [made(self.evidence, fold) for fold in self.folds]
+        self._known = [
+            weights @ completed(self.evidence.rows(fold.train))
+            for weights, fold in zip(self._weights, self.folds, strict=True)
         ]
 
     def full(self) -> list[Floats]:
-        return [self._routed(k, made.accuracy_) for k, made in enumerate(self._fitted)]
+        return [self._routed(k, known) for k, known in enumerate(self._known)]
 
     def without(self, expert: str) -> list[Floats]:
-        return [
-            self._with(k, expert, np.full(len(made.categories_), -1.0)) for k, made in enumerate(self._fitted)
-        ]
+        return [self._with(k, expert, np.full(len(known), -np.inf)) for k, known in enumerate(self._known)]
 
     def with_scores(self, expert: str, fold: int, column: Floats) -> Floats:
         """Scores of the chosen experts where ``column`` is what is known of ``expert`` on training rows."""
-        labels = self._labels(fold)
-        members = np.stack([labels == name for name in self._fitted[fold].categories_])
-        sums, sizes = members @ column, members.sum(axis=1)
-        return self._with(fold, expert, (sums + PRIOR * column.mean()) / (sizes + PRIOR))
+        return self._with(fold, expert, self._weights[fold] @ column.astype(np.float32))
 
-    def _with(self, fold: int, expert: str, accuracy: Floats) -> Floats:
-        known = np.array(self._fitted[fold].accuracy_, dtype=np.float64)
-        known[:, self.pool.index(expert)] = accuracy
+    def _with(self, fold: int, expert: str, estimate: Estimates) -> Floats:
+        known = self._known[fold].copy()
+        known[:, self.pool.index(expert)] = estimate
         return self._routed(fold, known)
 
-    def _routed(self, fold: int, accuracy: npt.NDArray[np.floating[Any]]) -> Floats:
-        best = (self._shares[fold] @ accuracy).argmax(axis=1)
+    def _routed(self, fold: int, estimates: Estimates) -> Floats:
+        best = estimates.argmax(axis=1)
         scores = np.nan_to_num(self.evidence.scores[self.folds[fold].test])
         return np.asarray(scores[np.arange(len(best)), best], dtype=np.float64)
 
@@ -210,6 +244,7 @@ def _line(row: Row) -> str:
 @click.option("--outcomes", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--pool", help="Experts, comma-separated; all of the set by default.")
 @click.option("--context", help="Further experts that are known in full, and not routed to.")
+@click.option("--router", type=click.Choice(tuple(ROUTERS)), default="category", show_default=True)
 @click.option("--encoder", default="minilm", show_default=True)
 @click.option("--answers", default="25,50,100,200,400", show_default=True)
 @click.option("--designs", default="random,adaptive", show_default=True)
@@ -220,6 +255,7 @@ def main(
     outcomes: Path,
     pool: str | None,
     context: str | None,
+    router: str,
     encoder: str,
     answers: str,
     designs: str,
@@ -230,7 +266,7 @@ def main(
     """Leave each expert out and add it back with few answers."""
     data = read_recorded(outcomes, encoder=encoder)
     chosen = listed(pool) if pool else data.outcomes.experts
-    bench = Bench(data, chosen, listed(context) if context else ())
+    bench = Bench(data, chosen, listed(context) if context else (), router)
     study = Study(bench, draws)
     for gain in study.gains:
         click.echo(f"{gain.expert}: full profile brings {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
