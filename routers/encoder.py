@@ -96,13 +96,16 @@ def shortened(text: str) -> str:
 
 
 class CachedEncoder:
-    """Keeps the vectors of the ``size`` texts used last: clients repeat themselves, and retries do."""
+    """Keeps the vectors of the ``size`` texts used last: clients repeat themselves, and retries do.
+
+    The texts themselves are not kept: a request may be private.
+    """
 
     def __init__(self, encoder: Encoder, size: int = 4096) -> None:
         self.identity = encoder.identity
         self._encoder = encoder
         self._size = size
-        self._rows: OrderedDict[str, Vectors] = OrderedDict()
+        self._rows: OrderedDict[bytes, Vectors] = OrderedDict()  # by digest of the text
         self._order = threading.Lock()  # keeps _rows at most _size long, in order of use
 
     def encode(self, texts: Sequence[str]) -> Vectors:
@@ -118,18 +121,24 @@ class CachedEncoder:
         return np.stack([found[text] for text in texts])
 
     def _recall(self, text: str) -> Vectors | None:
+        key = _digest(text)
         with self._order:
-            row = self._rows.get(text)
+            row = self._rows.get(key)
             if row is not None:
-                self._rows.move_to_end(text)
+                self._rows.move_to_end(key)
             return row
 
     def _keep(self, text: str, row: Vectors) -> None:
+        key = _digest(text)
         with self._order:
-            self._rows[text] = row
-            self._rows.move_to_end(text)
+            self._rows[key] = row
+            self._rows.move_to_end(key)
             while len(self._rows) > self._size:
                 self._rows.popitem(last=False)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def open_encoder(encoder: str, root: Path) -> Encoder:
