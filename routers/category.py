@@ -24,7 +24,7 @@ from routers.base import RouterOptions, Setting
 from routers.cards import described
 from routers.category_evidence import CategoryScoreRouter
 from routers.classifier import CategoryClassifier, Neighbour
-from routers.encoder import Encoder, Vectors, open_encoder
+from routers.encoder import Encoder, Vectors, is_quick, open_encoder
 from routers.per_pool import PerPool
 from routers.vectors import encode_cached
 
@@ -92,13 +92,13 @@ class _Belief:
 
 
 class CategoryRouter:
-    """Building it loads the encoder and learns from the examples (seconds); ``route`` takes about 15 ms.
+    """Building it loads the encoder and learns from the examples (seconds); ``route`` takes as long as the
+    encoder (docs/encoders.md) and half a millisecond. ``blocking``: not with an encoder that is quick.
 
     Thread-safe. Deterministic: the same text and experts give the same decision.
     """
 
     options_type: ClassVar[type[RouterOptions]] = CategoryOptions
-    blocking = True
 
     def __init__(
         self, name: str, options: CategoryOptions, setting: Setting, encoder: Encoder | None = None
@@ -111,6 +111,7 @@ class CategoryRouter:
         self._scored: CategoryScoreRouter | None = None
         if not examples and setting.evidence is not None and len(setting.evidence):
             self._scored = CategoryScoreRouter(name, options, setting, self._encoder)
+        self.blocking = self._scored is not None or not is_quick(self._encoder)
         self._pools = PerPool(self._pool)
         self._read_cards(setting)
 

@@ -17,7 +17,7 @@ from coe.errors import ConfigError
 from coe.suggest import suggest
 from routers.bert import BertEncoder
 from routers.quantised import QuantisedBertEncoder
-from routers.static_encoder import StaticEncoder
+from routers.static_encoder import STATIC, StaticEncoder
 
 Vectors = npt.NDArray[np.float32]
 """Shape (texts, dimensions), each row of length 1."""
@@ -157,6 +157,12 @@ def open_encoder(encoder: str, root: Path) -> Encoder:
             hint="Write a built-in name, or the path of a folder that SentenceTransformer.save made.",
         )
     return CachedEncoder(SentenceEncoder.of_folder(folder))
+
+
+def is_quick(encoder: Encoder) -> bool:
+    """Whether a text takes so little time (a quarter of a millisecond) that handing it to another thread
+    would take about as long."""
+    return encoder.identity.startswith(STATIC)
 
 
 def _minilm() -> Encoder:

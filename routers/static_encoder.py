@@ -22,6 +22,9 @@ PACKAGED = Path(__file__).parent / "data"
 TABLE_FILE = "static.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 
+STATIC = "static:"
+"""How identities of static encoders begin."""
+
 
 class StaticEncoder:
     """Unit vectors from the table in ``folder``. Thread-safe: nothing changes after construction."""
@@ -38,7 +41,7 @@ class StaticEncoder:
         self._tokenizer.no_truncation()
         self._unknown = self._tokenizer.get_vocab()["[UNK]"]
         content = b"".join((folder / name).read_bytes() for name in (TABLE_FILE, TOKENIZER_FILE))
-        self.identity = f"static:{hashlib.sha256(content).hexdigest()}"
+        self.identity = f"{STATIC}{hashlib.sha256(content).hexdigest()}"
 
     def encode(self, texts: Sequence[str]) -> Array:
         """One row of length 1 per text; shape (len(texts), dimensions)."""

@@ -145,6 +145,40 @@ async def test_adding_and_removing_under_load_loses_no_request(tmp_path: Path) -
         assert w.file.read_text(encoding="utf-8") == TEXT
 
 
+async def test_streams_outlive_removals_bad_edits_and_rollbacks_under_load(tmp_path: Path) -> None:
+    entry = {"id": "law", "host": "slot", "model": "org/law"}
+    done = asyncio.Event()
+    ends: list[tuple[int, bool]] = []
+
+    async with live_world(tmp_path, Script(load_s=0.001, first_byte_s=0.001, chunk_s=0.001)) as w:
+
+        async def client() -> None:
+            body = {"model": "coe", "messages": [{"role": "user", "content": "2+2?"}], "stream": True}
+            while not done.is_set():
+                async with w.http.stream("POST", "/v1/chat/completions", json=body, timeout=30) as answer:
+                    raw = await answer.aread()
+                ends.append((answer.status_code, raw.endswith(b"data: [DONE]\n\n")))
+
+        clients = [asyncio.create_task(client()) for _ in range(8)]
+        for _ in range(3):
+            added = await w.live.edit(lambda text: add_experts(text, w.file, [entry]))
+            good = w.file.read_text(encoding="utf-8")
+            w.write("host: slot\n    model: org/law", "host: slto\n    model: org/law")
+            with pytest.raises(ConfigError, match="slto"):
+                await w.live.reload()
+            assert w.service.generations.current is added
+            w.file.write_text(good, encoding="utf-8")
+            removed = await w.live.edit(lambda text: remove_expert(text, w.file, "law"))
+            await until(lambda n=removed.number: w.live.history.entries()[-1].number == n)  # type: ignore[misc]
+            await w.live.rollback(added.number)
+            await w.live.edit(lambda text: remove_expert(text, w.file, "law"))
+        done.set()
+        await asyncio.gather(*clients)
+        await until(lambda: w.service.pool.snapshot().expert("law") is None)
+        assert set(ends) == {(200, True)}
+        assert w.generation == 13
+
+
 async def test_a_rollback_is_a_new_generation_with_the_old_text(tmp_path: Path) -> None:
     async with live_world(tmp_path) as w:
         await w.live.edit(lambda text: remove_expert(text, w.file, "words"))

@@ -198,6 +198,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--registry", type=Path, default=Path("experts.yaml"))
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--writer", default="base")
+    parser.add_argument("--experts", help="only these of the registry, separated by commas")
     parser.add_argument("--encoder", default="minilm-int8")
     parser.add_argument("--questions", type=int, default=500)
     parser.add_argument("--requests", type=int, default=1000)
@@ -209,6 +210,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(words)
     registry, root = load_registry(args.registry), args.registry.resolve().parent
+    if args.experts:
+        names = args.experts.split(",")
+        experts = tuple(expert for expert in registry.experts if expert.id in names)
+        registry = registry.model_copy(update={"experts": experts})
     asked = held_out_questions(per_skill=max(1, -(-args.questions // 9)))[: args.questions]
     texts = stream([each.text for each in asked], args.requests, args.zipf, args.seed)
     options = {
