@@ -4,104 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import httpx
 import openai
 import pytest
-from openai import AsyncOpenAI
 
-from coe.errors import EngineError, ExpertRefused
-from coe.local import LocalService, build_service
-from coe.registry.models import Registry
-from coe.testing.engines import FakeEngine, Script
-from coe.testing.serving import serving
-from coe.types import EngineAnswer, EngineCall
-
-ASK: list[Any] = [{"role": "user", "content": "What is 2+2?"}]
-EXPERTS = ("sums", "words", "base")
-
-
-@dataclass
-class BrokenAnswer:
-    """The first event of an answer, then an error, or an end without [DONE]."""
-
-    answer: EngineAnswer
-    error: EngineError | None
-    status: int = 200
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        yield await anext(self.answer.chunks())
-        if self.error is not None:
-            raise self.error
-
-    async def aclose(self) -> None:
-        await self.answer.aclose()
-
-
-class RecordingEngine(FakeEngine):
-    """Keeps the bodies it was sent; refuses, or breaks its answers, where told to."""
-
-    def __init__(self, script: Script | None = None) -> None:
-        super().__init__("slot", script)
-        self.bodies: list[Mapping[str, Any]] = []
-        self.refusal: Exception | None = None
-        self.breaks_with: EngineError | Literal["nothing"] | None = "nothing"
-
-    async def ask(self, expert: str, call: EngineCall) -> EngineAnswer:
-        self.bodies.append(call.body)
-        if self.refusal is not None:
-            raise self.refusal
-        answer = await super().ask(expert, call)
-        return answer if self.breaks_with == "nothing" else BrokenAnswer(answer, self.breaks_with)
-
-
-@dataclass
-class World:
-    """A running service and the ways to it."""
-
-    url: str
-    client: AsyncOpenAI
-    http: httpx.AsyncClient
-    engine: RecordingEngine
-    service: LocalService
-
-
-def registry(**limits: Any) -> Registry:
-    return Registry.model_validate(
-        {
-            "pool": {"hosts": [{"id": "slot", "max_running": 2}], "min_residency_s": 0},
-            "experts": [{"id": name, "host": "slot", "model": name, "skills": [name]} for name in EXPERTS],
-            "routers": {
-                "default": "static",
-                "available": [{"name": "static", "kind": "static", "options": {"expert": "sums"}}],
-            },
-            "limits": limits,
-        }
-    )
-
-
-@asynccontextmanager
-async def world(script: Script | None = None, **limits: Any) -> AsyncIterator[World]:
-    engine = RecordingEngine(script)
-    service = build_service(registry(**limits), Path(), lambda *_: engine)
-    async with (
-        serving(service) as url,
-        AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-        httpx.AsyncClient(base_url=url) as http,
-    ):
-        yield World(url, client, http, engine, service)
-    assert engine.violations == []
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 (the state of several parts, no event for it)
-            await asyncio.sleep(0.005)
+from coe.errors import ExpertRefused
+from coe.testing.engines import Script
+from coe.testing.gateway import ASK, EXPERTS, world
+from coe.testing.live import until
 
 
 def receipt(thing: Any) -> dict[str, Any]:
@@ -283,103 +194,6 @@ async def test_an_expert_s_refusal_keeps_its_status_and_code() -> None:
     assert caught.value.code == "context_length_exceeded"
 
 
-async def test_a_full_queue_is_a_rate_limit_error_with_retry_after() -> None:
-    script = Script()
-    gate = script.hold("ensure_ready")
-    async with world(script, max_queue=1) as w:
-        waiting = asyncio.create_task(w.client.chat.completions.create(model="coe", messages=ASK))
-        await until(lambda: w.service.pool.snapshot().queued == 1)
-        with pytest.raises(openai.RateLimitError) as caught:
-            await w.client.chat.completions.create(model="coe", messages=ASK)
-        gate.set()
-        await waiting
-    assert caught.value.code == "queue_full"
-    assert int(caught.value.response.headers["retry-after"]) >= 1
-
-
-async def test_a_request_that_takes_too_long_is_a_504_and_is_aborted() -> None:
-    script = Script()
-    script.hold("ask")
-    async with world(script, request_timeout_s=0.2) as w:
-        with pytest.raises(openai.InternalServerError, match=r"within 0.2 s") as caught:
-            await w.client.chat.completions.create(model="coe", messages=ASK)
-        await until(lambda: w.service.pool.snapshot().running == 0)
-    assert caught.value.status_code == 504
-
-
-async def test_a_stream_that_takes_too_long_ends_with_an_error_event() -> None:
-    async with world(Script(text="word " * 500, chunk_s=0.02), request_timeout_s=0.3) as w:
-        stream = await w.client.chat.completions.create(model="coe", messages=ASK, stream=True)
-        with pytest.raises(openai.APIError, match="no complete answer"):
-            async for _ in stream:
-                pass
-        await until(lambda: w.service.pool.snapshot().running == 0)
-
-
-async def test_a_wait_beyond_the_client_s_patience_is_refused() -> None:
-    script = Script()
-    script.hold("ensure_ready")
-    async with world(script) as w:
-        with pytest.raises(openai.InternalServerError) as caught:
-            await w.client.chat.completions.create(
-                model="coe", messages=ASK, extra_body={"coe": {"patience_s": 0.1}}
-            )
-        assert caught.value.code == "expert_timeout"
-        script.gates["ensure_ready"].set()
-
-
-async def test_leaving_a_stream_aborts_the_generation() -> None:
-    async with world(Script(text="word " * 5000, chunk_s=0.01)) as w:
-        stream = await w.client.chat.completions.create(model="coe", messages=ASK, stream=True)
-        await anext(aiter(stream))
-        assert w.engine.answering["sums"] == 1
-        await stream.close()
-        await until(lambda: w.engine.answering["sums"] == 0)
-        await until(lambda: w.service.pool.snapshot().running == 0)
-        assert 'coe_requests_total{endpoint="/v1/chat/completions",status="499"} 1.0' in await metrics(w)
-
-
-@pytest.mark.parametrize("where", ["ensure_ready", "ask"])
-async def test_leaving_a_request_that_waits_frees_its_place(where: Any) -> None:
-    script = Script()
-    gate = script.hold(where)
-    async with world(script) as w:
-        asking = asyncio.create_task(w.client.chat.completions.create(model="coe", messages=ASK))
-        await until(lambda: w.engine.called(where) == ["sums"])
-        asking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asking
-        await until(lambda: w.service.pool.snapshot().queued + w.service.pool.snapshot().running == 0)
-        gate.set()
-
-
-async def test_a_stream_that_breaks_ends_with_an_error_event_that_the_client_raises() -> None:
-    async with world() as w:
-        w.engine.breaks_with = EngineError("the engine died")
-        stream = await w.client.chat.completions.create(model="coe", messages=ASK, stream=True)
-        with pytest.raises(openai.APIError, match="the engine died") as caught:
-            async for _ in stream:
-                pass
-        await until(lambda: w.service.pool.snapshot().running == 0)
-        text = await metrics(w)
-    assert isinstance(caught.value.body, dict)
-    assert caught.value.body["source"] == "expert"
-    assert 'coe_requests_total{endpoint="/v1/chat/completions",status="502"} 1.0' in text
-
-
-async def test_a_stream_that_just_ends_is_told_from_one_that_is_complete() -> None:
-    async with world() as w:
-        w.engine.breaks_with = None
-        stream = await w.client.chat.completions.create(model="coe", messages=ASK, stream=True)
-        with pytest.raises(openai.APIError, match="sums broke off its answer"):
-            async for _ in stream:
-                pass
-
-
-async def metrics(w: World) -> str:
-    return (await w.http.get("/metrics")).text
-
-
 async def test_models_are_the_routed_name_and_every_expert() -> None:
     async with world() as w:
         models = [model async for model in await w.client.models.list()]
@@ -423,7 +237,7 @@ async def test_metrics_count_requests_answers_and_engines() -> None:
         await w.client.chat.completions.create(model="coe", messages=ASK)
         with pytest.raises(openai.NotFoundError):
             await w.client.chat.completions.create(model="ghost", messages=ASK)
-        text = await metrics(w)
+        text = await w.metrics()
     assert 'coe_requests_total{endpoint="/v1/chat/completions",status="200"} 1.0' in text
     assert 'coe_requests_total{endpoint="/v1/chat/completions",status="404"} 1.0' in text
     assert 'coe_answers_total{expert="sums",router="static"} 1.0' in text
