@@ -16,7 +16,7 @@ from routers.blend import USUAL, BlendEstimator
 from routers.encoder import Vectors
 from routers.evidence import Estimator, Evidence
 
-BLEND = "blend"
+BLEND, CASCADE = "blend", "cascade"
 STATIC, RANDOM, ORACLE = "static", "random", "oracle"
 BASELINES = (STATIC, RANDOM, ORACLE)
 
@@ -68,7 +68,7 @@ def method(name: str) -> Method:
 
 
 def method_names() -> tuple[str, ...]:
-    return (*ESTIMATORS, *BASELINES)
+    return (*ESTIMATORS, *BASELINES, CASCADE)
 
 
 def expert_accuracy(scores: Floats) -> Floats:

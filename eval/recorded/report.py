@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from eval.recorded.cascading import alone, curve
 from eval.recorded.default import ADAPTIVE, LEARNING
-from eval.recorded.methods import BASELINES
+from eval.recorded.methods import BASELINES, CASCADE
 from eval.recorded.references import ONE_SAMPLE, everybody, names, single_within
 from eval.recorded.study import Asked, Study
-from eval.recorded.tradeoff import KEPT_SHARE, tradeoff
+from eval.recorded.tradeoff import KEPT_SHARE
 from eval.statistics import calibration, paired_bootstrap, wilson
 
 DEFAULT = "default"
@@ -21,6 +22,8 @@ NOT_MEASURABLE = "not measurable: the set records no answers to combine"
 _DRAWS = 5000
 FIXED = 3
 """Adaptive runs are compared with always asking so many, where the run has that."""
+_UNCALIBRATED = ("random", "oracle", CASCADE)
+"""Rows whose first expert's probability is not that of the answer being right."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,12 @@ def all_rows(study: Study) -> Iterator[Row]:
     plan, base = study.plan, study.asked("static", "first", 1)
     for count in plan.experts_per_query:
         for router in plan.routers:
-            for aggregator in ("first",) if count == 1 else plan.aggregators:
+            if count == 1:
+                yield measured(Row(router, "first", 1, default=False), alone(study, router), base, study)
+                continue
+            for aggregator in () if router == CASCADE else plan.aggregators:
                 row = Row(router, aggregator, count, default=False)
-                if count > 1 and aggregator != "first" and study.outcomes.answers is None:
+                if aggregator != "first" and study.outcomes.answers is None:
                     yield _noted(row, NOT_MEASURABLE)
                 else:
                     yield measured(row, study.asked(router, aggregator, count), base, study)
@@ -123,7 +129,7 @@ def measured(row: Row, asked: Asked, base: Asked, study: Study) -> Row:
         mean_experts=float((asked.experts >= 0).sum(axis=1).mean()),
         cost_usd_per_1k=_cost_per_1k(asked, study),
         regret=float(study.oracle().mean()) - accuracy,
-        ece=None if row.router in BASELINES and row.router != "static" else _calibration_error(asked, study),
+        ece=None if row.router in _UNCALIBRATED else _calibration_error(asked, study),
         paired_diff=Difference(gain.mean, gain.low, gain.high),
         seconds=round(asked.seconds, 3),
         note=row.note,
@@ -170,9 +176,7 @@ def figures(study: Study, rows: Sequence[Row], seconds: float) -> dict[str, Any]
         "oracle": {"accuracy": float(study.oracle().mean())},
         "knn": {"accuracy": float(study.asked("knn", "first", 1).scores.mean())},
         "majority": {"accuracy": None if outcomes.answers is None else float(everybody(study).scores.mean())},
-        "cost_quality": [
-            asdict(tradeoff(study, router)) for router in plan.routers if router not in BASELINES
-        ],
+        "cost_quality": [asdict(curve(study, router)) for router in plan.routers if router not in BASELINES],
         "meta": {
             "outcomes": outcomes.name,
             "experts": list(outcomes.experts),

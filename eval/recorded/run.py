@@ -13,7 +13,7 @@ import numpy as np
 from coe.errors import ConfigError
 from coe.types import ExpertId
 from eval.recorded.folds import Fold, cross_folds, split_folds
-from eval.recorded.methods import BASELINES
+from eval.recorded.methods import BASELINES, CASCADE
 from eval.recorded.outcomes import OutcomeSet, read_outcomes
 from eval.recorded.study import Plan, Study, check_plan
 from routers import ESTIMATORS
@@ -28,7 +28,7 @@ class Settings:
     outcomes: Path
     pool: tuple[ExpertId, ...] = ()
     """empty: every expert of the set"""
-    routers: tuple[str, ...] = (*BASELINES, *ESTIMATORS)
+    routers: tuple[str, ...] = (*BASELINES, *ESTIMATORS, CASCADE)
     aggregators: tuple[str, ...] = ("vote", "weighted_vote", "learned")
     experts_per_query: tuple[int, ...] = (1,)
     train_split: str | None = None

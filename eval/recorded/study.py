@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from eval.recorded.default import ADAPTIVE, Choice, choose_default
 from eval.recorded.folds import Fold
 from eval.recorded.learning import InStages
 from eval.recorded.lessons import Lessons
-from eval.recorded.methods import Fitted, Lesson, expert_accuracy, method
+from eval.recorded.methods import CASCADE, Fitted, Lesson, expert_accuracy, method
 from eval.recorded.outcomes import Floats, Indices, OutcomeSet
 from eval.recorded.ranking import available_top
 from routers.encoder import Vectors
@@ -73,6 +73,12 @@ class Study:
     @cached_property
     def tested(self) -> OutcomeSet:
         return self.outcomes.rows(self.rows)
+
+    def with_folds(self, folds: Sequence[Fold], seed: int) -> Study:
+        """The same questions in other folds; nothing is fitted yet."""
+        other = Study(self.outcomes, self.vectors, replace(self.plan, folds=folds, seed=seed))
+        other.__dict__["_features"] = self._features  # as a cached property keeps it
+        return other
 
     def fitted(self, router: str, fold: int) -> tuple[Fitted, float]:
         """A router's estimates of one fold, and the seconds they took."""
@@ -238,7 +244,8 @@ def _mean(values: Floats) -> float | None:
 def check_plan(plan: Plan, outcomes: OutcomeSet) -> None:
     """Raises ConfigError for names that do not exist, and counts that the pool cannot fill."""
     for name in plan.routers:
-        method(name)
+        if name != CASCADE:  # not a way to rank experts: it asks one after the other
+            method(name)
     for name in plan.aggregators:
         combiner(name)
     largest = max(plan.experts_per_query, default=0)

@@ -7,6 +7,7 @@ every other one 0, so that cost is the share of calls to it (RouteLLM's measure,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,37 +36,57 @@ class Tradeoff:
 
 def tradeoff(study: Study, router: str) -> Tradeoff:
     """The curve of one router that asks one expert a question."""
-    costs, unit = _test_costs(study)
-    found = [_point(study, router, weight, costs) for weight in WEIGHTS]
+    return curve_of(study, router, [_point(study, router, weight) for weight in WEIGHTS])
+
+
+def curve_of(study: Study, name: str, points: Sequence[Point]) -> Tradeoff:
+    """The hull of these ways to run, beside the best single expert."""
+    costs, unit = answer_costs(study)
     best = study.asked("static", "first", 1)
-    best_cost = float(_of_experts(costs, best.experts[:, 0]).mean())
-    reached = cost_at(hull(found), KEPT_SHARE * float(best.scores.mean()))
+    best_cost = float(paid(costs[study.rows], best.experts).mean())
+    reached = cost_at(hull(points), KEPT_SHARE * float(best.scores.mean()))
     share = None if reached is None or not best_cost else reached / best_cost
-    return Tradeoff(router, unit, list(hull(found)), best_cost, share)
+    return Tradeoff(name, unit, list(hull(points)), best_cost, share)
 
 
-def _point(study: Study, router: str, weight: float, costs: Floats) -> Point:
+def unread_share(study: Study) -> float | None:
+    """The share when experts are drawn at random, without reading the question."""
+    scores = study.tested.scores
+    costs = np.where(np.isfinite(scores), answer_costs(study)[0][study.rows], np.nan)
+    means = zip(np.nanmean(costs, axis=0), np.nanmean(scores, axis=0), strict=True)
+    return curve_of(study, "unread", [Point(float(cost), float(score)) for cost, score in means]).share
+
+
+def _point(study: Study, router: str, weight: float) -> Point:
     scores = study.outcomes.scores
     ranking = np.zeros(scores.shape)
     for number, fold in enumerate(study.plan.folds):
         estimates = study.fitted(router, number)[0].test
         ranking[fold.test] = estimates - weight * _learned_prices(study, number)
-    tested = study.tested.scores
-    first = available_top(ranking[study.rows], tested, 1)[:, 0]
-    cost = float(_of_experts(costs, first).mean())
-    return Point(cost, float(_of_experts(tested, first).mean()), f"weight {weight:.3g}")
+    asked = available_top(ranking, scores, 1)[study.rows]
+    cost = float(paid(answer_costs(study)[0][study.rows], asked).mean())
+    return Point(cost, float(paid(study.tested.scores, asked).mean()), f"weight {weight:.3g}")
 
 
-def _of_experts(table: Floats, columns: Indices) -> Floats:
-    picked: Floats = table[np.arange(len(table)), columns]
-    return picked
+def paid(table: Floats, asked: Indices) -> Floats:
+    """(n,) sums of ``table`` (n, m) over the experts asked (n, k; -1: nobody)."""
+    picked = np.take_along_axis(table, np.maximum(asked, 0), axis=1)
+    sums: Floats = np.where(asked >= 0, picked, 0.0).sum(axis=1)
+    return sums
 
 
 def _learned_prices(study: Study, fold: int) -> Floats:
     """(m,) relative to the dearest, from learning questions only."""
-    train = study.plan.folds[fold].train
-    means = np.nanmean(study.outcomes.costs[train], axis=0) if _priced(study) else _only_best(study, fold)
+    means = np.nanmean(learned_costs(study, fold), axis=0)
     return np.asarray(means / means.max(), dtype=np.float64)
+
+
+def learned_costs(study: Study, fold: int) -> Floats:
+    """(train, m) as :func:`answer_costs`, of the learning questions and from them alone."""
+    train = study.plan.folds[fold].train
+    if _priced(study):
+        return study.outcomes.costs[train] * 1000
+    return np.tile(_only_best(study, fold), (len(train), 1))
 
 
 def _only_best(study: Study, fold: int) -> Floats:
@@ -80,11 +101,11 @@ def _priced(study: Study) -> bool:
     return bool(np.isfinite(study.outcomes.costs[asked]).all())
 
 
-def _test_costs(study: Study) -> tuple[Floats, str]:
-    """(n, m) cost of each answer to a test question, and its unit."""
+def answer_costs(study: Study) -> tuple[Floats, str]:
+    """(n, m) cost of each answer of the set, and its unit."""
     if _priced(study):
-        return study.tested.costs * 1000, "US dollars for 1,000 questions"
+        return study.outcomes.costs * 1000, "US dollars for 1,000 questions"
     shares = np.zeros(study.outcomes.scores.shape)
     for number, fold in enumerate(study.plan.folds):
         shares[fold.test] = _only_best(study, number)
-    return shares[study.rows], "share of calls to the best single expert"
+    return shares, "share of calls to the best single expert"

@@ -1,0 +1,216 @@
+"""Routers over several outcome sets and seeds, with one correction for all of them.
+
+    python -m eval.recorded.sets DATA --out DIR [--sets pool-a,gpqa] [--seeds 0,1,2,3,4] [--routers blend,...]
+
+Every set is kept in ``DIR/NAME.json`` as it is done; the table is of all that stand there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import click
+import numpy as np
+
+from coe.errors import ConfigError
+from coe.suggest import suggest
+from coe.types import ExpertId
+from eval.recorded.cascading import alone, curve
+from eval.recorded.folds import cross_folds
+from eval.recorded.methods import BASELINES, STATIC
+from eval.recorded.outcomes import Floats, read_outcomes
+from eval.recorded.report import DEFAULT
+from eval.recorded.run import Settings, listed, open_study
+from eval.recorded.study import Study
+from eval.recorded.tradeoff import KEPT_SHARE, unread_share
+from eval.reproduce import POOL_A, POOL_B, POOL_C
+from eval.statistics import holm, paired_bootstrap
+
+UNCERTAIN = ("fork", "unknown", "unverified")
+"""Words in the names of experts whose identity is not certain."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """An outcome set, or a pool of it; ``pool`` empty: all experts of certain identity."""
+
+    folder: str
+    pool: tuple[ExpertId, ...] = ()
+
+
+PARTS: Mapping[str, Part] = MappingProxyType(
+    {
+        "pool-a": Part("mmlu_pro", POOL_A),
+        "pool-b": Part("mmlu_pro", POOL_B),
+        "pool-c": Part("mmlu_pro", POOL_C),
+        "mmlu_pro": Part("mmlu_pro"),
+        "open_llm_v2": Part("open_llm_v2"),
+        "gpqa": Part("gpqa"),
+        "routellm_mmlu": Part("routellm_mmlu"),
+        "routellm_gsm8k": Part("routellm_gsm8k"),
+        "ulab_llmrouter": Part("ulab_llmrouter"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One router on one set: accuracy, and the gain over the best single expert with its 95% interval.
+
+    Numbers are means over seeds; the interval is of questions, each with its mean over seeds.
+    ``cost_share`` is the least cost at 95% of the best single expert's accuracy over that expert's cost.
+    """
+
+    router: str
+    accuracy: float
+    gain: float
+    low: float
+    high: float
+    p: float
+    gains: tuple[float, ...]
+    cost_share: float | None
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """What one seed found: scores (n,) by router, and shares of the cost by router."""
+
+    scores: Mapping[str, Floats]
+    shares: Mapping[str, float | None]
+    unread: float | None
+    category_oracle: float
+    chosen: tuple[str, ...]
+
+
+def measure(
+    part: Part, data: Path, routers: Sequence[str], seeds: Sequence[int], encoder: str
+) -> dict[str, Any]:
+    """The set's document: references and one line a router, the default among them. Blocking: minutes."""
+    outcomes = data / "outcomes" / part.folder
+    pool = part.pool or certain(read_outcomes(outcomes).experts)
+    study = open_study(Settings(outcomes, pool, tuple(routers), encoder=encoder))
+    found = []
+    for seed in seeds:  # one study after the other: the fits of a seed are large
+        again = study.with_folds(cross_folds(study.outcomes.questions, len(study.plan.folds), seed), seed)
+        found.append(_measured(again))
+    return {
+        "experts": len(pool),
+        "questions": len(study.rows),
+        "seeds": list(seeds),
+        "encoder": encoder,
+        "best_single": float(_over_seeds(found, STATIC).mean()),
+        "category_oracle": float(np.mean([one.category_oracle for one in found])),
+        "oracle": float(study.oracle().mean()),
+        "unread_share": _mean_share([one.unread for one in found]),
+        "lines": [asdict(_line(router, found)) for router in (*routers, DEFAULT)],
+        "default": sorted({name for one in found for name in one.chosen}),
+    }
+
+
+def _measured(study: Study) -> _Seed:
+    routers = [router for router in study.plan.routers if router not in BASELINES]
+    asked = {router: alone(study, router).scores for router in (*study.plan.routers, STATIC)}
+    return _Seed(
+        scores=asked | {DEFAULT: study.default(1).scores},
+        shares={router: curve(study, router).share for router in routers},
+        unread=unread_share(study),
+        category_oracle=float(study.category_oracle().mean()),
+        chosen=tuple(choice.router for choice in study.default_choices(1)),
+    )
+
+
+def certain(experts: Sequence[ExpertId]) -> tuple[ExpertId, ...]:
+    """Those whose name does not say that their identity is doubtful."""
+    return tuple(expert for expert in experts if not any(word in expert for word in UNCERTAIN))
+
+
+def _line(router: str, found: Sequence[_Seed]) -> Line:
+    scores = _over_seeds(found, router)
+    tested = paired_bootstrap(scores, _over_seeds(found, STATIC))
+    return Line(
+        router=router,
+        accuracy=float(scores.mean()),
+        gain=tested.mean,
+        low=tested.low,
+        high=tested.high,
+        p=tested.p,
+        gains=tuple(float((one.scores[router] - one.scores[STATIC]).mean()) for one in found),
+        cost_share=_mean_share([one.shares.get(router) for one in found]),
+    )
+
+
+def _over_seeds(found: Sequence[_Seed], router: str) -> Floats:
+    """(n,) mean scores: every seed asks the same questions in the same order."""
+    means: Floats = np.mean([one.scores[router] for one in found], axis=0)
+    return means
+
+
+def _mean_share(shares: Sequence[float | None]) -> float | None:
+    """None where one seed has none."""
+    known = [share for share in shares if share is not None]
+    return float(np.mean(known)) if known and len(known) == len(shares) else None
+
+
+def table(documents: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: one row a set and router, p values of the default corrected over all sets (Holm)."""
+    adjusted = holm({name: _default(document)["p"] for name, document in documents.items()})
+    head = ["set", "experts", "questions", "seeds", "encoder", "best single", "router", "accuracy",
+            "to best single", "p", "p (Holm)", f"cost at {100 * KEPT_SHARE:.0f}%"]  # fmt: skip
+    rows = [head, ["---"] * len(head)]
+    for name, document in documents.items():
+        counts = [document["experts"], document["questions"], len(document["seeds"])]
+        about = [name, *counts, document["encoder"], _percent(document["best_single"])]
+        for line in document["lines"]:
+            is_default = line["router"] == DEFAULT
+            rows.append([*map(str, about), *_cells(line, adjusted[name] if is_default else None)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cells(line: Mapping[str, Any], adjusted: float | None) -> list[str]:
+    return [
+        line["router"],
+        _percent(line["accuracy"]),
+        f"{100 * line['gain']:+.2f} [{100 * line['low']:+.2f}, {100 * line['high']:+.2f}]",
+        f"{line['p']:.4f}",
+        "" if adjusted is None else f"{adjusted:.4f}",
+        "" if line["cost_share"] is None else _percent(line["cost_share"]),
+    ]
+
+
+def _default(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = next(line for line in document["lines"] if line["router"] == DEFAULT)
+    return found
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of NAME.json.")
+@click.option("--sets", "names", default=",".join(PARTS), show_default=True)
+@click.option("--routers", default="static,knn,category,linear,blend", show_default=True)
+@click.option("--seeds", default="0,1,2,3,4", show_default=True)
+@click.option("--encoder", default="minilm-int8", show_default=True)
+def main(data: Path, out: Path, names: str, routers: str, seeds: str, encoder: str) -> None:
+    """Measure routers on several outcome sets; the default's p values are corrected over all of them."""
+    for name in listed(names):
+        if name not in PARTS:
+            raise ConfigError(f'there is no set "{name}"; {suggest(name, PARTS)}')
+        numbers = [int(seed) for seed in listed(seeds)]
+        document = measure(PARTS[name], data, listed(routers), numbers, encoder)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{name}.json").write_text(json.dumps(document, indent=1))
+        click.echo(f"{name}: done", err=True)
+    kept = {name: out / f"{name}.json" for name in PARTS}
+    click.echo(table({name: json.loads(path.read_text()) for name, path in kept.items() if path.exists()}))
+
+
+if __name__ == "__main__":
+    main()
