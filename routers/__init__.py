@@ -29,6 +29,7 @@ BUILTINS: Mapping[str, str] = MappingProxyType(
         "instruction": "routers.instruction:InstructionRouter",
         "knn": "routers.knn:KnnRouter",
         "linear": "routers.linear:LinearRouter",
+        "traits": "routers.traits:TraitsRouter",
         "cascade": "routers.cascade:CascadeRouter",
         "blend": "routers.blend:BlendRouter",
         "static": "routers.static:StaticRouter",
@@ -46,6 +47,7 @@ ESTIMATORS: Mapping[str, str] = MappingProxyType(
         "instruction": "routers.instruction:InstructionEstimator",
         "knn": "routers.knn:KnnEstimator",
         "linear": "routers.linear:LinearEstimator",
+        "traits": "routers.traits:TraitsEstimator",
         "blend": "routers.blend:BlendEstimator",
     }
 )

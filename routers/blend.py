@@ -23,18 +23,20 @@ from routers.learned import Asked, LearnedOptions, LearnedRouter
 from routers.linear import LinearEstimator
 from routers.pilot import PilotEstimator
 from routers.skill import SkillEstimator
+from routers.traits import TraitsEstimator
 
 PARTS: Mapping[str, Callable[[], Estimator]] = MappingProxyType(
     {
         "category": CategoryEstimator,
         "knn": KnnEstimator,
         "linear": LinearEstimator,
+        "traits": TraitsEstimator,
         "skill": SkillEstimator,
         "pilot": PilotEstimator,
         "instruction": InstructionEstimator,
     }
 )
-USUAL = ("category", "knn", "linear")
+USUAL = ("category", "knn", "linear", "traits")
 
 Floats = npt.NDArray[np.float64]
 

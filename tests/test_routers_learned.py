@@ -33,7 +33,7 @@ ADDER = ExpertView("adder", card="adds numbers plus total", usd_per_mtok_out=1.0
 CALENDAR = ExpertView("calendar", card="knows the month week day year", usd_per_mtok_out=1.0)
 PARROT = ExpertView("parrot", card="talks", parameters_b=1.0)
 VIEWS = [ADDER, CALENDAR, PARROT]
-LEARNING = ("category", "skill", "pilot", "instruction", "knn", "linear", "cascade", "blend")
+LEARNING = ("category", "skill", "pilot", "instruction", "knn", "linear", "traits", "cascade", "blend")
 
 
 class WordEncoder:
@@ -163,7 +163,7 @@ def test_gaps_in_the_evidence_are_borne(name: str, encoder: WordEncoder) -> None
     assert np.isfinite(estimator.estimate(["add"], encoder.encode(["add"]))).all()
 
 
-@pytest.mark.parametrize("name", ["category", "linear", "blend"])
+@pytest.mark.parametrize("name", ["category", "linear", "traits", "blend"])
 def test_wording_helps_where_vectors_say_nothing(name: str, encoder: WordEncoder) -> None:
     blind = replace(evidence(encoder, with_features=True), vectors=encoder.encode(["same"] * 160))
     estimator = estimator_class(name)().fit(blind)
@@ -237,6 +237,7 @@ def test_evidence_of_another_encoder_is_refused(encoder: WordEncoder) -> None:
         ("linear", ["adder right 0.", "runner-up"]),
         ("blend", ["nearest q"]),
         ("category", ["category sums"]),
+        ("traits", ["category sums"]),
     ],
 )
 def test_reason_can_be_read(kind: str, words: list[str], encoder: WordEncoder) -> None:

@@ -18,7 +18,7 @@ from eval.recorded.ranking import available_top
 from eval.statistics import paired_bootstrap
 from routers import ESTIMATORS
 
-CANDIDATES = tuple(name for name in ("blend", "linear", "knn", "category") if name in ESTIMATORS)
+CANDIDATES = tuple(name for name in ("blend", "traits", "linear", "knn", "category") if name in ESTIMATORS)
 COMBINING = ("vote", "weighted_vote")
 LEARNING = "learned"
 ADAPTIVE = "adaptive"

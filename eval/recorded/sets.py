@@ -195,7 +195,7 @@ def _percent(share: float) -> str:
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of NAME.json.")
 @click.option("--sets", "names", default=",".join(PARTS), show_default=True)
-@click.option("--routers", default="static,knn,category,linear,blend", show_default=True)
+@click.option("--routers", default="static,knn,category,linear,traits,blend", show_default=True)
 @click.option("--seeds", default="0,1,2,3,4", show_default=True)
 @click.option("--encoder", default="minilm-int8", show_default=True)
 def main(data: Path, out: Path, names: str, routers: str, seeds: str, encoder: str) -> None:
