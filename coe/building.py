@@ -15,7 +15,7 @@ from coe.feedback import Feedback
 from coe.generation import Generation
 from coe.profiles.aggregating import best_aggregators
 from coe.profiles.evidence import encoder_of, evidence_of
-from coe.profiles.store import ProfileStore, digest, open_store
+from coe.profiles.store import ProfileStore, digest, fitted_combiner, open_store
 from coe.registry.models import Registry, RouterSpec
 from coe.types import ExpertId, ExpertView, Router
 from routers import build_router, renew_router
@@ -76,7 +76,13 @@ class GenerationBuilder:
         """What aggregators may know: which experts err together, and who aggregates well."""
         evidence = evidence_of(store, registry.routed)
         outcomes = None if evidence is None else Outcomes(evidence.experts, evidence.scores)
-        return Setting(experts, self._root, outcomes, best_aggregators(registry, self._root, store))
+        return Setting(
+            experts,
+            self._root,
+            outcomes,
+            fitted_combiner(registry, self._root),
+            best_aggregators(registry, self._root, store),
+        )
 
     def _router(self, spec: RouterSpec, registry: Registry, store: ProfileStore) -> _Built:
         recipe = _Recipe(

@@ -135,7 +135,7 @@ def test_a_registry_s_aggregators_stand_beside_the_built_ins() -> None:
         ({"kind": "coe.types:Options"}, "no aggregator class"),
         ({"kind": "synthesise", "options": {"exprt": "e0"}}, "exprt"),
         ({"kind": "synthesise", "options": {"expert": "e9"}}, 'no expert "e9"'),
-        ({"kind": "learned"}, "path"),
+        ({"kind": "learned"}, "nothing taught it yet"),
         ({"kind": "learned", "options": {"path": "nowhere.json"}}, "no fitted combiner"),
     ],
 )

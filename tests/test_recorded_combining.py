@@ -14,7 +14,7 @@ from eval.recorded.learning import InStages, Learned, answer_numbers
 from eval.recorded.lessons import Lessons
 from eval.recorded.outcomes import OutcomeSet, Question
 from eval.recorded.study import Plan, Study
-from eval.recorded.ways import compared, table, usual_ways
+from eval.recorded.ways import ablation, compared, table, usual_ways
 
 
 def team_outcomes(count: int = 400) -> OutcomeSet:
@@ -110,7 +110,7 @@ def test_the_comparison_has_a_line_for_each_way_and_its_reference(tmp_path: Path
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     plans = [Plan(cross_folds(outcomes.questions, 3, seed), ("static",), (), (3,), seed) for seed in (0, 1)]
     studies = [Study(outcomes, vectors, plan) for plan in plans]
-    ways = usual_ways((3,), mean_experts=1.5)
+    ways = [*usual_ways((3,), mean_experts=1.5), *ablation(3)]
     rows = {row.way: row for row in compared(studies, "static", ways)}
     assert rows["learned, 3"].to_reference == (0.0, 0.0, 0.0)
     assert rows["best single"].to_best_single == (0.0, 0.0, 0.0)

@@ -45,7 +45,8 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
 _KIND = PluginKind("aggregator", "combine", "coe.aggregators.base.AggregatorClass", BUILT_IN)
 
 NEEDS_OPTIONS = frozenset({"learned"})
-"""Built-ins that exist only where experts.yaml configures them; the others can always be named."""
+"""Built-ins that exist only where experts.yaml configures them, or where a combiner was fitted; the others
+can always be named."""
 
 
 def build_aggregators(registry: Registry, setting: Setting) -> dict[str, Aggregator]:
@@ -55,7 +56,7 @@ def build_aggregators(registry: Registry, setting: Setting) -> dict[str, Aggrega
     """
     specs = {spec.label: spec for spec in (registry.aggregator, *registry.aggregators)}
     for kind in BUILT_IN:
-        if kind not in NEEDS_OPTIONS:
+        if kind not in NEEDS_OPTIONS or setting.combiner is not None:
             specs.setdefault(kind, AggregatorSpec(kind=kind))
     return {name: build_aggregator(spec, setting) for name, spec in specs.items()}
 

@@ -44,6 +44,8 @@ class Setting:
     """the folder of experts.yaml, where relative paths in options start"""
     outcomes: Outcomes | None = None
     """what the experts' profiles say of those that have one; None where none has"""
+    combiner: Path | None = None
+    """what `coe experts profile --combiner` fitted, next to the profiles; None where it did not"""
     best_aggregators: Mapping[str, ExpertId] = field(default_factory=dict)
     """for each category, and for "all", the expert that was best at picking the right one of several answers;
     only where somebody was measured to be better than guessing"""

@@ -15,13 +15,14 @@ from coe.aggregators.fitted import FittedCombiner
 from coe.aggregators.protocol import Answers, Asked, Picked, Proposal, Proposing
 from coe.aggregators.stopping import dearer, standing_features
 from coe.aggregators.weighing import ABSENT, Table
+from coe.errors import ConfigError
 from coe.extraction import options_in
 from coe.types import Request
 
 
 class LearnedOptions(AggregatorOptions):
-    path: Path
-    """the fitted combiner, relative to experts.yaml"""
+    path: Path | None = None
+    """the fitted combiner, relative to experts.yaml; without it, the one next to the profiles"""
 
 
 class Learned(Base):
@@ -36,7 +37,13 @@ class Learned(Base):
 
     def __init__(self, name: str, options: LearnedOptions, setting: Setting) -> None:
         super().__init__(name, options, setting)
-        self._fitted = FittedCombiner.load(setting.root / options.path)
+        path = setting.combiner if options.path is None else setting.root / options.path
+        if path is None:
+            raise ConfigError(
+                f'aggregator "{name}": nothing taught it yet',
+                hint="Run coe experts profile --combiner --from FOLDER, or give the option path.",
+            )
+        self._fitted = FittedCombiner.load(path)
         self.proposing = Proposing(at_once=None if self._fitted.stopping is None else 1)
 
     async def combine(self, request: Request, answers: Answers) -> Picked:

@@ -126,7 +126,7 @@ class ProfileGate:
 
     def compare(self, registry: Registry, store: ProfileStore, expert: ExpertId) -> Comparison | None:
         """None where there is nothing to compare: no profile of it, or of no other expert."""
-        spec = _default_spec(registry)
+        spec = default_spec(registry)
         evidence = evidence_of(store, registry.routed, encoder_of(spec))
         if evidence is None or expert not in evidence.experts or len(evidence.experts) < 2:
             return None
@@ -170,7 +170,8 @@ def _why_unchecked(store: ProfileStore, registry: Registry) -> str:
     return "its profile and the others' are not on the same questions"
 
 
-def _default_spec(registry: Registry) -> RouterSpec:
+def default_spec(registry: Registry) -> RouterSpec:
+    """The registry's default router; a built-in that it does not list has its usual options."""
     default = registry.routers.default
     listed = (spec for spec in registry.routers.available if spec.name == default)
     return next(listed, RouterSpec(name=default, kind=default))

@@ -104,6 +104,17 @@ def own_folder(registry: Registry, root: Path) -> ProfileFolder:
     return ProfileFolder(root / Path(own[-1] if own else "profiles").expanduser())
 
 
+def combiner_file(registry: Registry, root: Path) -> Path:
+    """Where the fitted combiner of the aggregator ``learned`` is written."""
+    return own_folder(registry, root).path / "combiner.json"
+
+
+def fitted_combiner(registry: Registry, root: Path) -> Path | None:
+    """:func:`combiner_file` where there is one."""
+    path = combiner_file(registry, root)
+    return path if path.is_file() else None
+
+
 def _is_its_own(profile: ExpertProfile, expert: Expert) -> bool:
     return profile.expert.casefold() == (expert.profile or expert.id).casefold()
 

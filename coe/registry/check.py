@@ -94,9 +94,11 @@ def _parts(registry: Registry, root: Path) -> Iterator[Finding]:
     from coe.engines import build_engine
     from coe.pool.plan import build_plan
     from coe.pool.policies import make_policy
+    from coe.profiles.store import fitted_combiner
 
     views = tuple(expert.view() for expert in registry.experts)
-    yield from _tried("aggregator", lambda: build_aggregators(registry, Setting(views, root)))
+    setting = Setting(views, root, combiner=fitted_combiner(registry, root))
+    yield from _tried("aggregator", lambda: build_aggregators(registry, setting))
     yield from _tried("pool", lambda: make_policy(registry.pool))
     yield from _tried("pool", lambda: build_plan(registry))
     for host in registry.pool.hosts:

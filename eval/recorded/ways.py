@@ -65,7 +65,7 @@ class WayRow:
 
 
 def usual_ways(counts: Sequence[int], mean_experts: float) -> list[Way]:
-    """All that the table shows for these numbers of experts."""
+    """Votes, the learned combiner, and the same in stages, for these numbers of experts."""
     ways: list[Way] = []
     for count in counts:
         ways += [
@@ -73,14 +73,20 @@ def usual_ways(counts: Sequence[int], mean_experts: float) -> list[Way]:
             Way(f"weighted vote, {count}", count, WeightedVote),
             Way(f"learned, {count}", count, Learned),
             Way(f"adaptive, at most {count}", count, lambda: InStages(mean_experts)),
-            Way(f"learned, {count}, without lengths", count, lambda: Learned(lengths=False)),
-            Way(f"learned, {count}, without dependence", count, lambda: Learned(dependence=False)),
-            Way(f"learned, {count}, without the router's estimates", count, Learned, blind=True),
         ]
-    largest = max(counts)
-    for share in SHARES:
-        ways.append(Way(f"learned, {largest}, {share:.0%} of the questions", largest, Learned, share=share))
     return ways
+
+
+def ablation(count: int) -> list[Way]:
+    """The learned combiner of ``count`` experts with parts left out, and taught by fewer questions."""
+    whole = f"learned, {count}"
+    parts = [
+        Way(f"{whole}, without lengths", count, lambda: Learned(lengths=False)),
+        Way(f"{whole}, without dependence", count, lambda: Learned(dependence=False)),
+        Way(f"{whole}, without the router's estimates", count, Learned, blind=True),
+    ]
+    fewer = [Way(f"{whole}, {share:.0%} of the questions", count, Learned, share=share) for share in SHARES]
+    return [*parts, *fewer]
 
 
 def compared(studies: Sequence[Study], router: str, ways: Sequence[Way]) -> list[WayRow]:

@@ -13,7 +13,13 @@ import click
 @click.option("--pool", help="Experts, with commas between (quote a name with a comma); default: all.")
 @click.option("--router", default="skill", show_default=True, help="Who chooses the experts.")
 @click.option("--experts-per-query", default="3,5", show_default=True, help="Numbers of experts.")
-@click.option("--mean-experts", default=2.1, show_default=True, help="Adaptive: asked on average.")
+@click.option(
+    "--mean-experts",
+    default=2.28,
+    show_default=True,
+    help="Adaptive: asked, on average over learning questions.",
+)
+@click.option("--ablation", "with_ablation", is_flag=True, help="Leave parts out; teach by fewer questions.")
 @click.option("--seeds", default="0", show_default=True, help="Seeds of the folds, as 0,1,2.")
 @click.option("--folds", default=5, show_default=True, help="Folds of cross-validation.")
 @click.option(
@@ -26,17 +32,18 @@ def main(
     router: str,
     experts_per_query: str,
     mean_experts: float,
+    with_ablation: bool,
     seeds: str,
     folds: int,
     encoder: str,
     json_out: Path | None,
 ) -> None:
     """Compare ways to combine the answers of a router's experts: votes, the learned combiner with always so
-    many, the same asking one after the other, with parts left out, and taught by fewer questions.
+    many, and the same asking one after the other until another answer is not worth its price.
     """
     from coe.cli._options import numbers
     from eval.recorded.run import Settings, listed, open_study
-    from eval.recorded.ways import compared, figures, table, usual_ways
+    from eval.recorded.ways import ablation, compared, figures, table, usual_ways
 
     counts = numbers(experts_per_query, "--experts-per-query")
     studies = [
@@ -53,7 +60,10 @@ def main(
         )
         for seed in numbers(seeds, "--seeds")
     ]
-    rows = compared(studies, router, usual_ways(counts, mean_experts))
+    ways = usual_ways(counts, mean_experts)
+    if with_ablation:
+        ways += [way for count in counts for way in ablation(count)]
+    rows = compared(studies, router, ways)
     click.echo(table(rows))
     if json_out:
         meta = {

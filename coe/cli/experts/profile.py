@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     help="Outcome set: questions, and which expert answered them rightly.",
 )  # fmt: skip
 @click.option("--aggregation", is_flag=True, help="Test how well it picks the right one of several answers.")
+@click.option("--combiner", is_flag=True, help="Teach the aggregator learned from the answers of --from.")
 @click.option(
     "--items", type=click.Path(path_type=Path), help="--aggregation: JSONL; default: demo questions."
 )
@@ -45,6 +46,7 @@ def main(
     expert_id: str | None,
     folder: Path | None,
     aggregation: bool,
+    combiner: bool,
     items: Path | None,
     per_skill: int,
     record: Path | None,
@@ -63,7 +65,8 @@ def main(
     With --from: from recorded outcomes; with --ask too: from its own answers (200 questions unless --probes
     says otherwise; a rerun goes on from the answers it has). With --aggregation: the expert ID, or each one
     without it, is asked through a running service which of one right and two wrong answers is right; the
-    shares are added.
+    shares are added. With --combiner: from the recorded answers of all experts of the registry, what the
+    aggregator ``learned`` knows, written next to the profiles.
     """
     if aggregation:
         from coe.cli.experts._aggregation import ask_and_keep
@@ -72,8 +75,15 @@ def main(
         found = ask_and_keep(registry, expert_id, url, items, per_skill, record)
         click.echo(json.dumps(plain(found), indent=1) if as_json else "\n".join(ranked(found)))
         return
+    if combiner:
+        from coe.cli.experts._combiner import teach
+
+        if folder is None or expert_id is not None:
+            raise click.UsageError("--combiner takes --from FOLDER and no ID")
+        click.echo(teach(registry, folder, split, as_json))
+        return
     if expert_id is None or folder is None:
-        raise click.UsageError("give an expert's ID and --from FOLDER, or --aggregation")
+        raise click.UsageError("give an expert's ID and --from FOLDER, or --aggregation, or --combiner")
     from coe.profiles.joining import Probes, profile_asked, profile_recorded, read_recorded
     from coe.registry.load import load_registry
 
