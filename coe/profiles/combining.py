@@ -61,7 +61,8 @@ def teach_registry(registry: Registry, root: Path, data: Recorded, mean_experts:
     path = combiner_file(registry, root)
     path.parent.mkdir(parents=True, exist_ok=True)
     FittedCombiner(replace(fitted.combiner, experts_=tuple(named)), fitted.stopping).save(path)
-    return Taught(path, tuple(named), len(rows), limit, fitted.stopping and fitted.stopping.price)
+    price = None if fitted.stopping is None else fitted.stopping.price
+    return Taught(path, tuple(named), len(rows), limit, price)
 
 
 def _limit(registry: Registry) -> int:
