@@ -51,6 +51,10 @@ class ProfileReport:
 class Profiler(Protocol):
     """Learns what an expert can do by asking it."""
 
+    def require(self, registry: Registry) -> None:
+        """Raises BadRequest when ``registry`` has no questions to ask."""
+        ...
+
     async def profile(self, registry: Registry, expert: ExpertId, ask: Ask) -> ProfileReport:
         """Ask ``expert`` of ``registry`` and store its profile. Must not block the event loop.
 
@@ -66,6 +70,8 @@ def build_gate(root: Path) -> Gate:
     return ProfileGate(root)
 
 
-def build_profiler(root: Path) -> Profiler | None:  # noqa: ARG001
-    """The profiler of the service whose experts.yaml stands in ``root``; None where there is none."""
-    return None
+def build_profiler(root: Path) -> Profiler:
+    """The profiler of the service whose experts.yaml stands in ``root``."""
+    from coe.profiles.joining import ProbeProfiler
+
+    return ProbeProfiler(root)

@@ -65,7 +65,7 @@ class Joining:
         registry = await self._editor.check(lambda text: add_experts(text, path, entries))
         reports: dict[ExpertId, ProfileReport] = {}
         if profile:
-            self._require_profiler()
+            self._require_profiler(registry)
             hidden = [{**entry, "shadow": True} for entry in entries]
             await self._editor.edit(lambda text: add_experts(text, path, hidden))
             for expert in ids:
@@ -83,21 +83,22 @@ class Joining:
 
     async def profile(self, expert: ExpertId) -> Joined:
         """Profile an expert that is here. A shadow is then judged by the gate, and routed to if it passes."""
-        self._require_profiler()
         path = self._editor.path
         registry = await self._editor.check(lambda text: set_shadow(text, path, expert, False))
+        self._require_profiler(registry)
         report = await self._profile(registry, expert)
         joined = await self._judge(registry, expert, False, report)
         await self._editor.edit(lambda text: _shown(text, path, [joined]))
         return joined
 
-    def _require_profiler(self) -> None:
+    def _require_profiler(self, registry: Registry) -> None:
         if self._profiler is None or self._ask is None:
             raise BadRequest(
                 "experts cannot be profiled here",
                 code="no_profiler",
                 hint="Leave `profile` out, and build the profile from outcomes with `coe experts profile`.",
             )
+        self._profiler.require(registry)
 
     async def _profile(self, registry: Registry, expert: ExpertId) -> ProfileReport:
         if self._profiler is None or self._ask is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -15,21 +16,24 @@ import pytest
 import yaml
 from aiohttp import web
 
-from coe.errors import ConfigError, EngineError
-from coe.profiles.evidence import described, evidence_of
+from coe.errors import BadRequest, ConfigError, EngineError
+from coe.profiles import joining
+from coe.profiles.evidence import cautions, described, evidence_of
 from coe.profiles.gate import compare
-from coe.profiles.joining import Probes, ProfileGate, profile_asked, profile_recorded
+from coe.profiles.joining import ProbeProfiler, Probes, ProfileGate, profile_asked, profile_recorded
 from coe.profiles.names import name_among
 from coe.profiles.newcomer import NewcomerModel
 from coe.profiles.outcomes import Recorded, Source, full_profile, recorded, training_rows
-from coe.profiles.probing import probe
+from coe.profiles.probing import next_rows, probe
 from coe.profiles.profile import Tally
 from coe.profiles.store import ProfileFolder, open_store
 from coe.profiles.table import QuestionTable, is_held_out, leaks, read_table, write_table
+from coe.registry.check import explain
 from coe.registry.models import Registry
 from eval.contamination import text_key
-from eval.recorded.outcomes import OutcomeSet, Question
+from eval.recorded.outcomes import OutcomeSet, Question, read_outcomes
 from routers.evidence import Evidence
+from routers.features import text_features
 from routers.knn import KnnEstimator
 
 CATEGORIES = ("law", "maths", "biology")
@@ -247,6 +251,41 @@ def test_answers_narrow_the_estimate() -> None:
     assert widths(many) < widths(few)
 
 
+def test_chosen_questions_are_expected_to_tell_more_than_random_ones() -> None:
+    model = NewcomerModel(known_and_newcomer()[0])
+    prior = model.prior()
+    p = model.probabilities(prior)
+    gradient = model.membership.mean(axis=0) @ model.gradients(prior)
+
+    def left_unknown(design: str) -> float:
+        rows = next_rows(model, prior, np.arange(600), 30, design, np.random.default_rng(0))  # type: ignore[arg-type]
+        told = (model.features[rows].T * (p * (1 - p))[rows]) @ model.features[rows]
+        return float(gradient @ np.linalg.solve(np.linalg.inv(prior.covariance) + told, gradient))
+
+    assert left_unknown("adaptive") < 0.9 * left_unknown("random")
+
+
+def test_newcomer_that_answers_as_a_known_expert_is_expected_to_surprise_where_that_one_does() -> None:
+    known, _ = known_and_newcomer()
+    twin = known.scores[:, known.experts.index("counter")].astype(np.float64)
+    found = probe(NewcomerModel(known), lambda rows: twin[rows], 150)
+    unasked = np.setdiff1d(np.arange(len(known)), found.rows)
+    right, wrong = unasked[twin[unasked] == 1], unasked[twin[unasked] == 0]
+    assert found.probabilities[right].mean() > found.probabilities[wrong].mean() + 0.3
+
+
+def test_more_known_experts_than_directions_are_kept_few() -> None:
+    rng = np.random.default_rng(0)
+    known, _ = known_and_newcomer(120)
+    scores = (rng.random((120, 50)) < 0.5).astype(np.float32)
+    many = replace(
+        known, experts=tuple(map(str, range(50))), scores=scores, counts=np.ones_like(scores), cost_usd=()
+    )
+    model = NewcomerModel(many)
+    assert model.features.shape[1] < 2 + 3 + 10 + 50
+    assert np.isfinite(probe(model, lambda rows: scores[rows, 0].astype(float), 20).probabilities).all()
+
+
 def test_unanswered_probes_are_not_counted() -> None:
     known, truth = known_and_newcomer()
     truth = truth.copy()
@@ -383,6 +422,52 @@ def test_asked_expert_gets_a_profile_and_the_run_goes_on_where_it_was(tmp_path: 
     assert evidence_of(open_store(registry, tmp_path), registry.experts) is not None
 
 
+def test_running_expert_is_asked_by_the_service_it_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "read_recorded", lambda folder: choice_data(400))
+    asked: list[str] = []
+
+    async def ask(question: str) -> str:
+        asked.append(question)
+        return "The answer is (B)."
+
+    registry = registry_of("lawyer", "stranger", probes="questions")
+    report = asyncio.run(ProbeProfiler(tmp_path).profile(registry, "stranger", ask))
+    assert report.questions == len(set(asked)) == 200
+    found = open_store(registry, tmp_path).of(registry.experts[1])
+    assert [profile.overall.count for profile in found] == [200]
+    assert 0.6 < found[0].overall.mean < 0.9
+    assert found[0].estimate is not None
+
+
+def test_registry_without_probe_questions_says_how_to_name_some(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="names no questions") as refused:
+        ProbeProfiler(tmp_path).require(registry_of("lawyer"))
+    assert "probes: DIR" in str(refused.value.hint)
+
+
+def test_profile_from_few_answers_is_warned_of(tmp_path: Path) -> None:
+    registry = registry_of("lawyer", "newcomer")
+    profile_recorded(registry, tmp_path, registry.experts[1], data(), Probes(30))
+    assert cautions(registry, tmp_path) == [
+        "the profile newcomer rests on 30 answers, fewer than 200: routing by it may do harm"
+    ]
+    (found,) = (f for f in explain(registry, tmp_path).findings if "rests on 30" in f.message)
+    assert found.severity == "warning"
+
+
+def test_wording_of_the_questions_reaches_the_evidence(tmp_path: Path) -> None:
+    registry = registry_of("lawyer", "newcomer")
+    made = data()
+    profile_recorded(registry, tmp_path, registry.experts[1], made, Probes())
+    evidence = evidence_of(open_store(registry, tmp_path), registry.experts)
+    assert evidence is not None
+    assert evidence.features is not None
+    expected = text_features([question.text or "" for question in made.outcomes.questions])
+    assert np.allclose(evidence.features.toarray(), expected.toarray(), atol=0.01)
+
+
 def test_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
     registry = registry_of("stranger", "lawyer")
     with pytest.raises(EngineError, match="did not answer a probe question"):
@@ -465,3 +550,13 @@ def test_shipped_profiles_say_where_they_come_from_and_hold_no_held_out_row() ->
     for each in store.tables.values():
         assert not any(is_held_out(split) for split in each.splits)
         assert each.keys
+
+
+@pytest.mark.skipif("COE_DATA" not in os.environ, reason="needs the recorded outcomes in COE_DATA")
+def test_shipped_profiles_were_made_from_development_questions_only() -> None:
+    questions = read_outcomes(Path(os.environ["COE_DATA"]) / "outcomes" / "mmlu_pro").questions
+    allowed = {text_key(q.stem) for q in questions if q.stem and not is_held_out(q.split)}
+    tested = [q for q in questions if is_held_out(q.split)]
+    for each in open_store(gpu_registry(), Path()).tables.values():
+        assert each.keys <= allowed
+        assert not leaks(each, [q.id for q in tested], [text_key(q.stem) for q in tested if q.stem])

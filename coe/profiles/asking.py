@@ -1,4 +1,5 @@
-"""Profiling an expert by asking it: probe questions put through an OpenAI-compatible URL, graded strictly.
+"""Profiling an expert by asking it: probe questions put to it (through an OpenAI-compatible URL, or by the
+service that it has joined), graded strictly.
 
 Every answer is kept in a record as it comes (one JSON line), so that an interrupted run goes on where it was.
 Which question comes next may depend on the answers so far: batches are chosen by :mod:`coe.profiles.probing`.
@@ -10,7 +11,7 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from coe.profiles.outcomes import Recorded, Source, probed_profile
 from coe.profiles.probing import Design, probe
 from coe.profiles.profile import Cost, ExpertProfile, Latency
 from coe.registry.models import Expert
+from eval.recorded.outcomes import Question
 
 PROMPT = (
     "{question}\n\nThink step by step. End with a line of the form: The answer is (X), where X is the letter."
@@ -43,23 +45,30 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """Where and how to ask. ``model``: the name that the server gives the expert."""
+class Reply:
+    text: str
+    output_tokens: int | None = None
 
-    url: str
-    model: str
+
+Put = Callable[[str], Awaitable[Reply]]
+"""Puts one question to the expert. Raises CoeError when it does not answer."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How to ask. ``record``: where answers are kept; ``run``: has them given, in a thread that may wait."""
+
+    put: Put
     record: Path
-    max_tokens: int = 1024
-    timeout_s: float = 300.0
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run
 
 
 def ask_profile(
-    data: Recorded, expert: Expert, asking: Asking, count: int, design: Design = "random", seed: int = 0
+    data: Recorded, expert: Expert, asking: Asking, count: int, design: Design = "adaptive", seed: int = 0
 ) -> ExpertProfile:
     """The profile of ``expert`` from ``count`` questions of ``data``; blocking (as long as the answers take).
 
-    Raises ConfigError when the questions have no options and gold letter, EngineError when the server does
-    not answer.
+    Raises ConfigError when the questions have no options and gold letter, and what ``asking.put`` raises.
     """
     gradable = np.asarray(
         [i for i, q in enumerate(data.outcomes.questions) if q.options and q.gold], dtype=np.intp
@@ -74,7 +83,7 @@ def ask_profile(
     model = NewcomerModel(data.evidence([name for name in data.outcomes.experts if name != own]))
 
     def answer(rows: Rows) -> Floats:
-        asyncio.run(_ask_missing(data, rows, asking, kept))
+        asking.run(_ask_missing(data, rows, asking, kept))
         return np.asarray([kept[data.table.ids[row]].score for row in rows])
 
     probing = probe(model, answer, count, allowed=gradable, design=design, seed=seed)
@@ -98,49 +107,57 @@ def read_record(path: Path) -> dict[str, Asked]:
 
 
 async def _ask_missing(data: Recorded, rows: Rows, asking: Asking, kept: dict[str, Asked]) -> None:
-    import aiohttp
-
     missing = [row for row in rows if data.table.ids[row] not in kept]
     gate = asyncio.Semaphore(_AT_ONCE)
-    timeout = aiohttp.ClientTimeout(total=asking.timeout_s)
     asking.record.parent.mkdir(parents=True, exist_ok=True)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
 
-        async def one(row: int) -> None:
-            async with gate:
-                asked = await _ask(session, data, row, asking)
-            kept[asked.question] = asked
-            with asking.record.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(asked)) + "\n")
+    async def one(row: int) -> None:
+        async with gate:
+            asked = await _ask(data.outcomes.questions[row], asking.put)
+        kept[asked.question] = asked
+        with asking.record.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(asked)) + "\n")
 
-        await asyncio.gather(*(one(int(row)) for row in missing))
+    await asyncio.gather(*(one(int(row)) for row in missing))
 
 
-async def _ask(session: Any, data: Recorded, row: int, asking: Asking) -> Asked:
-    import aiohttp
-
-    question = data.outcomes.questions[row]
-    body = {
-        "model": asking.model,
-        "messages": [{"role": "user", "content": PROMPT.format(question=question.text)}],
-        "max_tokens": asking.max_tokens,
-        "temperature": 0,
-    }
+async def _ask(question: Question, put: Put) -> Asked:
     start = time.monotonic()
-    base = asking.url.rstrip("/").removesuffix("/v1")
-    try:
-        async with session.post(f"{base}/v1/chat/completions", json=body) as response:
-            answer: Mapping[str, Any] = await response.json()
-            text = str(answer["choices"][0]["message"]["content"] or "")
-    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise EngineError(
-            f"{asking.model} at {asking.url} did not answer a probe question: {type(error).__name__} {error}",
-            hint="Is the server running, and is this its model name? Answers so far are kept: run it again.",
-        ) from None
-    letter = choice(text, LETTERS[: len(question.options)])
-    tokens = (answer.get("usage") or {}).get("completion_tokens")
+    reply = await put(PROMPT.format(question=question.text))
+    letter = choice(reply.text, LETTERS[: len(question.options)])
     right = letter is not None and letter == question.gold
-    return Asked(question.id, float(right), round(time.monotonic() - start, 3), tokens)
+    return Asked(question.id, float(right), round(time.monotonic() - start, 3), reply.output_tokens)
+
+
+def through_url(url: str, model: str, max_tokens: int = 1024, timeout_s: float = 300.0) -> Put:
+    """Asks an OpenAI-compatible server, which calls the expert ``model``. Raises EngineError."""
+    base = url.rstrip("/").removesuffix("/v1")
+
+    async def put(question: str) -> Reply:
+        import aiohttp
+
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": max_tokens,
+            "temperature": 0,
+        }
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.post(f"{base}/v1/chat/completions", json=body) as response,
+            ):
+                answer: Mapping[str, Any] = await response.json()
+            text = str(answer["choices"][0]["message"]["content"] or "")
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise EngineError(
+                f"{model} at {url} did not answer a probe question: {type(error).__name__} {error}",
+                hint="Is the server running and its name right? Answers so far are kept: run it again.",
+            ) from None
+        return Reply(text, (answer.get("usage") or {}).get("completion_tokens"))
+
+    return put
 
 
 def _latency(used: list[Asked]) -> Latency:

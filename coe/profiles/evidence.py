@@ -66,6 +66,13 @@ def described(registry: Registry, root: Path) -> list[str]:
     return lines
 
 
+def cautions(registry: Registry, root: Path) -> list[str]:
+    """Lines for people: profiles that rest on few answers. Raises ConfigError."""
+    store = open_store(registry, root)
+    found = (profile.caution for expert in registry.routed for profile in store.of(expert))
+    return [line for line in found if line]
+
+
 def encoder_of(spec: RouterSpec) -> str:
     """The encoder whose vectors this router reads: its option ``encoder``, or that option's default."""
     from routers import router_class

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from coe.admission import GateReport
-from coe.errors import ConfigError
+from coe.admission import Ask, GateReport, ProfileReport
+from coe.errors import BadRequest, ConfigError
 from coe.profiles.evidence import DEFAULT_ENCODER, encoder_of, evidence_of
 from coe.profiles.gate import Bounds, Comparison, EstimatorBuilder, compare
 from coe.profiles.names import name_among
@@ -23,7 +24,7 @@ from coe.profiles.outcomes import (
     training_rows,
 )
 from coe.profiles.probing import Design
-from coe.profiles.profile import ExpertProfile
+from coe.profiles.profile import ENOUGH, ExpertProfile
 from coe.profiles.store import ProfileFolder, ProfileStore, open_store, own_folder
 from coe.registry.models import Expert, Registry, RouterSpec
 from coe.types import ExpertId
@@ -39,7 +40,7 @@ class Probes:
     """How a newcomer is probed: ``count`` questions, or with None all that it has answers to."""
 
     count: int | None = None
-    design: Design = "random"
+    design: Design = "adaptive"
     seed: int = 0
 
 
@@ -86,14 +87,59 @@ def profile_asked(
     """Write the profile of ``expert`` from its answers through ``url``, where it is called ``model`` (its id
     by default, which pins it on a CoE service). Blocking; goes on from the answers of an interrupted run.
     """
-    from coe.profiles.asking import Asking, ask_profile
+    from coe.profiles.asking import Asking, ask_profile, through_url
 
     folder = prepare(registry, root, expert, data)
-    record = folder.path / "asked" / f"{quote(expert.id, safe='')}-{data.table.fingerprint}.jsonl"
-    asking = Asking(url, model or expert.id, record)
-    profile = ask_profile(data, expert, asking, probes.count or 200, probes.design, probes.seed)
+    asking = Asking(through_url(url, model or expert.id), _record(folder, expert, data))
+    profile = ask_profile(data, expert, asking, probes.count or ENOUGH, probes.design, probes.seed)
     folder.write(profile)
     return profile
+
+
+def _record(folder: ProfileFolder, expert: Expert, data: Recorded) -> Path:
+    return folder.path / "asked" / f"{quote(expert.id, safe='')}-{data.table.fingerprint}.jsonl"
+
+
+class ProbeProfiler:
+    """The :class:`coe.admission.Profiler` of a service whose file stands in ``root``: asks the expert
+    :data:`ENOUGH` questions of the registry's ``probes``, each batch chosen by the answers so far."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def require(self, registry: Registry) -> None:
+        if registry.probes is None:
+            raise BadRequest(
+                "experts.yaml names no questions to ask a new expert",
+                code="no_probes",
+                hint="Set `probes: DIR`, a set of questions with options and gold, or leave `profile` out.",
+            )
+
+    async def profile(self, registry: Registry, expert: ExpertId, ask: Ask) -> ProfileReport:
+        self.require(registry)
+        newcomer = next(each for each in registry.experts if each.id == expert)
+        loop = asyncio.get_running_loop()
+
+        def run(asking: Coroutine[Any, Any, None]) -> None:
+            asyncio.run_coroutine_threadsafe(asking, loop).result()
+
+        profile = await asyncio.to_thread(self._profiled, registry, newcomer, ask, run)
+        lines = (profile.caution,) if profile.caution else ()
+        return ProfileReport(expert, round(profile.overall.count), lines)
+
+    def _profiled(
+        self, registry: Registry, expert: Expert, ask: Ask, run: Callable[[Coroutine[Any, Any, None]], None]
+    ) -> ExpertProfile:
+        from coe.profiles.asking import Asking, Reply, ask_profile
+
+        async def put(question: str) -> Reply:
+            return Reply(await ask(question))
+
+        data = read_recorded(self._root / Path(registry.probes or "").expanduser())
+        folder = prepare(registry, self._root, expert, data)
+        profile = ask_profile(data, expert, Asking(put, _record(folder, expert, data), run), ENOUGH)
+        folder.write(profile)
+        return profile
 
 
 def prepare(registry: Registry, root: Path, expert: Expert, data: Recorded) -> ProfileFolder:

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from eval.statistics import wilson
 
+ENOUGH = 200
+"""Answers; a profile from fewer is a guess (docs/profiles.md has the learning curve)."""
+
 Part = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -100,6 +103,16 @@ class ExpertProfile(Model):
     cost: Cost = Cost()
     latency: Latency | None = None
     provenance: Provenance
+
+    @property
+    def caution(self) -> str | None:
+        """A sentence for people where the profile rests on few answers."""
+        if self.overall.count >= ENOUGH:
+            return None
+        return (
+            f"the profile {self.expert} rests on {self.overall.count:g} answers, fewer than {ENOUGH}: "
+            "routing by it may do harm"
+        )
 
 
 def tallies(scores: Mapping[str, list[tuple[float, float]]]) -> dict[str, Tally]:

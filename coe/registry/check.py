@@ -132,9 +132,10 @@ def _host(host: Host, registry: Registry, root: Path) -> Iterator[Finding]:
 
 def _profiles(registry: Registry, root: Path) -> Iterator[Finding]:
     """Which experts have a profile that routers can learn from."""
-    from coe.profiles.evidence import described
+    from coe.profiles.evidence import cautions, described
 
     def describe() -> None:
+        found.extend(Finding("warning", "profiles", line) for line in cautions(registry, root))
         found.extend(Finding("note", "profiles", line) for line in described(registry, root))
 
     found: list[Finding] = []

@@ -333,6 +333,8 @@ class Registry(Model):
     profiles: tuple[str, ...] = ("package:open-models", "profiles")
     """folders of what is known of experts, relative to experts.yaml; a later one goes before an earlier one,
     and new profiles are written to the last; package:open-models comes with CoE"""
+    probes: str | None = None
+    """outcome set, relative to experts.yaml, whose questions `experts add --profile` asks"""
     history: History = History()
     cluster: Cluster = Cluster()
     access: Access = Access()

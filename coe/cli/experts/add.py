@@ -31,7 +31,7 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 @click.option("--memory-gb", type=float, help="For an ID: what it takes on a host that swaps by sleeping.")
 @click.option("--general", is_flag=True, help="For an ID: takes what no specialist covers.")
 @click.option("--shadow", is_flag=True, help="Admit as a shadow: no router chooses it.")
-@click.option("--profile", is_flag=True, help="Ask them the probe questions before they are judged.")
+@click.option("--profile", is_flag=True, help="Ask them questions of `probes` before they are judged.")
 @click.option(
     "--outcomes", type=click.Path(path_type=Path), help="Outcome set that holds their answers: learn from it."
 )

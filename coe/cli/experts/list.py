@@ -49,11 +49,15 @@ def _from_service(url: str) -> list[dict[str, Any]]:
 
 
 def _from_registry(path: Path) -> list[dict[str, Any]]:
+    from coe.profiles.evidence import cautions
     from coe.registry.load import load_registry
 
+    registry = load_registry(path)
+    for line in cautions(registry, path.resolve().parent):
+        click.echo(f"warning: {line}", err=True)
     return [
         {"id": expert.id, "state": "not running", "skills": list(expert.skills), "card": expert.card}
-        for expert in load_registry(path).experts
+        for expert in registry.experts
     ]
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--model", help="--ask: what the server at --url calls it; default: ID.")
 @click.option("--probes", type=click.IntRange(min=1), help="Use so many questions; the rest is estimated.")
 @click.option("--split", help="Learn from this split only (never a held-out one).")
-@click.option("--design", type=click.Choice(["adaptive", "random"]), default="random", show_default=True)
+@click.option("--design", type=click.Choice(["adaptive", "random"]), default="adaptive", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @registry_option
 @json_option
@@ -123,6 +123,7 @@ def readable(profile: ExpertProfile) -> list[str]:
         f"{profile.expert}: {overall.mean:.3f} [{overall.low:.3f}, {overall.high:.3f}] "
         f"on {overall.count:g} questions of {profile.provenance.source} ({profile.provenance.date})"
     ]
+    lines += [f"warning: {profile.caution}"] if profile.caution else []
     shown = profile.estimated or profile.categories
     if profile.estimated:
         lines.append("estimated from them, by category (95% interval, questions asked):")
