@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from eval.bench.scheduling import main
-from eval.bench.scheduling_report import half_width
+from coe.simulate.metrics import Row
+from coe.simulate.runs import run_policy
+from coe.simulate.workload import Workload
+from eval.bench.scheduling import Results, main
+from eval.bench.scheduling_optimum import SLO_S, Optimum, most_in_time, small_instances
+from eval.bench.scheduling_report import half_width, rows_as_json
 
 
 def test_every_target_is_printed_beside_what_was_measured(
@@ -17,6 +21,9 @@ def test_every_target_is_printed_beside_what_was_measured(
     monkeypatch.delenv("COE_DATA", raising=False)
     monkeypatch.setattr("eval.bench.scheduling_report.exact_ratios", lambda: [1.1, 1.3])
     monkeypatch.setattr("eval.bench.scheduling_report.decision_cost_us", lambda: 50.0)
+    monkeypatch.setattr(
+        "eval.bench.scheduling_report.goodput_beside_the_optimum", lambda: Optimum(1, 0.7, 0.6, 0.8)
+    )
     out = tmp_path / "out.json"
     policies = "coe,coe[-frames],fcfs-lru,collating-fifo,group-online"
     assert main(["--quick", "--policies", policies, "--json", str(out)]) == 0
@@ -27,7 +34,38 @@ def test_every_target_is_printed_beside_what_was_measured(
     assert any("exact optimum" in target for target in found)
     ablated = [row["load"] for row in read["rows"] if row["policy"] == "coe[-frames]"]
     assert ablated == pytest.approx([0.9])
-    assert "free switching" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "free switching" in printed
+    assert "optimum 0.800: 50% of the gap" in printed
+
+
+def test_rows_of_an_earlier_run_stand_beside_those_of_a_later_one() -> None:
+    def row(policy: str, goodput: float) -> Row:
+        return Row(policy, 0.9, goodput, *[1.0] * 7, 2, 10, 0, *[1.0] * 4)
+
+    key = ("sample", "zipf", 0)
+    earlier = Results({key: [row("fcfs-lru", 0.1), row("coe", 0.2)]}, {key: {"fcfs-lru": 0.5}})
+    later = Results({key: [row("coe", 0.7)]}, {key: {"coe": 0.8}})
+    later.add(json.loads(json.dumps(rows_as_json(earlier))))
+    assert [(r.policy, r.goodput) for r in later.rows[key]] == [("coe", 0.7), ("fcfs-lru", 0.1)]
+    assert later.sustained[key] == {"fcfs-lru": 0.5, "coe": 0.8}
+
+
+def test_no_policy_has_more_in_time_than_the_optimum() -> None:
+    workload, cluster = next(iter(small_instances(1)))
+    best = most_in_time(workload, cluster, SLO_S, limit_s=20.0)
+    assert best is not None
+    for policy in ("coe", "collating-fifo", "group-online"):
+        assert run_policy(policy, cluster, workload, SLO_S).goodput * len(workload) <= best
+
+
+def test_the_optimum_of_two_that_exclude_each_other_is_one() -> None:
+    """Both arrive at once, for two experts, and a swap takes longer than the SLO leaves."""
+    _, cluster = next(iter(small_instances(1)))
+    both = Workload((0.0, 0.0), ("expert-0", "expert-1"), (4.0, 1.0))
+    assert most_in_time(both, cluster, SLO_S, limit_s=5.0) == 1
+    short = Workload((0.0, 0.0), ("expert-0", "expert-1"), (1.0, 1.0))
+    assert most_in_time(short, cluster, SLO_S, limit_s=5.0) == 2
 
 
 def test_the_interval_of_five_seeds_is_students() -> None:

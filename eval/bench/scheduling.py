@@ -3,8 +3,10 @@
     python -m eval.bench.scheduling --quick                 # about a minute: one seed, one mix
     python -m eval.bench.scheduling --json scheduling.json  # everything; docs/scheduling-results.md
 
-While tuning use other seeds than the reported ones: ``--seeds 100,101``. ``--policies`` limits the rows,
-``--traces`` names a folder with the Azure 2023 and Mooncake traces (default: traces/ under COE_DATA).
+While tuning use other seeds than the reported ones: ``--seeds 100,101``. ``--policies`` and ``--mixes`` limit
+the rows; ``--add`` puts rows of an earlier ``--json`` of the same seeds beside them (of policies that have
+not changed since), ``--traces`` names a folder with the Azure 2023 and Mooncake traces (default: traces/
+under COE_DATA).
 Everything runs in virtual time; only the cost of a decision is a figure of this machine.
 """
 
@@ -15,8 +17,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from coe.pool.policies import POLICIES
 from coe.registry.scheduling import Mechanisms
@@ -34,8 +37,15 @@ LOADS = (0.3, 0.6, 0.9, 1.2)
 SEEDS = (0, 1, 2, 3, 4)
 FREE = "coe, free switching"
 SUSTAINED = ("coe", "fcfs-lru", "collating-fifo")
-UNUSED_HERE = frozenset({"groups", "reroute", "promise", "prefetch"})
-"""Mechanisms that these traces do not exercise: one expert a request, weights in RAM."""
+UNUSED_HERE = frozenset({"groups", "reroute", "promise"})
+"""Mechanisms that these traces do not exercise: one expert a request, nobody impatient."""
+MIXES = ("zipf", "mmlu-pro")
+"""What the targets are about."""
+ROOMY, HOT = "zipf, room for 3 and disk", "zipf 2.0 of 8"
+"""Settings for the ablations: hosts that hold 3 experts, with RAM for 8 of the 16 and disk below (what
+displacing and reading ahead are for); and few experts, one of them with 2 of 3 requests, which never runs out
+of work (what closing admission is for). On one trace, at .9."""
+ROOM, ROOMY_RAM_GB = 3.0, 110.0
 
 MMLU_PRO = {
     "math": 1351,
@@ -104,6 +114,25 @@ class Results:
     def settings(self) -> list[tuple[str, str]]:
         return list(dict.fromkeys((trace, mix) for trace, mix, _ in self.rows))
 
+    @property
+    def targeted(self) -> list[tuple[str, str]]:
+        return [(trace, mix) for trace, mix in self.settings if mix in MIXES]
+
+    def add(self, earlier: Any) -> None:
+        """Rows of an earlier run, as :func:`eval.bench.scheduling_report.as_json` wrote them, of settings and
+        policies that are missing here."""
+        for key, rows in self.rows.items():
+            there = {(row.policy, row.load) for row in rows}
+            for read in earlier["rows"]:
+                found = {k: v for k, v in read.items() if k not in ("trace", "mix", "seed")}
+                same = (read["trace"], read["mix"], read["seed"]) == key
+                if same and (found["policy"], found["load"]) not in there:
+                    rows.append(Row(**found))
+            for read in earlier["sustained"]:
+                if (read["trace"], read["mix"], read["seed"]) == key:
+                    loads = {k: v for k, v in read.items() if k not in ("trace", "mix", "seed")}
+                    self.sustained[key] = {**loads, **self.sustained[key]}
+
 
 def ablations() -> tuple[str, ...]:
     return tuple(f"coe[-{name}]" for name in Mechanisms.model_fields if name not in UNUSED_HERE)
@@ -115,6 +144,8 @@ def settings(
     for source in sources:
         trace = read_trace(folder / source.file)
         for mix in mixes:
+            if mix not in MIXES and source not in (SOURCES[1], SAMPLE):
+                continue
             for seed in seeds:
                 yield _setting(trace, source, mix, seed)
 
@@ -124,8 +155,8 @@ def _setting(trace: Trace, source: Source, mix: str, seed: int) -> Setting:
     spare = max(0, len(trace.rows) - source.requests)
     start = spare * (seed % 5) // 4
     rows = trace.rows[start : start + source.requests]
-    experts = default_experts(16) if mix == "zipf" else tuple(MMLU_PRO)
-    cluster = slots_cluster(experts, SLOTS, find_preset(PRESET))
+    experts = tuple(MMLU_PRO) if mix == "mmlu-pro" else default_experts(8 if mix == HOT else 16)
+    cluster = _roomy(experts) if mix == ROOMY else slots_cluster(experts, SLOTS, find_preset(PRESET))
     part = Trace(trace.name, trace.format, rows)
     recorded = build_workload(part, _drawn(experts, len(rows), mix, seed), cluster)
     origin = recorded.arrivals[0]
@@ -134,9 +165,15 @@ def _setting(trace: Trace, source: Source, mix: str, seed: int) -> Setting:
     return Setting(source.name, mix, seed, measured, workload)
 
 
+def _roomy(experts: Sequence[ExpertId]) -> Cluster:
+    cluster = slots_cluster(experts, SLOTS, replace(find_preset(PRESET), ram_gb=ROOMY_RAM_GB))
+    hosts = tuple(replace(host, capacity=ROOM) for host in cluster.plan.hosts)
+    return replace(cluster, plan=replace(cluster.plan, hosts=hosts))
+
+
 def _drawn(experts: Sequence[ExpertId], count: int, mix: str, seed: int) -> Sequence[ExpertId]:
-    if mix == "zipf":
-        return zipf_labels(experts, count, 1.0, seed)
+    if mix != "mmlu-pro":
+        return zipf_labels(experts, count, 2.0 if mix == HOT else 1.0, seed)
     import numpy as np
 
     weights = np.array([MMLU_PRO[expert] for expert in experts], dtype=float)
@@ -145,8 +182,8 @@ def _drawn(experts: Sequence[ExpertId], count: int, mix: str, seed: int) -> Sequ
 
 
 def run_setting(setting: Setting, loads: Sequence[float], policies: Sequence[str]) -> Iterator[Row]:
-    """All policies at all loads; the ablations at .9 only."""
-    for load in loads:
+    """All policies at all loads; the ablations, and the settings made for them, at .9 only."""
+    for load in loads if setting.mix in MIXES else (0.9,):
         paced = setting.workload.scaled_to(load, setting.cluster)
         for policy in policies:
             if "[" not in policy or load == 0.9:
@@ -169,7 +206,7 @@ def main(words: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(words)
     folder, sources = _traces(args.traces)
     seeds = tuple(int(s) for s in args.seeds.split(",")) if args.seeds else SEEDS[: 1 if args.quick else None]
-    mixes = ("zipf",) if args.quick else ("zipf", "mmlu-pro")
+    mixes = args.mixes.split(";") if args.mixes else MIXES[:1] if args.quick else (*MIXES, ROOMY, HOT)
     loads = (0.3, 0.9) if args.quick else LOADS
     from coe.pool.policies import split_policies
 
@@ -179,12 +216,17 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"{setting.trace}, {setting.mix}, seed {setting.seed}", file=sys.stderr, flush=True)
         key = (setting.trace, setting.mix, setting.seed)
         results.rows[key] = list(run_setting(setting, loads, policies))
-        results.sustained[key] = sustained_loads(setting, [p for p in SUSTAINED if p in policies])
-    from eval.bench.scheduling_report import as_json, report
+        sustained = [p for p in SUSTAINED if p in policies and setting.mix in MIXES]
+        results.sustained[key] = sustained_loads(setting, sustained)
+    for earlier in args.add:
+        results.add(json.loads(earlier.read_text(encoding="utf-8")))
+    shown = dict.fromkeys(row.policy for rows in results.rows.values() for row in rows)
+    from eval.bench.scheduling_report import as_json, report, verdicts
 
-    print(report(results, loads, policies))
+    found = list(verdicts(results))
+    print(report(results, loads, tuple(policy for policy in shown if policy != FREE), found))
     if args.json:
-        args.json.write_text(json.dumps(as_json(results, seeds), indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(as_json(results, seeds, found), indent=1) + "\n", encoding="utf-8")
     return 0
 
 
@@ -195,6 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one seed, one mix, two loads")
     parser.add_argument("--seeds", help="numbers between commas")
     parser.add_argument("--policies", help="names between commas; default: all, and the ablations of coe")
+    parser.add_argument("--mixes", help=f"names between semicolons, of {'; '.join((*MIXES, ROOMY, HOT))}")
+    parser.add_argument("--add", type=Path, action="append", default=[], help="an earlier --json")
     parser.add_argument("--traces", type=Path, help="folder with the traces; default: COE_DATA/traces")
     parser.add_argument("--json", type=Path, help="file for all rows")
     return parser

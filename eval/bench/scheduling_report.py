@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from eval.bench.scheduling_optimum import goodput_beside_the_optimum
 from eval.bench.scheduling_probes import decision_cost_us, exact_ratios
 
 if TYPE_CHECKING:
@@ -29,23 +30,35 @@ class Verdict:
     note: str = ""
 
 
-def report(results: Results, loads: Sequence[float], policies: Sequence[str]) -> str:
+def report(
+    results: Results, loads: Sequence[float], policies: Sequence[str], found: Sequence[Verdict]
+) -> str:
     lines: list[str] = []
     for trace, mix in results.settings:
-        for load in loads:
+        for load in loads if results.values(trace, mix, FREE, loads[0], "goodput") else (0.9,):
             lines += ["", f"{trace}, {mix}, load {load:g} (mean over seeds, +- 95%)", _HEADER]
-            lines += [_line(results, trace, mix, load, policy) for policy in (*policies, FREE)]
+            of_policies = (_line(results, trace, mix, load, policy) for policy in (*policies, FREE))
+            lines += [line for line in of_policies if line]
     lines += ["", "arrival rate sustained at 90% goodput (in loads)"]
     for trace, mix in results.settings:
-        found = [v for (at, of, _), v in sorted(results.sustained.items()) if (at, of) == (trace, mix)]
-        lines += [
-            f"  {trace}, {mix}: " + ", ".join(f"{p} {mean([v[p] for v in found]):.2f}" for p in found[0])
-        ]
-    lines += ["", "targets"]
-    for verdict in verdicts(results):
+        loads_of = [v for (at, of, _), v in sorted(results.sustained.items()) if (at, of) == (trace, mix)]
+        if loads_of[0]:
+            means = (f"{policy} {mean([v[policy] for v in loads_of]):.2f}" for policy in loads_of[0])
+            lines += [f"  {trace}, {mix}: " + ", ".join(means)]
+    lines += ["", _beside_the_optimum(), "", "targets"]
+    for verdict in found:
         state = "not measured" if verdict.met is None else "met" if verdict.met else "MISSED"
         lines.append(f"  {state:<8} {verdict.target} [{verdict.setting}]: {verdict.measured} {verdict.note}")
     return "\n".join(lines)
+
+
+def _beside_the_optimum() -> str:
+    found = goodput_beside_the_optimum()
+    return (
+        f"goodput beside the optimum that knows the future ({found.instances} small instances): coe "
+        f"{found.ours:.3f}, collating-fifo {found.theirs:.3f}, optimum {found.best:.3f}: "
+        f"{found.closed:.0%} of the gap"
+    )
 
 
 TITLES = ("goodput", "mean s", "p99 s", "longest wait s", "swaps/1k", "switching")
@@ -57,14 +70,14 @@ def _line(results: Results, trace: str, mix: str, load: float, policy: str) -> s
     for figure in FIGURES:
         values = results.values(trace, mix, policy, load, figure)
         if not values:
-            return f"{policy:<28}  -"
+            return ""
         digits = 3 if figure in ("goodput", "switching_share") else 1
         cells.append(f"{mean(values):.{digits}f} +-{half_width(values):.{digits}f}")
     return f"{policy:<28}" + "".join(f"{cell:>15}" for cell in cells)
 
 
 def verdicts(results: Results) -> Iterator[Verdict]:
-    for trace, mix in results.settings:
+    for trace, mix in results.targeted:
 
         def at(policy: str, load: float, figure: str, trace: str = trace, mix: str = mix) -> float | None:
             values = results.values(trace, mix, policy, load, figure)
@@ -187,7 +200,8 @@ def half_width(values: Sequence[float]) -> float:
     return STUDENT_95.get(len(values), 1.96) * deviation / math.sqrt(len(values))
 
 
-def as_json(results: Results, seeds: Sequence[int]) -> dict[str, Any]:
+def rows_as_json(results: Results) -> dict[str, Any]:
+    """What :meth:`eval.bench.scheduling.Results.add` reads."""
     return {
         "rows": [
             {"trace": trace, "mix": mix, "seed": seed, **asdict(row)}
@@ -198,6 +212,9 @@ def as_json(results: Results, seeds: Sequence[int]) -> dict[str, Any]:
             {"trace": trace, "mix": mix, "seed": seed, **loads}
             for (trace, mix, seed), loads in results.sustained.items()
         ],
-        "targets": [asdict(verdict) for verdict in verdicts(results)],
-        "seeds": list(seeds),
     }
+
+
+def as_json(results: Results, seeds: Sequence[int], found: Sequence[Verdict]) -> dict[str, Any]:
+    targets = [asdict(verdict) for verdict in found]
+    return {**rows_as_json(results), "targets": targets, "seeds": list(seeds)}
