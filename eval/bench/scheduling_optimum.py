@@ -115,8 +115,8 @@ def _proved(model: CpModel, limit_s: float) -> int | None:
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
     solver.parameters.max_deterministic_time = limit_s
-    status = solver.solve(model)
-    return round(solver.objective_value) if status == cp_model.OPTIMAL else None
+    status = solver.status_name(solver.solve(model))
+    return round(solver.objective_value) if status == "OPTIMAL" else None
 
 
 def _first_asked(workload: Workload, expert: str) -> float:
