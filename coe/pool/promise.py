@@ -1,10 +1,11 @@
 """The bound on waiting: what the scheduler can promise a request when it comes.
 
 A request is granted at the latest when its ageing is over and every expert whose work is older has had its
-turn. With E experts that have work on K hosts that is ``ageing + turns * ceil(E / K) * turn_s``, where a
-turn is the longest batch, another one to drain, and the longest swap, all as seen of late (until then as
-the expert's own costs are guessed); ``turns`` is
-how many batches the requests ahead in its own queue fill.
+turn. With E experts that have work on K hosts that is ``ageing + n * turn_s``, with
+``n = turns * ceil(E / K)``: a turn is the longest batch, another one to drain, and the longest swap, all as seen
+of late (until then as the expert's own costs are guessed); ``turns`` is how many batches the requests ahead in
+its own queue fill. What was begun just before the ageing ended is covered by the second batch of each turn,
+where loads are not longer than ``n`` batches; if they are, the difference is added.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ def promised_wait(books: Books, expert: ExpertState, deadline_class: DeadlineCla
     if not replicas or all(replica.host.plan.always_awake for replica in replicas):
         turns = math.ceil((expert.queued + 1) / max(1, sum(r.max_running for r in replicas)))
         return turns * books.longest.run_s
-    experts = len({name for replica in replicas for name in replica.host.waiting} | {expert.id})
-    per_turn = min(replica.max_running for replica in replicas)
-    turns = math.ceil((expert.queued + 1) / per_turn)
-    own_s = max(r.costs.sleep.p90 + r.load_cost.p90 for r in replicas)
-    turn_s = 2.0 * books.longest.run_s + max(books.longest.swap_s, own_s)
+    hosts = [replica.host for replica in replicas]
+    experts = len({name for host in hosts for name in (*host.waiting, *host.expected)} | {expert.id})
+    per_turn = min(min(r.max_running, r.host.plan.max_running or r.max_running) for r in replicas)
+    turns = math.ceil((expert.queued + expert.expected + 1) / per_turn)
+    rounds = turns * math.ceil(experts / len(replicas))
+    run_s, load_s = books.longest.run_s, max(books.longest.load_s, *(r.load_cost.p90 for r in replicas))
+    sleep_s = max(books.longest.sleep_s, *(r.costs.sleep.p90 for r in replicas))
     ageing_s = books.plan.classes[deadline_class].ageing_s
-    return ageing_s + turns * math.ceil(experts / len(replicas)) * turn_s
+    return ageing_s + rounds * (run_s + load_s + sleep_s) + max(rounds * run_s, load_s)

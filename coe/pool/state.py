@@ -86,6 +86,9 @@ class ExpertState:
     def worth(self, now: float, bring_s: float, most: int) -> Worth:
         return self.queue.worth(now, bring_s, self.run.value, most)
 
+    def overdue_since(self, now: float) -> float:
+        return math.inf if now < self.overdue_at else self.queue.overdue_since(now)
+
     def rate_at(self, now: float) -> float:
         return self.rate.at(now)
 

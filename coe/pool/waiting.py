@@ -148,6 +148,11 @@ class Queue:
         """When the first of them has waited so long that it goes before everything else."""
         return min((lane.oldest + lane.plan.ageing_s for lane in self.lanes.values()), default=math.inf)
 
+    def overdue_since(self, now: float) -> float:
+        """When the longest-waiting of the overdue began to wait; ``inf`` when nobody is overdue."""
+        overdue = (lane.oldest for lane in self.lanes.values() if lane.oldest + lane.plan.ageing_s <= now)
+        return min(overdue, default=math.inf)
+
     @property
     def pressing_at(self) -> float:
         """When the first of them is so late that its expert is next in line."""
@@ -183,8 +188,9 @@ class Queue:
         lanes = [lane for lane in self.lanes.values() if len(lane)]
         if not timely_first:
             return _first(min(lanes, key=lambda lane: lane.oldest))
-        if self.overdue_at <= now:
-            return _first(min(lanes, key=lambda lane: lane.oldest + lane.plan.ageing_s))
+        overdue = [lane for lane in lanes if lane.oldest + lane.plan.ageing_s <= now]
+        if overdue:
+            return _first(min(overdue, key=lambda lane: lane.oldest))
         for lane in lanes:
             lane.look(now, run_s)
         timely = [lane for lane in lanes if lane.start < len(lane.timely)]

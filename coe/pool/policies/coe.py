@@ -55,24 +55,27 @@ class Coe:
     def swap(self, view: HostView) -> Swap | None:
         if view.switching and not self.mechanisms.prewake:
             return None
-        served = [r for r in view.residents if self._served(r, view.now)]
-        if view.room <= EPSILON and not served:
-            return None
         wanted = _wanted(view)
         if not wanted:
             return None
-        first, pressing = _longest_waiting(wanted)
-        if view.now >= first.expert.overdue_at:
+        overdue, pressing = _longest_waiting(wanted, view.now)
+        if overdue is not None:
             # An overdue expert is tried alone: small ones must not keep taking the room it waits for.
-            closable = [r for r in served if _gives_way(r, first)]
-            return self._choose([first], closable, view)
+            closable = [r for r in view.residents if self._gives_way(r, overdue, view.now)]
+            return self._choose([overdue], closable, view)
+        served = [r for r in view.residents if self._served(r, view.now)]
+        if view.room <= EPSILON and not served:
+            return None
         idle = [r for r in served if not (r.expert.queued or r.running)]
         if view.now >= pressing.expert.pressing_at:
             return self._choose([pressing], idle, view) or self._cut(pressing, served, view)
         return self._choose(wanted, idle, view)
 
-    def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:  # noqa: ARG002
-        return min(grantable, key=_overdue_at).expert.id
+    def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:
+        if len(grantable) == 1:
+            return grantable[0].expert.id
+        now = view.now
+        return min(grantable, key=lambda r: (r.expert.overdue_since(now), r.expert.overdue_at)).expert.id
 
     def frame(self, replica: ReplicaView) -> int:
         batches = self.max_frame if self.mechanisms.frames else 1
@@ -128,6 +131,13 @@ class Coe:
         less = [r for r in queued if self.density(r, view.now, 0.0) * self.cut_worth < value]
         return self._choose([pressing], less, view) if less else None
 
+    def _gives_way(self, resident: ReplicaView, overdue: ReplicaView, now: float) -> bool:
+        """Whether it is closed for an expert that is overdue: after one batch of its frame, which is the turn
+        that the bound on waiting counts, unless its own work is older."""
+        if now < resident.ready_at + self.min_residency_s or (resident.frame_left and not resident.running):
+            return False
+        return overdue.expert.overdue_since(now) < resident.expert.overdue_since(now)
+
     def _served(self, resident: ReplicaView, now: float) -> bool:
         """Whether its load has paid off so far that it may be closed at all."""
         return not resident.frame_left and now >= resident.ready_at + self.min_residency_s
@@ -139,24 +149,18 @@ def _wanted(view: HostView) -> list[ReplicaView]:
     return alone or [c for c in view.candidates if c.expert.queued > c.expert.supply]
 
 
-def _gives_way(resident: ReplicaView, overdue: ReplicaView) -> bool:
-    return not resident.expert.queued or overdue.expert.overdue_at < resident.expert.overdue_at
-
-
 def _oldest(replica: ReplicaView) -> float:
     return replica.expert.oldest
 
 
-def _longest_waiting(wanted: Sequence[ReplicaView]) -> tuple[ReplicaView, ReplicaView]:
-    """Who is overdue first, and who presses first."""
-    overdue = pressing = wanted[0]
+def _longest_waiting(
+    wanted: Sequence[ReplicaView], now: float
+) -> tuple[ReplicaView | None, ReplicaView]:
+    """Whose overdue request has waited longest, if there is one, and who presses first."""
+    overdue, since, pressing = None, math.inf, wanted[0]
     for candidate in wanted:
-        if candidate.expert.overdue_at < overdue.expert.overdue_at:
-            overdue = candidate
+        if candidate.expert.overdue_at <= now and candidate.expert.overdue_since(now) < since:
+            overdue, since = candidate, candidate.expert.overdue_since(now)
         if candidate.expert.pressing_at < pressing.expert.pressing_at:
             pressing = candidate
     return overdue, pressing
-
-
-def _overdue_at(replica: ReplicaView) -> float:
-    return replica.expert.overdue_at

@@ -40,6 +40,10 @@ class QueueView(Protocol):
         """When the first of them will have waited as long as its class may; ``inf`` when nobody waits."""
         ...
 
+    def overdue_since(self, now: float) -> float:
+        """Since when the longest-waiting of those has waited; ``inf`` when nobody has waited so long."""
+        ...
+
     @property
     def pressing_at(self) -> float:
         """When the first of them is so late that its expert is next in line; ``inf`` when nobody waits."""

@@ -1,0 +1,182 @@
+"""The bound on waiting, against random orders of events with every mechanism of the default policy on.
+
+Nothing fails here, and everything takes a random time up to a known longest one: within that, no accepted
+request may wait longer than was promised, and whoever cannot be promised his wait is refused at once.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import random
+from dataclasses import dataclass, replace
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from coe.pool.events import Action, Arrived, Cancelled, Evict, Grant, Load, Prefetch, Reject, Sleep, Wake
+from coe.pool.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
+from coe.pool.policies import Coe
+from coe.testing.scheduling import Seat, World
+from coe.types import DeadlineClass, ExpertId
+
+NAMES = ("a", "b", "c", "d", "e", "f")
+BATCH = 2
+LONGEST_RUN_S, LONGEST_LOAD_S, LONGEST_SLEEP_S = 2.0, 3.0, 0.5
+CLASS_PLANS = {
+    **CLASSES,
+    "interactive": ClassPlan(slo_s=3.0, ageing_s=6.0, max_wait_s=150.0),
+    "standard": ClassPlan(slo_s=5.0, ageing_s=12.0),
+    "batch": ClassPlan(slo_s=20.0, ageing_s=40.0),
+}
+
+
+def slots(count: int, batch: int = BATCH) -> PoolPlan:
+    """``count`` slots on one node, each of which may serve every expert."""
+    ids = tuple(f"slot-{i}" for i in range(count))
+    hosts = tuple(HostPlan(i, max_running=batch, ram_gb=5.0, node="node", reads_ahead=True) for i in ids)
+    experts = tuple(ExpertPlan(e, ids, max_running=batch, weights_gb=2.0, load_s=1.0) for e in NAMES)
+    return PoolPlan(hosts, experts, classes=CLASS_PLANS)
+
+
+def gpu() -> PoolPlan:
+    """Two places in one GPU whose experts sleep in RAM that holds three of them."""
+    host = HostPlan("gpu", capacity=2.0, sleeps=True, ram_gb=6.0, node="node")
+    experts = tuple(ExpertPlan(e, ("gpu",), max_running=BATCH, weights_gb=2.0, load_s=1.0) for e in NAMES)
+    return PoolPlan((host,), experts, classes=CLASS_PLANS)
+
+
+PLANS = {"one slot": slots(1), "two slots": slots(2), "one at a time": slots(2, batch=1), "gpu": gpu()}
+
+
+@dataclass(frozen=True)
+class Promise:
+    """``granted_by``: when the request has its lease at the latest."""
+
+    arrived: float
+    granted_by: float
+
+
+class Waits(RuleBasedStateMachine):
+    """Requests come, go and wait while loads, runs and reads end at times of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = itertools.count()
+        self.start("one slot", 0)
+
+    @initialize(plan=st.sampled_from(sorted(PLANS)), seed=st.integers(0, 1_000))
+    def start(self, plan: str, seed: int) -> None:
+        self.plan = PLANS[plan]
+        self.places = int(sum(host.capacity for host in self.plan.hosts))
+        self.world = World(self.plan, Coe())
+        self.drawn = random.Random(seed)
+        self.due: list[tuple[float, int, Action]] = []
+        self.promises: dict[str, Promise] = {}
+        self.announced: list[tuple[str, ExpertId]] = []
+        self.refused: dict[str, Reject] = {}
+
+    @rule(
+        experts=st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True),
+        count=st.integers(1, 5),
+        group=st.sampled_from([None, None, "g1", "g2"]),
+        deadline_class=st.sampled_from(["interactive", "standard", "standard", "batch"]),
+    )
+    def arrive(
+        self, experts: list[ExpertId], count: int, group: str | None, deadline_class: DeadlineClass
+    ) -> None:
+        for _ in range(count):
+            self.admit(f"r{next(self.numbers)}", experts, group, deadline_class)
+
+    @rule(expert=st.sampled_from(NAMES), group=st.sampled_from(["g1", "g2"]))
+    def expect(self, expert: ExpertId, group: str) -> None:
+        request = f"r{next(self.numbers)}"
+        self.carry_out(self.world.expect(request, expert, group))
+        self.announced.append((request, expert))
+
+    @precondition(lambda self: self.announced)
+    @rule(comes=st.booleans())
+    def end_expectation(self, comes: bool) -> None:
+        request, expert = self.announced.pop(0)
+        if comes:
+            self.admit(request, [expert], None, "standard")
+        else:
+            self.carry_out(self.world.send(Cancelled(request)))
+
+    @precondition(lambda self: self.world.waiting)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.carry_out(self.world.cancel(data.draw(st.sampled_from(list(self.world.waiting)))))
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 3.0, 10.0, 40.0]))
+    def wait(self, seconds: float) -> None:
+        self.run(self.world.now + seconds)
+
+    @invariant()
+    def nobody_waits_longer_than_was_promised(self) -> None:
+        for request in self.world.waiting:
+            assert self.world.now <= self.promises[request].granted_by + 1e-6
+
+    def teardown(self) -> None:
+        while self.world.waiting:
+            self.run(self.world.now + 5.0)
+            self.nobody_waits_longer_than_was_promised()
+
+    def admit(
+        self, request: str, experts: list[ExpertId], group: str | None, deadline_class: DeadlineClass
+    ) -> None:
+        now = self.world.now
+        self.promises[request] = Promise(now, now + self.bound(experts[0], deadline_class))
+        self.carry_out(
+            self.world.arrive(request, *experts, group=group, deadline_class=deadline_class)
+        )
+
+    def bound(self, expert: ExpertId, deadline_class: DeadlineClass) -> float:
+        """The formula of docs/scheduling.md with the true extremes."""
+        queued = sum(waits_for == expert for waits_for in self.world.waiting.values())
+        experts = len({expert, *self.world.waiting.values()})
+        batch = self.plan.experts[0].max_running
+        turns = math.ceil((queued + 1) / batch)
+        turn_s = FRAME * LONGEST_RUN_S + LONGEST_RUN_S + LONGEST_LOAD_S + LONGEST_SLEEP_S
+        return CLASS_PLANS[deadline_class].ageing_s + turns * math.ceil(experts / self.places) * turn_s
+
+    def carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Load() | Wake() | Prefetch():
+                    self.schedule(LONGEST_LOAD_S, action)
+                case Sleep() | Evict():
+                    self.schedule(LONGEST_SLEEP_S, action)
+                case Grant():
+                    self.schedule(LONGEST_RUN_S, action)
+                    assert self.world.now <= self.promises[action.request].granted_by + 1e-6
+
+    def schedule(self, longest_s: float, action: Action) -> None:
+        delay = self.drawn.choice([self.drawn.random(), 1.0]) * longest_s
+        heapq.heappush(self.due, (self.world.now + delay, next(self.numbers), action))
+
+    def run(self, until: float) -> None:
+        world = self.world
+        while (moment := min(self.due[0][0] if self.due else math.inf, world.scheduler.next_tick())) <= until:
+            self.carry_out(world.wait(max(0.0, moment - world.now)))
+            while self.due and self.due[0][0] <= world.now:
+                self.end(heapq.heappop(self.due)[2])
+        self.carry_out(world.wait(until - world.now))
+
+    def end(self, action: Action) -> None:
+        match action:
+            case Load() | Wake():
+                self.carry_out(self.world.ready(action.expert, action.host))
+            case Sleep() | Evict():
+                self.carry_out(self.world.slept(action.expert, action.host))
+            case Prefetch():
+                self.carry_out(self.world.end_prefetch(Seat(action.expert, action.host)))
+            case Grant() if action.request in self.world.leases:
+                self.carry_out(self.world.finish(action.request))
+
+
+FRAME = 1
+TestWaits = Waits.TestCase
+TestWaits.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
