@@ -10,13 +10,14 @@ import heapq
 import itertools
 import math
 import random
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coe.pool.events import Action, Arrived, Cancelled, Evict, Grant, Load, Prefetch, Reject, Sleep, Wake
+from coe.pool.events import Action, Cancelled, Evict, Grant, Load, Prefetch, Reject, Sleep, Wake
 from coe.pool.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
 from coe.pool.policies import Coe
 from coe.testing.scheduling import Seat, World
@@ -24,7 +25,7 @@ from coe.types import DeadlineClass, ExpertId
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 BATCH = 2
-LONGEST_RUN_S, LONGEST_LOAD_S, LONGEST_SLEEP_S = 2.0, 3.0, 0.5
+LONGEST_RUN_S, LONGEST_SLEEP_S = 2.0, 0.5
 CLASS_PLANS = {
     **CLASSES,
     "interactive": ClassPlan(slo_s=3.0, ageing_s=6.0, max_wait_s=150.0),
@@ -55,7 +56,6 @@ PLANS = {"one slot": slots(1), "two slots": slots(2), "one at a time": slots(2, 
 class Promise:
     """``granted_by``: when the request has its lease at the latest."""
 
-    arrived: float
     granted_by: float
 
 
@@ -65,10 +65,13 @@ class Waits(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.numbers = itertools.count()
-        self.start("one slot", 0)
+        self.start("one slot", 0, 1.5)
 
-    @initialize(plan=st.sampled_from(sorted(PLANS)), seed=st.integers(0, 1_000))
-    def start(self, plan: str, seed: int) -> None:
+    @initialize(
+        plan=st.sampled_from(sorted(PLANS)), seed=st.integers(0, 1_000), load_s=st.sampled_from([1.5, 6.0])
+    )
+    def start(self, plan: str, seed: int, load_s: float) -> None:
+        self.longest_load_s = load_s
         self.plan = PLANS[plan]
         self.places = int(sum(host.capacity for host in self.plan.hosts))
         self.world = World(self.plan, Coe())
@@ -76,25 +79,37 @@ class Waits(RuleBasedStateMachine):
         self.due: list[tuple[float, int, Action]] = []
         self.promises: dict[str, Promise] = {}
         self.announced: list[tuple[str, ExpertId]] = []
-        self.refused: dict[str, Reject] = {}
 
     @rule(
         experts=st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True),
-        count=st.integers(1, 5),
-        group=st.sampled_from([None, None, "g1", "g2"]),
+        count=st.integers(1, 8),
         deadline_class=st.sampled_from(["interactive", "standard", "standard", "batch"]),
     )
-    def arrive(
-        self, experts: list[ExpertId], count: int, group: str | None, deadline_class: DeadlineClass
-    ) -> None:
+    def arrive(self, experts: list[ExpertId], count: int, deadline_class: DeadlineClass) -> None:
+        """The first is asked for, the others would do as well."""
         for _ in range(count):
-            self.admit(f"r{next(self.numbers)}", experts, group, deadline_class)
+            self.admit(f"r{next(self.numbers)}", experts, None, deadline_class)
 
-    @rule(expert=st.sampled_from(NAMES), group=st.sampled_from(["g1", "g2"]))
-    def expect(self, expert: ExpertId, group: str) -> None:
+    @rule(
+        names=st.integers(2, len(NAMES)), burst=st.sampled_from([1, 3, 20]), load=st.sampled_from([1.0, 3.0])
+    )
+    def flood(self, names: int, burst: int, load: float) -> None:
+        """More than can be served, for a while."""
+        for _ in range(20):
+            for _ in range(self.drawn.randint(1, burst)):
+                kind: DeadlineClass = self.drawn.choice(["interactive", "standard", "batch"])
+                self.admit(f"r{next(self.numbers)}", [self.drawn.choice(NAMES[:names])], None, kind)
+            self.run(self.world.now + self.drawn.expovariate(load) * burst)
+
+    @rule(legs=st.lists(st.sampled_from(NAMES), min_size=2, max_size=4, unique=True))
+    def arrive_together(self, legs: list[ExpertId]) -> None:
+        """One request with several legs; the last one, which combines their answers, is announced."""
+        group = f"g{next(self.numbers)}"
+        for expert in legs[:-1]:
+            self.admit(f"r{next(self.numbers)}", [expert], group, "standard")
         request = f"r{next(self.numbers)}"
-        self.carry_out(self.world.expect(request, expert, group))
-        self.announced.append((request, expert))
+        self.announced.append((request, legs[-1]))
+        self.carry_out(self.world.expect(request, legs[-1], group))
 
     @precondition(lambda self: self.announced)
     @rule(comes=st.booleans())
@@ -127,31 +142,39 @@ class Waits(RuleBasedStateMachine):
     def admit(
         self, request: str, experts: list[ExpertId], group: str | None, deadline_class: DeadlineClass
     ) -> None:
-        now = self.world.now
-        self.promises[request] = Promise(now, now + self.bound(experts[0], deadline_class))
-        self.carry_out(
-            self.world.arrive(request, *experts, group=group, deadline_class=deadline_class)
-        )
+        now, bound_s = self.world.now, self.bound(experts[0], deadline_class, self.places)
+        refused_over_s = self.bound(experts[0], deadline_class, len(self.plan.hosts))
+        self.promises[request] = Promise(now + bound_s)
+        actions = self.world.arrive(request, *experts, group=group, deadline_class=deadline_class)
+        for reject in [a for a in actions if isinstance(a, Reject)]:
+            assert (reject.request, reject.code) == (request, "wait_not_promised")
+            assert refused_over_s > CLASS_PLANS[deadline_class].max_wait_s
+            assert "cannot be promised within 150 s" in reject.message
+            assert reject.retry_after_s
+        self.carry_out([a for a in actions if not isinstance(a, Reject)])
 
-    def bound(self, expert: ExpertId, deadline_class: DeadlineClass) -> float:
+    def bound(self, expert: ExpertId, deadline_class: DeadlineClass, places: int) -> float:
         """The formula of docs/scheduling.md with the true extremes."""
-        queued = sum(waits_for == expert for waits_for in self.world.waiting.values())
-        experts = len({expert, *self.world.waiting.values()})
-        batch = self.plan.experts[0].max_running
-        turns = math.ceil((queued + 1) / batch)
-        turn_s = FRAME * LONGEST_RUN_S + LONGEST_RUN_S + LONGEST_LOAD_S + LONGEST_SLEEP_S
-        return CLASS_PLANS[deadline_class].ageing_s + turns * math.ceil(experts / self.places) * turn_s
+        wanted = Counter([expert, *self.world.waiting.values(), *(name for _, name in self.announced)])
+        turns = {name: math.ceil(count / self.plan.experts[0].max_running) for name, count in wanted.items()}
+        rounds = turns[expert] + (sum(turns.values()) - turns[expert]) // places
+        swap_s = LONGEST_SLEEP_S + self.longest_load_s
+        issued = rounds * (2.0 * LONGEST_RUN_S + swap_s)
+        begun_before = max(0.0, self.longest_load_s - rounds * LONGEST_RUN_S)
+        return CLASS_PLANS[deadline_class].ageing_s + issued + begun_before
 
     def carry_out(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
                 case Load() | Wake() | Prefetch():
-                    self.schedule(LONGEST_LOAD_S, action)
+                    self.schedule(self.longest_load_s, action)
                 case Sleep() | Evict():
                     self.schedule(LONGEST_SLEEP_S, action)
                 case Grant():
                     self.schedule(LONGEST_RUN_S, action)
                     assert self.world.now <= self.promises[action.request].granted_by + 1e-6
+                case Reject():
+                    raise AssertionError(f"{action}: not at once, but after it was accepted")
 
     def schedule(self, longest_s: float, action: Action) -> None:
         delay = self.drawn.choice([self.drawn.random(), 1.0]) * longest_s
@@ -171,12 +194,11 @@ class Waits(RuleBasedStateMachine):
                 self.carry_out(self.world.ready(action.expert, action.host))
             case Sleep() | Evict():
                 self.carry_out(self.world.slept(action.expert, action.host))
-            case Prefetch():
+            case Prefetch() if Seat(action.expert, action.host) in self.world.reading:
                 self.carry_out(self.world.end_prefetch(Seat(action.expert, action.host)))
             case Grant() if action.request in self.world.leases:
                 self.carry_out(self.world.finish(action.request))
 
 
-FRAME = 1
 TestWaits = Waits.TestCase
-TestWaits.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
+TestWaits.settings = settings(max_examples=40, stateful_step_count=25, deadline=None, derandomize=True)

@@ -1,11 +1,11 @@
 """The bound on waiting: what the scheduler can promise a request when it comes.
 
-A request is granted at the latest when its ageing is over and every expert whose work is older has had its
-turn. With E experts that have work on K hosts that is ``ageing + n * turn_s``, with
-``n = turns * ceil(E / K)``: a turn is the longest batch, another one to drain, and the longest swap, all as seen
-of late (until then as the expert's own costs are guessed); ``turns`` is how many batches the requests ahead in
-its own queue fill. What was begun just before the ageing ended is covered by the second batch of each turn,
-where loads are not longer than ``n`` batches; if they are, the difference is added.
+A request is granted at the latest when its ageing is over and all work that is older has had its turn. Where
+E experts on K hosts have no more work than one batch each, that is ``ageing + ceil(E / K) * turn_s``: a turn
+is the longest batch, another one to drain, and the longest swap, all as seen of late (until then as the
+expert's own costs are guessed). A longer queue has a turn for each of its batches; those of the request's own
+expert may have to follow each other. What was begun just before the ageing ended is covered by the second
+batches of the turns, if loads are no longer than these; if they are, the difference is added.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ def promised_wait(books: Books, expert: ExpertState, deadline_class: DeadlineCla
     if not replicas or all(replica.host.plan.always_awake for replica in replicas):
         turns = math.ceil((expert.queued + 1) / max(1, sum(r.max_running for r in replicas)))
         return turns * books.longest.run_s
-    hosts = [replica.host for replica in replicas]
-    experts = len({name for host in hosts for name in (*host.waiting, *host.expected)} | {expert.id})
     per_turn = min(min(r.max_running, r.host.plan.max_running or r.max_running) for r in replicas)
-    turns = math.ceil((expert.queued + expert.expected + 1) / per_turn)
-    rounds = turns * math.ceil(experts / len(replicas))
+    wanted = {e: r.expert for r in replicas for e, r in (*r.host.waiting.items(), *r.host.expected.items())}
+    others = sum(_turns(other, per_turn) for other in wanted.values() if other is not expert)
+    rounds = _turns(expert, per_turn, ahead_of=1) + others // len(replicas)
     run_s, load_s = books.longest.run_s, max(books.longest.load_s, *(r.load_cost.p90 for r in replicas))
     sleep_s = max(books.longest.sleep_s, *(r.costs.sleep.p90 for r in replicas))
     ageing_s = books.plan.classes[deadline_class].ageing_s
     return ageing_s + rounds * (run_s + load_s + sleep_s) + max(rounds * run_s, load_s)
+
+
+def _turns(expert: ExpertState, per_turn: int, ahead_of: int = 0) -> int:
+    return math.ceil((expert.queued + expert.expected + ahead_of) / per_turn)

@@ -153,9 +153,7 @@ def _oldest(replica: ReplicaView) -> float:
     return replica.expert.oldest
 
 
-def _longest_waiting(
-    wanted: Sequence[ReplicaView], now: float
-) -> tuple[ReplicaView | None, ReplicaView]:
+def _longest_waiting(wanted: Sequence[ReplicaView], now: float) -> tuple[ReplicaView | None, ReplicaView]:
     """Whose overdue request has waited longest, if there is one, and who presses first."""
     overdue, since, pressing = None, math.inf, wanted[0]
     for candidate in wanted:
