@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from coe.admission import Ask, Gate, Profiler
-from coe.errors import ConfigError, EngineError, UnknownModel
+from coe.errors import BadRequest, ConfigError, EngineError, UnknownModel
 from coe.gateway.status import Status
 from coe.generation import Generations
 from coe.joining import Joined, Joining
@@ -91,6 +91,10 @@ class Admin:
         return {**self._expert(expert), "entry": expert.model_dump(mode="json", exclude_defaults=True)}
 
     async def add(self, entries: Sequence[Entry], shadow: bool, profile: bool) -> dict[str, Any]:
+        listener = self._generations.current.registry.service.admin
+        if listener is not None and not listener.any_folder:
+            for entry in entries:
+                _require_inside(entry, self._live.path.resolve().parent)
         return self._done(await self._joining.add(entries, shadow, profile))
 
     async def remove(self, expert: ExpertId) -> dict[str, Any]:
@@ -192,3 +196,16 @@ def _file_text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def _require_inside(entry: Entry, root: Path) -> None:
+    """Raises BadRequest for a folder outside ``root``: whoever has the token shall not read other places."""
+    for field in ("model", "adapter"):
+        named = str(entry.get(field) or "")
+        if named.startswith("~") or not Path(os.path.normpath(root / named)).is_relative_to(root):
+            raise BadRequest(
+                f"{field} of {entry['id']} is outside the folder of experts.yaml",
+                code="outside_folder",
+                param=field,
+                hint="Write it into experts.yaml by hand, or set service.admin.any_folder.",
+            )

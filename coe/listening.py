@@ -20,7 +20,8 @@ from coe.registry.operation import AdminListener
 
 HEADER_TIMEOUT_S = 20.0
 """From the connection, or the first byte of a further request, to the end of its headers."""
-
+MAX_HEADER_BYTES = 65_536
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 LAST_WORDS_S = 2.0
 
 
@@ -48,6 +49,17 @@ class Protocol(HttpToolsProtocol):
 
     _due: asyncio.TimerHandle | None = None
 
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """httptools has no bound on headers of its own, and keeps one that does not end in memory."""
+        super().data_received(data)
+        if self._due is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+                self.transport.write(TOO_LARGE)
+                self.transport.close()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait_for_headers()
@@ -65,6 +77,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _wait_for_headers(self) -> None:
+        self._head_bytes = 0
         self._stop_waiting()
         self._due = self.loop.call_later(HEADER_TIMEOUT_S, self.transport.close)
 

@@ -84,5 +84,7 @@ def open_store(state: State) -> Store:
     if url is None:
         return MemoryStore()
     if not url.startswith(("redis://", "rediss://", "unix://")):
-        raise ConfigError(f"{url!r} is no URL of a Redis", hint="Write it like redis://127.0.0.1:6379/0.")
+        raise ConfigError(
+            "what state names is no URL of a Redis", hint="Write it like redis://127.0.0.1:6379/0."
+        )
     return RedisStore(url, state.prefix)

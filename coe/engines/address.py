@@ -8,7 +8,7 @@ server's door (:mod:`coe.engines.door`): vLLM itself is never on a port.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,7 +27,7 @@ class Address:
     url: str
     model: str
     socket: str | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
 
     @property
     def local(self) -> bool:

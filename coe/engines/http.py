@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import aiohttp
 from yarl import URL
 
 from coe import quick_json
+from coe.engines.guard import GuardedResolver
 from coe.errors import CoeError, EngineError, ExpertRefused
 
 CONNECT_TIMEOUT_S = 10.0
@@ -44,10 +45,12 @@ class Upstream:
     name: str
     url: str
     socket: Path | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     keepalive_s: float = 4.0
     read_timeout_s: float | None = None
     hint: str | None = None
+    guarded: bool = False
+    """refuse to connect to link-local and metadata addresses"""
 
 
 class HttpClient:
@@ -91,7 +94,7 @@ class HttpClient:
         except TRANSPORT_ERRORS as error:
             raise lost(self.upstream.name, error, self.upstream.hint) from error
         if response.status < 300:
-            return HttpAnswer(self.upstream.name, response, rename)
+            return HttpAnswer(self.upstream, response, rename)
         raise await self._failure(response)
 
     async def _control(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
@@ -115,7 +118,9 @@ class HttpClient:
             connector: aiohttp.BaseConnector = (
                 aiohttp.UnixConnector(path=str(where.socket), limit=0, keepalive_timeout=keep)
                 if where.socket
-                else aiohttp.TCPConnector(limit=0, keepalive_timeout=keep)
+                else aiohttp.TCPConnector(
+                    limit=0, keepalive_timeout=keep, resolver=GuardedResolver() if where.guarded else None
+                )
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
@@ -168,8 +173,8 @@ class Rename:
 class HttpAnswer:
     """An answer under way (:class:`coe.types.EngineAnswer`). Closing it early makes vLLM abort."""
 
-    def __init__(self, name: str, response: aiohttp.ClientResponse, rename: Rename | None) -> None:
-        self._name, self._response, self._rename = name, response, rename
+    def __init__(self, upstream: Upstream, response: aiohttp.ClientResponse, rename: Rename | None) -> None:
+        self._upstream, self._response, self._rename = upstream, response, rename
         self.status = response.status
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -183,7 +188,7 @@ class HttpAnswer:
                     yield self._edit(carry[:cut])
                     carry = carry[cut:]
         except TRANSPORT_ERRORS as error:
-            raise lost(self._name, error, "The answer broke off; ask again.") from error
+            raise lost(self._upstream.name, error, "The answer broke off; ask again.") from error
         if carry:
             yield self._edit(carry)
 
@@ -193,7 +198,8 @@ class HttpAnswer:
 
     def _edit(self, data: bytes) -> bytes:
         if data.startswith(STREAM_ERROR) or b"\n" + STREAM_ERROR in data:
-            raise EngineError(f"{self._name} failed in mid-answer: {_stream_error(data)}")
+            told = _stream_error(without_key(self._upstream, data))
+            raise EngineError(f"{self._upstream.name} failed in mid-answer: {told}")
         return self._rename.apply(data) if self._rename else data
 
 
@@ -202,8 +208,14 @@ def lost(name: str, error: BaseException, hint: str | None = None) -> EngineErro
     return EngineError(f"{name} did not answer: {what}", code=UNREACHABLE, hint=hint)
 
 
+def without_key(upstream: Upstream, raw: bytes) -> bytes:
+    """Some servers quote the key that they were sent; neither our clients nor our log shall see it."""
+    return raw.replace(upstream.api_key.encode(), b"[key]") if upstream.api_key else raw
+
+
 def refusal(upstream: Upstream, status: int, raw: bytes, retry_after: str | None = None) -> CoeError:
     """What an upstream's error answer means for our client."""
+    raw = without_key(upstream, raw)
     fields = _error_fields(raw)
     message = str(fields.get("message") or raw[:500].decode(errors="replace") or f"HTTP {status}")
     if status < 400 or status >= 500 or status in OURS_TO_FIX:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class LiteLlmBackend:
     async def open(self) -> None:
         if self._litellm is None:
             self._key = read_key(self._host, self._root)
+            self._where = replace(self._where, api_key=self._key)
             self._litellm = await asyncio.to_thread(import_litellm)
 
     async def ask(self, model: str, call: EngineCall, shown: ExpertId) -> EngineAnswer:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from coe.engines.breaker import Breaker
 from coe.engines.experts import Experts
+from coe.engines.guard import is_metadata
 from coe.engines.http import PRIVATE, HttpClient, Rename, Upstream
 from coe.errors import ConfigError, EngineError
 from coe.registry.models import Expert, RemoteHost
@@ -91,7 +92,7 @@ class UrlBackend:
 
     def __init__(self, host: RemoteHost, root: Path) -> None:
         self._host, self._root = host, root
-        self._url = api_url(str(host.url))
+        self._url = api_url(str(host.url), host.link_local)
         self._client: HttpClient | None = None
 
     async def open(self) -> None:
@@ -102,6 +103,7 @@ class UrlBackend:
                     self._url,
                     api_key=read_key(self._host, self._root),
                     read_timeout_s=self._host.timeout_s,
+                    guarded=not self._host.link_local,
                     hint=f"Check url, key and model names of the host {self._host.id} in experts.yaml.",
                 )
             )
@@ -120,8 +122,9 @@ class UrlBackend:
             await client.close()
 
 
-def api_url(url: str) -> str:
-    """``url`` checked: http or https, a host, no user or password; ``/v1`` is added to a bare host.
+def api_url(url: str, link_local: bool = False) -> str:
+    """``url`` checked: http or https, a host, no user or password, and not where clouds keep credentials
+    unless ``link_local`` allows it; ``/v1`` is added to a bare host.
 
     Raises ConfigError. The URL comes from experts.yaml alone; nothing in a request can change it.
     """
@@ -133,6 +136,11 @@ def api_url(url: str) -> str:
     if parts.username or parts.password:
         raise ConfigError(
             f"The URL of {parts.hostname} holds a password.", hint="Use api_key_env or api_key_file."
+        )
+    if not link_local and is_metadata(parts.hostname):
+        raise ConfigError(
+            f"{parts.hostname} is a link-local or metadata address.",
+            hint="If an expert really is there, write link_local: true at its host.",
         )
     bare = url.rstrip("/")
     return bare if parts.path.strip("/") else f"{bare}/v1"

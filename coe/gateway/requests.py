@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, cast, get_args
@@ -9,6 +10,7 @@ from typing import Any, cast, get_args
 from coe import quick_json
 from coe.errors import BadHttp, BadRequest, PayloadTooLarge
 from coe.gateway.faults import json_kind, validate
+from coe.gateway.media import check_media
 from coe.gateway.schemas import (
     ChatBody,
     CoeOptions,
@@ -25,6 +27,8 @@ from coe.types import DeadlineClass, Endpoint, Options, Request, RequestId
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Headers = Mapping[bytes, bytes]
 
+BODY_TIMEOUT_S = 60.0
+"""From the end of the headers to the end of the body."""
 DEADLINE_HEADER = "x-coe-deadline-class"
 _BODIES: Mapping[Endpoint, type[Sampling]] = {"chat/completions": ChatBody, "completions": CompletionBody}
 
@@ -39,6 +43,19 @@ async def read_body(receive: Receive, headers: Headers, max_bytes: int) -> bytes
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _whole_body(receive, max_bytes)
+    except TimeoutError:
+        raise BadHttp(
+            408,
+            f"the body did not come within {BODY_TIMEOUT_S:g} s",
+            code="body_too_slow",
+            hint="Send it again.",
+        ) from None
+
+
+async def _whole_body(receive: Receive, max_bytes: int) -> bytes:
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -141,6 +158,8 @@ def _check_messages(messages: Sequence[Message], limits: Limits) -> None:
         )
     for index, message in enumerate(messages):
         for place, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            if part.model_extra:
+                check_media(part.model_extra, f"messages[{index}].content[{place}]", limits.media_hosts)
             if _is_text(part) and part.text is None:
                 where = f"messages[{index}].content[{place}].text"
                 raise BadRequest(f"{where} is missing", param=where, hint="A text part has a text.")

@@ -59,6 +59,8 @@ class Limits(Model):
     max_prompt_chars: Annotated[int, Field(gt=0)] = 200_000
     max_queue: Annotated[int, Field(gt=0)] = 1_000
     """waiting requests; one more is refused with status 429"""
+    media_hosts: tuple[str, ...] = ()
+    """hosts of URLs in content parts, which the expert's server fetches; "*": any; data: URLs always pass"""
     request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     """from arrival to the end of the answer"""
 
@@ -146,6 +148,8 @@ class RemoteHost(Model):
     max_failures: Annotated[int, Field(ge=1)] = 5
     """failures in a row after which an expert is left alone for pause_s"""
     pause_s: Annotated[float, Field(gt=0)] = 10.0
+    link_local: bool = False
+    """whether url may be at a link-local or cloud metadata address"""
 
     @model_validator(mode="after")
     def _one_address(self) -> RemoteHost:

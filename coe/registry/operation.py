@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,6 +21,8 @@ class AdminListener(Model):
     """environment variable that holds the token"""
     token_file: str | None = None
     """file that holds the token, relative to experts.yaml"""
+    any_folder: bool = False
+    """whether experts added over HTTP may name models outside the folder of experts.yaml"""
 
     @model_validator(mode="after")
     def _one_token(self) -> AdminListener:
@@ -81,9 +84,11 @@ class State(Model):
     to that Redis then decides what all of them run"""
 
     @model_validator(mode="after")
-    def _shared_by_something(self) -> State:
+    def _sound(self) -> State:
         if self.share_registry and not (self.redis_url or self.redis_url_env):
             raise ValueError("share_registry needs redis_url or redis_url_env")
+        if self.redis_url and urlsplit(self.redis_url).password:
+            raise ValueError("redis_url holds a password; put it into the environment variable redis_url_env")
         return self
 
 

@@ -1,0 +1,46 @@
+"""URLs in the content of messages: an expert's server would fetch them, from inside its own network."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from coe.errors import BadRequest
+
+
+def check_media(part: Mapping[str, Any], where: str, hosts: Collection[str]) -> None:
+    """Raises BadRequest for a content part with something to be fetched elsewhere than from ``hosts``."""
+    for url in _urls(part):
+        if not _may_be_fetched(url, hosts):
+            raise BadRequest(
+                f"{where} names media by URL",
+                code="remote_media",
+                param=where,
+                hint="Send the media itself as a data: URL, or have its host put into limits.media_hosts.",
+            )
+
+
+def _urls(value: Any, named: str = "") -> Iterator[str]:
+    """What is, or may be taken for, a URL or a file, at any depth."""
+    if isinstance(value, str):
+        start = value[:2_000].strip().lower()
+        if named.endswith(("url", "uri")) or "://" in start[:64] or start.startswith("file:"):
+            yield value.strip()
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _urls(inner, str(name).lower())
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _urls(inner, named)
+
+
+def _may_be_fetched(url: str, hosts: Collection[str]) -> bool:
+    if url[:5].lower() == "data:":
+        return True
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and host is not None and ("*" in hosts or host in hosts)
