@@ -1,6 +1,7 @@
 """Which commands make the tables of the documentation, from a folder of recorded data.
 
-One place names the pools and the options, so that a table in the docs and the command beside it agree.
+One place names the pools and the options, so that a table in the docs and the command beside it agree. A new
+table of the documentation is a new entry of TABLES.
 """
 
 from __future__ import annotations
@@ -47,37 +48,103 @@ POOL_C = (
 """A ladder of prices."""
 
 
+KNOWN_BESIDE_A = (
+    "Llama-2-13b-hf",
+    "Llama-2-70b-hf",
+    "Llama-2-7b-hf",
+    "Meta-Llama-3-70B",
+    "Meta-Llama-3-8B",
+    "Meta-Llama-3.1-70B",
+    "Meta-Llama-3.1-70B-Instruct",
+    "Meta-Llama-3.1-8B",
+    "Mistral-7B-Instruct-v0.1",
+    "Mistral-7B-v0.1",
+    "Mixtral-8x7B-Instruct-v0.1",
+    "Mixtral-8x7B-v0.1",
+    "Qwen1.5-110B",
+    "Yi-6B",
+)
+"""Fourteen that are not routed to, and say how hard questions are."""
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table of the documentation: its name, and the arguments of ``coe eval`` that make it."""
+    """A table of the documentation.
+
+    ``page`` is where it stands, below docs/; ``program`` the module that makes it, by ``arguments``, in which
+    ``{data}`` and ``{out}`` stand for the folders of data and of results.
+    """
 
     name: str
+    page: str
+    program: str
     arguments: tuple[str, ...]
 
     def command(self, data: Path, out: Path) -> list[str]:
-        """With ``{data}`` and ``{out}`` filled in; figures go to ``out/NAME.json``."""
-        filled = [argument.format(data=data, out=out) for argument in self.arguments]
-        return [*filled, "--json", str(out / f"{self.name}.json")]
+        """What follows ``python -m``."""
+        return [self.program, *(argument.format(data=data, out=out) for argument in self.arguments)]
 
 
-def _recorded(name: str, outcomes: str, pool: Sequence[str] = (), counts: str = "1") -> Table:
-    page = f"{{out}}/{name}.html"
-    quoted = ",".join(f'"{expert}"' for expert in pool)
-    chosen = ("--pool", quoted) if pool else ()
+def _listed(experts: Sequence[str]) -> str:
+    return ",".join(f'"{expert}"' for expert in experts)
+
+
+def _recorded(name: str, page: str, outcomes: str, *options: str, pool: Sequence[str] = ()) -> Table:
+    chosen = ("--pool", _listed(pool)) if pool else ()
+    files = ("--json", f"{{out}}/{name}.json", "--report", f"{{out}}/{name}.html")
     return Table(
         name,
-        ("recorded", "--outcomes", f"{{data}}/outcomes/{outcomes}", *chosen,
-         "--experts-per-query", counts, "--report", page),
+        page,
+        "eval",
+        ("recorded", "--outcomes", f"{{data}}/outcomes/{outcomes}", *chosen, *options, *files),
+    )
+
+
+def _probing(name: str, *options: str) -> Table:
+    return Table(
+        name,
+        "profiles.md",
+        "eval.bench.probing",
+        ("--outcomes", "{data}/outcomes/mmlu_pro", "--pool", ",".join(POOL_A), "--context",
+         ",".join(KNOWN_BESIDE_A), "--encoder", "static", *options, "--json", f"{{out}}/{name}.json"),
     )  # fmt: skip
 
 
+def _retrieval(task: str) -> Table:
+    name = f"retrieval-{task}"
+    arguments = ("run", task, "--data", "{data}/retrieval", "--encoder", "static", "--out", f"{{out}}/{name}")
+    return Table(name, "evaluation.md", "eval", arguments)
+
+
+_ROUTING, _COMBINING = "routing-results.md", "aggregation-results.md"
+_DEVELOPED = ("--seed", "0", "--routers", "static,linear", "--experts-per-query", "3,5",
+              "--aggregators", "vote,weighted_vote,learned")  # fmt: skip
+
 TABLES = (
-    Table("extraction", ("extraction", "--outcomes", "{data}/outcomes/mmlu_pro")),
-    _recorded("pool-a", "mmlu_pro", POOL_A, "1,3,5"),
-    _recorded("pool-b", "mmlu_pro", POOL_B),
-    _recorded("pool-c", "mmlu_pro", POOL_C),
-    _recorded("routellm-mmlu", "routellm_mmlu"),
-    _recorded("routellm-gsm8k", "routellm_gsm8k"),
-    _recorded("gpqa", "gpqa"),
-    _recorded("ulab", "ulab_llmrouter"),
-)
+    _recorded("combining-pool-a-seed-2", _COMBINING, "mmlu_pro", "--seed", "2",
+              "--experts-per-query", "1,3,5", pool=POOL_A),
+    Table("scheduling", "scheduling-results.md", "eval.bench.scheduling",
+          ("--quick", "--seeds", "50,51,52", "--traces", "{data}/traces", "--json", "{out}/scheduling.json")),
+    _probing("few-answers", "--answers", "200", "--designs", "random", "--draws", "20",
+             "--errors", "0,0.01,0.03,0.05,0.1"),
+    _probing("few-answers-curve", "--answers", "25,50,100,200,400", "--draws", "5"),
+    _recorded("combining-pool-a", _COMBINING, "mmlu_pro", *_DEVELOPED, pool=POOL_A),
+    _recorded("routers-pool-a", _ROUTING, "mmlu_pro", "--seed", "0", "--routers",
+              "static,random,knn,category,linear,blend", pool=POOL_A),
+    _recorded("pool-b", _ROUTING, "mmlu_pro", pool=POOL_B),
+    _recorded("pool-c", _ROUTING, "mmlu_pro", pool=POOL_C),
+    _recorded("routellm-mmlu", _ROUTING, "routellm_mmlu"),
+    _recorded("routellm-gsm8k", _ROUTING, "routellm_gsm8k"),
+    _recorded("gpqa", _ROUTING, "gpqa"),
+    _recorded("ulab", _ROUTING, "ulab_llmrouter"),
+    Table("encoders", "encoders.md", "eval.bench.encoders",
+          ("--outcomes", "{data}/outcomes/mmlu_pro", "--queries", "60", "--encoders", "static,minilm-int8")),
+    Table("extraction", "evaluation.md", "eval", ("extraction", "--outcomes", "{data}/outcomes/mmlu_pro",
+                                                  "--json", "{out}/extraction.json")),
+    Table("peers-gsm8k", "evaluation.md", "eval", ("peers", "--outcomes", "{data}/outcomes/routellm_gsm8k",
+                                                   "--json", "{out}/peers-gsm8k.json")),
+    _retrieval("nfcorpus"),
+    _retrieval("scifact"),
+    _retrieval("arguana"),
+)  # fmt: skip
+"""Those that take longest first: they run side by side."""

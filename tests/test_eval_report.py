@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -186,12 +187,15 @@ def test_a_profile_that_knows_the_test_is_told(tmp_path: Path) -> None:
 
 def test_tables_name_their_commands_once(tmp_path: Path) -> None:
     assert len({table.name for table in TABLES}) == len(TABLES)
-    command = TABLES[1].command(Path("data"), Path("out"))
-    assert command[:3] == ["recorded", "--outcomes", "data/outcomes/mmlu_pro"]
-    assert command[-2:] == ["--json", "out/pool-a.json"]
+    docs = Path(__file__).parents[1] / "docs"
+    assert [table.page for table in TABLES if not (docs / table.page).is_file()] == []
+    assert [table.program for table in TABLES if importlib.util.find_spec(table.program) is None] == []
+    command = next(t for t in TABLES if t.name == "pool-b").command(Path("data"), Path("out"))
+    assert command[:4] == ["eval", "recorded", "--outcomes", "data/outcomes/mmlu_pro"]
+    assert command[-4:] == ["--json", "out/pool-b.json", "--report", "out/pool-b.html"]
     result = CliRunner().invoke(main, ["eval", "tables", "--data", str(tmp_path), "--only", "pool-x"])
     assert result.exit_code == 1
-    assert "pool-a" in result.output
+    assert "pool-b" in result.output
 
 
 def test_extraction_is_compared_on_the_command_line(tmp_path: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -12,14 +17,25 @@ import click
 from coe.cli._group import Failed
 
 
+@dataclass(frozen=True)
+class _Made:
+    name: str
+    text: str
+    seconds: float
+    failed: bool
+
+
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), envvar="COE_DATA", required=True,
-              help="Folder with outcomes/NAME. [env: COE_DATA]")  # fmt: skip
+              help="Folder with outcomes/NAME, retrieval and traces. [env: COE_DATA]")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("var/tables"), show_default=True,
               help="Folder for NAME.md, NAME.json and NAME.html.")  # fmt: skip
 @click.option("--only", multiple=True, help="Only this table; may be given several times.")
-def main(data: Path, out: Path, only: tuple[str, ...]) -> None:
-    """Make every table of the documentation anew, one command after the other, with its time."""
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores",
+              help="Commands at a time, each on its share of the cores.")  # fmt: skip
+@click.option("--list", "listed", is_flag=True, help="Print the tables, where they stand and their commands.")
+def main(data: Path, out: Path, only: tuple[str, ...], jobs: int, listed: bool) -> None:
+    """Make every table of the documentation that comes from recorded data anew, with its time."""
     from coe.suggest import suggest
     from eval.reproduce import TABLES
 
@@ -27,20 +43,38 @@ def main(data: Path, out: Path, only: tuple[str, ...]) -> None:
     for name in only:
         if name not in names:
             raise Failed(f'there is no table "{name}"; {suggest(name, names)}')
+    commands = {t.name: t.command(data, out) for t in TABLES if not only or t.name in only}
+    if listed:
+        pages = {table.name: table.page for table in TABLES}
+        for name, command in commands.items():
+            click.echo(f"{name}\t{pages[name]}\tpython -m {shlex.join(command)}")
+        return
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    for table in TABLES:
-        if not only or table.name in only:
-            _make(table.name, table.command(data, out), out)
+    _all(commands, out, jobs)
     click.echo(f"all: {time.monotonic() - started:.0f} s", err=True)
 
 
-def _make(name: str, command: list[str], out: Path) -> None:
+def _all(commands: dict[str, list[str]], out: Path, jobs: int) -> None:
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ThreadPoolExecutor(jobs) as pool:
+        made = pool.map(lambda name: _make(name, commands[name], threads), commands)
+        for one in made:
+            if one.failed:
+                pool.shutdown(cancel_futures=True)
+                raise Failed(f"the table {one.name} could not be made", "The reason stands above.")
+            (out / f"{one.name}.md").write_text(one.text, encoding="utf-8")
+            click.echo(f"\n## {one.name}\n\n{one.text}")
+            click.echo(f"{one.name}: {one.seconds:.0f} s", err=True)
+
+
+def _make(name: str, command: Sequence[str], threads: int) -> _Made:
     began = time.monotonic()
     # A process each: what one command holds in memory does not weigh on the next.
-    done = subprocess.run([sys.executable, "-m", "eval", *command], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise Failed(f"the table {name} could not be made", "The reason stands above.")
-    (out / f"{name}.md").write_text(done.stdout, encoding="utf-8")
-    click.echo(f"\n## {name}\n\n{done.stdout}")
-    click.echo(f"{name}: {time.monotonic() - began:.0f} s", err=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+    )
+    return _Made(name, done.stdout, time.monotonic() - began, done.returncode != 0)
