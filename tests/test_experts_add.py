@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from coe.cli import main
+from coe.errors import BadRequest
+from coe.joining import Joining
+from coe.profiles.joining import ProbeProfiler, ProfileGate
 from coe.registry.load import load_registry
+from coe.registry.offline import FileEditor
 from routers.encoder import Vectors
 from routers.evidence import Evidence
 
@@ -74,6 +79,7 @@ def outcomes(tmp_path: Path) -> Path:
     labels = [n % len(CATEGORIES) for n in range(240)]
     questions = [
         {"question_id": str(n), "question": f"{CATEGORIES[k]} {n}", "category": CATEGORIES[k], "split": "dev"}
+        | {"options": ["one", "two"], "gold": "AB"[n // 2 % 2]}
         for n, k in enumerate(labels)
     ]
     answers = [
@@ -134,3 +140,41 @@ def test_expert_without_answers_in_the_set_is_not_added(registry: Path, outcomes
     refused = coe("experts", "add", "stranger", "--outcomes", str(outcomes), *at, code=2)
     assert "no outcomes of stranger" in refused.stderr
     assert registry.read_text(encoding="utf-8") == before
+
+
+def test_expert_that_joins_a_service_is_asked_judged_and_routed_to(registry: Path, outcomes: Path) -> None:
+    registry.write_text(REGISTRY + f"probes: {outcomes.name}\n", encoding="utf-8")
+    asked: list[str] = []
+
+    async def ask(question: str) -> str:
+        assert load_registry(registry).expert("fresh").shadow  # type: ignore[union-attr]
+        asked.append(question)
+        number = int(question.split()[1])
+        return (
+            f"The answer is ({'AB'[number // 2 % 2]})." if question.startswith("math") else "I am not sure."
+        )
+
+    joining = Joining(
+        FileEditor(registry), ProfileGate(registry.parent), ProbeProfiler(registry.parent), lambda expert: ask
+    )
+    entry = {"id": "fresh", "host": "api", "model": "fresh"}
+    [joined] = asyncio.run(joining.add([entry], profile=True))
+    assert joined.profile is not None
+    assert joined.profile.questions == len(asked) == 200
+    assert not joined.shadow, joined.reasons
+    shown = json.loads(coe("experts", "show", "fresh", "--registry", str(registry), "--json").stdout)
+    categories = shown["profiles"][0]["estimated"]
+    assert categories["math"]["mean"] > 0.9 > 0.1 > categories["law"]["mean"]
+
+
+def test_expert_is_not_asked_where_no_questions_are_named(registry: Path) -> None:
+    before = registry.read_text(encoding="utf-8")
+    root = registry.parent
+    joining = Joining(FileEditor(registry), ProfileGate(root), ProbeProfiler(root), lambda expert: unasked)
+    with pytest.raises(BadRequest, match="names no questions"):
+        asyncio.run(joining.add([{"id": "fresh", "host": "api", "model": "fresh"}], profile=True))
+    assert registry.read_text(encoding="utf-8") == before
+
+
+async def unasked(question: str) -> str:
+    raise NotImplementedError(question)
