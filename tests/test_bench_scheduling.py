@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
 
+from coe.simulate.cluster import slots_cluster
+from coe.simulate.hardware import find_preset
 from coe.simulate.metrics import Row
 from coe.simulate.runs import run_policy
-from coe.simulate.workload import Workload
+from coe.simulate.workload import Workload, default_experts
 from eval.bench.scheduling import Results, main
+from eval.bench.scheduling_headroom import latencies
 from eval.bench.scheduling_optimum import SLO_S, Optimum, most_in_time, small_instances
 from eval.bench.scheduling_report import half_width, rows_as_json
 
@@ -70,3 +74,18 @@ def test_the_optimum_of_two_that_exclude_each_other_is_one() -> None:
 
 def test_the_interval_of_five_seeds_is_students() -> None:
     assert half_width([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(1.966, abs=0.01)
+
+
+def test_the_look_ahead_without_knowledge_is_the_policy_and_with_it_all_requests_end_too() -> None:
+    drawn = random.Random(5)
+    count, experts = 120, default_experts(6)
+    arrivals = sorted(drawn.uniform(0.0, 60.0) for _ in range(count))
+    chosen = tuple(drawn.choices(experts, weights=(6, 3, 2, 2, 1, 1), k=count))
+    workload = Workload(tuple(arrivals), chosen, tuple(drawn.expovariate(0.5) for _ in range(count)))
+    cluster = slots_cluster(experts, 2, find_preset("h100"), max_batch=2).with_slo(20.0)
+    alone = latencies(workload, cluster, 20.0, "nothing")
+    ours = run_policy("coe", cluster, workload, 20.0)
+    assert sum(alone) / count == pytest.approx(ours.mean)
+    assert sum(latency <= 20.0 for latency in alone) / count == ours.goodput
+    for knows in ("queue", "future"):
+        assert len(latencies(workload, cluster, 20.0, knows)) == count

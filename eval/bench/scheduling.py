@@ -204,7 +204,7 @@ def sustained_loads(setting: Setting, policies: Sequence[str]) -> dict[str, floa
 
 def main(words: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(words)
-    folder, sources = _traces(args.traces)
+    folder, sources = trace_folder(args.traces)
     seeds = tuple(int(s) for s in args.seeds.split(",")) if args.seeds else SEEDS[: 1 if args.quick else None]
     mixes = args.mixes.split(";") if args.mixes else MIXES[:1] if args.quick else (*MIXES, ROOMY, HOT)
     loads = (0.3, 0.9) if args.quick else LOADS
@@ -244,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _traces(folder: Path | None) -> tuple[Path, Sequence[Source]]:
+def trace_folder(folder: Path | None) -> tuple[Path, Sequence[Source]]:
     """The recorded traces where they are, else the sample that is in the repository."""
     data = os.environ.get("COE_DATA")
     found = folder or (Path(data) / "traces" if data else None)

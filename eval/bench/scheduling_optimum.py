@@ -18,7 +18,7 @@ from coe.simulate.runs import run_policy
 from coe.simulate.workload import Workload
 
 if TYPE_CHECKING:
-    from ortools.sat.python.cp_model import CpModel
+    from ortools.sat.python.cp_model import CpModel, LiteralT
 
 INSTANCES, REQUESTS, EXPERTS = 10, 24, 4
 SLO_S, RATE = 6.0, 0.6
@@ -80,7 +80,8 @@ def most_in_time(workload: Workload, cluster: Cluster, slo_s: float, limit_s: fl
     model = cp_model.CpModel()
     count = len(workload)
     host = next(iter(cluster.hosts))
-    starts, taken, arcs = [], [], []
+    starts, taken = [], []
+    arcs: list[tuple[int, int, LiteralT]] = []
     for request, arrived in enumerate(workload.arrivals):
         work, expert = workload.work[request], workload.experts[request]
         latest = max(arrived, arrived + slo_s - work)
