@@ -116,6 +116,9 @@ def test_expert_joins_by_its_id_with_a_profile_from_few_answers(registry: Path, 
 
     shown = coe("experts", "show", "newcomer", *at).stdout
     assert "on 60 questions of made" in shown
+    assert "warning: the profile newcomer rests on 60 answers" in shown
+    listed = coe("experts", "list", "--url", "http://127.0.0.1:9", *at).stderr
+    assert "warning: the profile newcomer rests on 60 answers" in listed
     told = json.loads(coe("experts", "show", "newcomer", "--json", *at).stdout)
     assert told["profiles"] == [profile]
 
