@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -50,11 +51,11 @@ class Sent:
 
 @dataclass(frozen=True)
 class Load:
-    """``texts`` are made of so many different ``questions``."""
+    """``concurrency`` requests at a time; none begins later than ``seconds`` after the first."""
 
     texts: Sequence[str]
-    questions: int
     concurrency: int
+    seconds: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,6 @@ class Result:
 
     kind: str
     requests: int
-    questions: int
     failed: int
     results: Mapping[str, int]
     hit_rate: float
@@ -105,14 +105,13 @@ def with_writers(registry: Registry, kinds: Sequence[str], options: dict[str, An
     return registry.model_copy(update={"routers": routers})
 
 
-async def send(
-    service: LocalService, router: str, texts: Sequence[str], concurrency: int
-) -> list[Sent | None]:
-    """Each text once, ``concurrency`` at a time; None for a request that failed."""
-    free = asyncio.Semaphore(concurrency)
+async def send(service: LocalService, router: str, load: Load) -> list[Sent | None]:
+    """One entry for each request that began; None for one that failed."""
+    free, began = asyncio.Semaphore(load.concurrency), time.perf_counter()
     transport = httpx.ASGITransport(app=service.app)
+    found: list[Sent | None] = []
 
-    async def one(http: httpx.AsyncClient, text: str) -> Sent | None:
+    async def one(http: httpx.AsyncClient, text: str) -> None:
         body = {
             "model": service.generations.current.registry.service.model_name,
             "messages": [{"role": "user", "content": text}],
@@ -122,14 +121,18 @@ async def send(
         }
         async with free:
             started = time.perf_counter()
+            if started - began > load.seconds:
+                return
             answer = await http.post("/v1/chat/completions", json=body)
         if answer.status_code != 200:
             print(answer.text, file=sys.stderr)
-            return None
-        return Sent(answer.json()["coe"]["legs"], time.perf_counter() - started)
+            found.append(None)
+        else:
+            found.append(Sent(answer.json()["coe"]["legs"], time.perf_counter() - started))
 
     async with httpx.AsyncClient(transport=transport, base_url="http://coe", timeout=600.0) as http:
-        return list(await asyncio.gather(*(one(http, text) for text in texts)))
+        await asyncio.gather(*(one(http, text) for text in load.texts))
+    return found
 
 
 async def measure(registry: Registry, root: Path, kinds: Sequence[str], load: Load) -> list[Result]:
@@ -144,20 +147,18 @@ async def measure(registry: Registry, root: Path, kinds: Sequence[str], load: Lo
 
 
 async def _measured(service: LocalService, kind: str, load: Load) -> Result:
-    await send(service, kind, [f"Warm up {kind}."], 1)
+    await send(service, kind, Load([f"Warm up {kind}."], 1))
     before = dict(service.pipeline.notes.counts)
     started = time.perf_counter()
-    sent = await send(service, kind, load.texts, load.concurrency)
+    sent = await send(service, kind, load)
     seconds = time.perf_counter() - started
     counts = {name: n - before[name] for name, n in service.pipeline.notes.counts.items()}
-    found = result(kind, sent, counts, load.questions, seconds)
+    found = result(kind, sent, counts, seconds)
     print(json.dumps(asdict(found), indent=1), flush=True)
     return found
 
 
-def result(
-    kind: str, sent: Sequence[Sent | None], counts: Mapping[str, int], questions: int, seconds: float
-) -> Result:
+def result(kind: str, sent: Sequence[Sent | None], counts: Mapping[str, int], seconds: float) -> Result:
     answered = [each for each in sent if each is not None]
     written = [leg for each in answered if (leg := each.writing) and leg["outcome"] == "ok"]
     calls = [leg["queue_ms"] + leg["run_ms"] for leg in written]
@@ -165,7 +166,6 @@ def result(
     return Result(
         kind=kind,
         requests=len(sent),
-        questions=questions,
         failed=len(sent) - len(answered),
         results=counts,
         hit_rate=counts["kept"] / total,
@@ -204,6 +204,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--zipf", type=float, default=1.0)
     parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of sending, for each kind")
     parser.add_argument("--deadline", type=float, default=10.0, help="seconds for the writer")
     parser.add_argument("--tokens", type=int, default=16, help="of the writer's text, at most")
     parser.add_argument("--seed", type=int, default=0)
@@ -223,7 +224,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "writer_tokens": args.tokens,
     }
     kinds = args.kinds.split(",")
-    load = Load(texts, len(asked), args.concurrency)
+    load = Load(texts, args.concurrency, args.minutes * 60)
     found = asyncio.run(measure(with_writers(registry, kinds, options), root, kinds, load))
     if args.json:
         args.json.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
