@@ -101,12 +101,12 @@ async def test_not_adaptive_asks_everybody_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("confidence", "in_stages", "expected"),
-    [(0.7, True, 1), (0.69, True, 3), (0.69, False, 2), (0.2, False, 3)],
+    ("confidence", "at_once", "expected"),
+    [(0.7, 2, 1), (0.69, 2, 3), (0.89, 1, 3), (0.9, 1, 1), (0.69, None, 2), (0.2, None, 3)],
 )
-def test_how_many_a_query_is_worth(confidence: float, in_stages: bool, expected: int) -> None:
+def test_how_many_a_query_is_worth(confidence: float, at_once: int | None, expected: int) -> None:
     chances = (confidence, 0.3, 0.2, 0.1)
-    assert how_many(confidence, chances, 3, in_stages, Options()) == expected
+    assert how_many(confidence, chances, 3, at_once, Options()) == expected
 
 
 def test_quality_raises_the_bar_and_cost_lowers_it() -> None:

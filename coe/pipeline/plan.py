@@ -101,7 +101,7 @@ def plan_for(request: Request, decision: Decision, wish: Wish, generation: Gener
     if len(asked) < 2:
         return None
     quorum = wish.spec.quorum or wish.aggregator.proposing.quorum or math.ceil(len(asked) / 2)
-    at_once = (wish.aggregator.proposing.at_once if _in_stages(wish) else None) or len(asked)
+    at_once = _at_once(wish) or len(asked)
     return Plan(
         decision, wish.aggregator, asked, min(quorum, len(asked)), min(at_once, len(asked)), max_tokens
     )
@@ -140,11 +140,12 @@ def _how_many(decision: Decision, wish: Wish, options: Options) -> int:
     if len(decision.chosen) > 1:
         return min(wish.limit, len(decision.chosen))
     chances = [ranked.probability for ranked in decision.ranking]
-    return how_many(decision.confidence, chances, wish.limit, _in_stages(wish), options)
+    return how_many(decision.confidence, chances, wish.limit, _at_once(wish), options)
 
 
-def _in_stages(wish: Wish) -> bool:
-    return wish.count is None and wish.spec.adaptive and wish.aggregator.proposing.at_once is not None
+def _at_once(wish: Wish) -> int | None:
+    """How many are asked first where the answers say when to stop; None where all are asked at once."""
+    return wish.aggregator.proposing.at_once if wish.count is None and wish.spec.adaptive else None
 
 
 def _asked(decision: Decision, count: int, repeat: bool) -> tuple[Asked, ...]:

@@ -97,7 +97,7 @@ def _alone(asked: Indices, probabilities: Floats) -> Mask:
     """(n,) whether the router is so clear that one expert is asked."""
     chances = np.take_along_axis(probabilities, np.maximum(asked, 0), axis=1)
     limit, usual = asked.shape[1], Options()
-    return np.asarray([how_many(row[0], row.tolist(), limit, True, usual) < 2 for row in chances])
+    return np.asarray([how_many(row[0], row.tolist(), limit, 1, usual) < 2 for row in chances])
 
 
 def table_of(outcomes: OutcomeSet, probabilities: Floats) -> Table:
