@@ -25,9 +25,9 @@ def how_many(
     """How many experts may be asked, at most ``limit``; ``chances`` are those of the ranking.
 
     One where the router is clear about it. Else up to the limit where they are asked in stages, ``at_once``
-    first: the answers say when to stop. Else (``at_once`` is None) as many of the ranking as it takes until one
-    of them is right with the probability that is clear, as if they erred independently (after top-p routing,
-    arXiv 2403.07652, whose shares sum to 1; chances of being right do not).
+    first: the answers say when to stop. Else (``at_once`` is None) as many of the ranking as it takes until
+    one of them is right with the probability that is clear, as if they erred independently (after top-p
+    routing, arXiv 2403.07652, whose shares sum to 1; chances of being right do not).
     """
     clear = clear_from(options, at_once)
     if confidence >= clear:
