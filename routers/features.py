@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -41,21 +44,21 @@ def text_features(texts: Sequence[str]) -> csr_matrix:
     """
     from scipy.sparse import csr_matrix
 
-    values: list[float] = []
-    columns: list[int] = []
-    ends = [0]
-    for text in texts:
-        for column, value in _row(text[:_READ_CHARS]).items():
-            columns.append(column)
-            values.append(value)
-        ends.append(len(columns))
-    return csr_matrix(
-        (np.asarray(values, dtype=np.float32), np.asarray(columns, dtype=np.int32), np.asarray(ends)),
-        shape=(len(texts), WORDS + SURFACE),
-    )
+    rows = [_row(text[:_READ_CHARS]) for text in texts]
+    ends = np.cumsum([0, *(len(row.columns) for row in rows)])
+    values = np.concatenate([np.zeros(0, np.float32), *(row.values for row in rows)])
+    columns = np.concatenate([np.zeros(0, np.int32), *(row.columns for row in rows)])
+    return csr_matrix((values, columns, ends), shape=(len(texts), WORDS + SURFACE))
 
 
-def _row(text: str) -> dict[int, float]:
+@dataclass(frozen=True)
+class _Row:
+    columns: npt.NDArray[np.int32]
+    values: npt.NDArray[np.float32]
+
+
+@lru_cache(maxsize=4096)  # the parts of a blend ask for the same text one after the other; about 10 MB
+def _row(text: str) -> _Row:
     counts: dict[int, float] = {}
     for gram in _grams(text):
         key = crc32(gram.encode())
@@ -64,7 +67,8 @@ def _row(text: str) -> dict[int, float]:
     damped = {bucket: math.copysign(math.log1p(abs(n)), n) for bucket, n in counts.items() if n}
     length = math.sqrt(sum(value * value for value in damped.values())) or 1.0
     row = {bucket: value / length for bucket, value in damped.items()}
-    return row | {WORDS + place: value for place, value in enumerate(surface(text)) if value}
+    row |= {WORDS + place: value for place, value in enumerate(surface(text)) if value}
+    return _Row(np.fromiter(row, np.int32, len(row)), np.fromiter(row.values(), np.float32, len(row)))
 
 
 def _grams(text: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from eval.recorded import sets
 from eval.recorded.cascading import Cascades, alone, curve
-from eval.recorded.folds import cross_folds
+from eval.recorded.folds import cross_folds, thinned
 from eval.recorded.outcomes import OutcomeSet, Question
 from eval.recorded.report import all_rows
 from eval.recorded.study import Plan, Study
@@ -94,6 +94,14 @@ def test_the_curve_of_cascades_beats_drawing_experts_without_reading() -> None:
     assert share < unread
     # 95% needs the dear expert for nine questions in ten where nothing is read.
     assert unread == pytest.approx(0.9 + 0.1 * 0.1)
+
+
+def test_a_learning_curve_asks_the_same_questions_after_fewer_lessons() -> None:
+    folds = cross_folds(silent_half().questions, 4, 0)
+    for whole, part in zip(folds, thinned(folds, 0.25, 0), strict=True):
+        assert part.test.tolist() == whole.test.tolist()
+        assert len(part.train) == 15
+        assert set(part.train) < set(whole.train)
 
 
 def test_doubtful_identities_are_left_out() -> None:

@@ -66,5 +66,14 @@ def cross_folds(questions: Sequence[Question], count: int, seed: int) -> list[Fo
     return [Fold(_indices(everything.difference(part)), _indices(part)) for part in parts]
 
 
+def thinned(folds: Sequence[Fold], share: float, seed: int) -> list[Fold]:
+    """The same questions asked after learning from a random ``share`` of the learning questions."""
+    draws = random.Random(seed)
+    return [
+        Fold(_indices(draws.sample(fold.train.tolist(), max(1, round(share * len(fold.train))))), fold.test)
+        for fold in folds
+    ]
+
+
 def _indices(rows: set[int] | list[int]) -> Indices:
     return np.asarray(sorted(rows), dtype=np.intp)

@@ -2,14 +2,16 @@
 
     python -m eval.recorded.sets DATA --out DIR [--sets pool-a,gpqa] [--seeds 0,1,2,3,4] [--routers blend,...]
 
-Every set is kept in ``DIR/NAME.json`` as it is done; the table is of all that stand there.
+Every set is kept in ``DIR/NAME.json``, and each seed of it in ``DIR/seeds``, as it is done: an interrupted run
+goes on where it was, and the table is of all sets that stand there. Other options need another DIR. With
+``--learn-share 0.25`` a router learns from a quarter of its learning questions: a point of a learning curve.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +23,7 @@ from coe.errors import ConfigError
 from coe.suggest import suggest
 from coe.types import ExpertId
 from eval.recorded.cascading import alone, curve
-from eval.recorded.folds import cross_folds
+from eval.recorded.folds import cross_folds, thinned
 from eval.recorded.methods import BASELINES, STATIC
 from eval.recorded.outcomes import Floats, read_outcomes
 from eval.recorded.report import DEFAULT
@@ -88,21 +90,33 @@ class _Seed:
 
 
 def measure(
-    part: Part, data: Path, routers: Sequence[str], seeds: Sequence[int], encoder: str
+    part: Part,
+    data: Path,
+    routers: Sequence[str],
+    seeds: Sequence[int],
+    encoder: str,
+    learn_share: float,
+    kept: Path,
 ) -> dict[str, Any]:
-    """The set's document: references and one line a router, the default among them. Blocking: minutes."""
+    """The set's document: references and one line a router, the default among them. Blocking: minutes.
+
+    What a seed found is kept in the folder ``kept``, so that an interrupted run goes on where it was.
+    """
     outcomes = data / "outcomes" / part.folder
     pool = part.pool or certain(read_outcomes(outcomes).experts)
     study = open_study(Settings(outcomes, pool, tuple(routers), encoder=encoder))
     found = []
     for seed in seeds:  # one study after the other: the fits of a seed are large
-        again = study.with_folds(cross_folds(study.outcomes.questions, len(study.plan.folds), seed), seed)
-        found.append(_measured(again))
+        if not (kept / f"{seed}.json").exists():
+            folds = cross_folds(study.outcomes.questions, len(study.plan.folds), seed)
+            _keep(_measured(study.with_folds(thinned(folds, learn_share, seed), seed)), kept / f"{seed}.json")
+        found.append(_read(kept / f"{seed}.json"))
     return {
         "experts": len(pool),
         "questions": len(study.rows),
         "seeds": list(seeds),
         "encoder": encoder,
+        "learned_from": round(len(study.plan.folds[0].train) * learn_share),
         "best_single": float(_over_seeds(found, STATIC).mean()),
         "category_oracle": float(np.mean([one.category_oracle for one in found])),
         "oracle": float(study.oracle().mean()),
@@ -127,6 +141,17 @@ def _measured(study: Study) -> _Seed:
 def certain(experts: Sequence[ExpertId]) -> tuple[ExpertId, ...]:
     """Those whose name does not say that their identity is doubtful."""
     return tuple(expert for expert in experts if not any(word in expert for word in UNCERTAIN))
+
+
+def _keep(seed: _Seed, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scores = {router: found.tolist() for router, found in seed.scores.items()}
+    file.write_text(json.dumps(asdict(replace(seed, scores=scores))))
+
+
+def _read(file: Path) -> _Seed:
+    read = json.loads(file.read_text())
+    return _Seed(**read | {"scores": {router: np.asarray(s) for router, s in read["scores"].items()}})
 
 
 def _line(router: str, found: Sequence[_Seed]) -> Line:
@@ -198,14 +223,18 @@ def _percent(share: float) -> str:
 @click.option("--routers", default="static,knn,category,linear,traits,blend", show_default=True)
 @click.option("--seeds", default="0,1,2,3,4", show_default=True)
 @click.option("--encoder", default="minilm-int8", show_default=True)
-def main(data: Path, out: Path, names: str, routers: str, seeds: str, encoder: str) -> None:
+@click.option("--learn-share", default=1.0, show_default=True, help="Of the learning questions of each fold.")
+def main(
+    data: Path, out: Path, names: str, routers: str, seeds: str, encoder: str, learn_share: float
+) -> None:
     """Measure routers on several outcome sets; the default's p values are corrected over all of them."""
     for name in listed(names):
         if name not in PARTS:
             raise ConfigError(f'there is no set "{name}"; {suggest(name, PARTS)}')
         numbers = [int(seed) for seed in listed(seeds)]
-        document = measure(PARTS[name], data, listed(routers), numbers, encoder)
-        out.mkdir(parents=True, exist_ok=True)
+        document = measure(
+            PARTS[name], data, listed(routers), numbers, encoder, learn_share, out / "seeds" / name
+        )
         (out / f"{name}.json").write_text(json.dumps(document, indent=1))
         click.echo(f"{name}: done", err=True)
     kept = {name: out / f"{name}.json" for name in PARTS}
