@@ -2,8 +2,8 @@
 
     python -m eval.recorded.sets DATA --out DIR [--sets pool-a,gpqa] [--seeds 0,1,2,3,4] [--routers blend,...]
 
-Every set is kept in ``DIR/NAME.json``, and each seed of it in ``DIR/seeds``, as it is done: an interrupted run
-goes on where it was, and the table is of all sets that stand there. Other options need another DIR. With
+Every set is kept in ``DIR/NAME.json``, and each seed of it in ``DIR/seeds``, as it is done: an interrupted
+run goes on where it was, and the table is of all sets that stand there. Other options need another DIR. With
 ``--learn-share 0.25`` a router learns from a quarter of its learning questions: a point of a learning curve.
 """
 
