@@ -218,6 +218,22 @@ async def test_a_dry_run_ranks_all_experts_and_asks_none() -> None:
     assert w.engine.called("ask") == []
 
 
+async def test_the_health_of_experts_is_told_one_by_one() -> None:
+    script = Script()
+    async with world(script) as w:
+        well = await w.http.get("/healthz/experts")
+        script.fail("ensure_ready", *["no memory"] * 20)
+        for _ in range(8):
+            await w.http.post("/v1/completions", json={"model": "words", "prompt": "a"})
+        some = await w.http.get("/healthz/experts")
+        w.engine.crash("killed")
+        none = await w.http.get("/healthz/experts")
+    assert (well.status_code, well.json()["status"]) == (200, "ok")
+    assert (some.status_code, some.json()["status"]) == (200, "degraded")
+    assert some.json()["experts"]["words"] == {"state": "quarantined", "can_answer": False}
+    assert (none.status_code, none.json()["status"]) == (503, "failed")
+
+
 async def test_alive_at_once_ready_when_the_engine_is() -> None:
     script = Script()
     gate = script.hold("start")
@@ -288,6 +304,7 @@ async def test_the_openapi_document_describes_every_path_and_its_answers() -> No
             "/v1/models/{id}": (await w.http.get("/v1/models/sums")).json(),
             "/v1/route": (await w.http.post("/v1/route", json={"input": "x"})).json(),
             "/healthz": (await w.http.get("/healthz")).json(),
+            "/healthz/experts": (await w.http.get("/healthz/experts")).json(),
             "/readyz": (await w.http.get("/readyz")).json(),
         }
         error = (await w.http.post("/v1/route", json={})).json()

@@ -6,41 +6,24 @@ import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from coe.admin import Admin
 from coe.errors import BadHttp, BadRequest
+from coe.gateway.admin_openapi import admin_document
 from coe.gateway.exchange import Endpoint, Exchange
 from coe.gateway.faults import validate
 from coe.gateway.metrics import Metrics
 from coe.gateway.requests import parse_json, read_body
+from coe.gateway.schemas import AddBody, RollbackBody
 from coe.registry.edit import Entry, read_entries
 
 MAX_BODY_BYTES = 1_000_000
 
 Body = TypeVar("Body", bound=BaseModel)
 _Act = Callable[[Exchange], Awaitable[dict[str, Any]]]
-
-
-class AdminBody(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class AddBody(AdminBody):
-    """Body of POST /admin/experts: one of ``experts`` and ``yaml``."""
-
-    experts: list[dict[str, Any]] | None = Field(None, description="Entries as in experts.yaml.")
-    yaml: str | None = Field(None, description="The same as YAML text.")
-    shadow: bool = Field(False, description="Admit as shadows, whatever the gate says.")
-    profile: bool = Field(False, description="Ask the new experts the probe questions first.")
-
-
-class RollbackBody(AdminBody):
-    """Body of POST /admin/registry/rollback."""
-
-    generation: int = Field(ge=1)
 
 
 class AdminGateway:
@@ -60,6 +43,7 @@ class AdminGateway:
                 self._route("/admin/registry/history", GET=self._history),
                 self._route("/admin/registry/rollback", POST=self._rollback),
                 self._route("/admin/reload", POST=self._reload),
+                self._route("/admin/openapi.json", GET=self._openapi),
             ],
             default=Endpoint("admin/other", "GET", self._nothing, self._metrics),
             redirect_slashes=False,
@@ -125,6 +109,9 @@ class AdminGateway:
 
     async def _reload(self, exchange: Exchange) -> dict[str, Any]:  # noqa: ARG002
         return await self._admin.reload()
+
+    async def _openapi(self, exchange: Exchange) -> dict[str, Any]:  # noqa: ARG002
+        return admin_document()
 
 
 class _Methods:

@@ -32,7 +32,7 @@ from coe.gateway.metrics import CONTENT_TYPE, Metrics
 from coe.gateway.openapi import openapi_document
 from coe.gateway.requests import ClientGone, parse_completion, parse_json, parse_route, read_body
 from coe.gateway.schemas import FeedbackBody
-from coe.gateway.status import Status
+from coe.gateway.status import Status, can_answer
 from coe.generation import Generation, Generations
 from coe.pipeline import Answer, Pipeline, Preview
 from coe.suggest import suggest
@@ -69,6 +69,7 @@ class Gateway:
                 self._route("GET", "/v1/models", self._models),
                 self._route("GET", "/v1/models/{id:path}", self._model),
                 self._route("GET", "/healthz", self._alive),
+                self._route("GET", "/healthz/experts", self._experts_health),
                 self._route("GET", "/readyz", self._ready),
                 self._route("GET", "/metrics", self._prometheus),
                 self._route("GET", "/openapi.json", self._openapi),
@@ -200,6 +201,19 @@ class Gateway:
 
     async def _alive(self, exchange: Exchange) -> None:
         await exchange.send_json({"status": "ok"})
+
+    async def _experts_health(self, exchange: Exchange) -> None:
+        live, engines = self._status.experts(), self._status.engines()
+        experts = {
+            expert.id: {
+                "state": live[expert.id].state if expert.id in live else None,
+                "can_answer": can_answer(expert.id, expert.host, live, engines),
+            }
+            for expert in self._generations.current.registry.routed
+        }
+        able = sum(bool(each["can_answer"]) for each in experts.values())
+        word = "ok" if able == len(experts) else "degraded" if able else "failed"
+        await exchange.send_json({"status": word, "experts": experts}, status=200 if able else 503)
 
     async def _ready(self, exchange: Exchange) -> None:
         state = self._status.readiness()

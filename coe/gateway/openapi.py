@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -131,71 +132,95 @@ class Ready(BaseModel):
     reasons: list[str]
 
 
+class ExpertHealth(BaseModel):
+    state: str | None
+    can_answer: bool = Field(description="Whether a request for it would be tried now.")
+
+
+class ExpertsHealth(BaseModel):
+    status: Literal["ok", "degraded", "failed"] = Field(
+        description="degraded: some cannot; failed: none can."
+    )
+    experts: dict[str, ExpertHealth]
+
+
 class DeadlineHeader(BaseModel):
     deadline_class: DeadlineClass
 
 
 _ASKED = (ChatBody, CompletionBody, RouteBody, FeedbackBody)
 _ANSWERED = (Completion, RouteAnswer, ModelBody, ModelList, FeedbackTaken)
-_OTHERS = (ErrorBody, Alive, Ready)
+_OTHERS = (ErrorBody, Alive, Ready, ExpertsHealth)
 _REF = "#/components/schemas/"
 
 
 @functools.cache
 def openapi_document() -> dict[str, Any]:
     """The document as a JSON object. Do not change it: it is made once."""
+    paths = {
+        "/v1/chat/completions": {"post": _completion("Answer a chat", ChatBody)},
+        "/v1/completions": {"post": _completion("Complete a text", CompletionBody)},
+        "/v1/route": {"post": operation("Route without asking", RouteAnswer, asked=RouteBody)},
+        "/v1/feedback": {"post": operation("Mark an answer", FeedbackTaken, asked=FeedbackBody)},
+        "/v1/models": {"get": operation("List the models", ModelList)},
+        "/v1/models/{id}": {"get": operation("Show a model", ModelBody, parameters=[_model_id()])},
+        "/healthz": {"get": operation("Is the process alive?", Alive)},
+        "/healthz/experts": {"get": _unless_503("Can the experts answer?", ExpertsHealth, "None can.")},
+        "/readyz": {"get": _unless_503("Can it answer?", Ready, "It cannot; the reasons say why.")},
+        "/metrics": {"get": _metrics()},
+    }
+    return document("CoE", paths, _ASKED, (*_ANSWERED, *_OTHERS))
+
+
+def document(
+    title: str,
+    paths: Mapping[str, Any],
+    asked: Iterable[type[BaseModel]],
+    answered: Iterable[type[BaseModel]],
+) -> dict[str, Any]:
+    """An OpenAPI document with the schemas of the models."""
     _, schemas = models_json_schema(
         [
-            *((model, "validation") for model in _ASKED),
-            *((model, "serialization") for model in (*_ANSWERED, *_OTHERS)),
+            *((model, "validation") for model in asked),
+            *((model, "serialization") for model in answered),
         ],
         ref_template=_REF + "{model}",
     )
     return {
         "openapi": "3.1.0",
-        "info": {"title": "CoE", "version": coe.__version__, "license": {"name": "Apache-2.0"}},
-        "paths": {
-            "/v1/chat/completions": {"post": _completion("Answer a chat", ChatBody)},
-            "/v1/completions": {"post": _completion("Complete a text", CompletionBody)},
-            "/v1/route": {"post": _operation("Route without asking", RouteAnswer, asked=RouteBody)},
-            "/v1/feedback": {"post": _operation("Mark an answer", FeedbackTaken, asked=FeedbackBody)},
-            "/v1/models": {"get": _operation("List the models", ModelList)},
-            "/v1/models/{id}": {"get": _operation("Show a model", ModelBody, parameters=[_model_id()])},
-            "/healthz": {"get": _operation("Is the process alive?", Alive)},
-            "/readyz": {"get": _readyz()},
-            "/metrics": {"get": _metrics()},
-        },
+        "info": {"title": title, "version": coe.__version__, "license": {"name": "Apache-2.0"}},
+        "paths": paths,
         "components": {"schemas": schemas["$defs"]},
     }
 
 
-def _operation(
+def operation(
     summary: str,
     answered: type[BaseModel],
     asked: type[BaseModel] | None = None,
     parameters: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    operation: dict[str, Any] = {
+    described: dict[str, Any] = {
         "summary": summary,
         "responses": {"200": _json("The answer.", answered), "default": _json("An error.", ErrorBody)},
     }
     if asked is not None:
-        operation["requestBody"] = {"required": True, "content": _content(asked)}
+        described["requestBody"] = {"required": True, "content": _content(asked)}
     if parameters:
-        operation["parameters"] = parameters
-    return operation
+        described["parameters"] = parameters
+    return described
 
 
 def _completion(summary: str, asked: type[BaseModel]) -> dict[str, Any]:
-    operation = _operation(summary, Completion, asked, [_deadline_header()])
+    described = operation(summary, Completion, asked, [_deadline_header()])
     events = (
         "With stream: chunks, then one with an empty delta and the receipt as coe, then [DONE]."
         " While several experts are asked, comments tell of each (': coe proposer sql done')."
     )
-    operation["responses"]["200"]["content"]["text/event-stream"] = {
+    described["responses"]["200"]["content"]["text/event-stream"] = {
         "schema": {"type": "string", "description": events}
     }
-    operation["responses"]["200"]["headers"] = {
+    described["responses"]["200"]["headers"] = {
         name: {"schema": {"type": kind}}
         for name, kind in (
             ("x-coe-request-id", "string"),
@@ -206,13 +231,13 @@ def _completion(summary: str, asked: type[BaseModel]) -> dict[str, Any]:
             ("x-coe-swap-ms", "number"),
         )
     }
-    return operation
+    return described
 
 
-def _readyz() -> dict[str, Any]:
-    operation = _operation("Can it answer?", Ready)
-    operation["responses"]["503"] = _json("It cannot; the reasons say why.", Ready)
-    return operation
+def _unless_503(summary: str, answered: type[BaseModel], otherwise: str) -> dict[str, Any]:
+    described = operation(summary, answered)
+    described["responses"]["503"] = _json(otherwise, answered)
+    return described
 
 
 def _metrics() -> dict[str, Any]:

@@ -179,3 +179,22 @@ class RouteBody(BaseModel):
     input: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     router: str | None = Field(None, description="Name of a router in experts.yaml.")
+
+
+class AdminBody(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class AddBody(AdminBody):
+    """Body of POST /admin/experts: one of ``experts`` and ``yaml``."""
+
+    experts: list[dict[str, Any]] | None = Field(None, description="Entries as in experts.yaml.")
+    yaml: str | None = Field(None, description="The same as YAML text.")
+    shadow: bool = Field(False, description="Admit as shadows, whatever the gate says.")
+    profile: bool = Field(False, description="Ask the new experts the probe questions first.")
+
+
+class RollbackBody(AdminBody):
+    """Body of POST /admin/registry/rollback."""
+
+    generation: int = Field(ge=1)

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from coe.types import EngineStats, ExpertId
 
+GIVEN_UP = frozenset({"quarantined", "leaving"})
+
 
 @dataclass(frozen=True)
 class Readiness:
@@ -45,6 +47,17 @@ def judge(
     states = {stats.state for stats in engines.values()}
     first = {stats.state for engine, stats in engines.items() if engine not in joined}
     return Readiness("ready" in states and first <= {"ready", "failed"}, tuple(reasons))
+
+
+def can_answer(
+    expert: ExpertId, host: str, experts: Mapping[ExpertId, ExpertStatus], engines: Mapping[str, EngineStats]
+) -> bool:
+    """Whether a request for ``expert`` would be tried now. Not so while it is given up, or its host has
+    failed or does not start; an expert of a host that is not there yet is waited for."""
+    its = [stats for name, stats in engines.items() if name.partition("@")[0] == host]
+    if expert in experts and experts[expert].state in GIVEN_UP:
+        return False
+    return not its or any(stats.state == "ready" and expert not in stats.broken for stats in its)
 
 
 def _reason(engine: str, stats: EngineStats) -> str:
