@@ -234,6 +234,8 @@ class EngineStats:
     last_error: str | None = None
     broken: tuple[ExpertId, ...] = ()
     """experts that are not asked for a while because they kept failing"""
+    reads_ahead: int = 0
+    """experts whose weights were read into RAM before their load"""
 
 
 class ExpertSpec(Protocol):

@@ -14,6 +14,7 @@ from coe.engines.checkpoint import Checkpoint, ModelSource, resolve_model
 from coe.engines.experts import Experts
 from coe.engines.launch import VLLM, log_path, vllm_launch
 from coe.engines.lifecycle import Lifecycle
+from coe.engines.reading import ReadAhead
 from coe.engines.server import VllmServer
 from coe.errors import EngineError
 from coe.registry.models import Expert, VllmHost
@@ -41,6 +42,7 @@ class InPlaceEngine:
         self._experts = Experts(host.id, experts)
         self._canaries = Canaries(tolerance=0.001 if host.device == "cpu" else 0.1)
         self._life = Lifecycle(host.id)
+        self._ahead = ReadAhead()
         self._started_with: Checkpoint | None = None
         self._loaded: ModelSource | None = None  # what is in the process and was proven right
         self._awake: ExpertId | None = None
@@ -72,6 +74,14 @@ class InPlaceEngine:
         if self._awake == expert:
             self._awake = None
 
+    async def prefetch(self, expert: ExpertId) -> None:
+        """The weight files come into the page cache, from which the swap then reads them."""
+        spec = self._experts[expert]
+        await self._ahead.read(expert, resolve_model(spec.model, self._root, self._host.url is not None))
+
+    def release(self, expert: ExpertId) -> None:
+        self._ahead.drop(expert)
+
     async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
         self._experts.adopt(experts)
 
@@ -92,7 +102,8 @@ class InPlaceEngine:
 
     def stats(self) -> EngineStats:
         awake = (self._awake,) if self._awake is not None and self._life.alive else ()
-        return EngineStats(self._life.state, awake, self._swaps, self._life.last_error)
+        state, error = self._life.state, self._life.last_error
+        return EngineStats(state, awake, self._swaps, error, reads_ahead=self._ahead.count)
 
     @property
     def _swapping(self) -> bool:

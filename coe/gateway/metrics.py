@@ -114,15 +114,19 @@ class _StatusCollector(Collector):
     def _engines(self) -> Iterable[Metric]:
         ready = GaugeMetricFamily("coe_engine_ready", "1 when the engine can answer.", labels=["engine"])
         swaps = CounterMetricFamily("coe_engine_swaps", "Experts moved in.", labels=["engine"])
+        reads = CounterMetricFamily(
+            "coe_engine_reads_ahead", "Experts whose weights were read into RAM early.", labels=["engine"]
+        )
         broken = GaugeMetricFamily(
             "coe_circuit_open", "1 while an expert that kept failing is not asked.", labels=["expert"]
         )
         for engine, stats in self._status.engines().items():
             ready.add_metric([engine], float(stats.state == "ready"))
             swaps.add_metric([engine], stats.swaps)
+            reads.add_metric([engine], stats.reads_ahead)
             for expert in stats.broken:
                 broken.add_metric([expert], 1.0)
-        return [ready, swaps, broken]
+        return [ready, swaps, reads, broken]
 
     def _experts(self) -> Iterable[Metric]:
         awake = GaugeMetricFamily("coe_expert_awake", "1 when the expert can answer.", labels=["expert"])

@@ -34,7 +34,7 @@ async def take(
     pool: Pool, expert: ExpertId, release: asyncio.Event | None = None, *alternatives: ExpertId
 ) -> str:
     """Hold a lease until ``release`` (or not at all); returns what its expert woke from."""
-    async with pool.lease("request", expert, timeout_s=5.0, alternatives=alternatives) as lease:
+    async with pool.lease("request", expert, timeout_s=60.0, alternatives=alternatives) as lease:
         if release:
             await release.wait()
         return lease.wake_from
