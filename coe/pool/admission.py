@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from coe.pool.deciding import Turn
 from coe.pool.events import Arrived, Reject, RejectCode
 from coe.pool.forecast import likely_wait
 from coe.pool.joint import fulfil, join, leave
+from coe.pool.moving import Turn
 from coe.pool.policies import Rules
 from coe.pool.promise import promised_wait
 from coe.pool.state import Books, ExpertState, HostState, Replica

@@ -5,8 +5,8 @@ Part of the scheduler's bookkeeping; only it calls these functions.
 
 from __future__ import annotations
 
-from coe.pool.deciding import Turn
 from coe.pool.events import Expected
+from coe.pool.moving import Turn
 from coe.pool.state import Books, Expectation, ExpertState, Group
 from coe.types import RequestId
 

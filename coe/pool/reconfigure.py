@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from coe.errors import ConfigError
-from coe.pool.deciding import Turn
+from coe.pool.moving import Turn
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.pool.ram import Ram
 from coe.pool.state import Books, ExpertState, HostState, new_replica

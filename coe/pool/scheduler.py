@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from coe.pool.admission import Admission
-from coe.pool.deciding import Decider, Turn, put_away, withdraw
+from coe.pool.deciding import Decider
 from coe.pool.events import (
     Action,
     Arrived,
@@ -30,6 +30,7 @@ from coe.pool.events import (
 )
 from coe.pool.forecast import expected_wait
 from coe.pool.joint import expect, fulfil, leave
+from coe.pool.moving import Turn, put_away, withdraw
 from coe.pool.plan import PoolPlan
 from coe.pool.policies import Policy
 from coe.pool.reconfigure import apply_plan, check_plan
