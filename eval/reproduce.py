@@ -117,8 +117,6 @@ def _retrieval(task: str) -> Table:
 
 
 _ROUTING, _COMBINING = "routing-results.md", "aggregation-results.md"
-_DEVELOPED = ("--seed", "0", "--routers", "static,linear", "--experts-per-query", "3,5",
-              "--aggregators", "vote,weighted_vote,learned")  # fmt: skip
 
 TABLES = (
     _recorded("combining-pool-a-seed-2", _COMBINING, "mmlu_pro", "--seed", "2",
@@ -128,7 +126,9 @@ TABLES = (
     _probing("few-answers", "--answers", "200", "--designs", "random", "--draws", "20",
              "--errors", "0,0.01,0.03,0.05,0.1"),
     _probing("few-answers-curve", "--answers", "25,50,100,200,400", "--draws", "5"),
-    _recorded("combining-pool-a", _COMBINING, "mmlu_pro", *_DEVELOPED, pool=POOL_A),
+    Table("combining-pool-a", _COMBINING, "eval",
+          ("combining", "--outcomes", "{data}/outcomes/mmlu_pro", "--pool", _listed(POOL_A),
+           "--router", "skill", "--seeds", "0", "--json", "{out}/combining-pool-a.json")),
     _recorded("routers-pool-a", _ROUTING, "mmlu_pro", "--seed", "0", "--routers",
               "static,random,knn,category,linear,blend", pool=POOL_A),
     _recorded("pool-b", _ROUTING, "mmlu_pro", pool=POOL_B),
