@@ -1,11 +1,12 @@
-"""RouteLLM's routers beside ours, through RouteLLM's own package, on the same folds.
+"""Other libraries' routers beside ours, through their own packages, on the same folds.
 
 RouteLLM (arXiv 2406.18665) chooses between a strong and a weak model. Its published routers need OpenAI's
 embeddings and checkpoints from the hub; here its matrix factorisation (its model and its training loop) and
 its similarity-weighted ranking (its Bradley-Terry fit) learn from the training folds, on our sentence
 vectors. That is an in-domain fit, as ours is; the published figures are out of domain.
 
-``pip install --no-deps routellm``; nothing else of the project needs it.
+LLMRouter's are in :mod:`eval.peers_llmrouter`. ``pip install --no-deps routellm llmrouter-lib``; nothing else
+of the project needs them.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ import numpy.typing as npt
 
 from coe.errors import ConfigError
 from eval.recorded.folds import Fold
-from eval.recorded.methods import BASELINES, method_names
 from eval.recorded.outcomes import OutcomeSet
 from eval.recorded.study import Study
+from routers import ESTIMATORS
 
 Floats = npt.NDArray[np.float64]
 _EPOCHS, _BATCH, _DIM = 100, 64, 128
@@ -58,7 +59,7 @@ class PeerRow:
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class PairLesson:
     """What a peer may learn from one fold, and whom it is asked about: rows of vectors and scores."""
 
     outcomes: OutcomeSet
@@ -75,15 +76,15 @@ class _Lesson:
                 yield int(row), bool(strong > weak)
 
 
-WinRates = Callable[[_Lesson], Floats]
+WinRates = Callable[[PairLesson], Floats]
 """(test,) the higher, the rather the strong expert is asked"""
 
 
 def peer_rows(study: Study) -> list[PeerRow]:
-    """Random, our learning routers, and RouteLLM's where installed. Raises ConfigError."""
+    """Random, our learning routers, and those of the libraries that are installed. Raises ConfigError."""
     if len(study.outcomes.experts) != 2:
         raise ConfigError(
-            f"RouteLLM chooses between two models, and this pool has {len(study.outcomes.experts)}",
+            f"this compares choices between two models, and this pool has {len(study.outcomes.experts)}",
             hint="Name two with --pool.",
         )
     accuracy = np.nanmean(study.outcomes.scores, axis=0)
@@ -100,7 +101,7 @@ def peer_rows(study: Study) -> list[PeerRow]:
 
 def own_routers() -> tuple[str, ...]:
     """Those of ours that learn from outcomes."""
-    return tuple(name for name in method_names() if name not in BASELINES)
+    return tuple(ESTIMATORS)
 
 
 def routellm_installed() -> bool:
@@ -108,6 +109,18 @@ def routellm_installed() -> bool:
 
 
 def _methods(study: Study) -> Mapping[str, WinRates]:
+    return {**_of_llmrouter(), **_of_routellm(study)}
+
+
+def _of_llmrouter() -> Mapping[str, WinRates]:
+    from eval.peers_llmrouter import factorised, layered, llmrouter_installed
+
+    if not llmrouter_installed():
+        return {}
+    return {"llmrouter mlprouter": layered, "llmrouter mfrouter": factorised}
+
+
+def _of_routellm(study: Study) -> Mapping[str, WinRates]:
     if not routellm_installed():
         return {}
     methods: dict[str, WinRates] = {"routellm matrix factorisation": _factorised}
@@ -119,7 +132,7 @@ def _methods(study: Study) -> Mapping[str, WinRates]:
 def _over_folds(study: Study, pair: Pair, method: WinRates) -> Floats:
     rates = np.zeros(len(study.outcomes))
     for fold in study.plan.folds:
-        rates[fold.test] = method(_Lesson(study.outcomes, study.vectors, pair, fold, study.plan.seed))
+        rates[fold.test] = method(PairLesson(study.outcomes, study.vectors, pair, fold, study.plan.seed))
     return rates[study.rows]
 
 
@@ -154,7 +167,7 @@ def _importable() -> Iterator[None]:
         yield
 
 
-def _factorised(lesson: _Lesson) -> Floats:
+def _factorised(lesson: PairLesson) -> Floats:
     import torch
 
     with _importable():
@@ -181,7 +194,7 @@ def _factorised(lesson: _Lesson) -> Floats:
     return np.asarray(logits, dtype=np.float64)
 
 
-def _ranked(lesson: _Lesson) -> Floats:
+def _ranked(lesson: PairLesson) -> Floats:
     """As ``SWRankingRouter``: battles near the query weigh 10 * 10 ** (similarity / greatest similarity)."""
     import pandas as pd
 

@@ -9,6 +9,7 @@ import pytest
 
 from coe.errors import ConfigError
 from eval.peers import accuracy_by_share, own_routers, peer_rows, routellm_installed
+from eval.peers_llmrouter import llmrouter_installed
 from eval.recorded.folds import cross_folds
 from eval.recorded.outcomes import OutcomeSet, Question
 from eval.recorded.study import Plan, Study
@@ -47,6 +48,16 @@ def test_every_router_is_asked_about_the_same_questions() -> None:
 def test_a_pool_of_three_is_refused() -> None:
     with pytest.raises(ConfigError, match="between two models"):
         peer_rows(study(("a", "b", "c")))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("llmrouter") is None, reason="pip install --no-deps llmrouter-lib"
+)
+def test_llmrouters_own_routers_learn_on_our_folds() -> None:
+    assert llmrouter_installed()
+    rows = {row.router: row for row in peer_rows(study())}
+    assert rows["llmrouter mlprouter"].apgr > rows["random"].apgr
+    assert "llmrouter mfrouter" in rows
 
 
 @pytest.mark.skipif(importlib.util.find_spec("routellm") is None, reason="pip install --no-deps routellm")

@@ -19,12 +19,15 @@ import click
 def main(
     outcomes: Path, pool: str | None, folds: int, seed: int, encoder: str, json_out: Path | None
 ) -> None:
-    """Choose between a strong and a weak model: RouteLLM's routers, through its package, beside ours.
+    """Choose between a strong and a weak model: routers of RouteLLM and LLMRouter, through their packages,
+    beside ours.
 
     How many calls to the strong model reach 95% and 99% of its accuracy, and the gap recovered on average.
-    All learn on the same training folds. Needs `pip install --no-deps routellm`, else only ours are shown.
+    All learn on the same training folds. Needs `pip install --no-deps routellm llmrouter-lib`; what is not
+    there is left out.
     """
     from eval.peers import own_routers, peer_rows, routellm_installed
+    from eval.peers_llmrouter import llmrouter_installed
     from eval.recorded.run import Settings, listed, open_study
     from eval.report.tables import markdown
 
@@ -34,7 +37,8 @@ def main(
     rows = peer_rows(open_study(settings))
     head = ("router", "gap recovered", "strong calls for 95%", "strong calls for 99%")
     click.echo(markdown(head, [astuple(row) for row in rows]))
-    if not routellm_installed():
-        click.echo("RouteLLM is not installed: pip install --no-deps routellm", err=True)
+    for package, installed in (("routellm", routellm_installed()), ("llmrouter-lib", llmrouter_installed())):
+        if not installed:
+            click.echo(f"left out, because it is not installed: pip install --no-deps {package}", err=True)
     if json_out:
         json_out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
