@@ -13,6 +13,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from coe.access.answers import KeptAnswers
+from coe.access.building import Reception
+from coe.access.doorman import Doorman
 from coe.cli import main
 from coe.cluster.scaling import ScaleByForecast
 from coe.cluster.serve_config import application, kuberay_manifest, serve_config
@@ -21,6 +24,7 @@ from coe.gateway.metrics import Metrics
 from coe.gateway.status import Readiness
 from coe.registry.load import load_registry
 from coe.registry.models import Registry
+from coe.state.memory import MemoryStore
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -227,7 +231,9 @@ class NoStatus:
 
 
 def test_the_dashboard_uses_metrics_that_exist() -> None:
-    exported = set(re.findall(r"^# TYPE (coe_\w+)", Metrics(NoStatus()).render().decode(), re.MULTILINE))
+    reception = Reception(Doorman(None, MemoryStore()), KeptAnswers(MemoryStore(), 60.0))
+    shown = Metrics(NoStatus(), reception).render().decode()
+    exported = set(re.findall(r"^# TYPE (coe_\w+)", shown, re.MULTILINE))
     panels = json.loads((DEPLOY / "grafana" / "coe.json").read_text())["panels"]
     queries = [target["expr"] for panel in panels for target in panel["targets"]]
     used = {re.sub("_bucket$", "", name) for query in queries for name in re.findall(r"coe_\w+", query)}
@@ -243,6 +249,7 @@ def _instructions(file: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", ["Dockerfile.cpu", "Dockerfile.gpu"])
 def test_images_are_pinned_run_as_a_user_and_copy_what_exists(name: str) -> None:
+    assert "Not built" in (DEPLOY / name).read_text().partition("FROM")[0], "the file says what was not done"
     steps = _instructions(DEPLOY / name)
     assert steps[0][0] == "FROM"
     assert re.search(r":[\w.-]*\d", steps[0][1]), "the base image has a version"
@@ -259,5 +266,7 @@ def test_compose_starts_the_service_with_redis_prometheus_and_grafana() -> None:
     mounts = [m for service in file["services"].values() for m in service.get("volumes", [])]
     bound = [mount.split(":")[0] for mount in mounts if mount.startswith(".")]
     assert [b for b in bound if not (DEPLOY / b).exists() and b != "../models"] == []
+    assert file["services"]["coe"]["environment"]["COE_REDIS_URL"] == "redis://redis:6379/0"
+    assert "Not run" in (DEPLOY / "docker-compose.yaml").read_text()
     target = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"][0]
     assert target["static_configs"][0]["targets"] == ["coe:8000"]

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from coe.errors import ExpertRefused
+from coe.errors import EngineError, ExpertRefused
 from coe.testing.engines import Script
 from coe.testing.gateway import ASK, EXPERTS, world
 from coe.testing.live import until
@@ -261,6 +261,19 @@ async def test_metrics_count_requests_answers_and_engines() -> None:
     assert 'coe_engine_ready{engine="slot"} 1.0' in text
     assert 'coe_expert_awake{expert="sums"} 1.0' in text
     assert 'coe_requests_in_flight{endpoint="/v1/chat/completions"} 0.0' in text
+
+
+async def test_errors_are_counted_by_who_failed_also_inside_streams() -> None:
+    script = Script()
+    async with world(script) as w:
+        w.engine.breaks_with = EngineError("the engine died")
+        await w.http.post("/v1/completions", json={"model": "words", "prompt": "a", "stream": True})
+        await w.http.post("/v1/completions", json={"model": "nobody", "prompt": "a"})
+        text = (await w.http.get("/metrics")).text
+    assert 'coe_errors_total{source="expert",type="expert_error"} 1.0' in text
+    assert 'coe_errors_total{source="router",type="invalid_request_error"} 1.0' in text
+    assert 'coe_swap_seconds_count{expert="words",tier="cold"}' in text
+    assert "coe_gpu_seconds_total" in text
 
 
 async def test_an_unexpected_error_tells_the_client_its_request_id_and_nothing_else(

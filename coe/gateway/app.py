@@ -158,6 +158,7 @@ class Gateway:
             if self._reception.marks is not None:
                 self._reception.marks.counts.answered(exchange.receipt, exchange.completion)
             bill = used(exchange.receipt, registry, len(request.text))
+            self._metrics.charged(bill)
             await self._reception.doorman.charge(holder, bill)
 
     async def _preview(self, exchange: Exchange) -> None:

@@ -47,8 +47,8 @@ class Exchange:
         self.receipt: Receipt | None = None
         self.completion: str | None = None
         """the answer's own id"""
-        self.failed: str | None = None
-        """the code of the error that the client was told"""
+        self.error: CoeError | None = None
+        """what the client was told"""
         self._streaming = False
         self._sent: bytearray | None = None
         self._listens_to = 0
@@ -103,7 +103,7 @@ class Exchange:
 
     async def fail(self, error: CoeError, headers: HeaderList | None = None) -> None:
         """Tell the client: a JSON error, or an error event that ends a stream that has begun."""
-        self.failed = error.code
+        self.error = error
         if self.status is None:
             headers = headers or []
             if error.retry_after_s is not None or error.http_status in (429, 503):
@@ -169,6 +169,8 @@ class Endpoint:
             seconds = time.monotonic() - exchange.arrived
             status = exchange.status or CLIENT_GONE
             self._metrics.finished(self._name, status, seconds, exchange.first_byte_s, exchange.receipt)
+            if exchange.error is not None:
+                self._metrics.failed(exchange.error)
             if self._tracer is not None:
                 self._end_span(exchange, status)
 
@@ -186,7 +188,7 @@ class Endpoint:
             }
         )
         if status >= 500:
-            span.fail(exchange.failed or str(status))
+            span.fail(exchange.error.code if exchange.error else str(status))
         span.end()
 
     def _takes(self, method: str) -> bool:

@@ -10,6 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from coe.access.building import Reception
+from coe.access.doorman import Used
+from coe.errors import CoeError
 from coe.gateway.status import Status
 from coe.types import Receipt
 
@@ -17,6 +19,7 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
+_TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
 
 Labelled = TypeVar("Labelled", Counter, Gauge, Histogram)
 
@@ -62,7 +65,13 @@ class Metrics:
         self._seconds = histogram("request_seconds", "From arrival to the last byte.", "endpoint")
         self._first_byte = histogram("first_byte_seconds", "From arrival to the first byte.", "endpoint")
         self._queue = histogram("queue_seconds", "Waiting for an expert.", "expert")
-        self._swap = histogram("swap_seconds", "Waiting for weights, where there was a swap.", "expert")
+        self._swap = histogram("swap_seconds", "Waiting for weights that came from a tier.", "expert", "tier")
+        self._errors = counter("errors", "Errors told to clients, by who failed.", "source", "type")
+        self._confidence = _Children(
+            Histogram("coe_confidence", "Of routers.", ["router"], buckets=_TENTHS, registry=registry)
+        )
+        self._usd = Counter("coe_usd", "By the experts' prices, in US dollars.", registry=registry)
+        self._gpu_seconds = Counter("coe_gpu_seconds", "That experts worked on requests.", registry=registry)
         registry.register(_StatusCollector(status))
         if reception is not None:
             registry.register(_ReceptionCollector(reception))
@@ -71,6 +80,15 @@ class Metrics:
 
     def arrived(self, endpoint: str) -> None:
         self._in_flight.labels(endpoint).inc()
+
+    def failed(self, error: CoeError) -> None:
+        """A client was told of ``error``."""
+        self._errors.labels(error.source, error.type).inc()
+
+    def charged(self, used: Used) -> None:
+        """What a request has used."""
+        self._usd.inc(used.usd)
+        self._gpu_seconds.inc(used.gpu_seconds)
 
     def finished(
         self, endpoint: str, status: int, seconds: float, first_byte_s: float | None, receipt: Receipt | None
@@ -91,13 +109,15 @@ class Metrics:
         self._answers.labels(receipt.expert or "none", receipt.router).inc()
         if receipt.aggregator is not None:
             self._merged.labels(receipt.aggregator).inc()
+        if receipt.confidence is not None:
+            self._confidence.labels(receipt.router).observe(receipt.confidence)
         for leg in receipt.legs:
             self._legs.labels(leg.role, leg.outcome.partition(":")[0]).inc()
             if leg.outcome.startswith("failed"):
                 self._failed_legs.labels(leg.expert).inc()
             self._queue.labels(leg.expert).observe(leg.queue_ms / 1000)
             if leg.swap_ms:
-                self._swap.labels(leg.expert).observe(leg.swap_ms / 1000)
+                self._swap.labels(leg.expert, leg.wake_from).observe(leg.swap_ms / 1000)
             if leg.tokens:
                 self._tokens.labels(leg.expert).inc(leg.tokens)
 
