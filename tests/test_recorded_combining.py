@@ -13,6 +13,8 @@ from eval.recorded.folds import cross_folds
 from eval.recorded.learning import InStages, Learned, answer_numbers
 from eval.recorded.lessons import Lessons
 from eval.recorded.outcomes import OutcomeSet, Question
+from eval.recorded.references import names, single_within
+from eval.recorded.report import all_rows
 from eval.recorded.study import Plan, Study
 from eval.recorded.ways import ablation, compared, table, usual_ways
 
@@ -127,3 +129,31 @@ def test_ways_to_combine_need_recorded_answers() -> None:
         compared(
             [Study(outcomes, np.zeros((60, 4), dtype=np.float32), plan)], "static", usual_ways((3,), 2.0)
         )
+
+
+def test_a_run_has_the_default_in_stages_and_what_it_is_held_against() -> None:
+    outcomes = team_outcomes(120)
+    priced = OutcomeSet(**(vars(outcomes) | {"costs": np.tile([0.001, 0.001, 0.002], (120, 1))}))
+    plan = Plan(cross_folds(outcomes.questions, 2, 0), ("static",), ("vote",), (1, 3))
+    study = Study(priced, np.eye(120, 4, dtype=np.float32), plan)
+    rows = {(row.router, row.aggregator): row for row in all_rows(study)}
+    adaptive, everybody = rows["adaptive", "learned"], rows["everybody", "vote"]
+    assert adaptive.to_fixed is not None
+    assert "always 3" in adaptive.note
+    assert 1.0 <= (adaptive.mean_experts or 0.0) <= 3.0
+    assert everybody.mean_experts == 3.0
+    single = rows["best single", "first"]
+    assert (single.mean_experts, single.note.startswith("costs no more than the default")) == (1.0, True)
+    assert "not samples" in rows["best single", "self_consistency"].note
+
+
+def test_the_single_expert_for_a_price_is_the_best_that_one_can_pay() -> None:
+    outcomes = team_outcomes(120)
+    scores = np.column_stack([np.zeros(120), np.ones(120), np.zeros(120)])
+    priced = OutcomeSet(
+        **(vars(outcomes) | {"scores": scores, "costs": np.tile([0.002, 0.004, 0.001], (120, 1))})
+    )
+    plan = Plan(cross_folds(outcomes.questions, 2, 0), ("static",), ("vote",), (1,))
+    study = Study(priced, np.zeros((120, 4), dtype=np.float32), plan)
+    bought = {usd: next(names(study, single_within(study, usd))) for usd in (0.01, 0.0005)}
+    assert bought == {0.01: "original", 0.0005: "other"}, "the best, else the cheapest"
