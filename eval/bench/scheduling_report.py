@@ -45,7 +45,8 @@ def report(
         if loads_of[0]:
             means = (f"{policy} {mean([v[policy] for v in loads_of]):.2f}" for policy in loads_of[0])
             lines += [f"  {trace}, {mix}: " + ", ".join(means)]
-    lines += ["", _beside_the_optimum(), "", "targets"]
+    if found:
+        lines += ["", _beside_the_optimum(), "", "targets"]
     for verdict in found:
         state = "not measured" if verdict.met is None else "met" if verdict.met else "MISSED"
         lines.append(f"  {state:<8} {verdict.target} [{verdict.setting}]: {verdict.measured} {verdict.note}")
@@ -89,6 +90,8 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         yield from _low_load(results, trace, mix)
         yield from _swaps(name, at)
         yield from _grouping(name, at)
+    if not results.targeted:
+        return
     ratios = exact_ratios()
     yield Verdict(
         "mean within 1.3x of the exact optimum (small instances)",
