@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PATH = "/v1/traces"
+CLOSE_S = 3.0
+"""How long the last spans may take at the end."""
 
 
 def open_tracer(url: str | None, environment: Mapping[str, str] = os.environ) -> Tracer | None:
@@ -73,7 +76,10 @@ class OtelTracer:
         return carried
 
     def close(self) -> None:
-        self._provider.shutdown()
+        # The exporter goes on for ten seconds with a collector that does not answer; nobody waits for that.
+        sending = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        sending.start()
+        sending.join(CLOSE_S)
 
 
 class OtelSpan:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from coe import telemetry
 from coe.access.building import open_door
 from coe.engines.door import door_app
 from coe.engines.http import HttpClient, Upstream
@@ -267,6 +270,16 @@ async def _collector(handler: Any) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+
+
+def test_a_collector_that_never_answers_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "CLOSE_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tracer = open_tracer(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert tracer is not None
+        tracer.request("GET /", {}).end()
+        tracer.close()
+        assert [thread for thread in threading.enumerate() if thread.name == "last spans"]
 
 
 def test_traces_are_off_unless_an_option_or_the_environment_names_a_collector() -> None:
