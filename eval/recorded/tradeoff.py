@@ -36,7 +36,17 @@ class Tradeoff:
 
 def tradeoff(study: Study, router: str) -> Tradeoff:
     """The curve of one router that asks one expert a question."""
-    return curve_of(study, router, [_point(study, router, weight) for weight in WEIGHTS])
+    scores, costs = study.outcomes.scores, answer_costs(study)[0][study.rows]
+    estimates, prices = np.zeros(scores.shape), np.zeros(scores.shape)
+    for number, fold in enumerate(study.plan.folds):
+        estimates[fold.test] = study.fitted(router, number)[0].test
+        prices[fold.test] = _learned_prices(study, number)
+    points = []
+    for weight in WEIGHTS:
+        asked = available_top((estimates - weight * prices)[study.rows], study.tested.scores, 1)
+        quality = float(paid(study.tested.scores, asked).mean())
+        points.append(Point(float(paid(costs, asked).mean()), quality, f"weight {weight:.3g}"))
+    return curve_of(study, router, points)
 
 
 def curve_of(study: Study, name: str, points: Sequence[Point]) -> Tradeoff:
@@ -55,17 +65,6 @@ def unread_share(study: Study) -> float | None:
     costs = np.where(np.isfinite(scores), answer_costs(study)[0][study.rows], np.nan)
     means = zip(np.nanmean(costs, axis=0), np.nanmean(scores, axis=0), strict=True)
     return curve_of(study, "unread", [Point(float(cost), float(score)) for cost, score in means]).share
-
-
-def _point(study: Study, router: str, weight: float) -> Point:
-    scores = study.outcomes.scores
-    ranking = np.zeros(scores.shape)
-    for number, fold in enumerate(study.plan.folds):
-        estimates = study.fitted(router, number)[0].test
-        ranking[fold.test] = estimates - weight * _learned_prices(study, number)
-    asked = available_top(ranking, scores, 1)[study.rows]
-    cost = float(paid(answer_costs(study)[0][study.rows], asked).mean())
-    return Point(cost, float(paid(study.tested.scores, asked).mean()), f"weight {weight:.3g}")
 
 
 def paid(table: Floats, asked: Indices) -> Floats:
