@@ -122,6 +122,7 @@ def line(router: str, p: float) -> dict[str, Any]:
 
 def test_p_values_of_the_default_are_corrected_over_all_sets(tmp_path: Path) -> None:
     about = {"experts": 2, "questions": 10, "seeds": [0], "encoder": "static", "best_single": 0.4}
+    about["unread_share"] = None
     for name, p in (("pool-a", 0.01), ("gpqa", 0.04)):
         document = about | {"lines": [line("knn", 0.5), line("default", p)]}
         (tmp_path / f"{name}.json").write_text(json.dumps(document))

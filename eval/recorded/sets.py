@@ -182,17 +182,22 @@ def _mean_share(shares: Sequence[float | None]) -> float | None:
 
 
 def table(documents: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: one row a set and router, p values of the default corrected over all sets (Holm)."""
+    """Markdown: one row a set and router, p values of the default corrected over all sets (Holm).
+
+    The last two columns: the least cost at 95% of the best single expert's accuracy, in percent of that
+    expert's cost, by the router and by drawing experts without reading the question.
+    """
     adjusted = holm({name: _default(document)["p"] for name, document in documents.items()})
     head = ["set", "experts", "questions", "seeds", "encoder", "best single", "router", "accuracy",
-            "to best single", "p", "p (Holm)", f"cost at {100 * KEPT_SHARE:.0f}%"]  # fmt: skip
+            "to best single", "p", "p (Holm)", f"cost at {100 * KEPT_SHARE:.0f}%", "unread"]  # fmt: skip
     rows = [head, ["---"] * len(head)]
     for name, document in documents.items():
         counts = [document["experts"], document["questions"], len(document["seeds"])]
         about = [name, *counts, document["encoder"], _percent(document["best_single"])]
         for line in document["lines"]:
             is_default = line["router"] == DEFAULT
-            rows.append([*map(str, about), *_cells(line, adjusted[name] if is_default else None)])
+            cells = _cells(line, adjusted[name] if is_default else None)
+            rows.append([*map(str, about), *cells, _percent(document["unread_share"])])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -203,7 +208,7 @@ def _cells(line: Mapping[str, Any], adjusted: float | None) -> list[str]:
         f"{100 * line['gain']:+.2f} [{100 * line['low']:+.2f}, {100 * line['high']:+.2f}]",
         f"{line['p']:.4f}",
         "" if adjusted is None else f"{adjusted:.4f}",
-        "" if line["cost_share"] is None else _percent(line["cost_share"]),
+        _percent(line["cost_share"]),
     ]
 
 
@@ -212,8 +217,8 @@ def _default(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 @click.command()
