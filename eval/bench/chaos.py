@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import tempfile
 import threading
 import time
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 import aiohttp
+
+from coe.cluster.settings import set_local_env
 
 End = Literal["answer", "error", "broken", "foreign", "silent", "hung"]
 """answer: complete; error: one of ours, as JSON or as an event that ends a stream; broken: the connection
@@ -188,7 +189,7 @@ def main() -> None:
     from coe.testing.ray_cluster import ready_with, service_on_ray
     from coe.testing.tiny_models import build_tiny_family
 
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    set_local_env()
     with tempfile.TemporaryDirectory(prefix="coe-chaos-") as name:
         folder = Path(name)
         family = build_tiny_family(folder / "tiny")

@@ -8,7 +8,6 @@ and with up to three.
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import aiohttp
 
+from coe.cluster.settings import set_local_env
 from eval.bench.chaos import Load, Outcome, ask
 
 SECONDS = 60.0
@@ -78,7 +78,7 @@ def _measured(name: str, first_s: float, copies: int, outcomes: list[Outcome]) -
 
 
 def main() -> None:
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    set_local_env()
     print("| copies | first request | copies at the end | answers | others | median | worst |")
     print("|---|" + "--:|" * 6)
     for name, copies, most in (("1, fixed", 1, None), (f"0 to {MAX_COPIES}", 0, MAX_COPIES)):
