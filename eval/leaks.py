@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 PIECE = 30
@@ -24,16 +26,13 @@ def pieces_of(texts: Iterable[str]) -> list[bytes]:
     return sorted(piece.encode() for piece in found)
 
 
-def files_with(pieces: Sequence[bytes], places: Iterable[Path]) -> Iterator[Path]:
-    """The files at or below ``places`` that hold any of ``pieces``."""
-    for path in _files(places):
-        raw = path.read_bytes()
-        if any(piece in raw for piece in pieces):
-            yield path
-
-
-def _files(places: Iterable[Path]) -> Iterator[Path]:
-    for place in places:
-        for path in [place] if place.is_file() else sorted(place.rglob("*")):
-            if path.is_file() and not path.is_symlink():
-                yield path
+def files_with(pieces: Sequence[bytes], places: Sequence[Path]) -> list[Path]:
+    """The files at or below ``places`` that hold any of ``pieces``, by grep, which reads the pieces from a
+    pipe: they never stand in a file. Raises OSError or CalledProcessError."""
+    command = ["grep", "-rlaF", "-f", "-", "--", *map(str, places)]
+    done = subprocess.run(
+        command, input=b"\n".join(pieces), stdout=subprocess.PIPE, env={**os.environ, "LC_ALL": "C"}
+    )
+    if done.returncode > 1:  # 1: none found
+        done.check_returncode()
+    return sorted(Path(line) for line in done.stdout.decode().splitlines())

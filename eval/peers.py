@@ -81,7 +81,7 @@ WinRates = Callable[[PairLesson], Floats]
 
 
 def peer_rows(study: Study) -> list[PeerRow]:
-    """Random, our learning routers, and those of the libraries that are installed. Raises ConfigError."""
+    """Random, the study's routers, and those of the libraries that are installed. Raises ConfigError."""
     if len(study.outcomes.experts) != 2:
         raise ConfigError(
             f"this compares choices between two models, and this pool has {len(study.outcomes.experts)}",
@@ -90,7 +90,7 @@ def peer_rows(study: Study) -> list[PeerRow]:
     accuracy = np.nanmean(study.outcomes.scores, axis=0)
     pair = Pair(int(np.argmax(accuracy)), int(np.argmin(accuracy)))
     rates: dict[str, Floats] = {"random": np.random.default_rng(study.plan.seed).random(len(study.rows))}
-    for name in own_routers():
+    for name in study.plan.routers:
         probabilities = study.asked(name, "first", 1).probabilities
         rates[name] = probabilities[:, pair.strong] - probabilities[:, pair.weak]
     for name, method in _methods(study).items():

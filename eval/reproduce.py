@@ -142,7 +142,7 @@ TABLES = (
     Table("extraction", "evaluation.md", "eval", ("extraction", "--outcomes", "{data}/outcomes/mmlu_pro",
                                                   "--json", "{out}/extraction.json")),
     Table("peers-gsm8k", "evaluation.md", "eval", ("peers", "--outcomes", "{data}/outcomes/routellm_gsm8k",
-                                                   "--json", "{out}/peers-gsm8k.json")),
+                                                   "--routers", "knn", "--json", "{out}/peers-gsm8k.json")),
     _retrieval("nfcorpus"),
     _retrieval("scifact"),
     _retrieval("arguana"),

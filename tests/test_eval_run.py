@@ -294,7 +294,8 @@ def test_a_copied_piece_of_a_text_is_found_in_whatever_file_it_stands(tmp_path: 
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "log").write_text(json.dumps({"prompt": text[36:]}))
     (tmp_path / "harmless").write_text("too short; one mole of a solid; Which reaction yields the product?")
-    assert list(files_with(pieces, [tmp_path])) == [tmp_path / "deep" / "log"]
+    assert files_with(pieces, [tmp_path]) == [tmp_path / "deep" / "log"]
+    assert files_with(pieces, [tmp_path / "harmless"]) == []
 
 
 def test_withheld_texts_are_not_given_to_an_expert_that_merges() -> None:

@@ -12,12 +12,19 @@ import click
 @click.command()
 @click.option("--outcomes", type=click.Path(path_type=Path), required=True, help="Set with two experts.")
 @click.option("--pool", help="The two experts, with a comma between; default: the set's.")
+@click.option("--routers", help="Ours to compare with; default: all that learn.")
 @click.option("--folds", default=5, show_default=True, help="Folds of cross-validation.")
 @click.option("--seed", default=0, show_default=True, help="Of the folds.")
 @click.option("--encoder", default="minilm", show_default=True, help="Sentence encoder of the questions.")
 @click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
 def main(
-    outcomes: Path, pool: str | None, folds: int, seed: int, encoder: str, json_out: Path | None
+    outcomes: Path,
+    pool: str | None,
+    routers: str | None,
+    folds: int,
+    seed: int,
+    encoder: str,
+    json_out: Path | None,
 ) -> None:
     """Choose between a strong and a weak model: routers of RouteLLM and LLMRouter, through their packages,
     beside ours.
@@ -31,9 +38,8 @@ def main(
     from eval.recorded.run import Settings, listed, open_study
     from eval.report.tables import markdown
 
-    settings = Settings(
-        outcomes, listed(pool or ""), own_routers(), (), (1,), folds=folds, seed=seed, encoder=encoder
-    )
+    ours = listed(routers or "") or own_routers()
+    settings = Settings(outcomes, listed(pool or ""), ours, (), (1,), folds=folds, seed=seed, encoder=encoder)
     rows = peer_rows(open_study(settings))
     head = ("router", "gap recovered", "strong calls for 95%", "strong calls for 99%")
     click.echo(markdown(head, [astuple(row) for row in rows]))
