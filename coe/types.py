@@ -14,6 +14,8 @@ ExpertId = str
 RequestId = str
 DeadlineClass = Literal["interactive", "standard", "batch"]
 Endpoint = Literal["chat/completions", "completions"]
+WakeFrom = Literal["awake", "sleeping", "ram", "cold"]
+"""What an expert had to be brought in from. ``ram``: cold, its weights read ahead."""
 Role = Literal["answer", "proposer", "aggregator", "router"]
 """``router``: an expert that wrote for the router, before anybody was chosen"""
 
@@ -155,7 +157,7 @@ class Leg:
     role: Role = "answer"
     queue_ms: float = 0.0
     swap_ms: float = 0.0
-    wake_from: Literal["awake", "sleeping", "cold"] = "awake"
+    wake_from: WakeFrom = "awake"
     run_ms: float | None = None
     tokens: int | None = None
     outcome: str = "ok"

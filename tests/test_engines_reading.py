@@ -15,7 +15,7 @@ from coe.engines.checkpoint import ModelSource
 from coe.engines.reading import ReadAhead
 from coe.errors import EngineError
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
-from coe.testing.engine_hosts import slot, until
+from coe.testing.engine_hosts import sleepers, slot, until
 from coe.testing.pools import running_pool, take
 from coe.testing.tiny_models import TinyFamily
 from coe.types import ReadsAhead
@@ -98,5 +98,15 @@ async def test_the_pool_has_a_slot_read_the_next_expert_while_another_one_works(
         async with pool.lease("one", "a", timeout_s=60.0):
             waiting = asyncio.create_task(take(pool, "b"))
             await until(lambda: engine.stats().reads_ahead)
-        assert await waiting == "cold"
+        assert await waiting == "ram"
     assert engine.stats().swaps == 1
+
+
+async def test_an_engine_with_a_process_for_each_expert_reads_ahead_too(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    engine = sleepers(tiny_family, tmp_path)
+    assert isinstance(engine, ReadsAhead)
+    await engine.prefetch("b")
+    engine.release("b")
+    assert engine.stats().reads_ahead == 1

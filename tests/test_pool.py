@@ -304,7 +304,7 @@ def test_the_plan_follows_from_the_registry() -> None:
     plan = build_plan(registry())
     assert plan.hosts == (
         HostPlan("slot", max_running=8, reads_ahead=True, hardware="in place, gpu"),
-        HostPlan("gpu", capacity=80.0, sleeps=True, sleep_level=2, hardware="asleep, gpu"),
+        HostPlan("gpu", capacity=80.0, sleeps=True, sleep_level=2, reads_ahead=True, hardware="asleep, gpu"),
         HostPlan("lora", capacity=3.0, max_running=6, hardware="adapters, gpu"),
         HostPlan("api", capacity=math.inf, max_running=64, always_awake=True),
     )

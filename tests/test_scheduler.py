@@ -10,13 +10,14 @@ from coe.pool.events import (
     Evict,
     Grant,
     Load,
+    Prefetch,
     Sleep,
     Wake,
 )
 from coe.pool.plan import CLASSES as DEFAULT_CLASSES
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.pool.policies import Coe
-from coe.testing.scheduling import World
+from coe.testing.scheduling import Seat, World
 from coe.testing.scheduling_worlds import AGEING_S, bring_in, gpu_world, slot_world
 
 # Loading and granting
@@ -290,3 +291,53 @@ def test_the_expert_whose_delay_would_lose_most_is_next(waited_s: float, next_on
     world.wait(0.1)
     world.finish("a0")
     assert world.slept("a") == [Load(next_one, "slot")]
+
+
+# Reading ahead
+
+
+def reading_world() -> World:
+    """a is awake and works, and the weights of b, whose request waits, are being read."""
+    host = HostPlan("slot", max_running=1, ram_gb=5.0, reads_ahead=True)
+    experts = tuple(ExpertPlan(expert, ("slot",), max_running=1, weights_gb=2.0) for expert in "ab")
+    world = World(PoolPlan((host,), experts, classes=DEFAULT_CLASSES), Coe())
+    world.arrive("a0", "a")
+    world.ready("a")
+    assert Prefetch("b", "slot") in world.arrive("b0", "b")
+    return world
+
+
+def test_the_receipt_says_that_the_weights_were_read_ahead() -> None:
+    world = reading_world()
+    world.end_prefetch(Seat("b", "slot"))
+    world.finish("a0")
+    world.slept("a")
+    world.wait(0.5)
+    (grant,) = world.ready("b")
+    assert isinstance(grant, Grant)
+    assert grant.wake_from == "ram"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_weights_are_not_read_again_before_the_former_read_has_been_answered(fails: bool) -> None:
+    """b is loaded, serves and leaves while its first read still runs: the answer is not the second one's."""
+    world = reading_world()
+    world.finish("a0")
+    world.slept("a")
+    world.wait(0.5)
+    assert [a.wake_from for a in world.ready("b") if isinstance(a, Grant)] == ["cold"]
+    world.arrive("a1", "a")
+    world.end_prefetch(Seat("a", "slot"))
+    world.finish("b0")
+    world.slept("b")
+    world.ready("a")
+    assert Prefetch("b", "slot") not in world.arrive("b1", "b")
+    assert world.end_prefetch(Seat("b", "slot"), fails) == [Prefetch("b", "slot")]
+    world.settle()
+
+
+def test_a_read_that_failed_is_not_tried_again_before_the_expert_was_loaded() -> None:
+    world = reading_world()
+    assert world.end_prefetch(Seat("b", "slot"), fails=True) == []
+    assert world.arrive("b1", "b") == []
+    world.settle()

@@ -32,7 +32,7 @@ from coe.cluster.wire import (
 from coe.engines.address import Address, AddressBook
 from coe.errors import EngineError, ExpertUnavailable
 from coe.pipeline import Lease, Leases
-from coe.pool.events import HostId, WakeFrom
+from coe.pool.events import HostId
 from coe.types import (
     DeadlineClass,
     Engine,
@@ -42,6 +42,7 @@ from coe.types import (
     ExpertId,
     ExpertSpec,
     RequestId,
+    WakeFrom,
 )
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from coe import errors
 from coe.engines.address import Address
 from coe.errors import CoeError
 from coe.gateway.status import ExpertStatus
-from coe.pool.events import HostId, WakeFrom
-from coe.types import DeadlineClass, EngineStats, ExpertId, RequestId
+from coe.pool.events import HostId
+from coe.types import DeadlineClass, EngineStats, ExpertId, RequestId, WakeFrom
 
 SessionId = str
 """One gateway process."""

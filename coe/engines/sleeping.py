@@ -16,6 +16,7 @@ from coe.engines.checkpoint import ModelSource, resolve_model
 from coe.engines.experts import Experts
 from coe.engines.launch import VLLM, log_path, vllm_launch
 from coe.engines.lifecycle import Lifecycle
+from coe.engines.reading import ReadAhead
 from coe.engines.server import VllmServer
 from coe.errors import EngineError
 from coe.registry.models import Expert, VllmHost
@@ -57,6 +58,7 @@ class SleepEngine:
         self._experts = Experts(host.id, experts)
         self._places = {expert.id: _Place(Lifecycle(expert.id)) for expert in experts}
         self._canaries = Canaries(tolerance=0.001 if host.device == "cpu" else 0.1)
+        self._ahead = ReadAhead()
         self._open = False
         self._swaps = 0
         self._last_error: str | None = None
@@ -94,6 +96,14 @@ class SleepEngine:
             elif place.asleep is not None and place.asleep < level:
                 await self._end(place)  # vLLM cannot go from one level to the other
 
+    async def prefetch(self, expert: ExpertId) -> None:
+        """The weight files come into the page cache, from which the expert's new process then reads them."""
+        spec = self._experts[expert]
+        await self._ahead.read(expert, resolve_model(spec.model, self._root, self._host.url is not None))
+
+    def release(self, expert: ExpertId) -> None:
+        self._ahead.drop(expert)
+
     async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
         """Processes that nobody will wake again are stopped in passing."""
         self._experts.adopt(experts)
@@ -121,6 +131,7 @@ class SleepEngine:
             awake,
             self._swaps,
             errors[-1] if errors else self._last_error,
+            reads_ahead=self._ahead.count,
         )
 
     def _awake(self, expert: ExpertId) -> VllmServer:

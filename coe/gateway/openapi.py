@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 import coe
 from coe.gateway.schemas import ChatBody, CompletionBody, FeedbackBody, RouteBody
-from coe.types import DeadlineClass
+from coe.types import DeadlineClass, WakeFrom
 
 
 class ErrorDetail(BaseModel):
@@ -42,7 +42,7 @@ class LegBody(BaseModel):
     role: Literal["answer", "proposer", "aggregator", "router"]
     queue_ms: float
     swap_ms: float
-    wake_from: Literal["awake", "sleeping", "cold"]
+    wake_from: WakeFrom
     run_ms: float | None
     tokens: int | None
     outcome: str = Field(description="ok, failed: <code>, late, not needed or cancelled.")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Literal, Protocol
+from typing import Protocol
 
-from coe.types import DeadlineClass, Engine, ExpertId, RequestId
+from coe.types import DeadlineClass, Engine, ExpertId, RequestId, WakeFrom
 
 Clock = Callable[[], float]
 
@@ -28,7 +28,7 @@ class Lease(Protocol):
     @property
     def swap_ms(self) -> float: ...
     @property
-    def wake_from(self) -> Literal["awake", "sleeping", "cold"]: ...
+    def wake_from(self) -> WakeFrom: ...
 
 
 class Leases(Protocol):

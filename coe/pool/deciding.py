@@ -130,8 +130,11 @@ class Decider:
             wanted = replica.committed or replica.expert.queued > replica.expert.supply
             if replica.state != "cold" or replica.ahead != "no" or not replica.weights_gb or not wanted:
                 continue
+            if replica.expert.id in host.reads:  # another would take the former one's answer for its own
+                continue
             if all(other.ahead == "no" for other in replica.expert.replicas.values()):
                 if make_room(host, replica.weights_gb, turn):
+                    host.reads.add(replica.expert.id)
                     replica.ahead, replica.read_started = "reading", turn.now
                     host.ram.hold(replica)
                     turn.actions.append(Prefetch(replica.expert.id, plan.id))

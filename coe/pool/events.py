@@ -10,10 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from coe.types import DeadlineClass, ExpertId, RequestId
+from coe.types import DeadlineClass, ExpertId, RequestId, WakeFrom
 
 HostId = str
-WakeFrom = Literal["awake", "sleeping", "cold"]
 During = Literal["load", "sleep", "run", "prefetch"]
 RejectCode = Literal["queue_full", "wait_not_promised", "expert_unavailable"]
 

@@ -47,7 +47,7 @@ def start_load(replica: Replica, turn: Turn) -> None:
     waking = replica.state == "sleeping"
     replica.committed = False
     replica.bring = replica.load_cost
-    replica.loaded_from = "sleeping" if waking else "cold"
+    replica.loaded_from = "sleeping" if waking else "ram" if replica.ahead == "read" else "cold"
     replica.load_started = turn.now
     replica.move("loading")
     order = Wake if waking else Load

@@ -185,6 +185,7 @@ def _host_plan(host: VllmHost | AdapterHost | RemoteHost) -> HostPlan:
         sleeps=True,
         sleep_level=host.sleep_level,
         ram_gb=host.ram_gb,
+        reads_ahead=host.url is None,
         hardware=f"asleep, {host.device}",
     )
 

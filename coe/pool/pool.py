@@ -35,13 +35,12 @@ from coe.pool.events import (
     Sleep,
     Tick,
     Wake,
-    WakeFrom,
 )
 from coe.pool.machinery import Clock, Machinery, MoveEnded
 from coe.pool.plan import PoolPlan
 from coe.pool.scheduler import Scheduler
 from coe.pool.snapshot import PoolSnapshot
-from coe.types import DeadlineClass, Engine, ExpertId, ExpertSpec, RequestId
+from coe.types import DeadlineClass, Engine, ExpertId, ExpertSpec, RequestId, WakeFrom
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,6 @@ from coe.pool.events import (
     Ready,
     Slept,
     Tick,
-    WakeFrom,
 )
 from coe.pool.forecast import expected_wait
 from coe.pool.joint import expect, fulfil, leave
@@ -36,7 +35,7 @@ from coe.pool.policies import Policy
 from coe.pool.reconfigure import apply_plan, check_plan
 from coe.pool.snapshot import PoolSnapshot, take_snapshot
 from coe.pool.state import Books, Lease, Replica
-from coe.types import ExpertId, RequestId
+from coe.types import ExpertId, RequestId, WakeFrom
 
 
 class Scheduler:
@@ -206,7 +205,7 @@ class Scheduler:
         self._touch_node(replica, turn)
 
     def _prefetched(self, event: Prefetched, turn: Turn) -> None:
-        replica = self._books.replica(event.expert, event.host)
+        replica = self._read_ended(event, turn)
         if replica is None or replica.ahead != "reading":
             return
         replica.costs.read.add(turn.now - replica.read_started)
@@ -214,21 +213,35 @@ class Scheduler:
             replica.ahead = "read"
         self._touch_node(replica, turn)
 
+    def _read_ended(self, event: Prefetched | Failed, turn: Turn) -> Replica | None:
+        """Of whom; it may be read again from now on."""
+        host = self._books.hosts.get(event.host)
+        if host is not None and event.expert in host.reads:
+            host.reads.remove(event.expert)
+            turn.touch(host)
+        return self._books.replica(event.expert, event.host)
+
     def _touch_node(self, replica: Replica, turn: Turn) -> None:
         """Whoever shares its RAM may have something to do."""
         for host in self._books.hosts.values():
             if host.ram is replica.host.ram:
                 turn.touch(host)
 
-    def _failed(self, event: Failed, turn: Turn) -> None:
-        replica = self._books.replica(event.expert, event.host)
-        if replica is None:
-            return
-        if event.during == "prefetch" and replica.ahead == "reading":
+    def _prefetch_failed(self, event: Failed, turn: Turn) -> None:
+        replica = self._read_ended(event, turn)
+        if replica is not None and replica.ahead == "reading":
             replica.forget_ram()
             replica.ahead = "failed"
             self._touch_node(replica, turn)
-        elif event.during == "sleep" and replica.state == "going_to_sleep":
+
+    def _failed(self, event: Failed, turn: Turn) -> None:
+        if event.during == "prefetch":
+            self._prefetch_failed(event, turn)
+            return
+        replica = self._books.replica(event.expert, event.host)
+        if replica is None:
+            return
+        if event.during == "sleep" and replica.state == "going_to_sleep":
             self._sleep_failed(replica, turn)
         elif event.during == "load" and replica.state == "loading":
             replica.move("cold")

@@ -12,12 +12,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Literal
 
-from coe.pool.events import HostId, WakeFrom
+from coe.pool.events import HostId
 from coe.pool.learning import Cost, Costs, Likes, Longest, MovingMean, Rate
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.pool.ram import Ram
 from coe.pool.waiting import Queue, Waiter, Worth
-from coe.types import ExpertId, RequestId
+from coe.types import ExpertId, RequestId, WakeFrom
 
 Ahead = Literal["no", "reading", "read", "failed"]
 """Whether a cold expert's weights are read ahead into RAM."""
@@ -280,7 +280,8 @@ class Commitment:
 @dataclass(slots=True, eq=False)
 class HostState:
     """A host, its replicas that hold room (``residents``), those with work (``waiting``) and those that
-    failed and may be tried again later (``retrying``).
+    failed and may be tried again later (``retrying``). ``reads``: experts with a Prefetch that is not
+    answered yet; one that was loaded or given up meanwhile is answered all the same.
 
     ``retired``: no longer in the plan. ``leavers``: some of its replicas have to be put away for good.
     """
@@ -292,6 +293,7 @@ class HostState:
     waiting: dict[ExpertId, Replica] = field(default_factory=dict)
     retrying: dict[ExpertId, Replica] = field(default_factory=dict)
     expected: dict[ExpertId, Replica] = field(default_factory=dict)
+    reads: set[ExpertId] = field(default_factory=set)
     commitments: list[Commitment] = field(default_factory=list)
     running: int = 0
     wake_at: float = math.inf

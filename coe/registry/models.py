@@ -82,7 +82,7 @@ class VllmHost(Model):
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     """GPU memory that the awake experts of a sleeping host may take together"""
     ram_gb: Annotated[float, Field(gt=0)] | None = None
-    """RAM for weights that are not in use: asleep at level 1, or read ahead from disk (in_place)"""
+    """RAM for weights that are not in use: asleep at level 1, or read ahead from disk"""
     sleep_level: Literal[1, 2] = 1
     """1 keeps the weights in RAM, 2 drops them"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from coe.aggregators import Setting, build_aggregators
 from coe.errors import (
@@ -26,6 +26,7 @@ from coe.types import (
     Options,
     Ranked,
     Request,
+    WakeFrom,
 )
 
 EXPERTS = ("sums", "words", "base")
@@ -111,7 +112,7 @@ class FakeLease:
     asked_for: str
     queue_ms: float = 12.0
     swap_ms: float = 700.0
-    wake_from: Literal["awake", "sleeping", "cold"] = "cold"
+    wake_from: WakeFrom = "cold"
 
 
 @dataclass

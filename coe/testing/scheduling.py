@@ -133,7 +133,7 @@ class World:
         self.reading.remove(seat)
         if not fails:
             return self.send(Prefetched(seat.expert, seat.host))
-        if self.place(seat.expert, seat.host) != "awake":
+        if self.place(seat.expert, seat.host) in ("cold", "loading"):
             self.in_ram.pop(seat, None)
         return self.send(Failed(seat.expert, seat.host, "scripted", "prefetch"))
 
@@ -233,6 +233,8 @@ class World:
                 seat = Seat(action.expert, action.host)
                 if self.place(seat.expert, seat.host) != "cold" or seat in self.in_ram:
                     raise BrokenRuleError(f"{action}: nothing to read")
+                if seat in self.reading:
+                    raise BrokenRuleError(f"{action}: an earlier read is not answered")
                 self.reading.add(seat)
                 self._take_ram(seat)
             case Release():

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from coe.aggregators import Setting, build_aggregators
 from coe.completions import parse_event
@@ -18,7 +18,17 @@ from coe.errors import (
 from coe.generation import Generation, Generations
 from coe.pipeline import Pipeline
 from coe.registry.models import Registry
-from coe.types import Decision, EngineCall, EngineStats, ExpertSpec, ExpertView, Options, Ranked, Request
+from coe.types import (
+    Decision,
+    EngineCall,
+    EngineStats,
+    ExpertSpec,
+    ExpertView,
+    Options,
+    Ranked,
+    Request,
+    WakeFrom,
+)
 
 EXPERTS = ("sums", "words", "base", "sql")
 WEIGHTS = (0.5, 0.3, 0.15, 0.05)
@@ -142,7 +152,7 @@ class FakeLease:
     asked_for: str
     queue_ms: float = 5.0
     swap_ms: float = 0.0
-    wake_from: Literal["awake", "sleeping", "cold"] = "awake"
+    wake_from: WakeFrom = "awake"
 
 
 @dataclass
