@@ -34,6 +34,7 @@ from coe.pool.events import (
 )
 from coe.pool.policies import Policy
 from coe.pool.scheduler import Scheduler
+from coe.pool.snapshot import PoolSnapshot
 from coe.simulate.cluster import Cluster
 from coe.simulate.machine import HostMachine
 from coe.simulate.memory import Ram
@@ -126,7 +127,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         """Until every request has ended. Raises :class:`StuckError` when some never would."""
-        arrivals, experts = self._workload.arrivals, self._workload.experts
+        arrivals = self._workload.arrivals
         count, following, idle_ticks = len(arrivals), 0, 0
         while self._open:
             next_arrival = arrivals[following] if following < count else math.inf
@@ -135,20 +136,43 @@ class Simulation:
             idle_ticks += 1
             if next_entry <= next_arrival and next_entry <= next_tick and next_entry < math.inf:
                 idle_ticks = 0
-                self._happen(heapq.heappop(self._heap))
+                self.proceed()
             elif next_arrival <= next_tick and next_arrival < math.inf:
                 idle_ticks = 0
-                self._now = next_arrival
-                self._tell(Arrived(str(following), experts[following]))
+                self.arrive(following, next_arrival)
                 following += 1
             elif next_tick == math.inf or idle_ticks > MAX_IDLE_TICKS:
                 raise StuckError(
                     f"policy {self._policy_name!r} leaves {self._open} requests waiting for ever"
                 )
             else:
-                self._now = max(self._now, next_tick)
-                self._tell(Tick())
-        return self._close_books()
+                self.proceed()
+        return self.close()
+
+    def next_at(self) -> float:
+        """When something happens here by itself; ``inf`` if nothing does before a request arrives."""
+        return min(self._heap[0].at if self._heap else math.inf, self._scheduler.next_tick())
+
+    def proceed(self) -> None:
+        """What happens here next by itself."""
+        next_tick = self._scheduler.next_tick()
+        if self._heap and self._heap[0].at <= next_tick:
+            self._happen(heapq.heappop(self._heap))
+        else:
+            self._now = max(self._now, next_tick)
+            self._tell(Tick())
+
+    def arrive(self, request: int, now: float) -> None:
+        """A request of the workload, by its number. Nothing before ``now`` may be left to happen."""
+        self._now = now
+        self._tell(Arrived(str(request), self._workload.experts[request]))
+
+    def forecast(self, expert: ExpertId, now: float) -> float:
+        """See :meth:`Scheduler.forecast`."""
+        return self._scheduler.forecast(expert, now)
+
+    def snapshot(self) -> PoolSnapshot:
+        return self._scheduler.snapshot()
 
     def _happen(self, entry: _Entry) -> None:
         if entry.event is not REQUEST_ENDS:
@@ -277,7 +301,8 @@ class Simulation:
         self._held_gb += gb
         outcome.peak_gb = max(outcome.peak_gb, self._held_gb)
 
-    def _close_books(self) -> Outcome:
+    def close(self) -> Outcome:
+        """What has happened."""
         self._hold(0.0)
         for switching in self._switching.values():
             if switching.under_way:

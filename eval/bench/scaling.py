@@ -1,16 +1,19 @@
-"""Autoscaling of nodes against a fixed copy, on a local cluster: ``python -m eval.bench.scaling``.
+"""Autoscaling of nodes against fixed copies: ``python -m eval.bench.scaling [simulated | cluster]``.
 
-Two experts share one slot, so requests for both make it swap; vLLM is the stand-in. Prints how long the first
-request takes that finds no copy at all, and the answers and latencies of the same clients with one fixed copy
-and with up to three.
+In simulation: three kinds of load on copies of one H100 that eight 7B experts share. On a local Ray cluster:
+two experts share one slot, so requests for both make it swap; vLLM is the stand-in. The latter prints how
+long the first request takes that finds no copy at all, and the answers and latencies of the same clients with
+one fixed copy and with up to three.
 """
 
 from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +80,63 @@ def _measured(name: str, first_s: float, copies: int, outcomes: list[Outcome]) -
     )
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Day:
+    """A load to simulate; ``fixed``: copies to compare with."""
+
+    name: str
+    trace: str
+    fixed: Sequence[int]
+    scaled: Sequence[tuple[int, int]]
+
+
+DAYS = (
+    Day("day and night", "synthetic:diurnal:n=40000,rate=4,period=5000,depth=0.95", (1, 2, 3, 4), ((1, 4),)),
+    Day("bursts", "synthetic:bursty:n=20000,rate=2,cv=6", (1, 2, 4), ((1, 4),)),
+    Day("seldom asked", "synthetic:poisson:n=60,rate=0.001", (1,), ((0, 1),)),
+)
+SLO_S = 30.0
+EXPERTS = 8
+
+
+def simulated(day: Day) -> Iterator[str]:
+    """Rows of a table in Markdown."""
+    import numpy as np
+
+    from coe.simulate.cluster import slots_cluster
+    from coe.simulate.hardware import find_preset
+    from coe.simulate.synthetic import synthetic_trace, zipf_labels
+    from coe.simulate.workload import build_workload, default_experts
+    from eval.bench.scaling_simulated import Fleet, Scaling
+
+    experts = default_experts(EXPERTS)
+    cluster = slots_cluster(experts, 1, find_preset("h100"))
+    trace = synthetic_trace(day.trace, seed=0)
+    load = build_workload(trace, zipf_labels(experts, len(trace.rows), 1.0, seed=0), cluster)
+    for low, high in (*((n, n) for n in day.fixed), *day.scaled):
+        found = Fleet(cluster, load, Scaling(low, high)).run()
+        p50, p99 = np.percentile(found.latencies, (50, 99))
+        copies = f"{low}, fixed" if low == high else f"{low} to {high}"
+        cells = (
+            f"{100 * found.within(SLO_S):.1f}%",
+            f"{p50:.1f} s",
+            f"{p99:.1f} s",
+            f"{found.copy_s / found.span_s:.2f}",
+            f"{found.most}",
+            f"{found.copy_s / 3600:.1f}",
+        )
+        yield f"| {day.name} | {copies} | {' | '.join(cells)} |"
+
+
+def simulate() -> None:
+    head = f"| load | copies | within {SLO_S:g} s | median | 99% | mean copies | most | copy-hours |"
+    print(f"{head}\n|---|---|{'--:|' * 6}")
+    for day in DAYS:
+        for row in simulated(day):
+            print(row, flush=True)
+
+
+def on_cluster() -> None:
     set_local_env()
     print("| copies | first request | copies at the end | answers | others | median | worst |")
     print("|---|" + "--:|" * 6)
@@ -89,5 +148,13 @@ def main() -> None:
         )
 
 
+def main(arguments: Sequence[str]) -> None:
+    wanted = arguments or ("simulated", "cluster")
+    if "simulated" in wanted:
+        simulate()
+    if "cluster" in wanted:
+        on_cluster()
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
