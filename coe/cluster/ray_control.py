@@ -106,8 +106,8 @@ def local_cluster(cpus: int | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        undeploy()
+        ray.shutdown()  # Serve ends with it; serve.shutdown would wait 30 s for its controller each time
 
 
 def require_free(where: Listening) -> None:

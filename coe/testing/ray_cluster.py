@@ -125,7 +125,7 @@ def service_on_ray(
             service.deploy(copies=copies, gateways=gateways, **node)
             service.wait_until(lambda now: _ready(now, copies, gateways))
             yield service
-            serve.shutdown()
+            ray_control.undeploy()
     finally:
         cluster.shutdown()
 

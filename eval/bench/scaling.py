@@ -91,8 +91,8 @@ class Day:
 
 
 DAYS = (
-    Day("day and night", "synthetic:diurnal:n=40000,rate=4,period=5000,depth=0.95", (1, 2, 3, 4), ((1, 4),)),
-    Day("bursts", "synthetic:bursty:n=20000,rate=2,cv=6", (1, 2, 4), ((1, 4),)),
+    Day("day and night", "synthetic:diurnal:n=8000,rate=2,period=2000,depth=0.95,output=600", (1, 2, 3, 4), ((1, 4),)),
+    Day("bursts", "synthetic:bursty:n=6000,rate=1.5,cv=6,output=600", (1, 2, 4), ((1, 4),)),
     Day("seldom asked", "synthetic:poisson:n=60,rate=0.001", (1,), ((0, 1),)),
 )
 SLO_S = 30.0
