@@ -41,9 +41,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 
 @pytest.fixture
 def whole(service: object) -> Callable[[], object]:
-    from coe.testing.ray_cluster import ready_with
-
-    return lambda: service.wait_until(ready_with(copies=1, gateways=2))  # type: ignore[attr-defined]
+    return lambda: service.until_whole(copies=1, gateways=2)  # type: ignore[attr-defined]
 
 
 def under_load(service: object, event: Event) -> Row:
@@ -119,7 +117,9 @@ def test_whatever_dies_every_request_ends_clearly_and_the_service_is_whole_again
     row = under_load(service, Event(what, getattr(service, f"kill_{what}"), whole))
     assert set(row.ends) <= (ENDS_WELL if what == "directory" else ENDS_CLEARLY), row
     assert row.ends["answer"] > 0, row
-    assert not any("expert_timeout" in detail for detail in row.details), row  # the last resort for what hangs
+    assert not any("expert_timeout" in detail for detail in row.details), (
+        row
+    )  # the last resort for what hangs
 
 
 @pytest.mark.parametrize(

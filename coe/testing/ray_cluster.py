@@ -41,6 +41,7 @@ class ServiceOnRay:
         self._cluster, self._family, self._folder = cluster, family, folder
         self.where = Listening("127.0.0.1", port)
         self._workers: list[Any] = []
+        self._killed: set[object] = set()
 
     def add_worker(self) -> None:
         node = self._cluster.add_node(num_cpus=1, resources={SLOT: 1}, object_store_memory=80 * 1024 * 1024)
@@ -60,13 +61,23 @@ class ServiceOnRay:
             time.sleep(0.25)
         return time.monotonic() - start
 
+    def until_whole(self, copies: int, gateways: int) -> None:
+        """Until all of them serve the generation, and what was killed is noticed and replaced."""
+        self.wait_until(lambda now: _ready(now, copies, gateways) and self._replaced(now, copies))
+
+    def _replaced(self, now: ClusterStatus, copies: int) -> bool:
+        here = {*self._experts(), *(owner.owner for owner in now.owners)}
+        return len(self._experts()) >= copies and not self._killed & here
+
     def owners(self) -> int:
         """How many copies of the node there are."""
         return len(ray_control.status().owners)
 
     def kill_expert(self) -> None:
         """One vLLM process, as the kernel does when memory runs out."""
-        os.kill(self._experts()[0], signal.SIGKILL)
+        victim = self._experts()[0]
+        self._killed.add(victim)
+        os.kill(victim, signal.SIGKILL)
 
     def kill_gateway(self) -> None:
         pids = (gateway.pid for gateway in ray_control.status().gateways)
@@ -83,6 +94,7 @@ class ServiceOnRay:
         """A worker that has a copy of the node, without a warning."""
         entry = ray.get(ray.get_actor(DIRECTORY, NAMESPACE).owners.remote())[0]
         here = ray.get(entry.actor.__ray_call__.remote(_node_id))
+        self._killed.add(entry.owner)
         victim = next(node for node in self._workers if node.node_id == here)
         self._workers.remove(victim)
         self._cluster.remove_node(victim, allow_graceful=False)
@@ -128,10 +140,6 @@ def service_on_ray(
             ray_control.undeploy()
     finally:
         cluster.shutdown()
-
-
-def ready_with(copies: int, gateways: int) -> Callable[[ClusterStatus], bool]:
-    return lambda now: _ready(now, copies, gateways)
 
 
 def _ready(now: ClusterStatus, copies: int, gateways: int) -> bool:

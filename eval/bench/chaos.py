@@ -186,7 +186,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    from coe.testing.ray_cluster import ready_with, service_on_ray
+    from coe.testing.ray_cluster import service_on_ray
     from coe.testing.tiny_models import build_tiny_family
 
     set_local_env()
@@ -196,7 +196,7 @@ def main() -> None:
         with service_on_ray(family, folder, workers=3, copies=2, gateways=2) as service:
 
             def whole() -> None:
-                service.wait_until(ready_with(copies=2, gateways=2))
+                service.until_whole(copies=2, gateways=2)
 
             events = [
                 Event("nothing", lambda: time.sleep(5), whole),

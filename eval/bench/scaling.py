@@ -91,8 +91,13 @@ class Day:
 
 
 DAYS = (
-    Day("day and night", "synthetic:diurnal:n=8000,rate=2,period=2000,depth=0.95,output=600", (1, 2, 3, 4), ((1, 4),)),
-    Day("bursts", "synthetic:bursty:n=6000,rate=1.5,cv=6,output=600", (1, 2, 4), ((1, 4),)),
+    Day(
+        "day and night",
+        "synthetic:diurnal:n=4000,rate=0.8,period=2500,depth=0.95,output=600",
+        (1, 2, 3, 4),
+        ((1, 4),),
+    ),
+    Day("bursts", "synthetic:bursty:n=2000,rate=0.5,cv=6,output=600", (1, 2, 4), ((1, 4),)),
     Day("seldom asked", "synthetic:poisson:n=60,rate=0.001", (1,), ((0, 1),)),
 )
 SLO_S = 30.0
