@@ -190,6 +190,21 @@ async def test_a_silent_gateway_loses_its_leases_and_the_next_one_gets_them(tmp_
         assert isinstance(await waiting, Granted)
 
 
+async def test_a_wish_of_a_gateway_that_vanished_is_not_granted_to_nobody(tmp_path: Path) -> None:
+    time = Time()
+    owner = owner_of(Slot("slot", Script()), tmp_path, time)
+    async with running(owner):
+        assert isinstance(await owner.acquire(wanted("t1", session="dead")), Granted)
+        wish = asyncio.create_task(owner.acquire(wanted("t2", "b", session="dead")))
+        await asyncio.sleep(0.01)
+        time.now = SILENCE_S + 1
+        await owner.beat("alive")
+        await owner.forget_the_silent()
+        assert isinstance(await wish, Refused)
+        assert owner.holdings == 0
+        assert isinstance(await owner.acquire(wanted("t3", session="alive")), Granted)
+
+
 async def test_a_client_that_hangs_up_while_waiting_leaves_no_lease_behind(tmp_path: Path) -> None:
     owner = owner_of(Slot("slot", Script()), tmp_path)
     async with running(owner), gateway(Calls(owner)) as pool:

@@ -43,6 +43,14 @@ class Holding:
     held: AsyncExitStack
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A wish of a gateway that has no lease yet."""
+
+    session: SessionId
+    task: asyncio.Task[Granted | Refused]
+
+
 class PoolOwner:
     """Use from one event loop: ``start``, calls of gateways, ``stop``. ``machine`` tells who is local."""
 
@@ -60,7 +68,7 @@ class PoolOwner:
         self._id, self._pool = owner, pool
         self._journal, self._doors, self._machine, self._clock = journal, doors, machine, clock
         self._heard: dict[SessionId, float] = {}
-        self._waiting: dict[TicketId, asyncio.Task[Granted | Refused]] = {}
+        self._waiting: dict[TicketId, Waiting] = {}
         self._holdings: dict[TicketId, Holding] = {}
         self._given_up: OrderedDict[TicketId, None] = OrderedDict()
         self._upkeep: asyncio.Task[None] | None = None
@@ -96,7 +104,7 @@ class PoolOwner:
         if wanted.ticket in self._given_up:
             return _gone(wanted)
         task = asyncio.create_task(self._lease(wanted))
-        self._waiting[wanted.ticket] = task
+        self._waiting[wanted.ticket] = Waiting(wanted.session, task)
         try:
             answer = await task
             if self._leaving and isinstance(answer, Refused):
@@ -116,13 +124,16 @@ class PoolOwner:
         holding = self._holdings.pop(ticket, None)
         if holding is not None:
             await _release(holding, failure)
-            return
+        else:
+            self._give_up(ticket)
+
+    def _give_up(self, ticket: TicketId) -> None:
         self._given_up[ticket] = None
         while len(self._given_up) > _REMEMBERED:
             self._given_up.popitem(last=False)
         waiting = self._waiting.get(ticket)
         if waiting is not None:
-            waiting.cancel()
+            waiting.task.cancel()
 
     async def expect(self, wanted: Wanted) -> None:
         """Announce a lease that the gateway will wish for later; withdrawn with ``give_back``."""
@@ -212,12 +223,15 @@ class PoolOwner:
             log.warning("the journal of %s cannot be written: %s", self._id, error)
 
     async def forget_the_silent(self) -> None:
-        """Take back the leases of gateways that have vanished."""
+        """Take back the leases of gateways that have vanished, and their wishes: a lease granted to nobody
+        would be held for ever."""
         now = self._clock()
         for session in [s for s, heard in self._heard.items() if now - heard > SILENCE_S]:
             del self._heard[session]
             lost = [ticket for ticket, holding in self._holdings.items() if holding.session == session]
             log.warning("gateway %s is gone; taking back its %d leases", session, len(lost))
+            for ticket in [t for t, waiting in self._waiting.items() if waiting.session == session]:
+                self._give_up(ticket)
             for ticket in lost:
                 await _release(self._holdings.pop(ticket), failure=None)
 
