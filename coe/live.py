@@ -44,9 +44,10 @@ class RegistryFile:
     text: str
     adjust: Callable[[Registry], Registry] = lambda registry: registry
 
-    def registry(self, text: str | None = None) -> Registry:
-        """Of ``text``, or of the file as it was. Pure; raises RegistryError."""
-        return self.adjust(parse_registry(self.text if text is None else text, self.path))
+    def registry(self, text: str | None = None, former: Registry | None = None) -> Registry:
+        """Of ``text``, or of the file as it was; experts without a host stay where ``former`` has them. Pure;
+        raises RegistryError."""
+        return self.adjust(parse_registry(self.text if text is None else text, self.path, former))
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ class LiveRegistry:
         await self._keep(generation.number, text)
 
     def _valid(self, text: str, old: Registry) -> Registry:
-        registry = self._file.registry(text)
+        registry = self._file.registry(text, old)
         source = parse_source(text, self.path)
         problems = [
             Problem(fault.message, source.position(fault.loc)) for fault in self._faults(old, registry)

@@ -22,13 +22,18 @@ SCALE = 10_000
 
 @dataclass(frozen=True)
 class PlacedExpert:
-    """``load``: work per second, in any unit. ``replicas``: nodes that keep it; they share its load."""
+    """``load``: work per second, in any unit. ``replicas``: nodes that keep it; they share its load.
+    ``nodes``: where it may be (None: anywhere)."""
 
     id: ExpertId
     memory_gb: float
     load: float
     replicas: int = 1
     pinned: bool = False
+    nodes: tuple[NodeId, ...] | None = None
+
+    def may_be_on(self, node: NodeId) -> bool:
+        return self.nodes is None or node in self.nodes
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ def place(problem: Problem, limit_s: float = 10.0, seed: int = 0) -> Placement:
         model.add_implication(is_awake, kept[place])
     for expert in problem.experts:
         model.add(sum(kept[expert.id, n.id] for n in problem.nodes) == expert.replicas)
+        model.add(sum(kept[expert.id, n.id] for n in problem.nodes if not expert.may_be_on(n.id)) == 0)
         if expert.pinned:
             for node in problem.nodes:
                 model.add_implication(kept[expert.id, node.id], awake[expert.id, node.id])
@@ -157,7 +163,7 @@ def place_greedily(problem: Problem) -> Plan | None:
                 fits = ram[node] >= expert.memory_gb and (
                     not expert.pinned or memory[node] >= expert.memory_gb
                 )
-                if fits and (expert.id, node) not in chosen:
+                if fits and expert.may_be_on(node) and (expert.id, node) not in chosen:
                     trial = _plan(
                         problem, chosen | {(expert.id, node)}, (chosen - asleep_ids) | {(expert.id, node)}
                     )
@@ -232,8 +238,9 @@ def _check(problem: Problem) -> None:
             if name not in known:
                 raise ConfigError(f"no expert {name!r} to place", hint="name experts of the problem only")
     for expert in problem.experts:
-        if not 1 <= expert.replicas <= len(problem.nodes):
+        possible = sum(expert.may_be_on(node.id) for node in problem.nodes)
+        if not 1 <= expert.replicas <= possible:
             raise ConfigError(
                 f"expert {expert.id!r} cannot have {expert.replicas} replicas",
-                hint=f"1 to {len(problem.nodes)}, one a node",
+                hint=f"it may be on {possible} nodes, and each keeps it once",
             )

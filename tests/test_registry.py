@@ -86,7 +86,7 @@ def test_schema_is_a_valid_schema() -> None:
         ("general: true", 'general: "true"'),
         ("model: models/base", "model: 7"),
         ("id: base", "id: '-base'"),
-        ("    host: slot\n", ""),
+        ("    host: slot\n", "    host: 7\n"),
         ("pool:", "service: {port: 70000}\npool:"),
     ],
     ids=str,

@@ -65,6 +65,9 @@ def _names(_context: click.Context, _option: click.Parameter, text: str | None) 
 @click.option("--max-batch", type=int, default=16, show_default=True, help="Requests together on a slot.")
 @click.option("--load-batch", type=int, help="Load 1 is full hosts with this batch. [default: measured]")
 @click.option("--exact-limit", type=float, default=10.0, show_default=True, help="Solver effort; 0: off.")
+@click.option(
+    "--replan", "replan_s", type=float, help="Place experts anew so often, in seconds. [default: never]"
+)
 @click.option("--json", "json_out", type=click.Path(path_type=Path, allow_dash=True), help="File, or - .")
 @click.option("--report", type=click.Path(path_type=Path), help="HTML page; its plots go beside it as PNG.")
 def main(
@@ -82,6 +85,7 @@ def main(
     max_batch: int,
     load_batch: int | None,
     exact_limit: float,
+    replan_s: float | None,
     json_out: Path | None,
     report: Path | None,
 ) -> None:
@@ -107,6 +111,7 @@ def main(
         max_batch=max_batch,
         load_batch=load_batch,
         exact_limit=exact_limit,
+        replan_s=replan_s,
     )
     study = run_study(plan, progress=lambda text: click.echo(text, err=True))
     figures = json.dumps(as_json(study), indent=1)

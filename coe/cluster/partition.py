@@ -23,7 +23,8 @@ def nodes_of(registry: Registry) -> tuple[Node, ...]:
 def placed_experts(registry: Registry) -> Mapping[ExpertId, HostId]:
     """The host of every expert that holds memory; the others are behind remote APIs."""
     remote = {host.id for host in registry.pool.hosts if isinstance(host, RemoteHost)}
-    return {expert.id: expert.host for expert in registry.experts if expert.host not in remote}
+    placed = {expert.id: expert.host for expert in registry.experts if expert.host is not None}
+    return {expert: host for expert, host in placed.items() if host not in remote}
 
 
 def part(registry: Registry, hosts: Collection[HostId]) -> Registry | None:

@@ -50,7 +50,10 @@ def judge(
 
 
 def can_answer(
-    expert: ExpertId, host: str, experts: Mapping[ExpertId, ExpertStatus], engines: Mapping[str, EngineStats]
+    expert: ExpertId,
+    host: str | None,
+    experts: Mapping[ExpertId, ExpertStatus],
+    engines: Mapping[str, EngineStats],
 ) -> bool:
     """Whether a request for ``expert`` would be tried now. Not so while it is given up, or its host has
     failed or does not start; an expert of a host that is not there yet is waited for."""

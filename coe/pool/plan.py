@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from coe.errors import ConfigError
 from coe.pool.events import HostId
-from coe.registry.models import AdapterHost, Expert, Registry, RemoteHost, VllmHost
+from coe.registry.models import AdapterHost, Expert, Host, Registry, RemoteHost
 from coe.registry.scheduling import DeadlineClasses, DeadlineClassSpec
 from coe.types import DeadlineClass, ExpertId
 
@@ -141,7 +141,7 @@ def build_plan(registry: Registry) -> PoolPlan:
     Raises :class:`ConfigError` where a host or a size is missing.
     """
     return PoolPlan(
-        hosts=tuple(_host_plan(host) for host in registry.pool.hosts if registry.experts_on(host.id)),
+        hosts=tuple(host_plan(host) for host in registry.pool.hosts if registry.experts_on(host.id)),
         experts=tuple(_expert_plan(expert, registry) for expert in registry.experts),
         max_queue=registry.limits.max_queue,
         classes=_classes(registry.pool.classes),
@@ -159,7 +159,8 @@ def _classes(spec: DeadlineClasses) -> Mapping[DeadlineClass, ClassPlan]:
     }
 
 
-def _host_plan(host: VllmHost | AdapterHost | RemoteHost) -> HostPlan:
+def host_plan(host: Host) -> HostPlan:
+    """Raises :class:`ConfigError` where its size is missing."""
     if isinstance(host, RemoteHost):
         return HostPlan(host.id, capacity=math.inf, max_running=host.max_running, always_awake=True)
     if isinstance(host, AdapterHost):
@@ -198,7 +199,7 @@ def _expert_plan(expert: Expert, registry: Registry) -> ExpertPlan:
     return ExpertPlan(
         id=expert.id,
         hosts=(host.id,),
-        footprint=_footprint(expert, host),
+        footprint=footprint_of(expert, host),
         max_running=expert.max_running or host.max_running,
         load_s=1.0 if expert.load_s is None else expert.load_s,
         wake_s=expert.wake_s,
@@ -209,7 +210,7 @@ def _expert_plan(expert: Expert, registry: Registry) -> ExpertPlan:
     )
 
 
-def _weights_gb(expert: Expert, host: VllmHost | AdapterHost | RemoteHost) -> float:
+def _weights_gb(expert: Expert, host: Host) -> float:
     """``memory_gb`` where given, else by the parameters; 0 where neither is known."""
     if isinstance(host, RemoteHost):
         return 0.0
@@ -217,7 +218,8 @@ def _weights_gb(expert: Expert, host: VllmHost | AdapterHost | RemoteHost) -> fl
     return expert.memory_gb or (expert.parameters_b or 0.0) * per_parameter
 
 
-def _footprint(expert: Expert, host: VllmHost | AdapterHost | RemoteHost) -> float:
+def footprint_of(expert: Expert, host: Host) -> float:
+    """Of what ``host`` has. Raises :class:`ConfigError` where the expert's size is missing."""
     if isinstance(host, RemoteHost):
         return 0.0
     if isinstance(host, AdapterHost) or host.swap == "in_place":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from coe.errors import ConfigError
 from coe.registry.consistency import inconsistencies
 from coe.registry.models import Registry
 from coe.registry.problems import Problem, RegistryError, describe
@@ -22,8 +23,9 @@ def load_registry(path: Path | str) -> Registry:
     return parse_registry(read_text(Path(path)), Path(path))
 
 
-def parse_registry(text: str, path: Path) -> Registry:
-    """The registry of ``text``, which stands in ``path`` or is to stand there. Pure; raises as above."""
+def parse_registry(text: str, path: Path, former: Registry | None = None) -> Registry:
+    """The registry of ``text``, which stands in ``path`` or is to stand there; every expert has a host, in
+    case the one that it had in ``former``. Pure; raises as above."""
     source = parse_source(text, path)
     problems: list[Problem] = []
     registry: Registry | None = None
@@ -35,7 +37,19 @@ def parse_registry(text: str, path: Path) -> Registry:
     problems += [Problem(found.message, source.position(found.loc)) for found in inconsistencies(source.data)]
     if registry is None or problems:
         raise RegistryError(source.path, problems)
-    return registry
+    return _placed(registry, former, source)
+
+
+def _placed(registry: Registry, former: Registry | None, source: Source) -> Registry:
+    if all(expert.host is not None for expert in registry.experts):
+        return registry
+    from coe.placing import with_hosts
+
+    try:
+        return with_hosts(registry, former)
+    except ConfigError as error:
+        message = f"{error.message}; {error.hint}" if error.hint else error.message
+        raise RegistryError(source.path, [Problem(message, source.position(("experts",)))]) from None
 
 
 def _validation_problems(source: Source, error: ValidationError) -> list[Problem]:

@@ -208,8 +208,9 @@ class Expert(Model):
 
     id: Name
     """also the model name that pins this expert"""
-    host: Name
-    """the id of a host under pool.hosts"""
+    host: Name | None = None
+    """the id of a host under pool.hosts; none: it gets one of those that can serve it, by a plan that is made
+    when the file is read"""
     model: str
     adapter: str | None = None
     """LoRA folder (hosts of kind adapter)"""
@@ -372,7 +373,7 @@ class Registry(Model):
         own = self._aggregator_specs.get(name)
         return own or self.aggregator.model_copy(update={"name": name, "kind": name, "options": {}})
 
-    def host(self, host_id: str) -> VllmHost | AdapterHost | RemoteHost | None:
+    def host(self, host_id: str | None) -> VllmHost | AdapterHost | RemoteHost | None:
         return next((h for h in self.pool.hosts if h.id == host_id), None)
 
     @property

@@ -64,7 +64,7 @@ class ExpertModel:
 class Cluster:
     """``switch_factor`` scales everything that moving experts takes: 0 makes switching free.
 
-    ``work_per_s``: work (seconds at batch 1) per second at load 1.
+    ``work_per_s``: work (seconds at batch 1) per second at load 1. ``registry``: where there is one.
     """
 
     preset: Preset
@@ -72,6 +72,7 @@ class Cluster:
     pool: Pool
     hosts: Mapping[HostId, HostModel]
     experts: Mapping[ExpertId, ExpertModel]
+    registry: Registry | None = None
     work_per_s: float | None = None
     switch_factor: float = 1.0
 
@@ -184,7 +185,7 @@ def registry_cluster(registry: Registry, preset: Preset) -> Cluster:
         expert.id: ExpertModel(expert.id, _size(expert, registry, preset), expert.load_s)
         for expert in registry.experts
     }
-    return Cluster(preset, plan, registry.pool, hosts, experts)
+    return Cluster(preset, plan, registry.pool, hosts, experts, registry)
 
 
 def _host_model(host: VllmHost | AdapterHost | RemoteHost, batch: int) -> HostModel:

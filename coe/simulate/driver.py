@@ -38,6 +38,7 @@ from coe.pool.snapshot import PoolSnapshot
 from coe.simulate.cluster import Cluster
 from coe.simulate.machine import HostMachine
 from coe.simulate.memory import Ram
+from coe.simulate.replan import Replanning
 from coe.simulate.workload import Workload
 from coe.types import ExpertId
 
@@ -58,6 +59,7 @@ class Outcome:
 
     ``switching_s``: time with a load, wake or sleep under way, summed over hosts. ``gb_seconds``: integral
     of the weights that hosts held; ``ram_peak_gb``: the most weights in RAM, asleep or read from disk.
+    ``moves``: experts that another placement brought to another host.
     ``decision_s``: processor time of this thread inside ``Scheduler.step``
     (what else the machine does is left out), in ``steps`` calls.
     """
@@ -72,6 +74,7 @@ class Outcome:
     peak_gb: float = 0.0
     ram_peak_gb: float = 0.0
     prefetches: int = 0
+    moves: int = 0
     end: float = 0.0
     decision_s: float = 0.0
     steps: int = 0
@@ -97,8 +100,10 @@ class _Entry:
 class Simulation:
     """One run of a workload on a cluster under a policy. Use once."""
 
-    def __init__(self, cluster: Cluster, workload: Workload, policy: Policy) -> None:
-        self._cluster, self._workload = cluster, workload
+    def __init__(
+        self, cluster: Cluster, workload: Workload, policy: Policy, replan: Replanning | None = None
+    ) -> None:
+        self._cluster, self._workload, self._replan = cluster, workload, replan
         self._scheduler = Scheduler(cluster.plan, policy)
         self._policy_name = policy.name
         self._machines = {host: HostMachine(model) for host, model in cluster.hosts.items()}
@@ -134,7 +139,10 @@ class Simulation:
             next_entry = self._heap[0].at if self._heap else math.inf
             next_tick = self._scheduler.next_tick()
             idle_ticks += 1
-            if next_entry <= next_arrival and next_entry <= next_tick and next_entry < math.inf:
+            next_event = min(next_entry, next_arrival, next_tick)
+            if self._replan is not None and self._replan.next_at <= next_event < math.inf:
+                self._place_anew(self._replan)
+            elif next_entry <= next_arrival and next_entry <= next_tick and next_entry < math.inf:
                 idle_ticks = 0
                 self.proceed()
             elif next_arrival <= next_tick and next_arrival < math.inf:
@@ -165,7 +173,10 @@ class Simulation:
     def arrive(self, request: int, now: float) -> None:
         """A request of the workload, by its number. Nothing before ``now`` may be left to happen."""
         self._now = now
-        self._tell(Arrived(str(request), self._workload.experts[request]))
+        expert = self._workload.experts[request]
+        if self._replan is not None:
+            self._replan.arrived(expert, self._workload.work[request])
+        self._tell(Arrived(str(request), expert))
 
     def forecast(self, expert: ExpertId, now: float) -> float:
         """See :meth:`Scheduler.forecast`."""
@@ -201,12 +212,22 @@ class Simulation:
             if isinstance(event, Slept):
                 self._hold(-self._cluster.experts[event.expert].size.weights_gb)
 
+    def _place_anew(self, replan: Replanning) -> None:
+        self._now = replan.next_at
+        change = replan.judge(self._now)
+        if change is not None:
+            self._outcome.moves += change.moves
+            self._act(self._scheduler.reconfigure(change.plan, self._now))
+
     def _tell(self, event: Event) -> None:
         """One step of the scheduler, and its actions."""
         started = time.thread_time()
         actions = self._scheduler.step(event, self._now)
         self._outcome.decision_s += time.thread_time() - started
         self._outcome.steps += 1
+        self._act(actions)
+
+    def _act(self, actions: list[Action]) -> None:
         busy: set[HostId] = set()
         for action in actions:
             self._carry_out[type(action)](action)

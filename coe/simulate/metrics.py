@@ -19,7 +19,7 @@ class Row:
     of the requests that were answered; null if none. ``switching_share``: share of the hosts' time with a
     load, wake or sleep under way. ``memory_gb``: mean weights held on accelerators, ``ram_peak_gb``: the
     most in RAM (asleep, or read from disk). ``span_s``: virtual time
-    of the run.
+    of the run. ``moves``: experts that were placed on another host meanwhile.
     """
 
     policy: str
@@ -39,6 +39,7 @@ class Row:
     memory_peak_gb: float
     ram_peak_gb: float
     span_s: float
+    moves: int = 0
 
 
 def measure(policy: str, outcome: Outcome, workload: Workload, cluster: Cluster, slo_s: float) -> Row:
@@ -70,4 +71,5 @@ def measure(policy: str, outcome: Outcome, workload: Workload, cluster: Cluster,
         memory_peak_gb=outcome.peak_gb,
         ram_peak_gb=outcome.ram_peak_gb,
         span_s=outcome.end,
+        moves=outcome.moves,
     )

@@ -11,6 +11,7 @@ from coe.simulate.cluster import Cluster
 from coe.simulate.driver import Simulation
 from coe.simulate.metrics import Row, measure
 from coe.simulate.pinning import pinned_by_load
+from coe.simulate.replan import Replanning
 from coe.simulate.workload import Workload
 
 REFERENCE_POLICY = "collating-fifo"
@@ -30,8 +31,12 @@ def named_policy(name: str, workload: Workload, cluster: Cluster) -> Policy:
     return make_policy(cluster.pool.model_copy(update={"policy": name, "pinned": pinned}))
 
 
-def run_policy(name: str, cluster: Cluster, workload: Workload, slo_s: float) -> Row:
-    outcome = Simulation(cluster, workload, named_policy(name, workload, cluster)).run()
+def run_policy(
+    name: str, cluster: Cluster, workload: Workload, slo_s: float, replan_s: float | None = None
+) -> Row:
+    """``replan_s``: seconds of virtual time after which experts are placed anew (None: never)."""
+    replan = None if replan_s is None else Replanning(cluster, replan_s)
+    outcome = Simulation(cluster, workload, named_policy(name, workload, cluster), replan).run()
     return measure(name, outcome, workload, cluster, slo_s)
 
 

@@ -39,6 +39,7 @@ class StudyPlan:
 
     ``trace`` is a path or ``synthetic:...``. ``loads`` refer to the first of ``slots``: the other numbers of
     slots get the same arrivals. ``exact_limit`` bounds the solver's deterministic time; 0 switches it off.
+    ``replan_s``: experts are placed anew so often (None: never).
     """
 
     trace: str
@@ -55,6 +56,7 @@ class StudyPlan:
     max_batch: int = DEFAULT_BATCH
     load_batch: int | None = None
     exact_limit: float = 10.0
+    replan_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,24 @@ def run_study(plan: StudyPlan, progress: Progress = lambda _: None) -> Study:
     return Study(plan, trace, preset.name, shown, len(experts), tuple(results))
 
 
+def expert_loads(
+    registry: Registry, trace: str, assignment: str | None, seed: int = 0
+) -> dict[ExpertId, float]:
+    """Seconds of work (at batch 1, on the preset that fits the registry) a second that a trace brings each
+    expert; in all, where its requests come at once. Raises ConfigError as :func:`run_study` does."""
+    chosen = parse_assignment(assignment) if assignment else None
+    read = _trace(StudyPlan(trace, seed=seed), chosen)
+    if chosen is None:
+        chosen = Assignment("column", "expert") if read.labelled else Assignment("zipf")
+    cluster = registry_cluster(registry, find_preset(_default_preset(registry)))
+    labels = assign(read, chosen, tuple(expert.id for expert in registry.experts), seed)
+    workload = build_workload(read, labels, cluster)
+    loads = dict.fromkeys((expert.id for expert in registry.experts), 0.0)
+    for expert, work in zip(workload.experts, workload.work, strict=True):
+        loads[expert] += work / (workload.span_s or 1.0)
+    return loads
+
+
 def _check(plan: StudyPlan) -> None:
     for name in plan.policies:
         make_policy(Pool(hosts=(), policy=name))
@@ -131,6 +151,11 @@ def _check(plan: StudyPlan) -> None:
         raise SimulationError(
             "--registry brings its own hosts and experts",
             hint="leave --slots and --experts out, or --registry",
+        )
+    if plan.replan_s is not None and (plan.replan_s <= 0 or not plan.registry):
+        raise SimulationError(
+            "--replan takes seconds above 0, and a --registry whose hosts experts can move between",
+            hint="for example --registry experts.yaml --replan 600",
         )
     if any(load <= 0 for load in plan.loads) or plan.slo_s <= 0:
         raise SimulationError("--load and --slo must be above 0", hint="for example --load 0.9 --slo 20")
@@ -201,7 +226,7 @@ def _run_scenario(scenario: Scenario, plan: StudyPlan, progress: Progress) -> Sc
     rows = []
     for name in plan.policies or tuple(POLICIES):
         progress(f"{name}: {describe(scenario.load, len(scenario.cluster.hosts))}")
-        rows.append(run_policy(name, scenario.cluster, scenario.workload, plan.slo_s))
+        rows.append(run_policy(name, scenario.cluster, scenario.workload, plan.slo_s, plan.replan_s))
     free = scenario.cluster.without_switching_costs()
     best = min((row.mean for row in rows if row.mean is not None and not row.rejected), default=None)
     return ScenarioResult(

@@ -1,0 +1,88 @@
+"""Re-planning of a placement, slowly: a move must gain more than it costs. Pure: no clock, no log.
+
+What is observed comes in, another plan or the word to stay goes out. While the load stays as it is, a plan
+that was taken up is not left again: each move must lower the cost of the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from coe.errors import ConfigError
+from coe.placement import SCALE, Node, PlacedExpert, Plan, Problem, Recruited, cost, place
+from coe.types import ExpertId
+
+
+@dataclass(frozen=True)
+class Observed:
+    """``loads``: seconds of work that each expert's requests bring in a second. ``move_s``: what it takes to
+    bring an expert in on another node, in seconds of that node (0 where there is none)."""
+
+    loads: Mapping[ExpertId, float]
+    move_s: Mapping[ExpertId, float]
+    recruited: Sequence[Recruited] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``plan``: the one to go over to, None: stay. ``gain_s``: node time that it saves within the horizon,
+    ``moves_s``: what the moves take; both of the best plan that was found, taken up or not."""
+
+    plan: Plan | None
+    gain_s: float
+    moves_s: float
+    moved: tuple[ExpertId, ...] = ()
+
+
+@dataclass(frozen=True)
+class Replanner:
+    """``experts``: with any load, for it is observed. ``horizon_s``: for how long the load is taken to stay
+    as it was observed. ``limit_s``: deterministic time of the solver for each of its two runs."""
+
+    experts: Sequence[PlacedExpert]
+    nodes: Sequence[Node]
+    horizon_s: float = 3_600.0
+    limit_s: float = 1.0
+
+    def judge(self, present: Plan, seen: Observed) -> Verdict:
+        """Whether to leave ``present``. Deterministic.
+
+        The gain is the difference of the costs (:func:`coe.placement.cost` without moves, in shares of the
+        load) times the load times the horizon: node time. It must be more than what the moves take. Both
+        plans are judged with the best choice of who is awake. Raises ConfigError where nothing fits."""
+        work = sum(seen.loads.get(expert.id, 0.0) for expert in self.experts)
+        if work <= 0:
+            return Verdict(None, 0.0, 0.0)
+        experts = tuple(replace(e, load=seen.loads.get(e.id, 0.0)) for e in self.experts)
+        problem = Problem(experts, self.nodes, seen.recruited)
+        now = self._awake_in(problem, present)
+        dearest = max((seen.move_s.get(e.id, 0.0) for e in experts), default=0.0)
+        per_move = max(dearest / (work * self.horizon_s), 1.0 / SCALE)
+        best = place(replace(problem, previous=present, move_gain=per_move), self.limit_s)
+        moved = _moved(present, best.plan)
+        gain_s = (now - cost(problem, best.plan)) * work * self.horizon_s
+        moves_s = sum(seen.move_s.get(expert, 0.0) for expert in moved)
+        if not moved or gain_s <= moves_s:
+            return Verdict(None, gain_s, moves_s)
+        return Verdict(best.plan, gain_s, moves_s, moved)
+
+    def _awake_in(self, problem: Problem, present: Plan) -> float:
+        """What the present plan costs at least, with the best choice of who is awake."""
+        fixed = tuple(replace(e, nodes=_nodes_of(e.id, present)) for e in problem.experts)
+        return place(replace(problem, experts=fixed), self.limit_s).bound
+
+
+def _nodes_of(expert: ExpertId, plan: Plan) -> tuple[str, ...]:
+    nodes = tuple(node for node, experts in plan.kept.items() if expert in experts)
+    if not nodes:
+        raise ConfigError(f"expert {expert!r} is on no node of the present plan", hint="place it first")
+    return nodes
+
+
+def _moved(before: Plan, after: Plan) -> tuple[ExpertId, ...]:
+    """Experts that come to a node, once for each."""
+    none: frozenset[ExpertId] = frozenset()
+    return tuple(
+        expert for node in after.kept for expert in sorted(after.kept[node] - before.kept.get(node, none))
+    )
