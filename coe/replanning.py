@@ -58,12 +58,16 @@ class Replanner:
         problem = Problem(experts, self.nodes, seen.recruited)
         now = self._awake_in(problem, present)
         dearest = max((seen.move_s.get(e.id, 0.0) for e in experts), default=0.0)
-        per_move = max(dearest / (work * self.horizon_s), 1.0 / SCALE)
+        too_much = 3.0 + sum(pair.share for pair in seen.recruited)  # no plan costs so much
+        per_move = too_much
+        if dearest < too_much * work * self.horizon_s:
+            per_move = max(dearest / (work * self.horizon_s), 1.0 / SCALE)
         best = place(replace(problem, previous=present, move_gain=per_move), self.limit_s)
         moved = _moved(present, best.plan)
         gain_s = (now - cost(problem, best.plan)) * work * self.horizon_s
         moves_s = sum(seen.move_s.get(expert, 0.0) for expert in moved)
-        if not moved or gain_s <= moves_s:
+        # On a tie with staying the solver may answer either: staying is what keeps a plan from flapping.
+        if not moved or best.cost >= now or gain_s <= moves_s:
             return Verdict(None, gain_s, moves_s)
         return Verdict(best.plan, gain_s, moves_s, moved)
 

@@ -159,7 +159,7 @@ def test_a_move_gains_more_than_it_costs_keeps_the_budgets_and_is_not_taken_back
     verdict = replanner.judge(Plan(kept, {}), seen)
     assert verdict == replanner.judge(Plan(kept, {}), seen)
     if verdict.plan is None:
-        assert verdict.gain_s <= verdict.moves_s or not verdict.moved
+        assert not verdict.moved
         return
     assert verdict.gain_s > verdict.moves_s == pytest.approx(sum(move_s[e] for e in verdict.moved))
     for node in NODES:
