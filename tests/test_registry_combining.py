@@ -30,7 +30,7 @@ routers: {available: [{name: fixed, kind: static, options: {expert: base}}]}
             'unknown key "exprt" in aggregator.options',
         ),
         ("aggregator: {kind: self_moa_seq, options: {window: 1}}", "window: must be at least 2, not 1"),
-        ("aggregator: {kind: learned}", 'aggregator.options: the key "path" is missing'),
+        ("aggregator: {kind: learned, options: {paht: x}}", 'unknown key "paht" in aggregator.options'),
         (
             "aggregators: [{kind: synthesise, options: {expert: bse}}]",
             'the aggregator names the expert "bse", which is not there; did you mean "base"',

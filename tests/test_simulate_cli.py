@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from click.testing import CliRunner, Result
 
 from coe.cli import main
 from coe.pool.policies import POLICIES
-from coe.simulate.study import StudyPlan, run_study
 
 SAMPLE = Path(__file__).parent / "data" / "azure_conv_sample.csv"
 TRACES = Path(os.environ.get("COE_DATA", "/nonexistent")) / "traces"
@@ -203,22 +201,6 @@ def test_a_thousand_experts_are_an_ordinary_input() -> None:
         "coe",
     )
     assert read["rows"][0]["requests"] == 2_000
-
-
-def test_a_hundred_thousand_requests_take_less_than_a_minute_of_one_core() -> None:
-    """150 experts on four slots, a tenth of it, in processor time."""
-    plan = StudyPlan(
-        "synthetic:poisson:n=10000,service=1",
-        experts=150,
-        slots=(4,),
-        loads=(4.0,),
-        load_batch=1,
-        policies=("coe",),
-    )
-    started = time.process_time()
-    run_study(plan)
-    runs_of_the_scheduler = 2
-    assert time.process_time() - started < 6.0 * runs_of_the_scheduler
 
 
 @pytest.mark.skipif(not TRACES.is_dir(), reason="COE_DATA is not set")

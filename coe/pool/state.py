@@ -87,7 +87,9 @@ class ExpertState:
         return self.queue.worth(now, bring_s, self.run.value, most)
 
     def overdue_since(self, now: float) -> float:
-        return math.inf if now < self.overdue_at else self.queue.overdue_since(now)
+        if now < self.overdue_at:
+            return math.inf
+        return self.oldest if len(self.queue.lanes) == 1 else self.queue.overdue_since(now)
 
     def rate_at(self, now: float) -> float:
         return self.rate.at(now)

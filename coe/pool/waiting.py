@@ -150,8 +150,12 @@ class Queue:
 
     def overdue_since(self, now: float) -> float:
         """When the longest-waiting of the overdue began to wait; ``inf`` when nobody is overdue."""
-        overdue = (lane.oldest for lane in self.lanes.values() if lane.oldest + lane.plan.ageing_s <= now)
-        return min(overdue, default=math.inf)
+        longest = math.inf
+        for lane in self.lanes.values():  # A loop: this is asked of every queue at every decision.
+            oldest = lane.oldest
+            if oldest < longest and oldest + lane.plan.ageing_s <= now:
+                longest = oldest
+        return longest
 
     @property
     def pressing_at(self) -> float:

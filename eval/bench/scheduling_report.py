@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from eval.bench.scheduling_optimum import goodput_beside_the_optimum
-from eval.bench.scheduling_probes import decision_cost_us, exact_ratios
+from eval.bench.scheduling_probes import decision_cost_us, exact_ratios, simulated_per_minute
 
 if TYPE_CHECKING:
     from eval.bench.scheduling import Results
@@ -105,6 +105,13 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         "this machine",
         f"{cost:.0f} us",
         cost < 200,
+    )
+    simulated = simulated_per_minute()
+    yield Verdict(
+        "100,000 requests a minute simulated, 150 experts on 4 slots",
+        "this machine, one core",
+        f"{simulated:,.0f}",
+        simulated >= 100_000,
     )
 
 

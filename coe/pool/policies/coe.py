@@ -157,8 +157,8 @@ def _longest_waiting(wanted: Sequence[ReplicaView], now: float) -> tuple[Replica
     """Whose overdue request has waited longest, if there is one, and who presses first."""
     overdue, since, pressing = None, math.inf, wanted[0]
     for candidate in wanted:
-        if candidate.expert.overdue_at <= now and candidate.expert.overdue_since(now) < since:
-            overdue, since = candidate, candidate.expert.overdue_since(now)
+        if candidate.expert.overdue_at <= now and (waits := candidate.expert.overdue_since(now)) < since:
+            overdue, since = candidate, waits
         if candidate.expert.pressing_at < pressing.expert.pressing_at:
             pressing = candidate
     return overdue, pressing
