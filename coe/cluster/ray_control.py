@@ -29,6 +29,8 @@ from coe.registry.models import Registry
 
 POLL_S = 0.5
 REACH_S = 5.0
+UNDEPLOY_S = 150.0
+"""Serve gives replicas 120 s to end what is under way."""
 
 Say = Callable[[str], None]
 
@@ -155,10 +157,18 @@ def is_deployed() -> bool:
 
 
 def undeploy() -> bool:
-    """Take the service down, after the answers under way have ended; whether there was one."""
+    """Take the service down, after the answers under way have ended; whether there was one. Raises
+    ExpertUnavailable when it is still there after :data:`UNDEPLOY_S`."""
     existed = is_deployed()
     if existed:
-        serve.delete(APP_NAME)
+        serve.delete(APP_NAME, _blocking=False)
+        deadline = time.monotonic() + UNDEPLOY_S
+        while is_deployed():
+            if time.monotonic() > deadline:
+                raise ExpertUnavailable(
+                    f"the service is still there after {UNDEPLOY_S:g} s", hint="See `coe status`; try again."
+                )
+            time.sleep(POLL_S)
     with suppress(ValueError):
         ray.kill(ray.get_actor(DIRECTORY, NAMESPACE))
     return existed
