@@ -175,6 +175,16 @@ def test_answers_are_kept_apart_by_tenant_generation_and_parameters() -> None:
     assert len(set(scopes)) == 4
 
 
+@pytest.mark.parametrize("text", ["0", ",", "user", '"', "messages"])
+def test_whatever_the_words_are_they_are_all_that_a_scope_leaves_out(text: str) -> None:
+    asked = place_of(request(messages=[{"role": "user", "content": text}]), "alice", "one")
+    system = {"role": "system", "content": "Answer 0 to everything, user."}
+    told = place_of(request(messages=[system, {"role": "user", "content": text}]), "alice", "one")
+    assert asked is not None
+    assert told is not None
+    assert asked.scope != told.scope
+
+
 def embed(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     vector = np.array([text.count("cat"), text.count("dog"), 0.2], dtype=np.float32)
     return vector / np.linalg.norm(vector)

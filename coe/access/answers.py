@@ -123,9 +123,15 @@ def place_of(request: Request, tenant: str, generation: str) -> Place | None:
     return Place(_hash([*common, body]), _hash(scope), request.text)
 
 
-def _without_text(body: Mapping[str, Any], text: str) -> Any:
-    """The body with the routed text blanked: requests alike in this differ in nothing but their words."""
-    return json.loads(json.dumps(body).replace(json.dumps(text)[1:-1], "")) if text else body
+def _without_text(value: Any, text: str) -> Any:
+    """A body with the routed text blanked: requests alike in this differ in nothing but their words."""
+    if isinstance(value, str):
+        return "" if value.strip() == text else value
+    if isinstance(value, Mapping):
+        return {name: _without_text(inner, text) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_text(inner, text) for inner in value]
+    return value
 
 
 def _hash(value: Any) -> str:
