@@ -207,5 +207,5 @@ def _require_inside(entry: Entry, root: Path) -> None:
                 f"{field} of {entry['id']} is outside the folder of experts.yaml",
                 code="outside_folder",
                 param=field,
-                hint="Write it into experts.yaml by hand, or set service.admin.any_folder.",
+                hint="Write it into experts.yaml by hand, or `any_folder: true` under service.admin there.",
             )

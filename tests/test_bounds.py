@@ -80,7 +80,15 @@ def test_hosts_of_media_can_be_allowed() -> None:
     part = {"type": "image_url", "image_url": {"url": "https://img.example.org/a.png"}}
     parse(part, "user", "img.example.org")
     parse(part, "user", "*")
-    for refused in ("file:///etc/passwd", "https://img.example.org.evil/a"):
+    parse(part, "user", "IMG.example.org")
+    parse({"type": "image_url", "image_url": "https://img.example.org/@me/a.png"}, "user", "img.example.org")
+    for refused in (
+        "file:///etc/passwd",
+        "https://img.example.org.evil/a",
+        "https://evil.example\\@img.example.org/a",  # urllib3 goes to evil.example
+        "https://img.example.org@evil.example/a",
+        "https://img.example.org/\ta",
+    ):
         with pytest.raises(BadRequest):
             parse({"type": "image_url", "image_url": {"url": refused}}, "user", "img.example.org")
 

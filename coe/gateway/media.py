@@ -17,7 +17,8 @@ def check_media(part: Mapping[str, Any], where: str, hosts: Collection[str]) -> 
                 f"{where} names media by URL",
                 code="remote_media",
                 param=where,
-                hint="Send the media itself as a data: URL, or have its host put into limits.media_hosts.",
+                hint="Send the media itself as a data: URL. Who runs the service can allow a host: "
+                "`limits: {media_hosts: [HOST]}` in experts.yaml.",
             )
 
 
@@ -43,4 +44,11 @@ def _may_be_fetched(url: str, hosts: Collection[str]) -> bool:
         host = parts.hostname
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and host is not None and ("*" in hosts or host in hosts)
+    # Where http://one.example\@another.example/ leads depends on who reads it: urllib3 goes to the first.
+    if "\\" in url or "@" in parts.netloc or any(sign <= " " for sign in url):
+        return False
+    return (
+        parts.scheme in ("http", "https")
+        and host is not None
+        and not {"*", host}.isdisjoint(map(str.lower, hosts))
+    )
