@@ -31,6 +31,8 @@ from coe.types import ExpertId
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
+HOST_LEAVING = "host_leaving"
+"""Code of a refusal that passes: a host of that name still ends what it does under other settings."""
 
 Faults = Callable[[Registry, Registry], Iterable[Inconsistency]]
 """What keeps a service from going over from the first registry to the second. Blocking."""
@@ -225,8 +227,17 @@ def _replace(path: Path, old: str, new: str) -> None:
             code="registry_changed",
             hint="Look at it and try again.",
         )
-    if new != old:
+    if new == old:
+        return
+    try:
         write_atomically(path, new)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror or error}",
+            code="registry_not_writable",
+            hint="Let the service write that file and its folder (in a container mount the folder, not the "
+            "file), or edit it where it comes from.",
+        ) from error
 
 
 def _left(old: Generation, new: Registry, number: int) -> dict[ExpertId, int]:

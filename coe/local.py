@@ -31,7 +31,7 @@ from coe.gateway.metrics import Metrics
 from coe.gateway.status import ExpertStatus, Readiness, judge
 from coe.generation import Generation, Generations
 from coe.listening import Door, HttpServer, Tls, bind, http_server
-from coe.live import LiveRegistry, RegistryFile
+from coe.live import HOST_LEAVING, LiveRegistry, RegistryFile
 from coe.logs import LogFormat, set_up_logs
 from coe.pipeline import Pipeline
 from coe.pool.plan import build_plan
@@ -163,6 +163,7 @@ def _used_hosts(registry: Registry) -> tuple[Host, ...]:
 def _still_leaving(host: Host) -> ConfigError:
     return ConfigError(
         f"host {host.id} still finishes its work under its former settings",
+        code=HOST_LEAVING,
         hint="Save the file again in a moment, or give the host another id.",
     )
 

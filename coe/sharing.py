@@ -19,7 +19,7 @@ import logging
 from dataclasses import asdict, dataclass
 
 from coe.errors import BadRequest, ConfigError
-from coe.live import LiveRegistry
+from coe.live import HOST_LEAVING, LiveRegistry
 from coe.state.store import Store, StoreDown
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,8 @@ class SharedRegistry:
         except BadRequest:
             self._wake.set()  # The file was edited in this moment: look again.
         except ConfigError as error:
-            self._refused = record.text
+            if error.code != HOST_LEAVING:
+                self._refused = record.text
             log.warning("the shared registry %d cannot be served here: %s", record.number, error.message)
 
     async def _synced(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+import coe.live
+from coe.errors import ConfigError
+from coe.generation import Generation
+from coe.live import HOST_LEAVING
 from coe.registry.edit import remove_expert
 from coe.registry.operation import State
 from coe.sharing import KEY, Record, SharedRegistry, digest
@@ -148,6 +153,41 @@ async def test_who_cannot_serve_it_keeps_what_it_has_and_does_not_force_it_on_ot
         await only.edit(WITH_LAW)  # an operator mends it here: that goes to all
         await only.shared.sync()
         assert (await store.record()).text == WITH_LAW
+
+
+async def test_a_refusal_that_passes_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Shared()
+    async with members(tmp_path, store, TEXT, TEXT) as (one, two):
+
+        async def refuse(_: Generation) -> None:
+            raise ConfigError("host slot still finishes its work", code=HOST_LEAVING)
+
+        await one.edit(WITH_LAW)
+        await one.shared.sync()
+        with monkeypatch.context() as leaving:
+            leaving.setattr(two.world.service, "switch", refuse)
+            await two.shared.sync()
+        assert two.text == two.world.file.read_text(encoding="utf-8") == TEXT
+        await two.shared.sync()
+        assert two.text == WITH_LAW
+
+
+async def test_who_cannot_write_its_file_keeps_what_it_has_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Shared()
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    async with members(tmp_path, store, TEXT, TEXT) as (one, two):
+        await one.edit(WITH_LAW)
+        await one.shared.sync()
+        monkeypatch.setattr(coe.live, "write_atomically", read_only)
+        for _ in range(2):
+            await two.shared.sync()
+        assert two.text == TEXT
+    assert caplog.text.count("cannot be written: Read-only file system") == 1
 
 
 async def test_what_is_no_record_is_replaced(tmp_path: Path) -> None:
