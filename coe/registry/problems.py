@@ -78,6 +78,8 @@ _BOUNDS: Mapping[str, str] = {
     "less_than": "lt",
     "less_than_equal": "le",
 }
+_GONE: Mapping[str, str] = {"oldest_at_low_load": "the policy needs it no more: delete the line"}
+"""Keys of earlier versions."""
 _BOUND_WORDS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
 
 
@@ -116,6 +118,8 @@ def _wrong_choice(where: Loc, given: object, context: Mapping[str, Any]) -> str:
 
 def _unknown_key(key: str, where: Loc, at: type[BaseModel] | None, top: type[BaseModel]) -> str:
     place = f" in {dotted(where)}" if where else ""
+    if key in _GONE:
+        return f'unknown key "{key}"{place}; {_GONE[key]}'
     here = list(at.model_fields) if at is not None else []
     close = nearest(key, here)
     if close:
