@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from coe.errors import ConfigError
 from coe.suggest import suggest
 from routers.bert import BertEncoder
+from routers.kept import KeptByText
 from routers.quantised import QuantisedBertEncoder
 from routers.static_encoder import STATIC, StaticEncoder
 
@@ -96,20 +96,15 @@ def shortened(text: str) -> str:
 
 
 class CachedEncoder:
-    """Keeps the vectors of the ``size`` texts used last: clients repeat themselves, and retries do.
-
-    The texts themselves are not kept: a request may be private.
-    """
+    """Keeps the vectors of the ``size`` texts used last: clients repeat themselves, and retries do."""
 
     def __init__(self, encoder: Encoder, size: int = 4096) -> None:
         self.identity = encoder.identity
         self._encoder = encoder
-        self._size = size
-        self._rows: OrderedDict[bytes, Vectors] = OrderedDict()  # by digest of the text
-        self._order = threading.Lock()  # keeps _rows at most _size long, in order of use
+        self._rows: KeptByText[Vectors] = KeptByText(size)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        found = {text: row for text in texts if (row := self._recall(text)) is not None}
+        found = {text: row for text in texts if (row := self._rows.get(text)) is not None}
         missing = [text for text in dict.fromkeys(texts) if text not in found]
         if missing or not texts:
             rows = self._encoder.encode(missing)
@@ -117,28 +112,8 @@ class CachedEncoder:
                 return rows
             for text, row in zip(missing, rows, strict=True):
                 found[text] = row
-                self._keep(text, row)
+                self._rows.put(text, row)
         return np.stack([found[text] for text in texts])
-
-    def _recall(self, text: str) -> Vectors | None:
-        key = _digest(text)
-        with self._order:
-            row = self._rows.get(key)
-            if row is not None:
-                self._rows.move_to_end(key)
-            return row
-
-    def _keep(self, text: str, row: Vectors) -> None:
-        key = _digest(text)
-        with self._order:
-            self._rows[key] = row
-            self._rows.move_to_end(key)
-            while len(self._rows) > self._size:
-                self._rows.popitem(last=False)
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def open_encoder(encoder: str, root: Path) -> Encoder:

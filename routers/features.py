@@ -11,13 +11,14 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
+
+from routers.kept import KeptByText
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -57,8 +58,19 @@ class _Row:
     values: npt.NDArray[np.float32]
 
 
-@lru_cache(maxsize=4096)  # the parts of a blend ask for the same text one after the other; about 10 MB
+_ROWS: KeptByText[_Row] = KeptByText()
+"""The parts of a blend ask for the same text one after the other; about 10 MB."""
+
+
 def _row(text: str) -> _Row:
+    kept = _ROWS.get(text)
+    if kept is None:
+        kept = _counted(text)
+        _ROWS.put(text, kept)
+    return kept
+
+
+def _counted(text: str) -> _Row:
     counts: dict[int, float] = {}
     for gram in _grams(text):
         key = crc32(gram.encode())

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from coe.errors import ConfigError
+from routers import features
 from routers.bert import BertEncoder
 from routers.encoder import CachedEncoder, Encoder, SentenceEncoder, Vectors, open_encoder, shortened
+from routers.features import text_features
 from routers.static_encoder import PACKAGED, StaticEncoder
 
 TEXTS = ["What is 3 + 4?", "Monday plus two days", "", "SELECT * FROM users 🗓️", "a b c " * 500]
@@ -138,6 +140,14 @@ def test_cache_forgets_what_was_used_longest_ago() -> None:
     for text in ("a", "b", "a", "c", "a", "b"):
         cached.encode([text])
     assert inner.asked == ["a", "b", "c", "b"]
+
+
+def test_words_of_a_question_are_counted_once_and_not_kept() -> None:
+    text = "Where is the secret of Mrs Unmistakable?"
+    first, again = text_features([text]), text_features([text])
+    assert (first != again).nnz == 0
+    assert "Unmistakable" not in repr(vars(features._ROWS))
+    assert features._ROWS.get(text) is not None
 
 
 def test_long_text_keeps_both_ends() -> None:
