@@ -415,7 +415,10 @@ def test_asked_expert_gets_a_profile_and_the_run_goes_on_where_it_was(tmp_path: 
         )
         first = ask(Probes(20))
         again = ask(Probes(20))
-    assert len(server.asked) == 20
+        asked = len(server.asked)
+        other = registry.experts[1].model_copy(update={"model": "org/other"})
+        profile_asked(registry, tmp_path, other, choice_data(), server.url, Probes(20))
+    assert (asked, len(server.asked)) == (20, 40)  # what the former model answered does not count for another
     assert first == again
     assert 0.5 < first.overall.mean < 1
     assert first.cost.mean_output_tokens == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,9 @@ def profile_asked(
 
 
 def _record(folder: ProfileFolder, expert: Expert, data: Recorded) -> Path:
-    return folder.path / "asked" / f"{quote(expert.id, safe='')}-{data.table.fingerprint}.jsonl"
+    """By model too: what another one answered under this id says nothing of it."""
+    model = hashlib.sha256(f"{expert.model}\0{expert.adapter}".encode()).hexdigest()[:12]
+    return folder.path / "asked" / f"{quote(expert.id, safe='')}-{model}-{data.table.fingerprint}.jsonl"
 
 
 class ProbeProfiler:
