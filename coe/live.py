@@ -139,7 +139,7 @@ class LiveRegistry:
                     await self._accept(text)
                 self.refusal = None
             except ConfigError as error:
-                self._refuse(error)
+                self._refuse(error, str(self.path))
                 raise
             return self._service.generations.current
 
@@ -153,6 +153,18 @@ class LiveRegistry:
                 await self._accept(new, replaces=old, number=number)
                 self.refusal = None
             return self._service.generations.current
+
+    async def take_over(self, text: str, number: int) -> Generation:
+        """:meth:`edit` to the text that other services serve under ``number``. What is refused shows."""
+        try:
+            return await self.edit(lambda _: text, number)
+        except ConfigError as error:
+            self._refuse(error, f"the shared registry {number}")
+            raise
+
+    def forget_refusal(self) -> None:
+        """What was refused is wanted no more."""
+        self.refusal = None
 
     async def check(self, change: Edit) -> Registry:
         """The registry that :meth:`edit` would give. Changes nothing; raises as it does."""
@@ -212,10 +224,10 @@ class LiveRegistry:
         except OSError as error:
             log.warning("generation %d is not kept in the history: %s", number, error)
 
-    def _refuse(self, error: CoeError) -> None:
+    def _refuse(self, error: CoeError, what: str) -> None:
         number = self._service.generations.current.number
         log.warning(
-            "%s was refused, generation %d serves on: %s (%s)", self.path, number, error.message, error.hint
+            "%s was refused, generation %d serves on: %s (%s)", what, number, error.message, error.hint
         )
         self.refusal = Refusal(time.time(), error.message, error.hint)
 

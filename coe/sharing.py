@@ -88,6 +88,9 @@ class SharedRegistry:
             await self._give(raw, Record(self._live.number, own))
         elif record.text == own:
             self._agreed = own
+            if self._refused is not None:
+                self._refused = None
+                self._live.forget_refusal()
         elif self._is_newer(own, record):
             await self._give(raw, record.followed_by(own, self._live.number))
         elif record.text != self._refused:
@@ -102,21 +105,20 @@ class SharedRegistry:
         if not await self._store.replace(KEY, known, record.to_bytes()):
             self._wake.set()  # Somebody else was quicker: look again.
             return
-        self._agreed = record.text
+        self._agreed, self._refused = record.text, None
         await self._store.publish(CHANNEL, b"%d" % record.number)
 
     async def _take(self, record: Record) -> None:
         if self._agreed is not None and self._live.text != self._agreed:
             log.warning("another service changed the registry first; this one's change is in its history")
         try:
-            await self._live.edit(lambda _: record.text, record.number)
+            await self._live.take_over(record.text, record.number)
             self._agreed = record.text
         except BadRequest:
             self._wake.set()  # The file was edited in this moment: look again.
         except ConfigError as error:
             if error.code != HOST_LEAVING:
                 self._refused = record.text
-            log.warning("the shared registry %d cannot be served here: %s", record.number, error.message)
 
     async def _synced(self) -> bool:
         try:

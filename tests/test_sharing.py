@@ -150,9 +150,20 @@ async def test_who_cannot_serve_it_keeps_what_it_has_and_does_not_force_it_on_ot
             await only.shared.sync()
         assert (only.text, only.world.generation) == (TEXT, 1)
         assert (await store.record()).text == other_slot
+        assert "was refused" in only.world.service.readiness().reasons[-1]
         await only.edit(WITH_LAW)  # an operator mends it here: that goes to all
         await only.shared.sync()
         assert (await store.record()).text == WITH_LAW
+
+
+async def test_what_others_take_back_is_refused_no_more(tmp_path: Path) -> None:
+    store = Shared()
+    other_slot = TEXT.replace("max_running: 4", "max_running: 5")
+    async with members(tmp_path, store, TEXT) as (only,):
+        for number, text in ((2, other_slot), (3, TEXT)):
+            await store.replace(KEY, (await store.record()).to_bytes(), Record(number, text).to_bytes())
+            await only.shared.sync()
+            assert (only.world.live.refusal is not None) == (text == other_slot)
 
 
 async def test_a_refusal_that_passes_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
