@@ -82,6 +82,18 @@ async def test_a_read_that_is_dropped_while_it_runs_has_failed(source: ModelSour
     assert ahead.count == 0
 
 
+async def test_cancelling_an_older_read_leaves_the_newer_one_alone(source: ModelSource) -> None:
+    reads = ReadAhead()
+    older = asyncio.create_task(reads.read("a", source))
+    await asyncio.sleep(0)
+    newer = asyncio.create_task(reads.read("a", source))
+    await asyncio.sleep(0)
+    older.cancel()
+    await asyncio.wait([older])
+    await newer
+    assert reads.count == 1
+
+
 async def test_a_model_without_files_here_cannot_be_read_ahead() -> None:
     with pytest.raises(EngineError, match="org/name has no weight files here"):
         await ReadAhead().read("a", ModelSource("org/name", None))

@@ -46,7 +46,9 @@ class ReadAhead:
         except OSError as error:
             raise EngineError(f"The weights of {source.name} cannot be read: {error}") from error
         except asyncio.CancelledError:
-            self.drop(expert)
+            read.given_up.set()
+            if self._reads.get(expert) is read:  # A newer read of the same expert goes on.
+                del self._reads[expert]
             raise
         if read.given_up.is_set():
             raise EngineError(f"Reading {source.name} ahead was given up.")
