@@ -99,8 +99,12 @@ def peer_contenders(folder: Path, peers: Path, upstream: int) -> list[Contender]
         (folder / "litellm.yaml").write_text(json.dumps(config))
         port = free_port()
         command = (str(binary / "litellm"), "--config", str(folder / "litellm.yaml"), "--port", str(port))
-        env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PATH": f"{binary}:{os.environ['PATH']}"}
-        found.append(Contender("LiteLLM proxy", command, port, env=env))
+        env = {
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_MASTER_KEY": "sk-bench",  # without one it refuses to start
+            "PATH": f"{binary}:{os.environ['PATH']}",
+        }
+        found.append(Contender("LiteLLM proxy", command, port, key="sk-bench", env=env))
     for name, arguments in (
         ("smg", ("launch", "--worker-urls", url, "--policy", "round_robin")),
         ("vllm-router", ("--worker-urls", url, "--policy", "round_robin")),
