@@ -62,14 +62,15 @@ return 1
 
 
 class RedisStore:
-    """Belongs to one event loop. ``prefix`` keeps services that share a Redis apart."""
+    """Belongs to one event loop. ``prefix`` keeps services that share a Redis apart. A call that takes longer
+    than ``timeout_s`` finds the store down."""
 
-    def __init__(self, url: str, prefix: str = "coe:") -> None:
+    def __init__(self, url: str, prefix: str = "coe:", timeout_s: float = TIMEOUT_S) -> None:
         from redis.asyncio import Redis
 
         self._prefix = prefix
         self._redis: Any = Redis.from_url(
-            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None
         )
         self._admit = self._redis.register_script(ADMIT)
         self._charge = self._redis.register_script(CHARGE)
