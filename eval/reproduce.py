@@ -118,25 +118,34 @@ def _retrieval(task: str) -> Table:
 
 _ROUTING, _COMBINING = "routing-results.md", "aggregation-results.md"
 
+
+def _combining(name: str, *options: str) -> Table:
+    pool = ("--outcomes", "{data}/outcomes/mmlu_pro", "--pool", _listed(POOL_A), "--router", "blend")
+    return Table(name, _COMBINING, "eval", ("combining", *pool, *options, "--json", f"{{out}}/{name}.json"))
+
+
+def _sets(name: str, *options: str) -> Table:
+    return Table(name, _ROUTING, "eval.recorded.sets", ("{data}", "--out", f"{{out}}/{name}", *options))
+
+
 TABLES = (
-    _recorded("combining-pool-a-seed-2", _COMBINING, "mmlu_pro", "--seed", "2",
-              "--experts-per-query", "1,3,5", pool=POOL_A),
+    _combining("combining-pool-a", "--seeds", "0,1,2,3,4"),
+    _sets("sets", "--seeds", "0"),
+    _sets("routers-pool-a", "--sets", "pool-a", "--seeds", "0,1,2,3,4"),
+    _probing("few-answers-linear", "--router", "linear", "--answers", "50,100,200,400",
+             "--designs", "adaptive", "--draws", "20"),
+    _probing("few-answers-category", "--router", "category", "--answers", "200", "--draws", "3",
+             "--errors", "0.01,0.03,0.05,0.1"),
     Table("scheduling", "scheduling-results.md", "eval.bench.scheduling",
-          ("--quick", "--seeds", "50,51,52", "--traces", "{data}/traces", "--json", "{out}/scheduling.json")),
-    _probing("few-answers", "--answers", "200", "--designs", "random", "--draws", "20",
-             "--errors", "0,0.01,0.03,0.05,0.1"),
-    _probing("few-answers-curve", "--answers", "25,50,100,200,400", "--draws", "5"),
-    Table("combining-pool-a", _COMBINING, "eval",
-          ("combining", "--outcomes", "{data}/outcomes/mmlu_pro", "--pool", _listed(POOL_A),
-           "--router", "skill", "--seeds", "0", "--json", "{out}/combining-pool-a.json")),
-    _recorded("routers-pool-a", _ROUTING, "mmlu_pro", "--seed", "0", "--routers",
-              "static,random,knn,category,linear,blend", pool=POOL_A),
-    _recorded("pool-b", _ROUTING, "mmlu_pro", pool=POOL_B),
-    _recorded("pool-c", _ROUTING, "mmlu_pro", pool=POOL_C),
-    _recorded("routellm-mmlu", _ROUTING, "routellm_mmlu"),
-    _recorded("routellm-gsm8k", _ROUTING, "routellm_gsm8k"),
-    _recorded("gpqa", _ROUTING, "gpqa"),
-    _recorded("ulab", _ROUTING, "ulab_llmrouter"),
+          ("--seeds", "55,56,57,58,59", "--mixes", "zipf;mmlu-pro", "--traces", "{data}/traces",
+           "--json", "{out}/scheduling.json")),
+    _recorded("combining-pool-a-seed-3", _COMBINING, "mmlu_pro", "--seed", "3",
+              "--experts-per-query", "1,3,5", pool=POOL_A),
+    _recorded("pool-b", _COMBINING, "mmlu_pro", "--experts-per-query", "1,3", pool=POOL_B),
+    _recorded("pool-c", _COMBINING, "mmlu_pro", "--experts-per-query", "1,3", pool=POOL_C),
+    _combining("combining-ablation", "--seeds", "1", "--experts-per-query", "3", "--ablation"),
+    *(_sets(f"learning-curve-{share}", "--sets", "pool-a", "--seeds", "0", "--learn-share", share)
+      for share in ("0.125", "0.25", "0.5")),
     Table("encoders", "encoders.md", "eval.bench.encoders",
           ("--outcomes", "{data}/outcomes/mmlu_pro", "--queries", "60", "--encoders", "static,minilm-int8")),
     Table("extraction", "evaluation.md", "eval", ("extraction", "--outcomes", "{data}/outcomes/mmlu_pro",
