@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, dest="json_out")
     options = parser.parse_args()
     result = run(max(SAMPLES, options.requests), options.clients)
-    report = {**asdict(result), "mb_per_10k": round(result.mb_per_10k, 3)}
+    report = {**vars(result), "mb_per_10k": round(result.mb_per_10k, 3)}
     print(f"{result.requests} requests: {dict(sorted(result.ends.items()))}")
     print(f"resident memory MB: {result.memory_mb}; slope {result.mb_per_10k:.2f} MB per 10,000 requests")
     if options.json_out:
