@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,8 @@ from pathlib import Path
 from eval.bench.gateway import Contender, Result, free_port, measure_all, table, wait_until_it_answers
 
 STOP_S = 90.0
+SETTLE_S = 20.0
+"""After its first answer HAProxy takes up its last change of routes, which closes open connections."""
 SETTINGS: Mapping[str, Mapping[str, str]] = {
     "Serve's defaults": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"},
     "throughput settings": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
@@ -90,6 +93,7 @@ def run(seconds: float) -> list[Result]:
         for contender in contenders(Path(name), upstream):
             with running(contender.command, contender.env):
                 if wait_until_it_answers(contender):
+                    time.sleep(SETTLE_S)
                     results.append(measure_all(contender, seconds, None))
                     print(table(results[-1:]), file=sys.stderr)
                 else:
