@@ -180,4 +180,4 @@ def test_expert_is_not_asked_where_no_questions_are_named(registry: Path) -> Non
 
 
 async def unasked(question: str) -> str:
-    raise NotImplementedError(question)
+    raise AssertionError(f"the expert was asked {question!r}")

@@ -26,7 +26,7 @@ class Lifecycle:
         self._watch: asyncio.Task[None] | None = None
         self._booting = False
         self._failed = False
-        self.last_error: str | None = None
+        self._last_error: str | None = None
 
     @property
     def alive(self) -> bool:
@@ -48,6 +48,13 @@ class Lifecycle:
         if self.alive:
             return "ready"
         return "failed" if self._failed or self._server is not None else "stopped"
+
+    @property
+    def last_error(self) -> str | None:
+        """Why there is no server; of one that has just ended also before its death was noticed."""
+        if not self._failed and self._server is not None and not self._server.alive:
+            return self._server.death().message
+        return self._last_error
 
     async def boot(self, connect: Callable[[], Awaitable[VllmServer]], timeout_s: float) -> None:
         """Replace the server by the one ``connect`` gives, once that is healthy. Raises EngineError with
@@ -81,11 +88,11 @@ class Lifecycle:
 
     def failed(self, error: EngineError) -> None:
         """Note why the last load went wrong; the state is ``failed`` if no server is left."""
-        self.last_error = error.message
+        self._last_error = error.message
         self._failed = True
 
     def healthy(self) -> None:
-        self._failed, self.last_error = False, None
+        self._failed, self._last_error = False, None
 
     async def _notice_death(self, server: VllmServer) -> None:
         death = await server.died()

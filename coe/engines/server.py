@@ -88,7 +88,7 @@ class VllmServer:
         while self._process is None:
             await asyncio.Event().wait()
         await self._process.wait()
-        return self._death()
+        return self.death()
 
     async def death_within(self, seconds: float) -> EngineError | None:
         """How the process ended, if it has or does so within ``seconds``."""
@@ -189,17 +189,19 @@ class VllmServer:
 
     async def _healthy(self) -> bool:
         if not self.alive:
-            raise self._death()
+            raise self.death()
         with contextlib.suppress(EngineError):
             await self._client.get("/health")
             return True
         return False
 
-    def _death(self) -> EngineError:
-        code = self._process.returncode if self._process else None
+    def death(self) -> EngineError:
+        """How the process ended, with the end of its log; of a server not ours, that it is gone."""
+        if self._process is None:
+            return EngineError(f"{self.name} cannot be reached.", code=UNREACHABLE)
         return EngineError(
-            f"The vLLM process of {self.name} ended (exit code {code}).{self._tail()}",
-            hint=f"The whole log is in {self._process.log.path}." if self._process else None,
+            f"The vLLM process of {self.name} ended (exit code {self._process.returncode}).{self._tail()}",
+            hint=f"The whole log is in {self._process.log.path}.",
         )
 
     def _tail(self) -> str:
