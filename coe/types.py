@@ -21,11 +21,18 @@ Role = Literal["answer", "proposer", "aggregator", "router"]
 
 
 @dataclass(frozen=True)
+class ByTopP:
+    """As many experts as it takes to ``p`` (above 0, at most 1) of the mass of their chances."""
+
+    p: float
+
+
+@dataclass(frozen=True)
 class Options:
     """The request's ``coe`` extension, validated. ``None`` means: as the registry says."""
 
     router: str | None = None
-    experts: int | None = None
+    experts: int | ByTopP | None = None
     aggregate: str | None = None
     quality: float | None = None
     cost: float | None = None

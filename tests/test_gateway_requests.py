@@ -20,7 +20,7 @@ from coe.local import build_service
 from coe.registry.models import Limits, Registry
 from coe.testing.engines import FakeEngine
 from coe.testing.serving import serving
-from coe.types import Options, Request
+from coe.types import ByTopP, Options, Request
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 CHAT = "/v1/chat/completions"
@@ -123,6 +123,8 @@ async def test_malformed_bodies_are_told_where(raw: bytes, message: str) -> None
         ({"coe": {"zzz": 3}}, "coe.zzz", "coe.zzz is not a known field"),
         ({"coe": {"deadline_class": "soon"}}, "coe.deadline_class", "'interactive'"),
         ({"coe": {"experts": 0}}, "coe.experts", "at least 1"),
+        ({"coe": {"experts": 1.5}}, "coe.experts", "coe.experts must be a whole number, not 1.5"),
+        ({"coe": {"experts": "top-p:2"}}, "coe.experts", 'as "top-p:0.6", not "top-p:2"'),
         ({"coe": {"quality": 1.5}}, "coe.quality", "at most 1"),
         ({"coe": {"patience_s": 0}}, "coe.patience_s", "greater than 0"),
     ],
@@ -276,6 +278,11 @@ def test_the_extension_becomes_options_and_leaves_the_body() -> None:
     )
     assert request.options == Options("r", 2, "a", 1, 0.5, 3, "standard")
     assert "coe" not in request.body
+
+
+@pytest.mark.parametrize(("text", "p"), [("top-p:0.6", 0.6), ("top-p:.05", 0.05), ("top-p:1", 1.0)])
+def test_the_number_of_experts_may_be_by_top_p(text: str, p: float) -> None:
+    assert parsed(coe={"experts": text}).options.experts == ByTopP(p)
 
 
 def test_the_extension_has_a_field_for_every_option() -> None:

@@ -24,6 +24,9 @@ routers: {available: [{name: fixed, kind: static, options: {expert: base}}]}
         ("aggregator: {kind: vot}", '6:14: unknown aggregator kind "vot"; did you mean "vote"'),
         ("aggregator: {kind: vote, quorum: 0}", "aggregator.quorum: must be at least 1, not 0"),
         ("aggregator: {kind: vote, proposers: 17}", "aggregator.proposers: must be at most 16, not 17"),
+        ("aggregator: {kind: vote, proposers: 5, top_p: {p: 0}}", "top_p.p: must be greater than 0, not 0"),
+        ("aggregator: {kind: vote, top_p: {}}", "give proposers above 1, and leave adaptive out"),
+        ("aggregator: {kind: vote, proposers: 5, adaptive: false, top_p: {}}", "leave adaptive out"),
         ("aggregator: {kind: vote, budget: {usd: 1}}", 'unknown key "usd" in aggregator.budget'),
         (
             "aggregator: {kind: synthesise, options: {exprt: base}}",

@@ -14,9 +14,13 @@ CLEAR_UNHEARD = 0.9
 
 def clear_from(options: Options, at_once: int | None = None) -> float:
     """The confidence from which one expert is enough: quality raises it, cost lowers it."""
+    return moved(CLEAR_UNHEARD if at_once == 1 else CLEAR, options)
+
+
+def moved(bar: float, options: Options) -> float:
+    """The chance from which one expert is enough, in 0..1, where the request's weights move it."""
     quality = 0.5 if options.quality is None else options.quality
-    usual = CLEAR_UNHEARD if at_once == 1 else CLEAR
-    return min(1.0, max(0.0, usual + 0.6 * (quality - 0.5) - 0.2 * (options.cost or 0.0)))
+    return min(1.0, max(0.0, bar + 0.6 * (quality - 0.5) - 0.2 * (options.cost or 0.0)))
 
 
 def how_many(

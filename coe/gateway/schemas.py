@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
+from coe.aggregators.top_p import PATTERN, written
 from coe.types import DeadlineClass, Options
 
 MAX_CHOICES = 16
@@ -24,13 +25,31 @@ class Passing(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, protected_namespaces=())
 
 
+def _by_top_p(value: str) -> str:
+    if written(value) is None:
+        raise ValueError('must be a whole number, or top-p:P with P above 0 and at most 1, as "top-p:0.6"')
+    return value
+
+
+# Tags start with "~" so that error messages can leave them out of a field's path.
+Count = Annotated[
+    Annotated[Positive, Tag("~count")]
+    | Annotated[
+        str, AfterValidator(_by_top_p), WithJsonSchema({"type": "string", "pattern": PATTERN}), Tag("~top-p")
+    ],
+    Discriminator(lambda value: "~top-p" if isinstance(value, str) else "~count"),
+]
+
+
 class CoeOptions(BaseModel):
     """The ``coe`` extension. Fields left out are as experts.yaml says."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     router: str | None = Field(None, description="Name of a router in experts.yaml.")
-    experts: Positive | None = Field(None, description="How many experts to ask.")
+    experts: Count | None = Field(
+        None, description="How many experts to ask: a number, or top-p:P of their chances of being right."
+    )
     aggregate: str | None = Field(None, description="Name of an aggregator.")
     quality: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="Weight of quality.")
     cost: Annotated[float, Field(ge=0)] | None = Field(None, description="Weight of cost.")
@@ -43,6 +62,8 @@ class CoeOptions(BaseModel):
         """``deadline_class`` counts where the body has none."""
         values = self.model_dump()
         values["deadline_class"] = self.deadline_class or deadline_class
+        if isinstance(self.experts, str):
+            values["experts"] = written(self.experts)
         return Options(**values)
 
 
@@ -59,7 +80,6 @@ def _content_kind(value: Any) -> str | None:
     return "~parts" if isinstance(value, list) else None
 
 
-# Tags start with "~" so that error messages can leave them out of a field's path.
 Content = Annotated[
     Annotated[str, Tag("~text")] | Annotated[list[ContentPart], Tag("~parts")],
     Discriminator(

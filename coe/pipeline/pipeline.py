@@ -15,7 +15,7 @@ from coe.generation import Generation, Generations
 from coe.pipeline.leases import Clock, Leases
 from coe.pipeline.legs import Asker
 from coe.pipeline.notes import Notes
-from coe.pipeline.plan import plan_for, wish_of
+from coe.pipeline.plan import explained, plan_for, wish_of
 from coe.pipeline.several import ask_several
 from coe.pipeline.single import ask_one
 from coe.routing import choose, nobody_writes
@@ -89,7 +89,7 @@ class Pipeline:
             return run.note
 
         with hop("route") as span:
-            decision = await choose(request, generation, self._pool.forecast, write)
+            decision = explained(await choose(request, generation, self._pool.forecast, write), wish)
             span.note(of_decision(decision))
         plan = plan_for(request, decision, wish, generation)
         if written:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coe.aggregators import Aggregator, Asked
-from coe.aggregators.worth import how_many
+from coe.aggregators.top_p import Mass, top_p
+from coe.aggregators.worth import how_many, moved
 from coe.errors import BadRequest
 from coe.generation import Generation
-from coe.registry.combining import AggregatorSpec
+from coe.registry.combining import AggregatorSpec, TopP
 from coe.routing import PINNED
 from coe.suggest import suggest
-from coe.types import Decision, ExpertId, ExpertView, Options, Request
+from coe.types import ByTopP, Decision, ExpertId, ExpertView, Options, Request
 
 USUAL_EXPERTS = 3
 """Asked where a request names an aggregator and neither it nor experts.yaml says how many."""
@@ -29,14 +30,16 @@ _USUAL_TOKENS = 512
 
 @dataclass(frozen=True)
 class Wish:
-    """How a request wants to be answered. ``count`` is None where the plan may choose up to ``limit``;
-    ``explicit``: the client or the route asked for it, so that what cannot be done is an error."""
+    """How a request wants to be answered. ``count`` is None where the plan may choose up to ``limit``, by
+    ``top_p`` if there is one; ``explicit``: the client or the route asked for it, so that what cannot be done
+    is an error."""
 
     aggregator: Aggregator
     spec: AggregatorSpec
     limit: int
     count: int | None
     explicit: bool
+    top_p: TopP | None = None
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,13 @@ def wish_of(request: Request, generation: Generation) -> Wish:
             hint="Leave coe.aggregate out to use the default aggregator.",
         )
     spec = registry.aggregator_spec(name)
-    count = options.experts or (route.experts if route else None)
+    wanted = options.experts or (route.experts if route else None)
+    count = wanted if isinstance(wanted, int) else None
+    share = _top_p(spec, options) if count is None else None
     explicit = options.experts is not None or options.aggregate is not None
-    if count is None and options.aggregate is not None and spec.kind != "first":
-        count = spec.proposers if spec.proposers > 1 else USUAL_EXPERTS
+    several = spec.proposers if spec.proposers > 1 else USUAL_EXPERTS
+    if count is None and share is None and options.aggregate is not None and spec.kind != "first":
+        count = several
     if count is not None and count > aggregator.max_experts:
         raise BadRequest(
             f"{count} experts are more than the {aggregator.max_experts} that the aggregator {name} takes",
@@ -81,7 +87,24 @@ def wish_of(request: Request, generation: Generation) -> Wish:
             param="coe.experts",
             hint="Leave coe.experts out, or ask for fewer.",
         )
-    return Wish(aggregator, spec, min(spec.proposers, aggregator.max_experts), count, explicit)
+    limit = min(several if share else spec.proposers, aggregator.max_experts)
+    return Wish(aggregator, spec, limit, count, explicit, share)
+
+
+def _top_p(spec: AggregatorSpec, options: Options) -> TopP | None:
+    """As the request says, else as experts.yaml does, there moved by the request's weights."""
+    usual = spec.top_p or TopP()
+    if isinstance(options.experts, ByTopP):
+        return usual.model_copy(update={"p": options.experts.p})
+    return spec.top_p and usual.model_copy(update={"clear": moved(usual.clear, options)})
+
+
+def explained(decision: Decision, wish: Wish) -> Decision:
+    """``decision`` with a reason that says how many experts top-p asks, where it does."""
+    if wish.top_p is None or decision.router == PINNED:
+        return decision
+    mass = _mass(decision, wish.top_p, wish.limit)
+    return replace(decision, reason=f"{decision.reason}; top-p {wish.top_p.p:g} asks {mass.count} by {mass}")
 
 
 def plan_for(request: Request, decision: Decision, wish: Wish, generation: Generation) -> Plan | None:
@@ -137,15 +160,22 @@ def _how_many(decision: Decision, wish: Wish, options: Options) -> int:
     """How many experts this query is worth, up to the limit; a router that chose several is followed."""
     if wish.limit < 2 or not wish.spec.adaptive:
         return wish.limit
+    if wish.top_p is not None:
+        return _mass(decision, wish.top_p, wish.limit).count
     if len(decision.chosen) > 1:
         return min(wish.limit, len(decision.chosen))
     chances = [ranked.probability for ranked in decision.ranking]
     return how_many(decision.confidence, chances, wish.limit, _at_once(wish), options)
 
 
+def _mass(decision: Decision, wanted: TopP, limit: int) -> Mass:
+    return top_p([ranked.probability for ranked in decision.ranking], limit, wanted.p, wanted.clear)
+
+
 def _at_once(wish: Wish) -> int | None:
     """How many are asked first where the answers say when to stop; None where all are asked at once."""
-    return wish.aggregator.proposing.at_once if wish.count is None and wish.spec.adaptive else None
+    decided = wish.count is not None or wish.top_p is not None
+    return wish.aggregator.proposing.at_once if wish.spec.adaptive and not decided else None
 
 
 def _asked(decision: Decision, count: int, repeat: bool) -> tuple[Asked, ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from coe.registry.base import Model, Name
 
@@ -20,6 +20,16 @@ class Budget(Model):
     """estimated price of all legs together, by the experts' prices"""
 
 
+class TopP(Model):
+    """How many experts, by top-p of their chances of being right with a null expert among them
+    (:func:`coe.aggregators.top_p.top_p`)."""
+
+    p: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """ask experts until theirs is so much of the mass that the null expert leaves"""
+    clear: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    """the best expert's chance from which the null expert goes before all others: one is enough"""
+
+
 class AggregatorSpec(Model):
     """How several answers become one, and how many experts are asked for them."""
 
@@ -32,9 +42,17 @@ class AggregatorSpec(Model):
     """the most experts that are asked for one request; 1: the best alone"""
     adaptive: bool = True
     """ask fewer experts where the router is sure; false: always as many as proposers says"""
+    top_p: TopP | None = None
+    """choose how many, at most proposers, by top-p with a null expert, and ask them at once"""
     quorum: Annotated[int, Field(ge=1)] | None = None
     """answers that must come; the others may fail or be late. Without it, half of those asked"""
     budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _one_way_to_count(self) -> Self:
+        if self.top_p is not None and (self.proposers == 1 or not self.adaptive):
+            raise ValueError("top_p chooses among several: give proposers above 1, and leave adaptive out")
+        return self
 
     @property
     def label(self) -> str:

@@ -28,6 +28,8 @@ def _aggregation_line(registry: Registry) -> str:
     if spec.proposers == 1:
         return f"one expert answers a request; several, where asked for, become one by: {spec.label}"
     amount = f"up to {spec.proposers}" if spec.adaptive else str(spec.proposers)
+    if spec.top_p is not None:
+        amount += f" (top-p {spec.top_p.p:g})"
     return f"{amount} experts answer a request; their answers become one by: {spec.label}"
 
 
