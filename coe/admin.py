@@ -92,7 +92,7 @@ class Admin:
 
     async def add(self, entries: Sequence[Entry], shadow: bool, profile: bool) -> dict[str, Any]:
         listener = self._generations.current.registry.service.admin
-        if listener is not None and not listener.any_folder:
+        if listener is None or not listener.any_folder:
             for entry in entries:
                 _require_inside(entry, self._live.path.resolve().parent)
         return self._done(await self._joining.add(entries, shadow, profile))

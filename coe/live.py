@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from coe import watching
 from coe.building import GenerationBuilder
 from coe.errors import BadRequest, CoeError, ConfigError
 from coe.files import write_atomically
@@ -30,7 +31,6 @@ from coe.types import ExpertId
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.25
 HOST_LEAVING = "host_leaving"
 """Code of a refusal that passes: a host of that name still ends what it does under other settings."""
 
@@ -116,19 +116,7 @@ class LiveRegistry:
         """Keep the first generation in the history, then watch the file until cancelled."""
         await self._keep(self._service.generations.current.number, self._text)
         if watch:
-            await self.watch()
-
-    async def watch(self, poll_s: float = POLL_S) -> None:
-        """Take up edits of the file until cancelled. A file is read once it has stopped changing."""
-        seen: object = None
-        last: object = None
-        while True:
-            stamp = await asyncio.to_thread(_stamp, self.path)
-            if stamp == last and stamp != seen:
-                seen = stamp
-                await self._take_up()
-            last = stamp
-            await asyncio.sleep(poll_s)
+            await watching.watch(self.path, self._take_up)
 
     async def reload(self) -> Generation:
         """Take up the file as it is now. Raises ConfigError, and then the present generation stays."""
@@ -256,11 +244,3 @@ def _left(old: Generation, new: Registry, number: int) -> dict[ExpertId, int]:
     """Experts that are gone, and since when."""
     gone = {expert.id: number for expert in old.registry.experts} | dict(old.left)
     return {expert: since for expert, since in gone.items() if new.expert(expert) is None}
-
-
-def _stamp(path: Path) -> object:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        return error.errno
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -94,6 +94,7 @@ class LocalService:
     async def start(self) -> None:
         """Returns at once; the engines start behind it (:meth:`readiness`). Idempotent."""
         await self.pool.start()
+        self._reception.start()
         if self.live is None or self._following:
             return
         registry, store = self.generations.current.registry, self._reception.store

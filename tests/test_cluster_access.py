@@ -22,6 +22,7 @@ from coe.registry.operation import Access
 from coe.state.redis_store import RedisStore
 from coe.testing.redis_server import reachable, running_redis
 from coe.testing.serving import serving_app
+from coe.testing.waiting import until
 
 KEY, OTHER = "coe-" + "k" * 43, "coe-" + "o" * 43
 
@@ -48,7 +49,21 @@ class Cluster:
     async def ask(self, replica: int, key: str | None = KEY, **fields: Any) -> httpx.Response:
         body = {"model": "sums", "messages": [{"role": "user", "content": "2+2?"}], **fields}
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return await self.replicas[replica].post("/v1/chat/completions", json=body, headers=headers)
+        answer = await self.replicas[replica].post("/v1/chat/completions", json=body, headers=headers)
+        # A client has its answer before it is charged and kept.
+        await self.until_shown(replica, 'coe_requests_in_flight{endpoint="/v1/chat/completions"} 0.0')
+        return answer
+
+    async def until_shown(self, replica: int, metric: str) -> None:
+        async def shown() -> bool:
+            return metric in (await self.replicas[replica].get("/metrics")).text
+
+        await until(shown)
+
+
+def write_keys(folder: Path, *holders: Holder) -> None:
+    listed = [holder.model_dump(mode="json", exclude_none=True) for holder in holders]
+    (folder / "keys.yaml").write_text(json.dumps({"keys": listed}), encoding="utf-8")
 
 
 @asynccontextmanager
@@ -65,8 +80,7 @@ async def cluster(folder: Path, limits: dict[str, float], **fields: Any) -> Asyn
         Holder(id="alice", sha256=digest(KEY), limits=KeyLimits(**limits)),
         Holder(id="bob", sha256=digest(OTHER)),
     ]
-    listed = [holder.model_dump(mode="json", exclude_none=True) for holder in holders]
-    (folder / "keys.yaml").write_text(json.dumps({"keys": listed}), encoding="utf-8")
+    write_keys(folder, *holders)
     async with AsyncExitStack() as held:
         redis = held.enter_context(running_redis(folder))
         probe = RedisStore(redis.url)
@@ -130,6 +144,16 @@ async def test_a_budget_in_money_is_charged_by_one_replica_and_refused_by_the_ot
     assert (first.status_code, second.status_code) == (200, 200)  # a dollar each: the second goes over
     assert over.status_code == 429
     assert over.json()["error"]["code"] == "budget_exceeded"
+
+
+async def test_an_edited_keys_file_counts_at_every_replica_and_what_was_used_stays(tmp_path: Path) -> None:
+    async with cluster(tmp_path, {"usd_per_month": 0.5}) as c:
+        assert [(await c.ask(0)).status_code, (await c.ask(1)).status_code] == [200, 429]
+        write_keys(tmp_path, Holder(id="alice", sha256=digest(KEY), limits=KeyLimits(usd_per_month=1.5)))
+        for replica in (0, 1):
+            await c.until_shown(replica, 'coe_keys_edits_total{result="accepted"} 1.0')
+        assert [(await c.ask(replica, OTHER)).status_code for replica in (0, 1)] == [401, 401]
+        assert [(await c.ask(1)).status_code, (await c.ask(0)).status_code] == [200, 429]
 
 
 async def test_an_answer_kept_by_one_replica_is_given_by_the_other_within_the_tenant(tmp_path: Path) -> None:

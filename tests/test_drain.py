@@ -16,6 +16,8 @@ import httpx
 import pytest
 from aiohttp import web
 
+from coe.testing.waiting import until
+
 ASK = {"model": "sums", "messages": [{"role": "user", "content": "count"}]}
 WORDS = ("one", " two", " three")
 
@@ -170,9 +172,10 @@ async def test_what_does_not_end_in_time_is_ended_with_an_error(tmp_path: Path) 
 
 
 async def until_queued(http: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(30):
-        while 'coe_expert_queued{expert="sums"} 1.0' not in (await http.get("/metrics")).text:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    async def queued() -> bool:
+        return 'coe_expert_queued{expert="sums"} 1.0' in (await http.get("/metrics")).text
+
+    await until(queued)
 
 
 async def until_closed(url: str) -> None:

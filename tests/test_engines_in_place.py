@@ -17,8 +17,9 @@ from coe.engines.process import group_lives
 from coe.engines.vllm import InPlaceEngine
 from coe.errors import EngineError, ExpertRefused
 from coe.registry.models import VllmHost
-from coe.testing.engine_hosts import CPU, FAKE, experts, kill_command, process_of, slot, until
+from coe.testing.engine_hosts import CPU, FAKE, experts, kill_command, process_of, slot
 from coe.testing.tiny_models import TinyFamily, write_checkpoint
+from coe.testing.waiting import until
 from coe.types import EngineCall
 
 CALL = EngineCall("completions", {"prompt": "Once", "max_tokens": 5})

@@ -14,7 +14,8 @@ import pytest
 
 from coe.engines.process import LogFile, ManagedProcess, group_lives
 from coe.errors import EngineError
-from coe.testing.engine_hosts import kill_command, until
+from coe.testing.engine_hosts import kill_command
+from coe.testing.waiting import until
 
 STUBBORN = """
 import signal, subprocess, sys, time

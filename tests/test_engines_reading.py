@@ -15,9 +15,10 @@ from coe.engines.checkpoint import ModelSource
 from coe.engines.reading import ReadAhead
 from coe.errors import EngineError
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
-from coe.testing.engine_hosts import sleepers, slot, until
+from coe.testing.engine_hosts import sleepers, slot
 from coe.testing.pools import running_pool, take
 from coe.testing.tiny_models import TinyFamily
+from coe.testing.waiting import until
 from coe.types import ReadsAhead
 
 SIZE = 32 * mmap.PAGESIZE

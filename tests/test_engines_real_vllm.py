@@ -25,8 +25,9 @@ from coe.engines.vllm import InPlaceEngine
 from coe.errors import EngineError, ExpertRefused
 from coe.registry.models import AdapterHost, Expert, RemoteHost, VllmHost
 from coe.testing.conformance_engine import check_engine
-from coe.testing.engine_hosts import CPU, experts, kill_command, lora_experts, process_of, until
+from coe.testing.engine_hosts import CPU, experts, kill_command, lora_experts, process_of
 from coe.testing.tiny_models import TinyFamily
+from coe.testing.waiting import until
 from coe.types import EngineCall
 
 START_TIMEOUT_S = 1500.0

@@ -11,8 +11,9 @@ from coe.engines.process import ManagedProcess
 from coe.engines.sleeping import SleepEngine
 from coe.errors import EngineError
 from coe.registry.models import Expert
-from coe.testing.engine_hosts import adapters, experts, kill_command, process_of, sleepers, until
+from coe.testing.engine_hosts import adapters, experts, kill_command, process_of, sleepers
 from coe.testing.tiny_models import TinyFamily
+from coe.testing.waiting import until
 from coe.types import Engine, EngineCall
 
 CALL = EngineCall("completions", {"prompt": "Once", "max_tokens": 5})

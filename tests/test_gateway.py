@@ -12,7 +12,7 @@ import pytest
 from coe.errors import EngineError, ExpertRefused
 from coe.testing.engines import Script
 from coe.testing.gateway import ASK, EXPERTS, world
-from coe.testing.live import until
+from coe.testing.waiting import until
 
 
 def receipt(thing: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from coe.errors import EngineError
 from coe.testing.engines import Script
 from coe.testing.gateway import ASK, world
-from coe.testing.live import until
+from coe.testing.waiting import until
 
 
 async def test_a_full_queue_is_a_rate_limit_error_with_retry_after() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from coe.local import LocalService, build_service
 from coe.registry.models import Registry
 from coe.testing.engines import FakeEngine, Script
 from coe.testing.serving import serving
+from coe.testing.waiting import until
 
 ASK: list[Any] = [{"role": "user", "content": "What is 2+2?"}]
 EXPERTS = ("sums", "words", "base")
@@ -75,12 +76,6 @@ async def world(engine: SpeakingEngine, **aggregator: Any) -> AsyncIterator[Worl
         yield World(client, http, engine, service)
     assert engine.violations == []
     assert engine.answering.total() == 0, "every leg ended"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 (the state of several parts, no event for it)
-            await asyncio.sleep(0.005)
 
 
 def legs(answer: Any) -> dict[str, str]:

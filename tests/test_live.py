@@ -13,7 +13,8 @@ from coe.errors import ConfigError, UnknownModel
 from coe.registry.edit import add_experts, remove_expert
 from coe.registry.load import parse_registry
 from coe.testing.engines import Script
-from coe.testing.live import TEXT, live_world, until
+from coe.testing.live import TEXT, live_world
+from coe.testing.waiting import until
 
 LAW = "  - id: law\n    host: slot\n    model: org/law\n"
 

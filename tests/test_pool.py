@@ -14,9 +14,9 @@ from coe.errors import ExpertTimeout, ExpertUnavailable, Overloaded
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan, build_plan
 from coe.pool.pool import Pool
 from coe.registry.models import Expert, Registry
-from coe.testing.engine_hosts import until
 from coe.testing.engines import FakeEngine, Script
 from coe.testing.pools import running_pool, settled, take
+from coe.testing.waiting import until
 from coe.types import EngineCall
 
 SLOT = HostPlan("slot", max_running=2)

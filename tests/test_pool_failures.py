@@ -18,10 +18,11 @@ from coe.errors import EngineError, ExpertUnavailable
 from coe.pool.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
 from coe.pool.pool import Pool
 from coe.registry.models import VllmHost
-from coe.testing.engine_hosts import CPU, FAKE, experts, kill_command, process_of, slot, until
+from coe.testing.engine_hosts import CPU, FAKE, experts, kill_command, process_of, slot
 from coe.testing.engines import FakeEngine
 from coe.testing.pools import running_pool, settled, take
 from coe.testing.tiny_models import TinyFamily
+from coe.testing.waiting import until
 from coe.types import EngineCall
 
 CALL = EngineCall("completions", {"prompt": "Once", "max_tokens": 5})

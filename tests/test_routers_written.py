@@ -17,8 +17,8 @@ from coe.local import LocalService, build_service
 from coe.pipeline.notes import MISSES
 from coe.registry.models import Expert, Registry, RouterSpec
 from coe.testing.engines import FakeEngine, Script
-from coe.testing.live import until
 from coe.testing.serving import serving
+from coe.testing.waiting import until
 from coe.types import EngineAnswer, EngineCall, Errand, ExpertView, Note, Request
 from routers import build_router
 from routers.base import Setting

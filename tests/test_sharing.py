@@ -22,8 +22,9 @@ from coe.sharing import KEY, Record, SharedRegistry, digest
 from coe.state.memory import MemoryStore
 from coe.state.redis_store import RedisStore
 from coe.state.store import StoreDown
-from coe.testing.live import TEXT, LiveWorld, live_world, until
+from coe.testing.live import TEXT, LiveWorld, live_world
 from coe.testing.redis_server import reachable, running_redis
+from coe.testing.waiting import until
 
 LAW = "  - id: law\n    host: slot\n    model: org/law\n"
 WITH_LAW = TEXT.replace("routers:", LAW + "routers:")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from coe.access.answers import Embed, KeptAnswers, SimilarTexts
 from coe.access.doorman import Doorman
-from coe.access.keys import read_keys
+from coe.access.keys_file import KeysFile
 from coe.capture import Recorder, open_recorder
 from coe.errors import ConfigError
 from coe.feedback import MarkTaker
@@ -34,8 +34,16 @@ class Reception:
     marks: MarkTaker | None = None
     tracer: Tracer | None = None
     recorder: Recorder | None = None
+    keys: KeysFile | None = None
+
+    def start(self) -> None:
+        """From now on edits of the keys file count. Needs the service's event loop; idempotent."""
+        if self.keys is not None:
+            self.keys.start(self.doorman.change_keys)
 
     async def close(self) -> None:
+        if self.keys is not None:
+            self.keys.close()
         if self.marks is not None:
             self.marks.close()
         if self.store is not None:
@@ -60,15 +68,15 @@ def build_reception(
     """Blocking: reads the keys file and may load an encoder. Raises ConfigError."""
     store = open_store(registry.state)
     access, kept = registry.access, registry.answers
-    ring = read_keys(root / Path(access.keys_file).expanduser()) if access.keys_file else None
-    doorman = Doorman(ring, store, access.when_down)
+    keys = KeysFile(root / Path(access.keys_file).expanduser()) if access.keys_file else None
+    doorman = Doorman(keys.ring if keys else None, store, access.when_down)
     answers = None
     if kept is not None:
         words = kept.similarity and SimilarTexts(embedder(kept.encoder, root), kept.similarity)
         answers = KeptAnswers(store, kept.ttl_s, words or None)
     observe = registry.observe
     recorder = open_recorder(observe.capture, root)
-    return Reception(doorman, answers, store, marks, open_tracer(observe.traces), recorder)
+    return Reception(doorman, answers, store, marks, open_tracer(observe.traces), recorder, keys)
 
 
 def open_store(state: State) -> Store:

@@ -25,6 +25,7 @@ from coe.errors import ConfigError
 
 PREFIX = "coe-"
 BYTES = 32
+HINT = "See docs/access.md for its form."
 
 
 class KeyLimits(BaseModel):
@@ -103,19 +104,26 @@ def read_keys(path: Path) -> KeyRing:
             f"the keys file {path} cannot be read: {error.strerror}",
             hint="Make one with `coe keys create NAME --file FILE`, or correct access.keys_file.",
         ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML: {_place(error)}", hint=HINT) from None
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
             for detail in error.errors(include_url=False, include_input=False)
         )
-        raise ConfigError(f"{path}: {faults}", hint="See docs/access.md for its form.") from None
+        raise ConfigError(f"{path}: {faults}", hint=HINT) from None
     ids = [holder.id for holder in listed]
     twice = sorted({one for one in ids if ids.count(one) > 1})
     if twice:
         raise ConfigError(f"{path}: two keys are called {', '.join(twice)}", hint="Rename one.")
     return KeyRing(listed)
+
+
+def _place(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """What is wrong and where, without a quotation: the file may hold a key by mistake."""
+    mark = getattr(error, "problem_mark", None)
+    problem = str(getattr(error, "problem", None) or "it cannot be read as text")
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
 
 
 def add_key(path: Path, holder: Holder) -> None:

@@ -58,6 +58,7 @@ class GatewayReplica:
     async def start(self) -> None:
         await self._own.start()
         await self._pool.start()
+        self._reception.start()
 
     async def stop(self, drain_s: float = 30.0) -> None:
         """Refuse those who wait for a remote expert; answers under way have ended before (Ray drains)."""

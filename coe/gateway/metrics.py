@@ -160,12 +160,25 @@ class _StatusCollector(Collector):
 
 
 class _ReceptionCollector(Collector):
-    """The response cache, and how often the shared state was not there."""
+    """The keys file, the response cache, and how often the shared state was not there."""
 
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
 
     def collect(self) -> Iterable[Metric]:
+        return [*self._keys(), *self._state()]
+
+    def _keys(self) -> Iterable[Metric]:
+        keys = self._reception.keys
+        edits = CounterMetricFamily("coe_keys_edits", "Edits of the keys file.", labels=["result"])
+        stale = GaugeMetricFamily("coe_keys_stale", "1 while the keys file is refused.")
+        if keys is not None:
+            edits.add_metric(["accepted"], keys.accepted)
+            edits.add_metric(["refused"], keys.refused)
+            stale.add_metric([], float(keys.stale))
+        return [edits, stale]
+
+    def _state(self) -> Iterable[Metric]:
         down = CounterMetricFamily("coe_state_down", "Calls of the shared state in vain.", labels=["user"])
         down.add_metric(["limits"], self._reception.doorman.down)
         kept, recorder = self._reception.answers, self._reception.recorder

@@ -32,7 +32,11 @@ def changes(old: Registry, new: Registry) -> str:
 
 def needs_restart(first: Registry, now: Registry) -> tuple[str, ...]:
     """Settings that were changed since the service was started and that it reads only then."""
-    return tuple(name for name in _settings(first, now) if name not in _AT_ONCE)
+    return tuple(
+        name
+        for name in _settings(first, now)
+        if name not in _AT_ONCE and not (name == "service.admin" and _same_door(first, now))
+    )
 
 
 def needs_another_gateway(first: Registry, now: Registry) -> tuple[str, ...]:
@@ -60,6 +64,14 @@ def fixed_fields(before: Host, after: Host) -> list[str]:
     at_once = {"memory_gb", "max_running"} if isinstance(after, RemoteHost) else {"memory_gb", "ram_gb"}
     fields = set(type(after).model_fields) - at_once
     return sorted(name for name in fields if getattr(before, name) != getattr(after, name))
+
+
+def _same_door(first: Registry, now: Registry) -> bool:
+    """Whether the admin API differs in ``any_folder`` alone, which is looked up for each entry."""
+    before, after = first.service.admin, now.service.admin
+    if before is None or after is None:
+        return False
+    return before.model_copy(update={"any_folder": after.any_folder}) == after
 
 
 def _settings(old: Registry, new: Registry) -> Iterator[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +72,6 @@ def _adapter_host(family: TinyFamily, faults: str, options: dict[str, Any]) -> A
 
 def _env(faults: str) -> dict[str, str]:
     return {"FAKE_VLLM_FAULTS": faults}
-
-
-async def until(holds: Callable[[], object], timeout_s: float = 30.0) -> None:
-    """Wait for what another process or task does. Raises TimeoutError when it does not."""
-    async with asyncio.timeout(timeout_s):
-        while not holds():  # noqa: ASYNC110 (nobody tells us)
-            await asyncio.sleep(0.002)
 
 
 def process_of(life: Lifecycle) -> ManagedProcess:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,10 +83,3 @@ async def live_world(
     violations = [violation for engine in engines.values() for violation in engine.violations]
     if violations:
         raise AssertionError(violations)
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    """Wait for what other tasks do. Raises TimeoutError when they do not."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 (nobody tells us)
-            await asyncio.sleep(0.01)

@@ -1,0 +1,150 @@
+"""An edit of the keys file counts while the service runs: over HTTP, alone and on several gateways."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from coe.access.keys import digest
+from coe.cli import main
+from coe.local import build_service
+from coe.registry.changes import needs_restart
+from coe.registry.load import parse_registry
+from coe.testing.engines import FakeEngine, Script
+from coe.testing.live import TEXT
+from coe.testing.serving import serving
+from coe.testing.waiting import until
+
+ALICE, BOB = "coe-" + "a" * 43, "coe-" + "b" * 43
+
+
+def entry(name: str, key: str, **limits: float) -> dict[str, Any]:
+    return {"id": name, "sha256": digest(key), "limits": limits}
+
+
+@dataclass
+class World:
+    """A service with a keys file."""
+
+    file: Path
+    http: httpx.AsyncClient
+
+    def write(self, *entries: dict[str, Any]) -> None:
+        self.file.write_text(json.dumps({"keys": entries}), encoding="utf-8")
+
+    async def ask(self, key: str) -> int:
+        body = {"model": "sums", "messages": [{"role": "user", "content": "2+2?"}]}
+        headers = {"Authorization": f"Bearer {key}"}
+        return (await self.http.post("/v1/chat/completions", json=body, headers=headers)).status_code
+
+    async def shows(self, metric: str) -> bool:
+        return f"\n{metric}\n" in (await self.http.get("/metrics")).text
+
+    async def taken_up(self, edits: int) -> None:
+        await until(lambda: self.shows(f'coe_keys_edits_total{{result="accepted"}} {edits}.0'))
+
+    async def refused(self, edits: int) -> None:
+        await until(lambda: self.shows(f'coe_keys_edits_total{{result="refused"}} {edits}.0'))
+
+
+@asynccontextmanager
+async def gateway(folder: Path) -> AsyncIterator[World]:
+    """Of the keys file in ``folder``, which may be another one's too."""
+    registry = parse_registry(TEXT + "access: {keys_file: keys.yaml}\n", folder / "experts.yaml")
+    service = build_service(registry, folder, lambda host, *_: FakeEngine(host.id, Script(text="four")))
+    async with serving(service) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+        yield World(folder / "keys.yaml", http)
+
+
+@asynccontextmanager
+async def world(folder: Path, *entries: dict[str, Any]) -> AsyncIterator[World]:
+    (folder / "keys.yaml").write_text(json.dumps({"keys": entries}), encoding="utf-8")
+    async with gateway(folder) as w:
+        yield w
+
+
+async def test_a_new_key_counts_and_a_removed_one_does_not_without_a_restart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with world(tmp_path, entry("alice", ALICE)) as w:
+        assert [await w.ask(key) for key in (ALICE, BOB)] == [200, 401]
+        w.write(entry("bob", BOB))
+        await w.taken_up(1)
+        assert [await w.ask(key) for key in (ALICE, BOB)] == [401, 200]
+    assert "keys.yaml: 1 keys; added bob; removed alice" in caplog.text
+
+
+async def test_a_key_made_by_the_command_counts_at_once(tmp_path: Path) -> None:
+    async with world(tmp_path, entry("alice", ALICE)) as w:
+        made = CliRunner().invoke(main, ["keys", "create", "carol", "--file", str(w.file)])
+        await w.taken_up(1)
+        assert await w.ask(made.stdout.strip()) == 200
+        assert await w.ask(ALICE) == 200
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (f"keys: [{{id: carol, sha256: {BOB}}}]", "keys.0.sha256"),
+        (f"keys:\n\t- {BOB}", "is no YAML: line 2, column 1"),
+        (json.dumps({"keys": [entry("bob", BOB), entry("bob", ALICE)]}), "two keys are called bob"),
+        (b"keys: [\xff]", "is no YAML: it cannot be read as text"),
+        (None, "cannot be read: No such file"),
+    ],
+    ids=["a key for a hash", "no YAML", "twice", "no text", "gone"],
+)
+async def test_a_bad_edit_is_refused_aloud_and_the_old_keys_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, bad: str | bytes | None, says: str
+) -> None:
+    async with world(tmp_path, entry("alice", ALICE)) as w:
+        if bad is None:
+            w.file.unlink()
+        else:
+            w.file.write_bytes(bad if isinstance(bad, bytes) else bad.encode())
+        await w.refused(1)
+        assert await w.shows("coe_keys_stale 1.0")
+        assert [await w.ask(key) for key in (ALICE, BOB)] == [200, 401]
+        w.write(entry("alice", ALICE), entry("bob", BOB))  # mended
+        await w.taken_up(1)
+        assert await w.shows("coe_keys_stale 0.0")
+        assert [await w.ask(key) for key in (ALICE, BOB)] == [200, 200]
+    told = [record.getMessage() for record in caplog.records if "was refused" in record.getMessage()]
+    assert len(told) == 1
+    assert says in told[0]
+    assert BOB not in caplog.text, "what was written by mistake is not quoted"
+
+
+async def test_what_a_holder_has_used_stays_used_and_the_new_limit_counts(tmp_path: Path) -> None:
+    async with world(tmp_path, entry("alice", ALICE, requests_per_month=2)) as w:
+        assert [await w.ask(ALICE) for _ in range(3)] == [200, 200, 429]
+        w.write(entry("alice", BOB, requests_per_month=3))  # another key, a higher budget
+        await w.taken_up(1)
+        assert [await w.ask(BOB) for _ in range(2)] == [200, 429]
+
+
+async def test_gateways_that_read_the_same_file_all_follow_it(tmp_path: Path) -> None:
+    async with world(tmp_path, entry("alice", ALICE)) as one, gateway(tmp_path) as two:
+        one.write(entry("bob", BOB))
+        for each in (one, two):
+            await each.taken_up(1)
+            assert [await each.ask(key) for key in (ALICE, BOB)] == [401, 200]
+
+
+def test_what_of_the_admin_api_counts_only_after_a_restart(tmp_path: Path) -> None:
+    def with_admin(settings: str) -> Any:
+        return parse_registry(TEXT + f"service: {{admin: {settings}}}\n", tmp_path / "experts.yaml")
+
+    first = with_admin("{token_env: T}")
+    assert needs_restart(first, with_admin("{token_env: T, any_folder: true}")) == ()
+    assert needs_restart(first, with_admin("{token_env: T, port: 9}")) == ("service.admin",)
+    assert needs_restart(first, parse_registry(TEXT, tmp_path / "experts.yaml")) == ("service.admin",)
