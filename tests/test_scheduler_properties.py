@@ -3,7 +3,6 @@ grants only to those who wait, never two, batch bounds, budgets, nothing put awa
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from coe.pool.policies import POLICIES, Coe, HostView, Policy, ReplicaView, Rule
 from coe.registry.models import Pool
 from coe.registry.scheduling import Mechanisms
 from coe.testing.scheduling import World
+from coe.testing.scheduling_time import Course
 from coe.types import DeadlineClass, ExpertId
 
 SLOT = HostPlan("slot", capacity=1.0, max_running=2, ram_gb=5.0, node="node", reads_ahead=True)
@@ -255,7 +255,7 @@ class Feed:
         self.world = World(plan, Coe(min_residency_s=RESIDENCY_S))
         self.fed = frozenset(fed)
         self.numbers = itertools.count()
-        self.due: list[tuple[float, int, Action]] = []
+        self.course = Course(self.world, self.carry_out)
         for expert in fed:
             for _ in range(depth):
                 self.arrive(expert)
@@ -268,32 +268,13 @@ class Feed:
     def carry_out(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Load | Wake):
-                self.schedule(LOAD_S, action)
+                self.course.ends_in(LOAD_S, action)
             elif isinstance(action, Sleep | Evict):
-                self.schedule(SLEEP_S, action)
+                self.course.ends_in(SLEEP_S, action)
             elif isinstance(action, Grant):
-                self.schedule(RUN_S, action)
+                self.course.ends_in(RUN_S, action)
                 if action.expert in self.fed:
                     self.arrive(action.expert)
-
-    def schedule(self, delay: float, action: Action) -> None:
-        heapq.heappush(self.due, (self.world.now + delay, next(self.numbers), action))
-
-    def run(self, until: float) -> None:
-        world = self.world
-        while (moment := min(self.due[0][0] if self.due else math.inf, world.scheduler.next_tick())) <= until:
-            self.carry_out(world.wait(max(0.0, moment - world.now)))
-            while self.due and self.due[0][0] <= world.now:
-                self.end(heapq.heappop(self.due)[2])
-        self.carry_out(world.wait(until - world.now))
-
-    def end(self, action: Action) -> None:
-        if isinstance(action, Load | Wake):
-            self.carry_out(self.world.ready(action.expert, action.host))
-        elif isinstance(action, Sleep | Evict):
-            self.carry_out(self.world.slept(action.expert, action.host))
-        elif isinstance(action, Grant):
-            self.carry_out(self.world.finish(action.request))
 
 
 @pytest.mark.parametrize("fed", [["a"], ["a", "d"], ["d", "e", "f"]])
@@ -305,10 +286,10 @@ def test_no_one_waits_beyond_the_bound_while_others_are_fed_without_end(
     batch = 2
     experts = tuple(ExpertPlan(e, ("slot",), max_running=batch) for e in [*fed, "rare"])
     feed = Feed(PoolPlan((HostPlan("slot", max_running=batch),), experts, classes=AGED), fed, depth)
-    feed.run(arrives)
+    feed.course.run(arrives)
     request = feed.arrive("rare")
     turn_s = RESIDENCY_S + SLEEP_S + LOAD_S + (math.ceil(depth / batch) + 2) * RUN_S
-    feed.run(arrives + AGEING_S + (len(fed) + 1) * turn_s)
+    feed.course.run(arrives + AGEING_S + (len(fed) + 1) * turn_s)
     assert request not in feed.world.waiting
 
 
@@ -321,8 +302,8 @@ def test_a_large_expert_gets_its_room_while_small_ones_are_fed_without_end(
     small = [ExpertPlan(f"small-{i}", ("gpu",), footprint=6.0, max_running=2) for i in range(6)]
     large = ExpertPlan("large", ("gpu",), footprint=24.0, max_running=2)
     feed = Feed(PoolPlan((host,), (*small, large), classes=AGED), [e.id for e in small], depth)
-    feed.run(arrives)
+    feed.course.run(arrives)
     request = feed.arrive("large")
     turn_s = RESIDENCY_S + SLEEP_S + LOAD_S + (math.ceil(depth / 2) + 2) * RUN_S
-    feed.run(arrives + AGEING_S + (len(small) + 1) * turn_s)
+    feed.course.run(arrives + AGEING_S + (len(small) + 1) * turn_s)
     assert request not in feed.world.waiting

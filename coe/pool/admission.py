@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from coe.pool.events import Arrived, Reject, RejectCode
 from coe.pool.forecast import likely_wait
@@ -62,13 +63,22 @@ class Admission:
         self._reject(event, "wait_not_promised", why, turn, retry_after_s=wait_s - limit_s)
         return True
 
-    def adopt(self, host: HostState, turn: Turn) -> None:
-        """Idle experts on ``host`` take requests that wait elsewhere and named them as alternatives."""
-        for replica in host.residents.values() if self.rules.reroute else ():
+    def adopt(self, host: HostState, turn: Turn) -> list[Replica]:
+        """Idle experts on ``host`` take requests that wait elsewhere and named them as alternatives, as far
+        as there is batch room. Who took one, once for each."""
+        residents = host.residents.values() if self.rules.reroute else ()
+        if any(r.expert.queued and r.has_batch_room for r in residents):
+            return []
+        takers: list[Replica] = []
+        room = math.inf if host.plan.max_running is None else host.plan.max_running - host.running
+        for replica in residents:
             expert = replica.expert
             if expert.named and not expert.queued and replica.has_batch_room:
-                for request in list(expert.named)[: replica.max_running - replica.running]:
+                most = min(replica.max_running - replica.running, room - len(takers))
+                for request in list(islice(expert.named, int(most))):
                     self._move(request, expert, turn)
+                    takers.append(replica)
+        return takers
 
     def hand_over(self, expert: ExpertState, why: str, turn: Turn) -> None:
         """Nobody can serve ``expert`` any more: its requests go to alternatives or are rejected."""

@@ -16,6 +16,7 @@ from coe.pool.plan import EPSILON
 from coe.pool.policies import HostView, Policy, Swap
 from coe.pool.policies.victims import choose_victims, credit
 from coe.pool.state import AT_REST, Commitment, HostState, Replica
+from coe.pool.waiting import NOBODY
 from coe.types import ExpertId
 
 LOOK_AHEAD = 8
@@ -25,11 +26,11 @@ LOOK_AHEAD = 8
 @dataclass(frozen=True, slots=True)
 class Decider:
     """The scheduler's part: ``on_grant`` hands over the head of a queue and keeps the lease, ``adopt`` gives
-    idle experts what waits elsewhere and may be served by them."""
+    idle experts what waits elsewhere and may be served by them, and says who is to be granted one."""
 
     policy: Policy
     on_grant: Callable[[Replica, Turn], Grant]
-    adopt: Callable[[HostState, Turn], None]
+    adopt: Callable[[HostState, Turn], list[Replica]]
 
     def decide(self, host: HostState, turn: Turn) -> None:
         """Bring ``host`` to rest: afterwards nothing is left to do before the next event or wake_at."""
@@ -41,7 +42,10 @@ class Decider:
             self._retry_sleeps(host, turn)
             self._retire(host, turn)
             keep_ram(host, turn)
-            self.adopt(host, turn)
+            for replica in self.adopt(host, turn):
+                # At once: were its host's swap decided first, it could close who took them in.
+                turn.actions.append(self.on_grant(replica, turn))
+                turn.changes += 1
             view = self._swap(host, turn)
             self._bring_expected(host, view, turn)
             if self._load(host, turn):
@@ -60,6 +64,22 @@ class Decider:
             else:
                 withdraw(commitment, turn)
         host.commitments = kept
+        if kept and self.policy.rules.promise:
+            self._redirect(host, turn)
+
+    def _redirect(self, host: HostState, turn: Turn) -> None:
+        """Room that is still to come goes to the expert whose overdue request has waited longest, though it
+        was promised to others before: the bound on waiting has a turn for what was begun, not for plans."""
+        overdue = [r for r in host.waiting.values() if not r.expert.supply and r.loadable(turn.now)]
+        first = min(overdue, key=lambda r: r.expert.overdue_age(turn.now), default=None)
+        if first is None or (longest := first.expert.overdue_age(turn.now)) == NOBODY:
+            return
+        ages = {c.replica.expert.id: c.replica.expert.overdue_age(turn.now) for c in host.commitments}
+        for commitment in sorted(host.commitments, key=lambda c: ages[c.replica.expert.id], reverse=True):
+            if ages[commitment.replica.expert.id] < longest or first.footprint <= host.room + EPSILON:
+                return
+            host.commitments.remove(commitment)
+            withdraw(commitment, turn)
 
     def _swap(self, host: HostState, turn: Turn) -> HostView:
         """Close residents and promise loads until the policy is content with what the view shows."""

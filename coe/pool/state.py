@@ -16,7 +16,7 @@ from coe.pool.events import HostId
 from coe.pool.learning import Cost, Costs, Likes, Longest, MovingMean, Rate
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.pool.ram import Ram
-from coe.pool.waiting import Queue, Waiter, Worth
+from coe.pool.waiting import NOBODY, Age, Queue, Waiter, Worth
 from coe.types import ExpertId, RequestId, WakeFrom
 
 Ahead = Literal["no", "reading", "read", "failed"]
@@ -86,10 +86,8 @@ class ExpertState:
     def worth(self, now: float, bring_s: float, most: int) -> Worth:
         return self.queue.worth(now, bring_s, self.run.value, most)
 
-    def overdue_since(self, now: float) -> float:
-        if now < self.overdue_at:
-            return math.inf
-        return self.oldest if len(self.queue.lanes) == 1 else self.queue.overdue_since(now)
+    def overdue_age(self, now: float) -> Age:
+        return NOBODY if now < self.overdue_at else self.queue.overdue_age(now)
 
     def rate_at(self, now: float) -> float:
         return self.rate.at(now)

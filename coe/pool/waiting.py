@@ -17,6 +17,10 @@ from coe.types import DeadlineClass, ExpertId, RequestId
 SPREAD = 3
 """How sharply run times lie around their mean: an answer is there after ``t`` with the chance
 ``t**3 / (t**3 + run_s**3)``."""
+Age = tuple[float, int]
+"""Since when a request has waited, and its number among those that came at the same time: the smaller, the
+older."""
+NOBODY: Age = (math.inf, 0)
 DEFERRED_SLOS = 0.25
 """What is gained by serving a queue now is counted against serving it so many SLOs later."""
 
@@ -66,6 +70,12 @@ class Lane:
     def oldest(self) -> float:
         first = self.first()
         return first.since if first else math.inf
+
+    @property
+    def age(self) -> Age:
+        """Of who has waited longest."""
+        first = self.first()
+        return (first.since, first.number) if first else NOBODY
 
     def first(self) -> Waiter | None:
         """Who has waited longest."""
@@ -148,13 +158,13 @@ class Queue:
         """When the first of them has waited so long that it goes before everything else."""
         return min((lane.oldest + lane.plan.ageing_s for lane in self.lanes.values()), default=math.inf)
 
-    def overdue_since(self, now: float) -> float:
-        """When the longest-waiting of the overdue began to wait; ``inf`` when nobody is overdue."""
-        longest = math.inf
+    def overdue_age(self, now: float) -> Age:
+        """Of the longest-waiting of the overdue; ``NOBODY`` when nobody is overdue."""
+        longest = NOBODY
         for lane in self.lanes.values():  # A loop: this is asked of every queue at every decision.
-            oldest = lane.oldest
-            if oldest < longest and oldest + lane.plan.ageing_s <= now:
-                longest = oldest
+            age = lane.age
+            if age < longest and age[0] + lane.plan.ageing_s <= now:
+                longest = age
         return longest
 
     @property
@@ -191,10 +201,10 @@ class Queue:
         deadline first; then the late. Without ``timely_first`` whoever has waited longest."""
         lanes = [lane for lane in self.lanes.values() if len(lane)]
         if not timely_first:
-            return _first(min(lanes, key=lambda lane: lane.oldest))
+            return _first(min(lanes, key=lambda lane: lane.age))
         overdue = [lane for lane in lanes if lane.oldest + lane.plan.ageing_s <= now]
         if overdue:
-            return _first(min(overdue, key=lambda lane: lane.oldest))
+            return _first(min(overdue, key=lambda lane: lane.age))
         for lane in lanes:
             lane.look(now, run_s)
         timely = [lane for lane in lanes if lane.start < len(lane.timely)]

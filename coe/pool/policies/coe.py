@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from coe.pool.plan import EPSILON
 from coe.pool.policies.protocol import HostView, ReplicaView, Rules, Swap
 from coe.pool.policies.victims import choose_victims, credit, last_use
+from coe.pool.waiting import NOBODY
 from coe.registry.scheduling import Mechanisms
 from coe.types import ExpertId
 
@@ -75,7 +76,7 @@ class Coe:
         if len(grantable) == 1:
             return grantable[0].expert.id
         now = view.now
-        return min(grantable, key=lambda r: (r.expert.overdue_since(now), r.expert.overdue_at)).expert.id
+        return min(grantable, key=lambda r: (r.expert.overdue_age(now), r.expert.overdue_at)).expert.id
 
     def frame(self, replica: ReplicaView) -> int:
         batches = self.max_frame if self.mechanisms.frames else 1
@@ -136,7 +137,7 @@ class Coe:
         that the bound on waiting counts, unless its own work is older."""
         if now < resident.ready_at + self.min_residency_s or (resident.frame_left and not resident.running):
             return False
-        return overdue.expert.overdue_since(now) < resident.expert.overdue_since(now)
+        return overdue.expert.overdue_age(now) < resident.expert.overdue_age(now)
 
     def _served(self, resident: ReplicaView, now: float) -> bool:
         """Whether its load has paid off so far that it may be closed at all."""
@@ -155,10 +156,10 @@ def _oldest(replica: ReplicaView) -> float:
 
 def _longest_waiting(wanted: Sequence[ReplicaView], now: float) -> tuple[ReplicaView | None, ReplicaView]:
     """Whose overdue request has waited longest, if there is one, and who presses first."""
-    overdue, since, pressing = None, math.inf, wanted[0]
+    overdue, longest, pressing = None, NOBODY, wanted[0]
     for candidate in wanted:
-        if candidate.expert.overdue_at <= now and (waits := candidate.expert.overdue_since(now)) < since:
-            overdue, since = candidate, waits
+        if candidate.expert.overdue_at <= now and (age := candidate.expert.overdue_age(now)) < longest:
+            overdue, longest = candidate, age
         if candidate.expert.pressing_at < pressing.expert.pressing_at:
             pressing = candidate
     return overdue, pressing

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from coe.pool.events import HostId
-from coe.pool.waiting import Worth
+from coe.pool.waiting import Age, Worth
 from coe.types import ExpertId, RequestId
 
 
@@ -40,8 +40,8 @@ class QueueView(Protocol):
         """When the first of them will have waited as long as its class may; ``inf`` when nobody waits."""
         ...
 
-    def overdue_since(self, now: float) -> float:
-        """Since when the longest-waiting of those has waited; ``inf`` when nobody has waited so long."""
+    def overdue_age(self, now: float) -> Age:
+        """Of the longest-waiting of those; ``NOBODY`` when nobody has waited so long."""
         ...
 
     @property
