@@ -57,7 +57,7 @@ class BlendEstimator(CalibratedEstimator):
         self.fitted = fitted
 
     def _learn(self, evidence: Evidence) -> Matrix:
-        self.parts_ = [self.fitted.get(name) or PARTS[name]().fit(evidence) for name in self.parts]
+        self.parts_ = self._fitted_parts(evidence)
         estimates = [part.cross_fitted_ for part in self.parts_]
         known = np.isfinite(evidence.scores)
         right = np.where(known, evidence.scores, np.mean(estimates, axis=0))
@@ -68,8 +68,19 @@ class BlendEstimator(CalibratedEstimator):
         )
         return self._blended(estimates)
 
+    def _fitted_parts(self, evidence: Evidence) -> list[Estimator]:
+        fitted = dict(self.fitted)
+        for name in self.parts:
+            if name not in fitted:
+                fitted[name] = fit_part(name, evidence, fitted)
+        return [fitted[name] for name in self.parts]
+
     def _score(self, texts: Sequence[str], vectors: Vectors) -> Matrix:
         return self._blended([part.estimate(texts, vectors) for part in self.parts_])
+
+    def of_parts(self, estimates: Sequence[Matrix]) -> Matrix:
+        """What :meth:`estimate` gives, from what those of the parts gave."""
+        return self.calibrator_.apply(self._blended(estimates))
 
     def _blended(self, estimates: Sequence[Matrix]) -> Matrix:
         levels = sum(w * (_levels(each) - self._centre) for w, each in self._weighted(estimates, level=True))
@@ -79,6 +90,16 @@ class BlendEstimator(CalibratedEstimator):
     def _weighted(self, estimates: Sequence[Matrix], *, level: bool) -> list[tuple[float, Matrix]]:
         weights = self.level_weights_ if level else self.difference_weights_
         return list(zip(weights, estimates, strict=True))
+
+
+def fit_part(name: str, evidence: Evidence, others: Mapping[str, Estimator]) -> Estimator:
+    """The part of this name; what it has in common with those fitted to the same evidence is taken over."""
+    category, knn = others.get("category"), others.get("knn")
+    if name == "traits" and isinstance(category, CategoryEstimator):
+        return TraitsEstimator(subjects=category.found_).fit(evidence)
+    if name == "instruction" and isinstance(knn, KnnEstimator):
+        return InstructionEstimator(knn=knn).fit(evidence)
+    return PARTS[name]().fit(evidence)
 
 
 def _levels(estimates: Matrix) -> Matrix:

@@ -18,13 +18,14 @@ PRIOR = 5.0
 class CategoryEstimator(CalibratedEstimator):
     """P(right) = sum over categories of P(category) x the expert's accuracy in it.
 
-    Learned: ``categories_`` (c names, sorted), ``shares_`` (c,) of the evidence, and ``accuracy_`` (c, m).
+    Learned: ``categories_`` (c names, sorted), ``shares_`` (c,) of the evidence, ``accuracy_`` (c, m), and
+    ``found_``, which says how probable each category is.
     Category labels are learned from evidence only; a question asked later brings none.
     """
 
     def _learn(self, evidence: Evidence) -> Matrix:
-        self._found = CategoryShares().fit(evidence)
-        self.categories_, labels = self._found.categories_, self._found.labels_
+        self.found_ = CategoryShares().fit(evidence)
+        self.categories_, labels = self.found_.categories_, self.found_.labels_
         belonging = np.eye(len(self.categories_), dtype=np.float32)[labels]
         scores = completed(evidence)
         overall = scores.mean(axis=0)
@@ -35,7 +36,7 @@ class CategoryEstimator(CalibratedEstimator):
 
     def _left_out(self, scores: Matrix, sums: Matrix, sizes: Matrix) -> Matrix:
         """As ``_score``, but a question counts neither for its category's scores nor for the classifier."""
-        shares, labels = self._found.left_out_, self._found.labels_
+        shares, labels = self.found_.left_out_, self.found_.labels_
         own = np.arange(len(labels))
         overall = scores.mean(axis=0)
         without = (sums[labels] - scores + PRIOR * overall) / (sizes[labels] - 1 + PRIOR)
@@ -45,7 +46,7 @@ class CategoryEstimator(CalibratedEstimator):
 
     def category_shares(self, texts: Sequence[str], vectors: Vectors) -> Matrix:
         """(k, c) probability of each category."""
-        return self._found.of(texts, vectors)
+        return self.found_.of(texts, vectors)
 
     def _score(self, texts: Sequence[str], vectors: Vectors) -> Matrix:
         scores: Matrix = self.category_shares(texts, vectors) @ self.accuracy_

@@ -31,15 +31,18 @@ class InstructionEstimator(CalibratedEstimator):
 
     gamma, p, beta: of the formula. The paper's 100, 0.8 and 3 are made for cosines between instructions;
     descriptions made of questions are less alike, so a smaller gamma and threshold serve as defaults.
+    knn: fitted to the same evidence, it need not be fitted again.
 
     Learned: ``descriptions_`` (m, d) unit vectors.
     """
 
-    def __init__(self, gamma: float = 10.0, p: float = 0.5, beta: float = 1.0) -> None:
-        self.gamma, self.p, self.beta = gamma, p, beta
+    def __init__(
+        self, gamma: float = 10.0, p: float = 0.5, beta: float = 1.0, knn: KnnEstimator | None = None
+    ) -> None:
+        self.gamma, self.p, self.beta, self.knn = gamma, p, beta, knn
 
     def _learn(self, evidence: Evidence) -> Matrix:
-        self._knn = KnnEstimator().fit(evidence)
+        self._knn = self.knn or KnnEstimator().fit(evidence)
         self.descriptions_ = descriptions(evidence)
         found = np.zeros(evidence.scores.shape, dtype=np.float32)
         for held in fold_rows(evidence.vectors, min(FOLDS, len(evidence))):

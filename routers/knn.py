@@ -17,6 +17,8 @@ from routers.evidence import Estimator, Evidence, Matrix
 from routers.learned import SHOWN, Asked, LearnedOptions, LearnedRouter
 
 NEIGHBOURS = (10, 20, 40, 80, 160, 320)
+_BLOCK = 256
+"""Questions at a time: the scores of all their neighbours are in memory."""
 
 
 class KnnEstimator(CalibratedEstimator):
@@ -38,8 +40,7 @@ class KnnEstimator(CalibratedEstimator):
         choices = NEIGHBOURS if self.neighbours is None else (self.neighbours,)
         most = min(max(choices) + 1, len(evidence))
         cosines, nearest = self._index.search(evidence.vectors, most)
-        left_out = _without_copies(cosines, nearest)
-        trials = {k: self._mean_of(left_out, k) for k in choices}
+        trials = _left_out(self._scores, cosines, nearest, choices)
         self.neighbours_ = min(trials, key=lambda k: relative_error(trials[k], evidence))
         return trials[self.neighbours_]
 
@@ -54,16 +55,28 @@ class KnnEstimator(CalibratedEstimator):
         scores: Matrix = self._scores[nearest].mean(axis=1)
         return scores
 
-    def _mean_of(self, neighbours: list[npt.NDArray[np.int64]], count: int) -> Matrix:
-        overall = self._scores.mean(axis=0)
-        rows = [self._scores[near[:count]].mean(axis=0) if len(near) else overall for near in neighbours]
-        return np.asarray(rows, dtype=np.float32)
 
-
-def _without_copies(cosines: Matrix, nearest: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """Neighbours of each question, without itself and without its copies."""
-    other = (cosines < 1 - 1e-5) & (nearest != np.arange(len(nearest))[:, None])
-    return [near[keep] for near, keep in zip(nearest, other, strict=True)]
+def _left_out(
+    scores: Matrix, cosines: Matrix, nearest: npt.NDArray[np.int64], choices: Sequence[int]
+) -> dict[int, Matrix]:
+    """Mean scores (n, m) of each question's neighbours, by their number; neither the question itself nor its
+    copies are among them. The overall mean where that leaves none."""
+    n, m = scores.shape
+    found = {count: np.empty((n, m), dtype=np.float32) for count in choices}
+    overall = scores.mean(axis=0)
+    for start in range(0, n, _BLOCK):
+        rows = np.arange(start, min(n, start + _BLOCK))
+        other = (cosines[rows] < 1 - 1e-5) & (nearest[rows] != rows[:, None])
+        first = np.argsort(~other, axis=1, kind="stable")  # the others in their order, then the copies
+        near, known = np.take_along_axis(nearest[rows], first, axis=1), other.sum(axis=1)
+        told = np.where((np.arange(near.shape[1]) < known[:, None])[:, :, None], scores[near], 0.0)
+        total, counted = np.zeros((len(rows), m)), 0
+        for count in sorted(choices):
+            total = total + told[:, counted:count].sum(axis=1)
+            counted = count
+            means = total / np.maximum(np.minimum(known, count), 1)[:, None]
+            found[count][rows] = np.where(known[:, None] > 0, means, overall)
+    return found
 
 
 class KnnOptions(LearnedOptions):

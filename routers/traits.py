@@ -36,14 +36,15 @@ class TraitsEstimator(CalibratedEstimator):
     """Ridge regression of outcomes on category shares, surface features, their products, and the principal
     directions of the sentence vector.
 
-    ``strength=None`` takes the penalty with the least error on questions left out. Learned: ``strength_``.
+    ``strength=None`` takes the penalty with the least error on questions left out. ``subjects``: fitted to
+    the same evidence, they need not be fitted again. Learned: ``strength_``.
     """
 
-    def __init__(self, strength: float | None = None) -> None:
-        self.strength = strength
+    def __init__(self, strength: float | None = None, subjects: CategoryShares | None = None) -> None:
+        self.strength, self.subjects = strength, subjects
 
     def _learn(self, evidence: Evidence) -> Matrix:
-        self.subjects_ = CategoryShares().fit(evidence)
+        self.subjects_ = self.subjects or CategoryShares().fit(evidence)
         self._fit_inputs(evidence)
         surface = evidence.features[:, WORDS:].toarray() if evidence.features is not None else None
         inputs = self._inputs(evidence.vectors, self.subjects_.left_out_, surface)

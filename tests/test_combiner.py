@@ -11,8 +11,9 @@ import pytest
 from coe.aggregators import Picked
 from coe.aggregators.agreement import AgreementLogit
 from coe.aggregators.fitted import FittedCombiner
+from coe.aggregators.logit import ChoiceLoss
 from coe.aggregators.stopping import FEATURES, Step, Stopping
-from coe.aggregators.teaching import heard, scores_of, teach, teach_in_stages
+from coe.aggregators.teaching import heard, rows_of, scores_of, teach, teach_in_stages
 from coe.aggregators.weighing import ABSENT, Table, majority_vote, weighted_vote
 from coe.errors import ConfigError
 from coe.testing.combining import built, recorded
@@ -174,3 +175,26 @@ async def test_live_it_reads_on_only_where_the_service_decides_how_many(tmp_path
 async def test_without_a_rule_everybody_is_asked_at_once(tmp_path: Path) -> None:
     teach(*recorded(seed=0), EVERYBODY).save(tmp_path / "c.json")
     assert built("learned", path=str(tmp_path / "c.json")).proposing.at_once is None
+
+
+def test_the_fit_is_where_the_loss_is_least_wherever_it_starts() -> None:
+    table, right = recorded(seed=4)
+    fitted = AgreementLogit().fit(table, right)
+    half = np.arange(len(table)) % 2 == 0
+    near = AgreementLogit().fit(rows_of(table, np.flatnonzero(half)), right[half])
+    again = AgreementLogit().fit(table, right, near)
+    np.testing.assert_allclose(again.coefficients_, fitted.coefficients_, atol=1e-4)
+
+
+def test_the_loss_of_a_choice_is_least_where_its_gradient_vanishes() -> None:
+    draws = np.random.default_rng(7)
+    question = np.repeat(np.arange(40), 3)
+    features, target = draws.normal(size=(120, 4)), np.tile([1.0, 0.0, 0.0], 40)
+    target[1] = 1.0  # two right answers to one question
+    loss = ChoiceLoss(features, question, target, np.zeros(4), np.full(4, 0.1))
+    found = loss.least(np.full(4, 20.0))
+    value, gradient = loss(found)
+    assert np.abs(gradient).max() < 1e-3
+    for direction in np.eye(4):
+        assert value < loss(found + 0.01 * direction)[0]
+        assert value < loss(found - 0.01 * direction)[0]

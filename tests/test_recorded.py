@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from coe.cli import main as coe
 from coe.errors import ConfigError
-from eval.recorded.combining import First, Given, Vote, WeightedVote
+from eval.recorded.combining import First, Vote, WeightedVote
 from eval.recorded.folds import cross_folds, split_folds, wording
 from eval.recorded.methods import expert_accuracy
 from eval.recorded.outcomes import OutcomeSet, Question, read_outcomes
@@ -176,12 +176,28 @@ def test_easy_questions_do_not_make_an_expert_best() -> None:
 
 
 def test_votes() -> None:
-    question = Question("1", "?", options=("a", "b", "c", "d"))
-    given = [Given("x", "A", 0.9), Given("y", "B", 0.3), Given("z", "B", 0.3), Given("w", None, 0.9)]
-    assert First().combine(question, given) == "A"
-    assert Vote().combine(question, given) == "B"
-    assert WeightedVote().combine(question, given) == "A"
-    assert Vote().combine(question, given[3:]) is None
+    said = np.asarray(
+        [["A", "B", "B", None], [None, "free", "text", "text"], ["A", "B", "C", "D"]], dtype=object
+    )
+    nothing = np.full(4, np.nan)
+    outcomes = OutcomeSet(
+        name="said",
+        questions=tuple(Question(str(i), "?", ("a", "b", "c", "d")) for i in range(3)),
+        experts=("x", "y", "z", "w"),
+        scores=np.tile([0.1, 0.2, 0.3, 0.4], (3, 1)),
+        answers=said,
+        costs=np.full((3, 4), np.nan),
+        active_b=nothing,
+        parameters_b=nothing,
+    )
+    chances = np.tile([0.9, 0.3, 0.3, 0.9], (3, 1))
+    everyone, w_alone = np.tile(np.arange(4), (3, 1)), np.tile([3, -1, -1], (3, 1))
+    y_first = np.tile([1, 0, 2, 3], (3, 1))
+    assert First().scores(outcomes, everyone, chances).tolist() == [0.1, 0.1, 0.1]
+    assert Vote().scores(outcomes, everyone, chances).tolist() == [0.2, 0.3, 0.1], "of equals the best ranked"
+    assert Vote().scores(outcomes, y_first, chances).tolist() == [0.2, 0.3, 0.2]
+    assert WeightedVote().scores(outcomes, everyone, chances).tolist() == [0.1, 0.3, 0.1]
+    assert Vote().scores(outcomes, w_alone, chances).tolist() == [0.4, 0.4, 0.4], "also without an answer"
 
 
 # Rows

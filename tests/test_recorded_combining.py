@@ -10,8 +10,8 @@ import pytest
 
 from coe.errors import ConfigError
 from eval.recorded.folds import cross_folds
-from eval.recorded.learning import InStages, Learned, answer_numbers
-from eval.recorded.lessons import Lessons
+from eval.recorded.learning import InStages, Learned
+from eval.recorded.lessons import Lessons, answer_numbers
 from eval.recorded.outcomes import OutcomeSet, Question
 from eval.recorded.references import names, single_within
 from eval.recorded.report import all_rows

@@ -35,21 +35,33 @@ def scores_of(table: Table, right: Floats, asked: Ints, taken: Ints) -> Floats:
     return np.asarray(right[rows[:, 0], asked[rows[:, 0], giver]])
 
 
-def teach(table: Table, right: Floats, asked: Ints, model: AgreementLogit | None = None) -> FittedCombiner:
+def teach(
+    table: Table,
+    right: Floats,
+    asked: Ints,
+    model: AgreementLogit | None = None,
+    near: AgreementLogit | None = None,
+) -> FittedCombiner:
     """A combiner (``model``, fitted) of the answers of ``asked`` (n, k; best first). Raises ConfigError where
-    nobody was right."""
-    return FittedCombiner((model or AgreementLogit()).fit(heard(table, asked), right))
+    nobody was right. ``near``: of :meth:`AgreementLogit.fit`."""
+    return FittedCombiner((model or AgreementLogit()).fit(heard(table, asked), right, near))
 
 
 def teach_in_stages(
-    table: Table, right: Floats, asked: Ints, mean_experts: float, alone: Mask | None = None
+    table: Table,
+    right: Floats,
+    asked: Ints,
+    mean_experts: float,
+    alone: Mask | None = None,
+    taught: FittedCombiner | None = None,
 ) -> FittedCombiner:
     """The same with a rule when to stop asking, so that ``mean_experts`` are asked on average.
+    ``taught``: what :func:`teach` gave for the same, where that is at hand.
 
     The rule learns from answers combined by fits to other questions (in ``PARTS`` parts). ``alone`` marks
     those that one expert answers in any case. Raises ConfigError where nobody was right.
     """
-    taught = teach(table, right, asked)
+    taught = taught or teach(table, right, asked)
     part_of = np.arange(len(table)) % PARTS
     going_on = np.ones(len(table), dtype=bool) if alone is None else ~alone
     if not going_on.any():
@@ -57,7 +69,7 @@ def teach_in_stages(
     steps: list[list[Step]] = []
     for part in range(PARTS):
         learned, judged = np.flatnonzero(part_of != part), np.flatnonzero((part_of == part) & going_on)
-        fit = teach(rows_of(table, learned), right[learned], asked[learned]).combiner
+        fit = teach(rows_of(table, learned), right[learned], asked[learned], near=taught.combiner).combiner
         steps.append(_steps(fit, rows_of(table, judged), right[judged], asked[judged]))
     joined = [
         Step(np.vstack([step.features for step in same]), np.concatenate([step.score for step in same]))

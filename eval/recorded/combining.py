@@ -6,38 +6,32 @@ probability for each; never a label, and never an expert that was not asked.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Protocol, Self
 
 import numpy as np
 
+from coe.aggregators.teaching import scores_of
+from coe.aggregators.weighing import ABSENT, Ints
 from coe.errors import ConfigError
 from coe.suggest import suggest
-from coe.types import ExpertId
 from eval.recorded.learning import InStages, Learned
-from eval.recorded.lessons import Lessons
-from eval.recorded.outcomes import Floats, Indices, OutcomeSet, Question
-
-
-@dataclass(frozen=True)
-class Given:
-    """One expert's answer; ``answer`` is None where none could be read from its output."""
-
-    expert: ExpertId
-    answer: str | None
-    probability: float
-    """the router's, that this expert is right"""
+from eval.recorded.lessons import Lessons, table_of
+from eval.recorded.outcomes import Floats, Indices, OutcomeSet
 
 
 class Combiner(Protocol):
-    """Combines the answers of one question. ``fit`` is called once a fold, before ``combine``."""
+    """Combines answers. ``fit`` is called once a fold, before ``scores``."""
 
     def fit(self, lessons: Lessons) -> Self: ...
 
-    def combine(self, question: Question, given: Sequence[Given]) -> str | None:
-        """One of the answers given (best-ranked expert first), or None where there is none to take."""
+    def scores(self, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
+        """(n,) scores of the combined answers when the experts ``asked`` (n, k; best first, -1: nobody)
+        answer; ``probabilities`` (n, m) are the router's.
+
+        An answer scores as the best-ranked expert that gave it did; where there is none to take, the best
+        ranked expert's counts.
+        """
         ...
 
 
@@ -47,8 +41,9 @@ class First:
     def fit(self, lessons: Lessons) -> Self:  # noqa: ARG002
         return self
 
-    def combine(self, question: Question, given: Sequence[Given]) -> str | None:  # noqa: ARG002
-        return given[0].answer
+    def scores(self, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:  # noqa: ARG002
+        first: Floats = outcomes.scores[np.arange(len(outcomes)), asked[:, 0]]
+        return first
 
 
 class Vote:
@@ -57,8 +52,10 @@ class Vote:
     def fit(self, lessons: Lessons) -> Self:  # noqa: ARG002
         return self
 
-    def combine(self, question: Question, given: Sequence[Given]) -> str | None:  # noqa: ARG002
-        return _heaviest(given, [1.0] * len(given))
+    def scores(self, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
+        table = table_of(outcomes, probabilities)
+        taken = _heaviest(table.answers, asked, np.ones(asked.shape))
+        return np.asarray(scores_of(table, outcomes.scores, asked, taken), dtype=np.float64)
 
 
 class WeightedVote:
@@ -70,16 +67,15 @@ class WeightedVote:
     def fit(self, lessons: Lessons) -> Self:  # noqa: ARG002
         return self
 
-    def combine(self, question: Question, given: Sequence[Given]) -> str | None:
-        wrong_choices = max(1, (len(question.options) or 4) - 1)
-        p = np.clip([one.probability for one in given], 0.02, 0.98)
-        weights = np.log(p / (1 - p)) + np.log(wrong_choices)
-        return _heaviest(given, weights.tolist())
+    def scores(self, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
+        table = table_of(outcomes, probabilities)
+        p = np.clip(np.take_along_axis(probabilities, np.maximum(asked, 0), axis=1), 0.02, 0.98)
+        wrong_choices = np.maximum(1, np.asarray(table.options) - 1)[:, None]
+        taken = _heaviest(table.answers, asked, np.log(p / (1 - p)) + np.log(wrong_choices))
+        return np.asarray(scores_of(table, outcomes.scores, asked, taken), dtype=np.float64)
 
 
-Made = Combiner | Learned | InStages
-
-COMBINERS: Mapping[str, Callable[[], Made]] = {
+COMBINERS: Mapping[str, Callable[[], Combiner]] = {
     "first": First,
     "vote": Vote,
     "weighted_vote": WeightedVote,
@@ -88,43 +84,20 @@ COMBINERS: Mapping[str, Callable[[], Made]] = {
 }
 
 
-def combiner(name: str) -> Made:
+def combiner(name: str) -> Combiner:
     """Raises ConfigError for an unknown name."""
     if name not in COMBINERS:
         raise ConfigError(f'no aggregator "{name}" for recorded runs; {suggest(name, COMBINERS)}')
     return COMBINERS[name]()
 
 
-def combined_scores(made: Made, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
-    """(n,) scores of the combined answers when the experts ``asked`` (n, k; best first, -1: nobody) answer.
-
-    An answer scores as the best-ranked expert that gave it did.
-    """
-    if isinstance(made, Learned | InStages):
-        return made.scores(outcomes, asked, probabilities)
-    scores = np.zeros(len(outcomes))
-    for row, question in enumerate(outcomes.questions):
-        columns = [int(column) for column in asked[row] if column >= 0]
-        scores[row] = _score_of(made, outcomes, row, question, columns, probabilities[row])
-    return scores
-
-
-def _score_of(
-    made: Combiner, outcomes: OutcomeSet, row: int, question: Question, columns: list[int], chances: Floats
-) -> float:
-    answers = outcomes.answers
-    if answers is None or len(columns) == 1:
-        return float(outcomes.scores[row, columns[0]])
-    given = [Given(outcomes.experts[j], answers[row, j], float(chances[j])) for j in columns]
-    taken = made.combine(question, given)
-    giver = next((j for j, one in zip(columns, given, strict=True) if one.answer == taken), columns[0])
-    return float(outcomes.scores[row, giver])
-
-
-def _heaviest(given: Sequence[Given], weights: Sequence[float]) -> str | None:
-    """The answer with the largest sum of weights; of equals the one that came first."""
-    mass: dict[str, float] = defaultdict(float)
-    for one, weight in zip(given, weights, strict=True):
-        if one.answer is not None:
-            mass[one.answer] += weight
-    return max(mass, key=mass.__getitem__) if mass else None
+def _heaviest(answers: Ints, asked: Indices, weights: Floats) -> Ints:
+    """(n,) the answer with the largest sum of ``weights`` (n, k) of those ``asked`` (n, k), ``ABSENT`` where
+    nobody answered; of equals the one that came first."""
+    given = np.where(asked >= 0, np.take_along_axis(answers, np.maximum(asked, 0), axis=1), ABSENT)
+    mass = np.zeros(given.shape)
+    for voter in range(given.shape[1]):
+        agree = given == given[:, [voter]]
+        mass += np.where(agree, weights[:, [voter]], 0.0)
+    first = np.where(given == ABSENT, -np.inf, mass).argmax(axis=1)
+    return np.asarray(given[np.arange(len(given)), first])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.recorded.combining import combined_scores, combiner
+from eval.recorded.combining import combiner
 from eval.recorded.lessons import Lessons
 from eval.recorded.outcomes import Floats, Indices, OutcomeSet
 from eval.recorded.ranking import available_top
@@ -80,7 +80,7 @@ def _scores(choice: Choice, learned: OutcomeSet, held_out: Callable[[str], Float
         alone: Floats = learned.scores[np.arange(len(learned)), asked[:, 0]]
         return alone
     if choice.aggregator != LEARNING:
-        return combined_scores(combiner(choice.aggregator), learned, asked, probabilities)
+        return combiner(choice.aggregator).scores(learned, asked, probabilities)
     return _in_halves(choice, learned, asked, probabilities)
 
 
@@ -92,5 +92,5 @@ def _in_halves(choice: Choice, learned: OutcomeSet, asked: Indices, probabilitie
         taught, judged = np.flatnonzero(~half), np.flatnonzero(half)
         lessons = Lessons(learned.rows(taught), probabilities[taught], asked[taught])
         made = combiner(choice.aggregator).fit(lessons)
-        scores[judged] = combined_scores(made, learned.rows(judged), asked[judged], probabilities[judged])
+        scores[judged] = made.scores(learned.rows(judged), asked[judged], probabilities[judged])
     return scores

@@ -7,15 +7,14 @@ from typing import Self
 
 import numpy as np
 
-from coe.aggregators.agreement import POSITIONS, AgreementLogit
 from coe.aggregators.fitted import FittedCombiner
 from coe.aggregators.stopping import standing_features
-from coe.aggregators.teaching import coming, heard, scores_of, teach, teach_in_stages
-from coe.aggregators.weighing import ABSENT, Ints, Mask, Table
+from coe.aggregators.teaching import coming, heard, scores_of, teach_in_stages
+from coe.aggregators.weighing import ABSENT, Mask
 from coe.aggregators.worth import how_many
 from coe.errors import ConfigError
 from coe.types import Options
-from eval.recorded.lessons import Lessons
+from eval.recorded.lessons import Lessons, table_of
 from eval.recorded.outcomes import Floats, Indices, OutcomeSet
 
 
@@ -29,12 +28,7 @@ class Learned:
     dependence: bool = True
 
     def fit(self, lessons: Lessons) -> Self:
-        table = table_of(lessons.outcomes, lessons.probabilities)
-        model = AgreementLogit(lengths=self.lengths, dependence=self.dependence)
-        try:
-            self.fitted_ = teach(table, np.nan_to_num(lessons.outcomes.scores), lessons.asked, model)
-        except ConfigError:
-            self.fitted_ = None
+        self.fitted_ = lessons.taught(lengths=self.lengths, dependence=self.dependence)
         return self
 
     def scores(self, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
@@ -62,13 +56,13 @@ class InStages:
     fitted_: FittedCombiner | None = field(default=None)
 
     def fit(self, lessons: Lessons) -> Self:
-        table, right = (
-            table_of(lessons.outcomes, lessons.probabilities),
-            np.nan_to_num(lessons.outcomes.scores),
-        )
-        alone = _alone(lessons.asked, lessons.probabilities)
+        taught, alone = lessons.taught(), _alone(lessons.asked, lessons.probabilities)
+        if taught is None:
+            return self
         try:
-            self.fitted_ = teach_in_stages(table, right, lessons.asked, self.mean_experts, alone)
+            self.fitted_ = teach_in_stages(
+                lessons.table(), lessons.right(), lessons.asked, self.mean_experts, alone, taught
+            )
         except ConfigError:
             self.fitted_ = None
         return self
@@ -98,32 +92,3 @@ def _alone(asked: Indices, probabilities: Floats) -> Mask:
     chances = np.take_along_axis(probabilities, np.maximum(asked, 0), axis=1)
     limit, usual = asked.shape[1], Options()
     return np.asarray([how_many(row[0], row.tolist(), limit, 1, usual) < 2 for row in chances])
-
-
-def table_of(outcomes: OutcomeSet, probabilities: Floats) -> Table:
-    """The answers of all experts."""
-    return Table(
-        experts=outcomes.experts,
-        answers=answer_numbers(outcomes),
-        chances=probabilities,
-        lengths=outcomes.tokens,
-        options=np.asarray([len(question.options) or 4 for question in outcomes.questions]),
-    )
-
-
-def answer_numbers(outcomes: OutcomeSet) -> Ints:
-    """(n, m) options by position, other answers numbered within their question from ``POSITIONS`` on."""
-    numbers = np.full(outcomes.scores.shape, ABSENT, dtype=np.int64)
-    if outcomes.answers is None:
-        return numbers
-    for row, question in enumerate(outcomes.questions):
-        free: dict[str, int] = {}
-        for column, answer in enumerate(outcomes.answers[row]):
-            if answer is None:
-                continue
-            place = ord(answer) - ord("A") if len(answer) == 1 else -1
-            if 0 <= place < min(len(question.options), POSITIONS):
-                numbers[row, column] = place
-            else:
-                numbers[row, column] = free.setdefault(answer, POSITIONS + len(free))
-    return numbers

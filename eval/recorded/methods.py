@@ -12,9 +12,9 @@ from coe.errors import ConfigError
 from coe.suggest import suggest
 from eval.recorded.outcomes import Floats, Indices, OutcomeSet
 from routers import ESTIMATORS, estimator_class
-from routers.blend import USUAL, BlendEstimator
+from routers.blend import PARTS, USUAL, BlendEstimator, fit_part
 from routers.encoder import Vectors
-from routers.evidence import Estimator, Evidence
+from routers.evidence import Estimator, Evidence, Matrix
 
 BLEND, CASCADE = "blend", "cascade"
 STATIC, RANDOM, ORACLE = "static", "random", "oracle"
@@ -53,6 +53,8 @@ class Lesson:
     seed: int
     learned_by: dict[str, Estimator] = field(default_factory=dict)
     """estimators fitted so far, so that a blend need not fit its parts again"""
+    estimated: dict[str, Matrix] = field(default_factory=dict)
+    """what they estimate of the asked questions that have a text"""
 
 
 Method = Callable[[Lesson], Fitted]
@@ -114,18 +116,31 @@ def _by_estimator(name: str, lesson: Lesson) -> Fitted:
     estimator = _learned(name, lesson)
     asked = np.flatnonzero(lesson.readable)
     if len(asked):
-        test[asked] = estimator.estimate([lesson.texts[i] for i in asked], lesson.vectors[asked])
+        test[asked] = _estimates(name, lesson)
     held_out[lesson.learned] = estimator.cross_fitted_
     return Fitted(test, held_out)
 
 
+def _estimates(name: str, lesson: Lesson) -> Matrix:
+    """(asked questions with a text, m)"""
+    if name not in lesson.estimated:
+        estimator, asked = _learned(name, lesson), np.flatnonzero(lesson.readable)
+        if isinstance(estimator, BlendEstimator):
+            found = estimator.of_parts([_estimates(part, lesson) for part in estimator.parts])
+        else:
+            found = estimator.estimate([lesson.texts[i] for i in asked], lesson.vectors[asked])
+        lesson.estimated[name] = found
+    return lesson.estimated[name]
+
+
 def _learned(name: str, lesson: Lesson) -> Estimator:
     if name not in lesson.learned_by:
-        made: Estimator
         if name == BLEND:
             parts = {part: _learned(part, lesson) for part in USUAL}
             made = BlendEstimator(USUAL, fitted=parts)
+            lesson.learned_by[name] = made.fit(lesson.evidence)
+        elif name in PARTS:
+            lesson.learned_by[name] = fit_part(name, lesson.evidence, lesson.learned_by)
         else:
-            made = estimator_class(name)()
-        lesson.learned_by[name] = made.fit(lesson.evidence)
+            lesson.learned_by[name] = estimator_class(name)().fit(lesson.evidence)
     return lesson.learned_by[name]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eval.recorded.combining import Vote, combined_scores
+from eval.recorded.combining import Vote
 from eval.recorded.methods import expert_accuracy
 from eval.recorded.ranking import available_top
 from eval.recorded.study import Asked, Study
@@ -18,7 +18,7 @@ def everybody(study: Study) -> Asked:
     """The plain vote of the whole pool; ties go to the better single expert."""
     strength = study.asked("static", "first", 1).probabilities
     asked = available_top(strength, study.tested.scores, len(study.outcomes.experts))
-    return Asked(asked, strength, combined_scores(Vote(), study.tested, asked, strength), 0.0)
+    return Asked(asked, strength, Vote().scores(study.tested, asked, strength), 0.0)
 
 
 def single_within(study: Study, usd: float) -> Asked:

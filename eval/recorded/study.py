@@ -13,9 +13,9 @@ import numpy as np
 
 from coe.errors import ConfigError
 from coe.types import ExpertId
-from eval.recorded.combining import combined_scores, combiner
+from eval.recorded.combining import combiner
 from eval.recorded.default import ADAPTIVE, Choice, choose_default
-from eval.recorded.folds import Fold
+from eval.recorded.folds import Fold, cross_folds
 from eval.recorded.learning import InStages
 from eval.recorded.lessons import Lessons
 from eval.recorded.methods import CASCADE, Fitted, Lesson, expert_accuracy, method
@@ -64,6 +64,8 @@ class Study:
     plan: Plan
     _fits: dict[tuple[str, int], tuple[Fitted, float]] = field(default_factory=dict)
     _defaults: dict[tuple[int, int], Choice] = field(default_factory=dict)
+    _taught: dict[tuple[str, int, int], Lessons] = field(default_factory=dict)
+    _parts: dict[tuple[int, bool], OutcomeSet] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> Indices:
@@ -80,6 +82,10 @@ class Study:
         other.__dict__["_features"] = self._features  # as a cached property keeps it
         return other
 
+    def reseeded(self, seed: int) -> Study:
+        """The same questions in as many folds, drawn by ``seed``."""
+        return self.with_folds(cross_folds(self.outcomes.questions, len(self.plan.folds), seed), seed)
+
     def fitted(self, router: str, fold: int) -> tuple[Fitted, float]:
         """A router's estimates of one fold, and the seconds they took."""
         if (router, fold) not in self._fits:
@@ -87,6 +93,21 @@ class Study:
             found = method(router)(self._lessons[fold])
             self._fits[router, fold] = (found, time.perf_counter() - started)
         return self._fits[router, fold]
+
+    def part(self, fold: int, *, learned: bool = False) -> OutcomeSet:
+        """The questions of a fold that are asked, or those that are ``learned`` from."""
+        if (fold, learned) not in self._parts:
+            chosen = self.plan.folds[fold]
+            self._parts[fold, learned] = self.outcomes.rows(chosen.train if learned else chosen.test)
+        return self._parts[fold, learned]
+
+    def lessons(self, router: str, fold: int, count: int) -> Lessons:
+        """What teaches to combine the answers of the router's ``count`` experts."""
+        if (router, fold, count) not in self._taught:
+            learned, held_out = self.part(fold, learned=True), self.fitted(router, fold)[0].held_out
+            would_ask = available_top(held_out, learned.scores, count)
+            self._taught[router, fold, count] = Lessons(learned, held_out, would_ask)
+        return self._taught[router, fold, count]
 
     def asked(self, router: str, aggregator: str, count: int) -> Asked:
         """``router`` with ``aggregator`` over the answers of its ``count`` most probable experts."""
@@ -146,9 +167,8 @@ class Study:
 
     def _default_choice(self, fold: int, count: int) -> Choice:
         if (fold, count) not in self._defaults:
-            lesson = self._lessons[fold]
             self._defaults[fold, count] = choose_default(
-                self.outcomes.rows(lesson.train),
+                self.part(fold, learned=True),
                 count,
                 lambda router: self.fitted(router, fold)[0].held_out,
                 self.plan.seed,
@@ -163,25 +183,22 @@ class Study:
         for number, (fold, choice) in enumerate(zip(self.plan.folds, choices, strict=True)):
             found, spent = self.fitted(choice.router, number)
             started = time.perf_counter()
-            part = self.outcomes.rows(fold.test)
-            asked, scored = self._answered(choice, number, part, found)
+            asked, scored = self._answered(choice, number, found)
             experts[fold.test, : asked.shape[1]] = asked
             probabilities[fold.test] = found.test
             scores[fold.test] = scored
             seconds += spent + time.perf_counter() - started
         return Asked(experts[self.rows], probabilities[self.rows], scores[self.rows], seconds)
 
-    def _answered(self, choice: Choice, fold: int, part: OutcomeSet, found: Fitted) -> tuple[Indices, Floats]:
+    def _answered(self, choice: Choice, fold: int, found: Fitted) -> tuple[Indices, Floats]:
         """Whom the fold's test questions went to (n, k), and the (n,) scores of the combined answers."""
-        made = combiner(choice.aggregator)
+        made, part = combiner(choice.aggregator), self.part(fold)
         asked = available_top(found.test, part.scores, choice.count)
         if choice.count > 1:
-            learned = self.outcomes.rows(self.plan.folds[fold].train)
-            would_ask = available_top(found.held_out, learned.scores, choice.count)
-            made = made.fit(Lessons(learned, found.held_out, would_ask))
+            made = made.fit(self.lessons(choice.router, fold, choice.count))
         if isinstance(made, InStages):
             asked = made.asked_of(part, asked, found.test)
-        return asked, combined_scores(made, part, asked, found.test)
+        return asked, made.scores(part, asked, found.test)
 
     @cached_property
     def _features(self) -> csr_matrix:

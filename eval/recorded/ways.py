@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from coe.errors import ConfigError
-from eval.recorded.combining import Made, Vote, WeightedVote, combined_scores
+from eval.recorded.combining import Combiner, Vote, WeightedVote
 from eval.recorded.learning import InStages, Learned
 from eval.recorded.lessons import Lessons
 from eval.recorded.methods import Fitted, expert_accuracy
-from eval.recorded.outcomes import Floats, Indices, OutcomeSet
+from eval.recorded.outcomes import Floats, OutcomeSet
 from eval.recorded.ranking import available_top
 from eval.recorded.study import Study
 from eval.statistics import paired_bootstrap
@@ -38,7 +38,7 @@ class Way:
 
     name: str
     count: int
-    make: Callable[[], Made]
+    make: Callable[[], Combiner]
     share: float = 1.0
     blind: bool = False
 
@@ -105,18 +105,18 @@ def told(study: Study, router: str, way: Way) -> Told:
     """``way`` over the test questions of every fold, taught on the others."""
     scores, experts = np.zeros(len(study.outcomes)), np.zeros(len(study.outcomes))
     for number, fold in enumerate(study.plan.folds):
-        estimates = study.fitted(router, number)[0]
-        learned, part = study.outcomes.rows(fold.train), study.outcomes.rows(fold.test)
-        would_ask = available_top(estimates.held_out, learned.scores, way.count)
-        asked = available_top(estimates.test, part.scores, way.count)
-        seen = _blind(learned, estimates) if way.blind else estimates
-        kept = _share(len(learned), way.share, study.plan.seed)
-        made = way.make().fit(Lessons(learned.rows(kept), seen.held_out[kept], would_ask[kept]))
+        seen, lessons = study.fitted(router, number)[0], study.lessons(router, number, way.count)
+        part = study.part(number)
+        asked = available_top(seen.test, part.scores, way.count)
+        if way.blind:
+            seen = _blind(lessons.outcomes, seen)
+            lessons = Lessons(lessons.outcomes, seen.held_out, lessons.asked)
+        if way.share < 1.0:
+            lessons = _thinned(lessons, way.share, study.plan.seed)
+        made = way.make().fit(lessons)
         if isinstance(made, InStages):
             asked = made.asked_of(part, asked, seen.test)
-            scores[fold.test] = made.scores(part, asked, seen.test)
-        else:
-            scores[fold.test] = combined_scores(made, part, asked, seen.test)
+        scores[fold.test] = made.scores(part, asked, seen.test)
         experts[fold.test] = (asked >= 0).sum(axis=1)
     return Told(scores[study.rows], float(experts[study.rows].mean()))
 
@@ -128,11 +128,10 @@ def _blind(learned: OutcomeSet, estimates: Fitted) -> Fitted:
     )
 
 
-def _share(count: int, share: float, seed: int) -> Indices:
-    if share >= 1.0:
-        return np.arange(count)
-    drawn = np.random.default_rng(seed).permutation(count)[: max(2, round(share * count))]
-    return np.sort(drawn)
+def _thinned(lessons: Lessons, share: float, seed: int) -> Lessons:
+    count = len(lessons.outcomes)
+    kept = np.sort(np.random.default_rng(seed).permutation(count)[: max(2, round(share * count))])
+    return Lessons(lessons.outcomes.rows(kept), lessons.probabilities[kept], lessons.asked[kept])
 
 
 def _single(study: Study) -> Told:
@@ -142,7 +141,7 @@ def _single(study: Study) -> Told:
 def _majority(study: Study) -> Told:
     strength, count = study.asked("static", "first", 1).probabilities, len(study.outcomes.experts)
     everyone = available_top(strength, study.tested.scores, count)
-    scores = combined_scores(Vote(), study.tested, everyone, strength)
+    scores = Vote().scores(study.tested, everyone, strength)
     return Told(scores, float((everyone >= 0).sum(axis=1).mean()))
 
 

@@ -46,20 +46,17 @@ def main(
     from eval.recorded.ways import ablation, compared, figures, table, usual_ways
 
     counts = numbers(experts_per_query, "--experts-per-query")
-    studies = [
-        open_study(
-            Settings(
-                outcomes=outcomes,
-                pool=listed(pool or ""),
-                routers=(router,),
-                experts_per_query=counts,
-                folds=folds,
-                seed=seed,
-                encoder=encoder,
-            )
+    study = open_study(
+        Settings(
+            outcomes=outcomes,
+            pool=listed(pool or ""),
+            routers=(router,),
+            experts_per_query=counts,
+            folds=folds,
+            encoder=encoder,
         )
-        for seed in numbers(seeds, "--seeds")
-    ]
+    )
+    studies = [study.reseeded(seed) for seed in numbers(seeds, "--seeds")]
     ways = usual_ways(counts, mean_experts)
     if with_ablation:
         ways += [way for count in counts for way in ablation(count)]
