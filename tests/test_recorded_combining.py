@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from coe.errors import ConfigError
 from eval.recorded.folds import cross_folds
 from eval.recorded.learning import InStages, Learned
 from eval.recorded.lessons import Lessons, answer_numbers
+from eval.recorded.masses import ByMass
 from eval.recorded.outcomes import OutcomeSet, Question
+from eval.recorded.ranking import by_mass
 from eval.recorded.references import names, single_within
 from eval.recorded.report import all_rows
 from eval.recorded.study import Plan, Study
@@ -129,6 +132,35 @@ def test_ways_to_combine_need_recorded_answers() -> None:
         compared(
             [Study(outcomes, np.zeros((60, 4), dtype=np.float32), plan)], "static", usual_ways((3,), 2.0)
         )
+
+
+def test_top_p_asks_within_its_budget_and_more_only_where_the_router_is_unsure() -> None:
+    right = np.random.default_rng(1).random((400, 3)) < 0.6
+    letters = np.where(right, "A", np.asarray(["B", "C", "D"])).astype(object)  # wrong ones never agree
+    outcomes = replace(team_outcomes(), scores=right.astype(np.float64), answers=letters)
+    everyone = np.tile(np.arange(3), (len(outcomes), 1))
+    chances = np.full(outcomes.scores.shape, 0.5)
+    chances[::2] = [0.9, 0.6, 0.6]
+    made = ByMass(2.0).fit(Lessons(outcomes, chances, everyone))
+    asked = (made.asked_of(outcomes, everyone, chances) >= 0).sum(axis=1)
+    assert set(asked[::2]) == {1}
+    assert set(asked[1::2]) == {3}, "two votes are no better than one"
+    frugal = ByMass(1.0).fit(Lessons(outcomes, chances, everyone))
+    assert set((frugal.asked_of(outcomes, everyone, chances) >= 0).sum(axis=1)) == {1}
+
+
+def test_top_p_passes_over_who_is_not_there() -> None:
+    asked = by_mass(np.asarray([[2, 0, -1]]), np.full((1, 3), 0.5), 1.0, 0.9)
+    assert asked.tolist() == [[2, 0, -1]]
+
+
+def test_a_run_has_top_p_beside_the_fixed_numbers() -> None:
+    outcomes = team_outcomes(120)
+    vectors = np.eye(len(outcomes), dtype=np.float32)
+    plan = Plan(cross_folds(outcomes.questions, 3, 0), ("static",), ("vote",), (1,), top_p=(0.4, 1.0))
+    few, many = (row for row in all_rows(Study(outcomes, vectors, plan)) if row.top_p is not None)
+    assert (few.router, few.top_p, few.experts_per_query, few.default) == ("top-p", 0.4, 3, False)
+    assert 1 <= few.mean_experts <= many.mean_experts <= 3  # type: ignore[operator]
 
 
 def test_a_run_has_the_default_in_stages_and_what_it_is_held_against() -> None:

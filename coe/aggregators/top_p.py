@@ -6,11 +6,13 @@ After top-p routing (Harder Tasks Need More Experts, arXiv 2403.07652) and null 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from coe.aggregators.weighing import Floats, Ints
 from coe.types import ByTopP
 
 PATTERN = r"^top-p:(0?\.[0-9]*[1-9][0-9]*|1(\.0+)?)$"
@@ -47,22 +49,34 @@ def top_p(chances: Sequence[float], limit: int, p: float, clear: float) -> Mass:
     of what the null expert leaves, or until the null expert is next. The first is taken in any case.
     More experts never come of a lower ``p``, a lower ``clear``, or odds that are higher all alike.
     """
-    odds = [_odds(chance) for chance in sorted(chances, reverse=True)[:limit]]
-    null = odds[0] * (odds[0] / _odds(clear))
-    everybody = math.fsum(odds)
-    count = 1
-    while count < len(odds) and odds[count] > null and math.fsum(odds[:count]) < p * everybody:
-        count += 1
-    masses = tuple(each / (everybody + null) for each in odds)
-    return Mass(masses[:count], masses[count:], null / (everybody + null))
+    row = np.asarray([sorted(chances, reverse=True)[:limit]])
+    count, odds, null = int(counts(row, p, clear)[0]), _odds(row), float(_null(row, clear)[0])
+    masses = tuple((odds[0] / (odds.sum() + null)).tolist())
+    return Mass(masses[:count], masses[count:], null / float(odds.sum() + null))
+
+
+def counts(chances: Floats, p: float, clear: float) -> Ints:
+    """(n,) how many are asked of experts with ``chances`` (n, k), the highest first; NaN, last, for nobody.
+    See :func:`top_p`."""
+    odds = np.nan_to_num(_odds(chances))
+    before = np.cumsum(odds, axis=1)
+    everybody = before[:, -1:]
+    taken = (odds[:, 1:] > _null(chances, clear)[:, None]) & (before[:, :-1] < p * everybody)
+    return np.asarray(1 + np.logical_and.accumulate(taken, axis=1).sum(axis=1))
+
+
+def _null(chances: Floats, clear: float) -> Floats:
+    """(n,) odds that stand for the null expert."""
+    best = _odds(chances[:, 0])
+    return np.asarray(best * (best / _odds(np.asarray(clear))))
+
+
+def _odds(chances: Floats) -> Floats:
+    bounded = np.clip(chances, _LEAST, _MOST)
+    return np.asarray(bounded / (1.0 - bounded))
 
 
 def written(text: str) -> ByTopP | None:
     """What ``top-p:0.6`` says; None for another spelling."""
     found = re.fullmatch(PATTERN, text)
     return ByTopP(float(found.group(1))) if found else None
-
-
-def _odds(chance: float) -> float:
-    chance = min(_MOST, max(_LEAST, chance))
-    return chance / (1.0 - chance)

@@ -22,6 +22,21 @@ address_option = click.option(
 )
 
 
+def counts(text: str, option: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Of a list such as 1,3,top-p:0.6 the whole numbers, 1 if there is none, and the p. Raises
+    click.BadParameter."""
+    from coe.aggregators.top_p import written
+
+    parts = [part.strip() for part in text.split(",")]
+    masses = [(part, written(part)) for part in parts if part.startswith("top-p")]
+    for part, mass in masses:
+        if mass is None:
+            raise click.BadParameter(f'"{part}" has no P above 0 and at most 1: top-p:0.6', param_hint=option)
+    fixed = ",".join(part for part in parts if not part.startswith("top-p"))
+    found = dict.fromkeys(mass.p for _, mass in masses if mass is not None)
+    return numbers(fixed or "1", option) if masses else numbers(text, option), tuple(found)
+
+
 def numbers(text: str, option: str) -> tuple[int, ...]:
     """The different whole numbers of a comma-separated list. Raises click.BadParameter naming ``option``."""
     try:

@@ -28,11 +28,13 @@ _DRAWS = 2000
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to answer: the ``count`` most probable experts of ``router``, made one by ``aggregator``."""
+    """A way to answer: the ``count`` most probable experts of ``router``, made one by ``aggregator``; with
+    ``top_p`` at most so many."""
 
     router: str
     aggregator: str = "first"
     count: int = 1
+    top_p: float | None = None
 
 
 ALONE = Choice("static")

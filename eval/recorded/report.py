@@ -18,6 +18,9 @@ from eval.statistics import calibration, paired_bootstrap, wilson
 
 DEFAULT = "default"
 SINGLE = "best single"
+TOP_P = "top-p"
+USUAL_LIMIT = 5
+"""Of top-p in a run that asks one expert otherwise."""
 NOT_MEASURABLE = "not measurable: the set records no answers to combine"
 _DRAWS = 5000
 FIXED = 3
@@ -43,6 +46,8 @@ class Row:
     aggregator: str
     experts_per_query: int
     default: bool
+    top_p: float | None = None
+    """how many are asked is chosen by top-p with a null expert, at most ``experts_per_query``"""
     accuracy: float | None = None
     low: float | None = None
     high: float | None = None
@@ -78,8 +83,13 @@ def all_rows(study: Study) -> Iterator[Row]:
         if count > 1:
             yield from _reference_rows(study, count, default, base)
     limit = max(plan.experts_per_query)
+    if plan.top_p and limit == 1:
+        limit = min(USUAL_LIMIT, len(study.outcomes.experts))
     if limit > 1 and study.outcomes.answers is not None:
         yield _adaptive_row(study, limit, base)
+        for p in plan.top_p:
+            row = Row(TOP_P, "chosen", limit, default=False, top_p=p, note=f"top-p {p:g}, at most {limit}")
+            yield measured(row, study.by_top_p(p, limit), base, study)
         yield measured(
             Row("everybody", "vote", len(study.outcomes.experts), default=False),
             everybody(study),
@@ -142,6 +152,7 @@ def _identity(row: Row) -> dict[str, Any]:
         "aggregator": row.aggregator,
         "experts_per_query": row.experts_per_query,
         "default": row.default,
+        "top_p": row.top_p,
     }
 
 
@@ -234,7 +245,9 @@ def _line(row: dict[str, Any]) -> str:
             f"{row['seconds']:.1f}",
         ]
     name = f"**{row['router']}**" if row["default"] else row["router"]
-    return f"| {name} | {row['aggregator']} | {row['experts_per_query']} | " + " | ".join(cells) + " |"
+    most = row["experts_per_query"]
+    count = most if row["top_p"] is None else f"{row['top_p']:g}, at most {most}"
+    return f"| {name} | {row['aggregator']} | {count} | " + " | ".join(cells) + " |"
 
 
 def _percent(share: float | None) -> str:

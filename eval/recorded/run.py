@@ -31,6 +31,7 @@ class Settings:
     routers: tuple[str, ...] = (*BASELINES, *ESTIMATORS, CASCADE)
     aggregators: tuple[str, ...] = ("vote", "weighted_vote", "learned")
     experts_per_query: tuple[int, ...] = (1,)
+    top_p: tuple[float, ...] = ()
     train_split: str | None = None
     test_split: str | None = None
     folds: int = 5
@@ -48,6 +49,7 @@ def open_study(settings: Settings) -> Study:
         routers=settings.routers,
         aggregators=settings.aggregators,
         experts_per_query=settings.experts_per_query,
+        top_p=settings.top_p,
         seed=settings.seed,
         encoder=encoder.identity,
     )

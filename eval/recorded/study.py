@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coe.aggregators.worth import CLEAR
 from coe.errors import ConfigError
 from coe.types import ExpertId
 from eval.recorded.combining import combiner
@@ -20,7 +21,7 @@ from eval.recorded.learning import InStages
 from eval.recorded.lessons import Lessons
 from eval.recorded.methods import CASCADE, Fitted, Lesson, expert_accuracy, method
 from eval.recorded.outcomes import Floats, Indices, OutcomeSet
-from eval.recorded.ranking import available_top
+from eval.recorded.ranking import available_top, by_mass
 from routers.encoder import Vectors
 from routers.evidence import Evidence
 from routers.features import text_features
@@ -39,6 +40,8 @@ class Plan:
     experts_per_query: tuple[int, ...]
     seed: int = 0
     encoder: str = ""
+    top_p: tuple[float, ...] = ()
+    """also measured: as many experts as top-p says, at most the largest number above"""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,11 @@ class Study:
         ]
         return self._merged(choices, limit)
 
+    def by_top_p(self, p: float, limit: int) -> Asked:
+        """The same where top-p with a null expert says beforehand how many are asked, at most ``limit``."""
+        choices = [replace(choice, top_p=p) for choice in self.default_choices(limit)]
+        return self._merged(choices, limit)
+
     def default_choices(self, count: int) -> list[Choice]:
         return [self._default_choice(fold, count) for fold in range(len(self.plan.folds))]
 
@@ -198,6 +206,8 @@ class Study:
             made = made.fit(self.lessons(choice.router, fold, choice.count))
         if isinstance(made, InStages):
             asked = made.asked_of(part, asked, found.test)
+        if choice.top_p is not None:
+            asked = by_mass(asked, found.test, choice.top_p, CLEAR)
         return asked, made.scores(part, asked, found.test)
 
     @cached_property

@@ -16,6 +16,7 @@ from coe.errors import ConfigError
 from eval.recorded.combining import Combiner, Vote, WeightedVote
 from eval.recorded.learning import InStages, Learned
 from eval.recorded.lessons import Lessons
+from eval.recorded.masses import ByMass
 from eval.recorded.methods import Fitted, expert_accuracy
 from eval.recorded.outcomes import Floats, OutcomeSet
 from eval.recorded.ranking import available_top
@@ -73,6 +74,7 @@ def usual_ways(counts: Sequence[int], mean_experts: float) -> list[Way]:
             Way(f"weighted vote, {count}", count, WeightedVote),
             Way(f"learned, {count}", count, Learned),
             Way(f"adaptive, at most {count}", count, lambda: InStages(mean_experts)),
+            Way(f"top-p, at most {count}", count, lambda: ByMass(mean_experts)),
         ]
     return ways
 
@@ -114,7 +116,7 @@ def told(study: Study, router: str, way: Way) -> Told:
         if way.share < 1.0:
             lessons = _thinned(lessons, way.share, study.plan.seed)
         made = way.make().fit(lessons)
-        if isinstance(made, InStages):
+        if isinstance(made, InStages | ByMass):
             asked = made.asked_of(part, asked, seen.test)
         scores[fold.test] = made.scores(part, asked, seen.test)
         experts[fold.test] = (asked >= 0).sum(axis=1)

@@ -14,7 +14,12 @@ import click
 @click.option("--pool", help="Experts, with commas between (quote a name with a comma); default: all.")
 @click.option("--routers", help="Routers to measure; default: all of them.")
 @click.option("--aggregators", help="How several answers become one; default: vote,weighted_vote,learned.")
-@click.option("--experts-per-query", default="1", show_default=True, help="Numbers of experts, as 1,3,5.")
+@click.option(
+    "--experts-per-query",
+    default="1",
+    show_default=True,
+    help="Numbers of experts, as 1,3,5; also top-p:P, with the largest of them (5 beside 1) as the most.",
+)
 @click.option("--train-split", help="Learn from this split...")
 @click.option("--test-split", help="...and ask that one.")
 @click.option("--folds", default=5, show_default=True, help="Without splits: folds of cross-validation.")
@@ -42,11 +47,12 @@ def main(
 
     The line named "default" is what the service would do unasked, chosen on learning questions only.
     """
-    from coe.cli._options import numbers
+    from coe.cli._options import counts
     from eval.recorded.report import all_rows, figures, table
     from eval.recorded.run import Settings, listed, open_study
 
     usual = Settings(outcomes)
+    fixed, masses = counts(experts_per_query, "--experts-per-query")
     started = time.perf_counter()
     study = open_study(
         Settings(
@@ -54,7 +60,8 @@ def main(
             pool=listed(pool or ""),
             routers=listed(routers) if routers else usual.routers,
             aggregators=listed(aggregators) if aggregators else usual.aggregators,
-            experts_per_query=numbers(experts_per_query, "--experts-per-query"),
+            experts_per_query=fixed,
+            top_p=masses,
             train_split=train_split,
             test_split=test_split,
             folds=folds,
