@@ -140,7 +140,7 @@ TABLES = (
           ("--seeds", "55,56,57,58,59", "--mixes", "zipf;mmlu-pro", "--traces", "{data}/traces",
            "--json", "{out}/scheduling.json")),
     _recorded("combining-pool-a-seed-3", _COMBINING, "mmlu_pro", "--seed", "3",
-              "--experts-per-query", "1,3,5", pool=POOL_A),
+              "--experts-per-query", "1,3,5,top-p:0.4,top-p:0.6,top-p:0.8", pool=POOL_A),
     _recorded("pool-b", _COMBINING, "mmlu_pro", "--experts-per-query", "1,3", pool=POOL_B),
     _recorded("pool-c", _COMBINING, "mmlu_pro", "--experts-per-query", "1,3", pool=POOL_C),
     _combining("combining-ablation", "--seeds", "1", "--experts-per-query", "3", "--ablation"),
