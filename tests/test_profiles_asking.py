@@ -6,6 +6,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,31 @@ def test_running_expert_is_asked_by_the_service_it_joined(
     assert [profile.overall.count for profile in found] == [200]
     assert 0.6 < found[0].overall.mean < 0.9
     assert found[0].estimate is not None
+
+
+def test_open_questions_are_put_as_they_stand_and_marked_strictly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golds = ("35", "Road", '{"age": 60, "name": "Maria"}')
+    made = choice_data(120)
+    questions = tuple(
+        replace(q, options=(), gold=golds[i % len(golds)]) for i, q in enumerate(made.outcomes.questions)
+    )
+    data = replace(made, outcomes=replace(made.outcomes, questions=questions))
+    monkeypatch.setattr(joining, "read_recorded", lambda folder: data)
+    gold = {q.text: q.gold for q in questions}
+    says = {"35": "The answer is 35.", "Road": "road.", golds[2]: "I would say Maria, who is 60."}
+
+    async def ask(question: str) -> str:
+        return says[gold[question] or ""]
+
+    registry = registry_of("lawyer", "stranger", probes="questions")
+    asyncio.run(ProbeProfiler(tmp_path).profile(registry, "stranger", ask))
+    (profile,) = open_store(registry, tmp_path).of(registry.experts[1])
+    # Categories take turns as the gold answers do.
+    assert {name: tally.mean for name, tally in profile.categories.items()} == {
+        "law": 1.0, "maths": 1.0, "biology": 0.0,
+    }  # fmt: skip
 
 
 def test_registry_without_probe_questions_says_how_to_name_some(tmp_path: Path) -> None:

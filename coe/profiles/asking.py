@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from coe.errors import ConfigError, EngineError
-from coe.extraction import LETTERS, choice
+from coe.extraction import LETTERS, choice, extract
 from coe.profiles.names import name_among
 from coe.profiles.newcomer import Floats, NewcomerModel, Rows
 from coe.profiles.outcomes import Recorded, Source, probed_profile
@@ -68,15 +68,14 @@ def ask_profile(
 ) -> ExpertProfile:
     """The profile of ``expert`` from ``count`` questions of ``data``; blocking (as long as the answers take).
 
-    Raises ConfigError when the questions have no options and gold letter, and what ``asking.put`` raises.
+    A question without options is put as it stands; its answer counts where it is the gold one. Raises
+    ConfigError when no question has a gold answer, and what ``asking.put`` raises.
     """
-    gradable = np.asarray(
-        [i for i, q in enumerate(data.outcomes.questions) if q.options and q.gold], dtype=np.intp
-    )
+    gradable = np.asarray([i for i, q in enumerate(data.outcomes.questions) if q.gold], dtype=np.intp)
     if not len(gradable):
         raise ConfigError(
-            f"{data.outcomes.name} has no question with options and a gold letter to ask",
-            hint="Use an outcome set of multiple-choice questions, such as MMLU-Pro.",
+            f"{data.outcomes.name} has no question with a gold answer to ask",
+            hint="Use an outcome set with a column gold: the right option's letter, or a short answer.",
         )
     kept = read_record(asking.record)
     own = name_among(expert, data.outcomes.experts)
@@ -123,10 +122,17 @@ async def _ask_missing(data: Recorded, rows: Rows, asking: Asking, kept: dict[st
 
 async def _ask(question: Question, put: Put) -> Asked:
     start = time.monotonic()
-    reply = await put(PROMPT.format(question=question.text))
-    letter = choice(reply.text, LETTERS[: len(question.options)])
-    right = letter is not None and letter == question.gold
+    reply = await put(PROMPT.format(question=question.text) if question.options else question.text or "")
+    right = _is_right(question, reply.text)
     return Asked(question.id, float(right), round(time.monotonic() - start, 3), reply.output_tokens)
+
+
+def _is_right(question: Question, text: str) -> bool:
+    """Strictly: what is not clearly an answer is wrong."""
+    if question.options:
+        return choice(text, LETTERS[: len(question.options)]) == question.gold
+    wanted = extract(question.gold or "")
+    return wanted is not None and extract(text) == wanted
 
 
 def through_url(url: str, model: str, max_tokens: int = 1024, timeout_s: float = 300.0) -> Put:

@@ -115,7 +115,7 @@ class ProbeProfiler:
             raise BadRequest(
                 "experts.yaml names no questions to ask a new expert",
                 code="no_probes",
-                hint="Set `probes: DIR`, a set of questions with options and gold, or leave `profile` out.",
+                hint="Set `probes: DIR`, a set of questions with gold answers, or leave `profile` out.",
             )
 
     async def profile(self, registry: Registry, expert: ExpertId, ask: Ask) -> ProfileReport:
