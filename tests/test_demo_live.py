@@ -20,7 +20,9 @@ import httpx
 import openai
 import pytest
 
-from coe.examples.skills import all_skills
+from coe.examples.questions import distinct_questions
+from coe.examples.skills import all_skills, skill_named
+from eval.importers.writing import Imported, OutcomeRow, QuestionRow, write_outcome_set
 
 ROOT = Path(__file__).parent.parent
 COE = Path(sys.executable).with_name("coe")
@@ -45,10 +47,15 @@ QUESTIONS = {
 }
 
 
+NEWCOMER = "units"
+PROBED = (NEWCOMER, "calendar", "sql", "regex")
+
+
 @dataclass(frozen=True)
 class Served:
     url: str
     process: subprocess.Popen[bytes]
+    registry: Path
 
     @property
     def client(self) -> openai.OpenAI:
@@ -61,6 +68,39 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _registry(folder: Path, admin_port: int) -> Path:
+    """The committed experts.yaml in a folder of its own, with an admin API, probe questions and a router that
+    learns from profiles."""
+    text = (ROOT / "experts.yaml").read_text(encoding="utf-8")
+    text = text.replace("model: models/", f"model: {ROOT}/models/")
+    (folder / "token").write_text("of-this-test-" * 4, encoding="utf-8")
+    admin = f"  admin: {{port: {admin_port}, token_file: token, any_folder: true}}\n"
+    for place, more in (("  port: 8000\n", admin), ("  available:\n", "    - {name: knn, kind: knn}\n")):
+        assert text.count(place) == 1
+        text = text.replace(place, place + more)
+    file = folder / "experts.yaml"
+    file.write_text(text + "\nprobes: probes\n", encoding="utf-8")
+    write_outcome_set(folder / "probes", _probes(), {})
+    return file
+
+
+def _probes() -> Imported:
+    """Training questions of four skills; of three of them it is known what their specialists can do."""
+    asked = {skill: distinct_questions(skill_named(skill), "train", 10, 5) for skill in PROBED}
+    questions = [
+        QuestionRow(q.id, q.text, skill, gold=q.answer, split="train")
+        for skill in PROBED
+        for q in asked[skill]
+    ]
+    outcomes = [
+        OutcomeRow(row.question_id, skill, float(row.category == skill))
+        for row in questions
+        for skill in PROBED
+        if skill != NEWCOMER
+    ]
+    return Imported(tuple(questions), tuple(outcomes))
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     missing = [name for name in ("base", *QUESTIONS) if not (ROOT / "models" / name).exists()]
@@ -68,12 +108,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         pytest.skip(f"no models/{missing[0]}: run `make experts`")
     log = (tmp_path_factory.mktemp("serve") / "stderr.log").open("wb")
     port = _free_port()
-    command = [str(COE), "serve", "--registry", "experts.yaml", "--port", str(port)]
+    registry = _registry(tmp_path_factory.mktemp("registry"), _free_port())
+    command = [str(COE), "serve", "--registry", str(registry), "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_ready(url, process, Path(log.name))
-        yield Served(url, process)
+        yield Served(url, process, registry)
     finally:
         process.terminate()
         process.wait(60)
@@ -203,3 +244,44 @@ def test_the_demo_evaluation_reports_the_router_beside_its_baselines(served: Ser
     assert summary["routed"]["right"] > summary["experts"]["base"]["right"]
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert again == shown, "a rerun asks nothing again"
+
+
+def test_an_expert_that_comes_back_is_profiled_by_asking_it_and_routed_to_for_its_skill(
+    served: Served, tmp_path: Path
+) -> None:
+    def coe(*command: str) -> str:
+        whole = [str(COE), *command, "--registry", str(served.registry), "--json"]
+        return subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    def ask(question: str) -> Any:
+        return served.client.chat.completions.create(
+            model="coe",
+            messages=[{"role": "user", "content": question}],
+            temperature=0,
+            max_tokens=24,
+            extra_body={"coe": {"router": "knn"}},
+        )
+
+    coe("experts", "remove", NEWCOMER)
+    question, answer = QUESTIONS[NEWCOMER]
+    without = _receipt(ask(question))
+    assert without["expert"] != NEWCOMER
+
+    entry = {
+        "id": NEWCOMER,
+        "host": "cpu-slot",
+        "model": str(ROOT / "models" / NEWCOMER),
+        "parameters_b": 0.135,
+    }
+    file = tmp_path / "units.json"
+    file.write_text(json.dumps(entry), encoding="utf-8")
+    (joined,) = json.loads(coe("experts", "add", str(file), "--profile"))["experts"]
+    assert not joined["shadow"], joined["reasons"]
+    assert joined["profile"]["questions"] == 40
+
+    profile = json.loads((served.registry.parent / "profiles/experts" / f"{NEWCOMER}.json").read_text())
+    scores = {skill: tally["mean"] for skill, tally in profile["categories"].items()}
+    assert scores.pop(NEWCOMER) >= 0.7
+    assert max(scores.values()) <= 0.2
+    again = ask(question)
+    assert (_receipt(again)["expert"], again.choices[0].message.content) == (NEWCOMER, answer)
