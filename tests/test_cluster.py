@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -278,6 +278,68 @@ async def test_a_lease_goes_back_to_an_owner_that_has_left_the_directory(tmp_pat
         async with pool.lease("r", "a"):
             pool._owners = {}
         assert calls.owner.holdings == 0
+
+
+async def test_a_lease_whose_owner_cannot_be_told_of_its_end_is_given_back_when_it_answers_again(
+    tmp_path: Path,
+) -> None:
+    calls = Calls(owner_of(Slot("slot", Script()), tmp_path))
+    async with running(calls.owner), gateway(calls) as pool:
+        async with pool.lease("r", "a"):
+            calls.gone = True
+        assert calls.owner.holdings == 1
+        calls.gone = False
+        await until(lambda: calls.owner.holdings == 0)
+
+
+async def test_an_expert_whose_lease_was_lost_on_the_way_serves_the_same_request(tmp_path: Path) -> None:
+    class LosesTheFirstAnswer(Calls):
+        lost = False
+
+        async def acquire(self, wanted: Wanted) -> Granted | Refused:
+            answer = await super().acquire(wanted)
+            if not self.lost:
+                self.lost = True
+                raise OwnerLost("the connection broke")
+            return answer
+
+    calls = LosesTheFirstAnswer(owner_of(Slot("slot", Script()), tmp_path))
+    async with running(calls.owner), gateway(calls) as pool:
+        async with pool.lease("r", "a", timeout_s=60):
+            assert (calls.lost, calls.owner.holdings) == (True, 1)
+        assert calls.owner.holdings == 0
+
+
+async def test_a_lease_is_given_back_though_its_request_is_cancelled_again_meanwhile(tmp_path: Path) -> None:
+    class Slow(Calls):
+        asked, go_on = asyncio.Event(), asyncio.Event()
+
+        async def give_back(self, session: str, ticket: str, failure: str | None) -> None:
+            self.asked.set()
+            await self.go_on.wait()
+            await super().give_back(session, ticket, failure)
+
+    calls = Slow(owner_of(Slot("slot", Script()), tmp_path))
+    async with running(calls.owner), gateway(calls) as pool:
+
+        async def request() -> None:
+            async with pool.lease("r", "a"):
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(request())
+        await until(lambda: calls.owner.holdings == 1)
+        task.cancel()
+        await calls.asked.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        calls.go_on.set()
+        await until(lambda: calls.owner.holdings == 0)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110 (owners tell nobody)
+            await asyncio.sleep(0.01)
 
 
 async def test_an_expert_that_died_before_it_was_handed_out_is_a_failure_of_its_engine(

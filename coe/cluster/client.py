@@ -13,9 +13,10 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from coe.cluster.leased import AddressedEngine, ClusterLease
 from coe.cluster.wire import (
     Directory,
     Granted,
@@ -29,20 +30,14 @@ from coe.cluster.wire import (
     TicketId,
     Wanted,
 )
-from coe.engines.address import Address, AddressBook
+from coe.engines.address import AddressBook
 from coe.errors import EngineError, ExpertUnavailable
 from coe.pipeline import Lease, Leases
 from coe.pool.events import HostId
 from coe.types import (
     DeadlineClass,
-    Engine,
-    EngineAnswer,
-    EngineCall,
-    EngineStats,
     ExpertId,
-    ExpertSpec,
     RequestId,
-    WakeFrom,
 )
 
 log = logging.getLogger(__name__)
@@ -51,39 +46,6 @@ BEAT_S = 1.0
 RETRY_S = 0.5
 OWNER_RETURN_S = 60.0
 """How long a request waits for an owner that is being restarted, where no other has the expert."""
-
-
-class AddressedEngine:
-    """A leased expert's server. Asking is a gateway's part of :class:`coe.types.Engine`; the rest is its
-    owner's, and does nothing here."""
-
-    def __init__(self, host: HostId, address: Address, book: AddressBook) -> None:
-        self.id = host
-        self._address, self._book = address, book
-
-    async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
-        return await self._book.ask(self._address, expert, call)
-
-    async def start(self) -> None: ...
-    async def ensure_ready(self, expert: ExpertId) -> None: ...
-    async def sleep(self, expert: ExpertId, level: int = 1) -> None: ...
-    async def adopt(self, experts: Sequence[ExpertSpec]) -> None: ...
-    async def stop(self) -> None: ...
-
-    def stats(self) -> EngineStats:
-        return EngineStats("ready")
-
-
-@dataclass(frozen=True)
-class ClusterLease:
-    """See :class:`coe.pipeline.Lease`."""
-
-    expert: ExpertId
-    asked_for: ExpertId
-    engine: Engine
-    queue_ms: float
-    swap_ms: float
-    wake_from: WakeFrom
 
 
 @dataclass(frozen=True)
@@ -130,7 +92,9 @@ class ClusterPool:
         self._book = AddressBook()
         self._watch: asyncio.Task[None] | None = None
         self._beats: dict[OwnerId, asyncio.Task[None]] = {}
-        self._hints: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
+        self._owed: dict[OwnerId, dict[TicketId, str | None]] = {}
+        """Given back, but their owner could not be told; with the failure, if any."""
 
     async def start(self) -> None:
         self._watch = asyncio.create_task(self._follow_owners())
@@ -201,7 +165,7 @@ class ClusterPool:
             failure = error.message
             raise
         finally:
-            await self._give_back(asked, wanted.ticket, failure)
+            await self._give_back(asked, granted.ticket, failure)
 
     @contextmanager
     def expect(
@@ -229,9 +193,13 @@ class ClusterPool:
             with contextlib.suppress(OwnerLost):
                 await call
 
-        task = asyncio.create_task(quietly())
-        self._hints.add(task)
-        task.add_done_callback(self._hints.discard)
+        self._tell(quietly())
+
+    def _tell(self, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(call)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+        return task
 
     def _ticket(self) -> TicketId:
         return f"{self._session}#{next(self._numbers)}"
@@ -247,8 +215,8 @@ class ClusterPool:
         )
 
     async def _granted(self, wanted: Wanted) -> tuple[_Asked, Granted]:
-        """Ask the owner with the shortest wait; one that vanishes meanwhile has granted nothing yet, so
-        the next one, or its successor, can safely be asked."""
+        """Ask the owner with the shortest wait; where that one vanishes meanwhile, the next one or its
+        successor, by another ticket: it may have granted the first, if only its answer was lost."""
         deadline = self._clock() + min(wanted.timeout_s, OWNER_RETURN_S)
         while True:
             owner = self._best(wanted.expert)
@@ -259,7 +227,8 @@ class ClusterPool:
                 try:
                     answer = await self._acquire(asked, wanted)
                 except OwnerLost:
-                    self._lost.add(owner)
+                    self._owe(owner, wanted.ticket, None)
+                    wanted = replace(wanted, ticket=self._ticket())
                     continue
                 if isinstance(answer, Refused):
                     raise answer.error()
@@ -281,10 +250,21 @@ class ClusterPool:
             raise
 
     async def _give_back(self, asked: _Asked, ticket: TicketId, failure: str | None) -> None:
-        try:
-            await asyncio.shield(asked.calls.give_back(self._session, ticket, failure))
-        except OwnerLost:  # Its leases went with it.
-            self._lost.add(asked.owner)
+        """Goes on when the caller is cancelled."""
+
+        async def give_back() -> None:
+            try:
+                await asked.calls.give_back(self._session, ticket, failure)
+            except OwnerLost:
+                self._owe(asked.owner, ticket, failure)
+
+        await asyncio.shield(self._tell(give_back()))
+
+    def _owe(self, owner: OwnerId, ticket: TicketId, failure: str | None) -> None:
+        """Its leases went with it, or it is told with the next heartbeat that it answers."""
+        self._lost.add(owner)
+        if owner in self._beats:
+            self._owed.setdefault(owner, {})[ticket] = failure
 
     def _best(self, expert: ExpertId) -> OwnerId | None:
         """The owner with the shortest expected wait, of those that answer."""
@@ -307,6 +287,7 @@ class ClusterPool:
                 self._beats[owner] = asyncio.create_task(self._beat(owner))
             for owner in self._beats.keys() - self._owners.keys():
                 self._beats.pop(owner).cancel()
+                self._owed.pop(owner, None)
                 self._reports.pop(owner, None)
                 self._lost.discard(owner)
             await asyncio.sleep(BEAT_S)
@@ -314,9 +295,12 @@ class ClusterPool:
     async def _beat(self, owner: OwnerId) -> None:
         while True:
             try:
-                report = await self._owners[owner].calls.beat(self._session)
+                calls = self._owners[owner].calls
+                report = await calls.beat(self._session)
                 if report.generation < self._version.number:
-                    await self._owners[owner].calls.adopt(self._version.number, self._version.registry)
+                    await calls.adopt(self._version.number, self._version.registry)
+                for ticket, failure in self._owed.pop(owner, {}).items():
+                    await self._give_back(_Asked(owner, calls), ticket, failure)
                 self._reports[owner] = report
                 self._lost.discard(owner)
             except OwnerLost as error:

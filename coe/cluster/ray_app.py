@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import time
 import uuid
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -186,7 +187,7 @@ class RayDirectory:
 
     async def _call(self, host: HostId) -> None:
         with contextlib.suppress(RayError):
-            await self._wake[host].present.remote()
+            await _nobodys_child(self._wake[host].present.remote)
 
 
 class ActorCalls:
@@ -196,26 +197,35 @@ class ActorCalls:
         self._owner, self._actor = owner, actor
 
     async def acquire(self, wanted: Wanted) -> Granted | Refused:
-        return await self._reach(self._actor.acquire.remote(wanted))  # type: ignore[no-any-return]
+        return await self._reach("acquire", wanted)  # type: ignore[no-any-return]
 
     async def give_back(self, session: SessionId, ticket: TicketId, failure: str | None) -> None:
-        await self._reach(self._actor.give_back.remote(session, ticket, failure))
+        await self._reach("give_back", session, ticket, failure)
 
     async def expect(self, wanted: Wanted) -> None:
-        await self._reach(self._actor.expect.remote(wanted))
+        await self._reach("expect", wanted)
 
     async def beat(self, session: SessionId) -> OwnerReport:
-        return await self._reach(self._actor.beat.remote(session))  # type: ignore[no-any-return]
+        return await self._reach("beat", session)  # type: ignore[no-any-return]
 
     async def adopt(self, generation: int, registry: str) -> None:
-        await self._reach(self._actor.adopt.remote(generation, registry))
+        await self._reach("adopt", generation, registry)
 
-    async def _reach(self, call: Awaitable[Any]) -> Any:
+    async def _reach(self, method: str, *args: Any) -> Any:
         try:
-            return await call
+            return await _nobodys_child(getattr(self._actor, method).remote, *args)
         except RayError as error:
             cause = getattr(error, "cause", None)
             raise OwnerLost(str(cause or error).partition("\n")[0] or type(error).__name__) from error
+
+
+def _nobodys_child(submit: Callable[..., T], *args: Any) -> T:
+    """``submit(*args)``, not as a part of the request that is served.
+
+    When a client hangs up, Serve cancels the request with all Ray calls that it made, wherever they are: the
+    lease would never be given back. Ray knows whose call it is by the context.
+    """
+    return contextvars.Context().run(submit, *args)
 
 
 async def _result(call: Awaitable[Any]) -> Any:

@@ -21,6 +21,9 @@ LOCAL_ENV: Mapping[str, str] = MappingProxyType(
         # Proxies are given 30 s by default, too little where many processes start on few cores.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Which would turn this on: a port at each gateway for load balancers that ask Serve's controller for
+        # it, proxies on the head alone, and 30 s for every gateway that stops. HAProxy needs it and has it.
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
         # Without it, who asks a gateway that dies gets Serve's plain text, or a stream that is cut.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "coe.cluster.front:middlewares",
         "RAY_USAGE_STATS_ENABLED": "0",

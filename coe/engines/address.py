@@ -58,7 +58,7 @@ class AddressBook:
     """Asks experts at addresses: one pool of connections for each server. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._clients: dict[tuple[str, str | None], HttpClient] = {}
+        self._clients: dict[_Key, HttpClient] = {}
 
     async def ask(self, address: Address, expert: ExpertId, call: EngineCall) -> HttpAnswer:
         """As :meth:`coe.types.Engine.ask`."""
@@ -93,5 +93,9 @@ class AddressBook:
         return self._clients[key]
 
 
-def _key(address: Address) -> tuple[str, str | None]:
-    return address.url, address.socket if address.local else None
+_Key = tuple[str, str | None, str | None]
+
+
+def _key(address: Address) -> _Key:
+    """With the token: another door may get the port of one that was closed."""
+    return address.url, address.socket if address.local else None, address.token

@@ -7,9 +7,10 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -25,6 +26,8 @@ from coe.testing.tiny_models import TinyFamily
 
 SLOT = "coe_slot"
 """The custom resource that a copy of the node takes; each worker has one."""
+BOUND_S = 240.0
+"""For things that take seconds on a machine that has nothing else to do."""
 _STAND_IN = """
 import sys
 from coe.testing.fake_vllm import main
@@ -37,8 +40,10 @@ class ServiceOnRay:
     ``copies`` copies with the experts ``a`` and ``b``. Every node counts as another machine, so tokens
     between them pass doors. Blocking; all waiting is bounded."""
 
-    def __init__(self, cluster: Cluster, family: TinyFamily, folder: Path, port: int) -> None:
-        self._cluster, self._family, self._folder = cluster, family, folder
+    def __init__(
+        self, cluster: Cluster, family: TinyFamily, folder: Path, port: int, more: Mapping[str, Any]
+    ) -> None:
+        self._cluster, self._family, self._folder, self._more = cluster, family, folder, more
         self.where = Listening("127.0.0.1", port)
         self._workers: list[Any] = []
         self._killed: set[object] = set()
@@ -49,10 +54,14 @@ class ServiceOnRay:
 
     def deploy(self, card: str = "", **cluster: Any) -> ClusterStatus:
         """The next generation; ``card`` tells it from the one before."""
-        registry = fake_registry(self._family, self._folder, card, cluster)
-        return ray_control.deploy(registry, str(self._folder), self.where, 120.0, say=lambda _: None)
+        registry = self.registry(card, cluster)
+        return ray_control.deploy(registry, str(self._folder), self.where, BOUND_S, say=lambda _: None)
 
-    def wait_until(self, holds: Callable[[ClusterStatus], bool], timeout_s: float = 120.0) -> float:
+    def registry(self, card: str, cluster: dict[str, Any]) -> Registry:
+        """See :func:`fake_registry`."""
+        return fake_registry(self._family, self._folder, card, cluster, self._more)
+
+    def wait_until(self, holds: Callable[[ClusterStatus], bool], timeout_s: float = BOUND_S) -> float:
         """Seconds until ``holds``. Raises TimeoutError with the state that it is stuck in."""
         start = time.monotonic()
         while not holds(status := ray_control.status()):
@@ -119,18 +128,20 @@ def service_on_ray(
     workers: int = 2,
     copies: int = 2,
     gateways: int = 2,
+    more: Mapping[str, Any] = MappingProxyType({}),
     **node: Any,
 ) -> Iterator[ServiceOnRay]:
-    """Started, deployed and ready. ``family`` lies below ``folder``; ``node``: see :func:`fake_registry`."""
+    """Started, deployed and ready. ``family`` lies below ``folder``, which all paths start from; ``more``
+    and ``node``: see :func:`fake_registry`."""
     _write_stand_in(folder)
     args = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 * 1024 * 1024}
     cluster = Cluster(initialize_head=True, head_node_args=args)
     try:
-        service = ServiceOnRay(cluster, family, folder, _free_port())
+        service = ServiceOnRay(cluster, family, folder, _free_port(), more)
         for _ in range(workers):
             service.add_worker()
         with ray_control.connected(cluster.address):
-            first = fake_registry(family, folder, "", {"copies": copies, **node})
+            first = service.registry("", {"copies": copies, **node})
             options = http_options(first, service.where.host, service.where.port)
             # One proxy, on the head: elsewhere a node takes its proxy with it, and its clients' connections.
             serve.start(http_options=options, proxy_location="HeadOnly")
@@ -153,8 +164,11 @@ def _ready(now: ClusterStatus, copies: int, gateways: int) -> bool:
     return len(up) == len(now.owners) == copies and len(here) == len(now.gateways) == gateways
 
 
-def fake_registry(family: TinyFamily, folder: Path, card: str, cluster: dict[str, Any]) -> Registry:
-    """``cluster``: gateways, target_wait_s, and copies, max_copies and cpus of the node."""
+def fake_registry(
+    family: TinyFamily, folder: Path, card: str, cluster: dict[str, Any], more: Mapping[str, Any]
+) -> Registry:
+    """``cluster``: gateways, target_wait_s, and copies, max_copies and cpus of the node; ``more``: further
+    parts of the registry."""
     path = f"{folder / 'stand-in'}:{os.environ.get('PYTHONPATH', os.getcwd())}"
     host = {
         "id": "slot",
@@ -162,14 +176,14 @@ def fake_registry(family: TinyFamily, folder: Path, card: str, cluster: dict[str
         "threads": 1,
         "max_model_len": 256,
         "env": {"PYTHONPATH": path},
-        "start_timeout_s": 60.0,
+        "start_timeout_s": 120.0,
     }
     node = {"id": "pool", "hosts": ["slot"], "resources": {SLOT: 1}, "copies": cluster.get("copies", 2)}
     node |= {key: cluster[key] for key in ("max_copies", "cpus") if key in cluster}
     return Registry.model_validate(
         {
             "pool": {"hosts": [host], "min_residency_s": 0.0},
-            "limits": {"request_timeout_s": 60.0},
+            "limits": {"request_timeout_s": 90.0},
             "experts": [
                 {"id": name, "host": "slot", "model": str(family.root / name), "card": f"{name} {card}"}
                 for name in ("a", "b")
@@ -183,6 +197,7 @@ def fake_registry(family: TinyFamily, folder: Path, card: str, cluster: dict[str
                 "target_wait_s": cluster.get("target_wait_s", 10.0),
                 "nodes": [node],
             },
+            **more,
         }
     )
 

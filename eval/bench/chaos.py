@@ -26,7 +26,7 @@ End = Literal["answer", "error", "broken", "foreign", "silent", "hung"]
 """answer: complete; error: one of ours, as JSON or as an event that ends a stream; broken: the connection
 ended in the middle, which HTTP shows; foreign: an error that is not in OpenAI's envelope (Serve's own);
 silent: it looks like an answer and is not one; hung: no end within :data:`PATIENCE_S`."""
-PATIENCE_S = 90.0
+PATIENCE_S = 130.0
 SETTLE_S = 3.0
 TOKENS = 30
 
@@ -72,8 +72,8 @@ class Row:
 class Load:
     """Clients in a thread of their own, each with one request after the other."""
 
-    def __init__(self, url: str, clients: int) -> None:
-        self._url, self._clients = url, clients
+    def __init__(self, url: str, clients: int, key: str | None = None) -> None:
+        self._url, self._clients, self._key = url, clients, key
         self.outcomes: list[Outcome] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -88,7 +88,7 @@ class Load:
         self._thread.join(PATIENCE_S + 10)
 
     async def _run(self) -> None:
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession(headers=bearer(self._key)) as session:
             await asyncio.gather(*(self._client(session, number) for number in range(self._clients)))
 
     async def _client(self, session: aiohttp.ClientSession, number: int) -> None:
@@ -96,6 +96,10 @@ class Load:
         while not self._stop.is_set():
             self.outcomes.append(await ask(session, self._url, "ab"[count // 2 % 2], stream=count % 2 == 0))
             count += 1
+
+
+def bearer(key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 async def ask(session: aiohttp.ClientSession, url: str, model: str, *, stream: bool) -> Outcome:

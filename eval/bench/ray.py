@@ -32,7 +32,11 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
     },
 }
-COMMON = {"RAY_worker_niceness": "0", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+COMMON = {
+    "RAY_worker_niceness": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+}
 
 
 def contenders(folder: Path, upstream: int) -> Iterator[Contender]:
