@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from coe.access import building
 from coe.access.answers import KeptAnswers, Place, SimilarTexts, place_of
 from coe.access.building import Reception, open_store
 from coe.access.doorman import Doorman
@@ -20,6 +22,7 @@ from coe.access.keys import Holder, KeyLimits, KeyRing, digest, make_key, read_k
 from coe.access.metering import used
 from coe.cli import main
 from coe.errors import ConfigError
+from coe.gateway.exchange import WATCH_AFTER_S
 from coe.local import build_service
 from coe.registry.models import Registry
 from coe.registry.operation import State
@@ -44,6 +47,21 @@ class DownStore(MemoryStore):
 
     async def get(self, key: str) -> bytes | None:
         raise StoreDown("gone")
+
+
+class SlowStore(MemoryStore):
+    """One that takes longer for a charge than a gateway waits until it looks whether its client has left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.charging, self.go_on, self.charged = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def charge(self, bill: Bill) -> None:
+        self.charging.set()
+        await asyncio.sleep(10 * WATCH_AFTER_S)
+        await self.go_on.wait()
+        await super().charge(bill)
+        self.charged.set()
 
 
 def registry(**fields: Any) -> Registry:
@@ -121,6 +139,57 @@ async def test_a_stream_is_charged_too(tmp_path: Path) -> None:
     async with service(tmp_path, script, access={"keys_file": keys_file(tmp_path, **limits)}) as client:
         first, second = await ask(client, stream=True), await ask(client)
     assert (first.status_code, second.status_code) == (200, 429)
+
+
+async def test_what_was_answered_is_charged_though_the_response_is_long_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SlowStore()
+    store.go_on.set()
+    monkeypatch.setattr(building, "open_store", lambda _: store)
+    async with service(tmp_path, access={"keys_file": keys_file(tmp_path, requests_per_month=1)}) as client:
+        first = await ask(client)
+        async with asyncio.timeout(30):
+            await store.charged.wait()
+        second = await ask(client)
+    assert (first.status_code, second.status_code) == (200, 429)
+
+
+async def test_a_stream_that_is_given_up_is_charged_though_its_request_is_cancelled_again_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SlowStore()
+    monkeypatch.setattr(building, "open_store", lambda _: store)
+    engine = FakeEngine("slot", Script(text="one two three"))
+    built = build_service(registry(access={"keys_file": keys_file(tmp_path)}), tmp_path, lambda *_: engine)
+    body = json.dumps({**ASK, "stream": True}).encode()
+    told, begun, left = [{"type": "http.request", "body": body}], asyncio.Event(), asyncio.Event()
+
+    async def receive() -> Any:
+        if told:
+            return told.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            begun.set()
+            await asyncio.Event().wait()  # nobody reads
+
+    headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-length", b"%d" % len(body))]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+    await built.start()
+    task = asyncio.create_task(built.app(scope, receive, send))
+    async with asyncio.timeout(30):
+        await begun.wait()
+        left.set()
+        await store.charging.wait()
+        task.cancel()  # as a server does that sees it, too
+        await asyncio.wait([task])
+        store.go_on.set()
+        await store.charged.wait()
+    await built.stop(drain_s=5.0)
+    await built.close()
 
 
 async def test_an_equal_request_is_answered_without_asking_anybody(tmp_path: Path) -> None:

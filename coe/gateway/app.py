@@ -35,6 +35,7 @@ from coe.gateway.schemas import FeedbackBody
 from coe.gateway.status import Status, can_answer
 from coe.generation import Generation, Generations
 from coe.pipeline import Answer, Pipeline, Preview
+from coe.registry.models import Registry
 from coe.suggest import suggest
 from coe.tracing import SPAN, code_of, of_request
 from coe.types import Endpoint as CompletionEndpoint
@@ -42,7 +43,7 @@ from coe.types import Request
 
 
 class Gateway:
-    """The handlers. State lives in what it is given; it has none of its own."""
+    """The handlers. State lives in what it is given; its own are only the answers that are being settled."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Gateway:
         self._generations = generations
         self._metrics = metrics
         self._status = status
+        self._settling: set[asyncio.Task[None]] = set()
 
     def app(self) -> Router:
         """The ASGI app. A bare router: middleware would cost every chunk of every stream."""
@@ -92,7 +94,7 @@ class Gateway:
     async def _complete(self, exchange: Exchange, endpoint: CompletionEndpoint) -> None:
         limits = self._generations.current.registry.limits
         holder = await self._reception.doorman.admit(exchange.headers)
-        hang_up = HangUp(exchange.receive)
+        hang_up = HangUp(exchange)
         try:
             async with asyncio.timeout(limits.request_timeout_s) as deadline:
                 raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
@@ -152,14 +154,24 @@ class Gateway:
                 return None
             return await _send_whole(exchange, answer)
         finally:
-            await answer.aclose()
-            if exchange.receipt is None:  # it broke off
-                exchange.receipt = answer.receipt()
-            if self._reception.marks is not None:
-                self._reception.marks.counts.answered(exchange.receipt, exchange.completion)
-            bill = used(exchange.receipt, registry, len(request.text))
-            self._metrics.charged(bill)
-            await self._reception.doorman.charge(holder, bill)
+            settling = asyncio.create_task(self._settle(exchange, request, answer, registry, holder))
+            self._settling.add(settling)
+            settling.add_done_callback(self._settling.discard)
+            # Goes on when the request is cancelled meanwhile: what was used is charged.
+            await asyncio.shield(settling)
+
+    async def _settle(
+        self, exchange: Exchange, request: Request, answer: Answer, registry: Registry, holder: Holder
+    ) -> None:
+        """Give back what the answer holds, and charge it."""
+        await answer.aclose()
+        if exchange.receipt is None:  # it broke off
+            exchange.receipt = answer.receipt()
+        if self._reception.marks is not None:
+            self._reception.marks.counts.answered(exchange.receipt, exchange.completion)
+        bill = used(exchange.receipt, registry, len(request.text))
+        self._metrics.charged(bill)
+        await self._reception.doorman.charge(holder, bill)
 
     async def _preview(self, exchange: Exchange) -> None:
         self._reception.doorman.identify(exchange.headers)

@@ -49,6 +49,8 @@ class Exchange:
         """the answer's own id"""
         self.error: CoeError | None = None
         """what the client was told"""
+        self.whole = False
+        """whether all of the response has been handed over to be sent"""
         self._streaming = False
         self._sent: bytearray | None = None
         self._listens_to = 0
@@ -72,6 +74,7 @@ class Exchange:
         head = [(b"content-type", content_type), (b"content-length", b"%d" % len(raw)), *(headers or ())]
         await self._start(status, head)
         self._note(raw)
+        self.whole = True
         await self._send({"type": "http.response.body", "body": raw})
 
     async def start_stream(self, headers: HeaderList) -> None:
@@ -91,6 +94,7 @@ class Exchange:
 
     async def end(self, last: bytes = b"") -> None:
         self._streaming = False
+        self.whole = True
         await self._send({"type": "http.response.body", "body": last})
 
     async def client_left(self) -> bool:
@@ -197,11 +201,11 @@ class Endpoint:
 
 class HangUp:
     """Ends a block when the client hangs up. Only once the body was read: from then on ``receive`` tells of
-    nothing but the end of the connection."""
+    nothing but the end of the connection, or of the response: servers say the same of both."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self.happened = False
-        self._receive = receive
+        self._exchange = exchange
         self._watcher: asyncio.Task[None] | None = None
 
     @contextmanager
@@ -220,8 +224,10 @@ class HangUp:
         self._watcher = asyncio.create_task(self._expire(block))
 
     async def _expire(self, block: asyncio.Timeout) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+        while (await self._exchange.receive())["type"] != "http.disconnect":
             pass
+        if self._exchange.whole:
+            return
         self.happened = True
         block.reschedule(0)
 
