@@ -176,7 +176,7 @@ async def test_a_stream_that_is_given_up_is_charged_though_its_request_is_cancel
             begun.set()
             await asyncio.Event().wait()  # nobody reads
 
-    headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-length", b"%d" % len(body))]
+    headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
     await built.start()
     task = asyncio.create_task(built.app(scope, receive, send))
