@@ -346,3 +346,39 @@ async def test_litellm_errors_mean_the_same(
     assert len(api.requests) == 1, "errors are not retried behind our back"
     assert api.requests[0].headers["Authorization"] == "Bearer sk-test"
     await engine.stop()
+
+
+TRACE = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "vendor=1"}
+SAID = {"index": 0, "text": "Hi", "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize("call", [CALL, EngineCall("completions", {"prompt": "Hi"})], ids=["chat", "text"])
+async def test_a_provider_is_told_of_our_span_and_only_where_there_is_one(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: EngineCall
+) -> None:
+    api.body = {"id": "c", "model": "upstream-model", "choices": [SAID]}
+    engine = await through_litellm(api, tmp_path, monkeypatch)
+    await whole(engine, replace(call, trace=TRACE))
+    await whole(engine, call)
+    traced, untraced = api.requests
+    assert {name: traced.headers.get(name) for name in TRACE} == TRACE
+    assert traced.headers["Authorization"] == "Bearer sk-test"
+    assert [name for name in TRACE if name in untraced.headers] == []
+    assert api.bodies[0] == api.bodies[1], "the body says nothing of it"
+    await engine.stop()
+
+
+async def test_headers_that_litellm_was_given_for_all_requests_stay_as_they_are(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.body = {"id": "c", "model": "upstream-model", "choices": [SAID]}
+    theirs = {"x-team": "sums", "tracestate": "theirs=1"}
+    monkeypatch.setattr(import_litellm(), "headers", dict(theirs))
+    engine = await through_litellm(api, tmp_path, monkeypatch)
+    await whole(engine, replace(CALL, trace=TRACE))
+    await whole(engine)
+    traced, untraced = ({name: r.headers.get(name) for name in (*TRACE, "x-team")} for r in api.requests)
+    assert traced == {**TRACE, **theirs}
+    assert untraced == {"traceparent": None, **theirs}
+    assert import_litellm().headers == theirs
+    await engine.stop()

@@ -111,10 +111,16 @@ class LiteLlmBackend:
                     timeout=self._host.timeout_s,
                     num_retries=0,
                     max_retries=0,
+                    extra_headers=self._trace_headers(call),
                 )
         except Exception as error:  # LiteLLM's exceptions have no base of their own
             raise translated(self._where, error) from error
         return StreamedAnswer(self._where, answer, shown) if call.stream else WholeAnswer(answer, shown)
+
+    def _trace_headers(self, call: EngineCall) -> dict[str, str] | None:
+        """What tells the provider of our span. LiteLLM sends these instead of the ``litellm.headers`` that
+        somebody may have set for all requests, so those are among them, and win."""
+        return {**call.trace, **(self._litellm.headers or {})} if call.trace else None
 
     async def close(self) -> None:
         self._litellm = None
