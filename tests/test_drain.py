@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ import httpx
 import pytest
 from aiohttp import web
 
+from coe.testing.command import ServeCommand, serve_command
 from coe.testing.waiting import until
 
 ASK = {"model": "sums", "messages": [{"role": "user", "content": "count"}]}
@@ -47,28 +46,6 @@ class Upstream:
         return response
 
 
-@dataclass
-class Service:
-    process: asyncio.subprocess.Process
-    url: str
-    log: list[str]
-
-    async def logged(self, words: str) -> None:
-        """Until a line of the log has ``words``."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(60):
-            while words not in "".join(self.log):
-                line = await self.process.stderr.readline()
-                assert line, f"it ended: {self.log}"
-                self.log.append(line.decode())
-
-    async def ended(self) -> int:
-        async with asyncio.timeout(60):
-            _, rest = await self.process.communicate()
-        self.log.append(rest.decode())
-        return self.process.returncode or 0
-
-
 @asynccontextmanager
 async def upstream() -> AsyncIterator[tuple[Upstream, str]]:
     what = Upstream()
@@ -85,7 +62,7 @@ async def upstream() -> AsyncIterator[tuple[Upstream, str]]:
 
 
 @asynccontextmanager
-async def serving(folder: Path, url: str, drain_s: float) -> AsyncIterator[Service]:
+async def serving(folder: Path, url: str, drain_s: float) -> AsyncIterator[ServeCommand]:
     """Two requests at once; a third one waits."""
     registry = {
         "service": {"port": 0, "drain_s": drain_s},
@@ -93,22 +70,8 @@ async def serving(folder: Path, url: str, drain_s: float) -> AsyncIterator[Servi
         "experts": [{"id": "sums", "host": "far", "model": "m"}],
         "routers": {"default": "random"},
     }
-    (folder / "experts.yaml").write_text(json.dumps(registry), encoding="utf-8")
-    command = ["-c", "from coe.cli import main; main()", "serve", "--registry", str(folder / "experts.yaml")]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(120):
-            first = (await process.stdout.readline()).decode()
-        found = re.search(r"http://[\d.]+:\d+", first)
-        assert found, first
-        yield Service(process, found[0], [])
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+    async with serve_command(folder, registry) as service:
+        yield service
 
 
 async def test_what_is_under_way_ends_whole_what_is_new_is_refused_and_the_exit_is_clean(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
+import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from pydantic import ValidationError
 
@@ -22,6 +26,7 @@ from coe.sharing import KEY, Record, SharedRegistry, digest
 from coe.state.memory import MemoryStore
 from coe.state.redis_store import RedisStore
 from coe.state.store import StoreDown
+from coe.testing.command import ServeCommand, serve_command
 from coe.testing.live import TEXT, LiveWorld, live_world
 from coe.testing.redis_server import reachable, running_redis
 from coe.testing.waiting import until
@@ -233,6 +238,78 @@ async def test_through_a_real_redis_that_is_killed_and_comes_back(tmp_path: Path
             await until(lambda: one.generation == 3, timeout_s=60)
             assert (await one.ask("law")).status_code == 404
         await probe.close()
+
+
+TOKEN = "a-token-of-enough-characters"
+
+
+@dataclass
+class Operated:
+    """A `coe serve` of its own process, its file, and its admin API."""
+
+    serve: ServeCommand
+    file: Path
+    admin: httpx.AsyncClient
+
+    async def experts(self) -> list[str]:
+        return [expert["id"] for expert in (await self.admin.get("/admin/experts")).json()["experts"]]
+
+    async def generation(self) -> int:
+        return int((await self.admin.get("/admin/status")).json()["generation"])
+
+
+@asynccontextmanager
+async def operated(folder: Path, redis_url: str) -> AsyncIterator[Operated]:
+    registry = {
+        "service": {"port": 0, "admin": {"port": 0, "token_env": "TEST_ADMIN"}},
+        "pool": {"hosts": [{"id": "far", "kind": "remote", "url": "http://127.0.0.1:9"}]},  # asked nothing
+        "experts": [{"id": "sums", "host": "far", "model": "m"}],
+        "routers": {"default": "random"},
+        "state": {"redis_url": redis_url, "share_registry": True},
+    }
+    key = {"Authorization": f"Bearer {TOKEN}"}
+    async with serve_command(folder, registry, {"TEST_ADMIN": TOKEN}) as serve:
+        url = re.search(r"http://[\d.]+:\d+", await serve.logged("admin API on"))
+        assert url is not None
+        async with httpx.AsyncClient(base_url=url[0], headers=key, timeout=60) as admin:
+            yield Operated(serve, folder / "experts.yaml", admin)
+
+
+async def test_an_edit_at_the_admin_api_of_one_process_reaches_the_other(
+    tmp_path: Path,
+) -> None:
+    async with AsyncExitStack() as held:
+        redis = held.enter_context(running_redis(tmp_path))
+        probe = RedisStore(redis.url)
+        await reachable(probe)
+        await probe.close()
+        found = []
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            found.append(await held.enter_async_context(operated(tmp_path / name, redis.url)))
+        one, two = found
+
+        async def arrived(at: Operated, experts: list[str]) -> None:
+            async def there() -> bool:
+                return await at.experts() == experts
+
+            began = time.monotonic()
+            await until(there)
+            took = time.monotonic() - began
+            assert took < 30, f"an edit took {took:.2f} s to the other process"
+
+        added = await one.admin.post("/admin/experts", json={"yaml": "id: law\nhost: far\nmodel: m2\n"})
+        assert added.status_code == 200, added.text
+        await arrived(two, ["sums", "law"])
+        removed = await two.admin.delete("/admin/experts/sums")
+        assert removed.status_code == 200, removed.text
+        await arrived(one, ["law"])
+
+        assert await one.generation() == await two.generation() == 3
+        assert one.file.read_text(encoding="utf-8") == two.file.read_text(encoding="utf-8")
+        for each in (one, two):
+            each.serve.process.send_signal(signal.SIGTERM)
+            assert await each.serve.ended() == 0
 
 
 def test_sharing_needs_something_shared() -> None:
