@@ -57,13 +57,13 @@ class PilotEstimator(CalibratedEstimator):
                     groups.append(category)
         self.pilots_ = np.asarray(pilots, dtype=np.float32)
         self.owners_, self.groups_ = np.asarray(owners), tuple(groups)
-        self._overall = np.nan_to_num(np.nanmean(evidence.scores, axis=0), nan=0.5)
+        self._width = len(evidence.experts)
         return self
 
     def similarities(self, vectors: Vectors) -> Matrix:
         """(k, m) similarity to each expert's pilots; -1 for an expert without any."""
         cosines = vectors @ self.pilots_.T
-        found = np.full((len(vectors), len(self._overall)), -1.0, dtype=np.float32)
+        found = np.full((len(vectors), self._width), -1.0, dtype=np.float32)
         for expert in range(found.shape[1]):
             own = cosines[:, self.owners_ == expert]
             if own.shape[1]:
@@ -95,10 +95,13 @@ def _best_experts(evidence: Evidence) -> npt.NDArray[np.bool_]:
     """(n, m) true for the experts that did best on a question, unless all did alike.
 
     Outcomes are mostly right or wrong, so several may share the first place; the paper's scores never tie.
+    A question that nobody was asked has no best.
     """
-    scores = np.where(np.isfinite(evidence.scores), evidence.scores, -1.0)
+    asked = np.isfinite(evidence.scores)
+    scores = np.where(asked, evidence.scores, -1.0)
     highest = scores.max(axis=1, keepdims=True)
-    mean = np.nanmean(evidence.scores, axis=1, keepdims=True)
+    total = np.where(asked, evidence.scores, 0.0).sum(axis=1, keepdims=True)
+    mean = total / np.maximum(asked.sum(axis=1, keepdims=True), 1)
     best: npt.NDArray[np.bool_] = (scores == highest) & (highest > mean)
     return best
 

@@ -42,7 +42,8 @@ class WriterOptions(LearnedOptions):
     def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:
         if self.writer is None or self.writer in experts:
             return {}
-        return {"writer": f'there is no expert "{self.writer}"; {suggest(self.writer, experts)}'}
+        found = suggest(self.writer, experts)
+        return {"writer": f'there is no expert "{self.writer}" that is no shadow; {found}'}
 
 
 class WritingRouter(LearnedRouter):

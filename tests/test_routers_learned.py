@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -196,6 +197,22 @@ def test_pilots_of_one_expert_do_not_depend_on_another(encoder: WordEncoder) -> 
     vector = encoder.encode(["add plus total"])
     assert (most.similarities(vector) >= mean.similarities(vector) - 1e-6).all()
     assert most.similarities(vector).argmax() == 0
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_gaps_in_the_evidence_are_no_warning(kind: str, encoder: WordEncoder) -> None:
+    known = evidence(encoder, with_features=True)
+    scores = known.scores.copy()
+    scores[::5], scores[:80, 1] = (
+        np.nan,
+        np.nan,
+    )  # questions without any outcome; an expert asked half of them
+    gappy = replace(known, scores=scores, counts=np.isfinite(scores).astype(np.float32))
+    text = "add plus total"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = estimator_class(kind)().fit(gappy).estimate([text], encoder.encode([text]))
+    assert found[0].argmax() == 0
 
 
 # Experts without evidence

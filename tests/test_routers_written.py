@@ -14,7 +14,7 @@ import pytest
 
 from coe.errors import ConfigError
 from coe.local import LocalService, build_service
-from coe.pipeline.notes import MISSES
+from coe.pipeline.notes import MISSES, Notes, Run
 from coe.registry.models import Expert, Registry, RouterSpec
 from coe.testing.engines import FakeEngine, Script
 from coe.testing.serving import serving
@@ -120,6 +120,34 @@ class World:
 
     def counts(self) -> dict[str, int]:
         return {result: count for result, count in self.service.pipeline.notes.counts.items() if count}
+
+
+@dataclass
+class NotesWorld:
+    """The errands of a running service, run by hand; the writer waits for the gate."""
+
+    engine: WriterEngine
+    notes: Notes
+    errand: Errand
+    writer: Expert
+
+    def request(self, name: str, private: bool = False) -> Request:
+        return Request(name, "chat/completions", "coe", {"messages": []}, MEANINGLESS, private=private)
+
+    def begin(self, name: str, patience_s: float = 60.0, private: bool = False) -> asyncio.Task[Run]:
+        request = self.request(name, private)
+        return asyncio.create_task(self.notes.run(self.errand, self.writer, request, patience_s))
+
+
+@asynccontextmanager
+async def notes_world() -> AsyncIterator[NotesWorld]:
+    async with world(writer_deadline_s=60) as w:
+        w.engine.gate.clear()
+        current = w.service.generations.current
+        errand = current.routers["task"].errand(MEANINGLESS)  # type: ignore[attr-defined]
+        writer = current.registry.expert("writer")
+        assert writer is not None
+        yield NotesWorld(w.engine, w.service.pipeline.notes, errand, writer)
 
 
 def registry(**options: Any) -> Registry:
@@ -255,3 +283,66 @@ async def test_another_model_behind_the_writer_writes_anew() -> None:
         assert notes.kept(wanted, writer) == Note(NOTE)
         assert notes.kept(wanted, writer.model_copy(update={"model": "org/newer"})) is None
         assert notes.kept(replace(wanted, prompt="another"), writer) is None
+
+
+# Equal errands at once
+
+
+async def test_equal_questions_at_once_have_their_text_written_once() -> None:
+    async with world(writer_deadline_s=60) as w:
+        w.engine.gate.clear()
+        asked = [asyncio.create_task(w.ask()) for _ in range(5)]
+        await until(lambda: bool(w.engine.prompts))
+        w.engine.gate.set()
+        answers = await asyncio.gather(*asked)
+        assert all(f'"{NOTE}"' in answer["coe"]["reason"] for answer in answers)
+        roles = [leg["role"] for answer in answers for leg in answer["coe"]["legs"]]
+        assert (roles.count("router"), len(w.engine.prompts)) == (1, 1)
+        counts = w.counts()
+        assert counts.pop("written") == 1
+        assert set(counts) <= {"shared", "kept"}, "one may come when all is written"
+        assert sum(counts.values()) == 4
+
+
+async def test_who_waits_for_the_text_of_a_request_that_goes_away_has_it_written_anew() -> None:
+    async with notes_world() as w:
+        first, second = w.begin("a"), w.begin("b")
+        await until(lambda: len(w.engine.prompts) == 1)
+        first.cancel()
+        await until(lambda: len(w.engine.prompts) == 2)
+        w.engine.gate.set()
+        run = await second
+        assert (run.note, run.leg is not None) == (Note(NOTE), True)
+
+
+async def test_who_waits_too_long_for_another_s_text_decides_without() -> None:
+    async with notes_world() as w:
+        first = w.begin("a")
+        await until(lambda: len(w.engine.prompts) == 1)
+        assert (await w.begin("b", patience_s=0.05)) == Run(Note(None, "late"))
+        w.engine.gate.set()
+        assert (await first).note == Note(NOTE)
+
+
+async def test_a_private_request_neither_waits_for_another_s_text_nor_leaves_its_own() -> None:
+    async with notes_world() as w:
+        first, private = w.begin("a"), w.begin("b", private=True)
+        await until(lambda: len(w.engine.prompts) == 2)
+        first.cancel()
+        w.engine.gate.set()
+        assert (await private).note == Note(NOTE)
+        await asyncio.wait([first])
+        assert w.notes.kept(w.errand, w.writer) is None
+
+
+async def test_a_shadow_writes_nothing() -> None:
+    async with notes_world() as w:
+        shadow = w.writer.model_copy(update={"shadow": True})
+        run = await w.notes.run(w.errand, shadow, w.request("a"), 10.0)
+        assert (run.note.text, run.leg, w.engine.prompts) == (None, None, [])
+    experts = [Expert(id=name, host="h", model="m", shadow=name == "writer") for name in ("writer", "money")]
+    listed = Registry.model_validate(
+        {**registry().model_dump(), "experts": [e.model_dump() for e in experts]}
+    )
+    with pytest.raises(ConfigError, match='no expert "writer" that is no shadow'):
+        build_router(listed.routers.available[0], listed.routed, Path())

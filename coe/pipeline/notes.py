@@ -30,7 +30,7 @@ KEPT = 10_000
 MISSES = 3
 """So many errands in a row without a text, and the writer is not asked for :data:`PAUSE_S`."""
 PAUSE_S = 10.0
-RESULTS = ("kept", "written", "empty", "late", "failed", "paused")
+RESULTS = ("kept", "shared", "written", "empty", "late", "failed", "paused")
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,14 @@ class _Misses:
 
 
 class Notes:
-    """Runs errands. Keeps the last ``size`` texts by writer, model and prompt, the prompt without regard to
-    case and spaces. Belongs to one event loop; two requests that ask the same at once both ask the writer."""
+    """Runs errands, equal ones one at a time: who comes meanwhile waits for the text. Keeps the last ``size``
+    texts by writer, model and prompt, the prompt without regard to case and spaces. A private request neither
+    leaves its text nor shares it. Belongs to one event loop."""
 
     def __init__(self, pool: Leases, clock: Clock, size: int = KEPT) -> None:
         self._pool, self._clock, self._size = pool, clock, size
         self._texts: OrderedDict[bytes, str] = OrderedDict()
+        self._under_way: dict[bytes, asyncio.Event] = {}
         self._misses: dict[ExpertId, _Misses] = {}
         self._counts = Counter(dict.fromkeys(RESULTS, 0))
 
@@ -75,22 +77,57 @@ class Notes:
 
     async def run(self, errand: Errand, writer: Expert | None, request: Request, patience_s: float) -> Run:
         """The note, and the ended leg if the writer was asked. Raises nothing but what cancels it."""
-        note = self.kept(errand, writer)
+        if writer is None or writer.shadow:
+            return self._without("failed", f"{errand.writer} is not routed to")
+        until, key = self._clock() + min(errand.deadline_s, patience_s), _key(errand, writer)
+        result = "kept"
+        while (note := self.kept(errand, writer)) is None and not request.private and key in self._under_way:
+            result = "shared"
+            if not await self._ended(key, until):
+                return self._without("late", "late")
         if note is not None:
-            self._counts["kept"] += 1
+            self._counts[result] += 1
             return Run(note)
         misses = self._misses.setdefault(errand.writer, _Misses())
         if self._clock() < misses.until:
-            self._counts["paused"] += 1
-            return Run(Note(None, "paused: it gave nothing several times"))
-        text, leg = await self._asked(errand, request, min(errand.deadline_s, patience_s))
+            return self._without("paused", "paused: it gave nothing several times")
+        text, leg = await self._asked_for_all(errand, request, until, key)
         if text is None:
             self._missed(errand.writer, misses, leg)
             return Run(Note(None, leg.outcome), leg)
         misses.count = 0
-        self._keep(_key(errand, writer), text)
         self._counts["written" if text else "empty"] += 1
         return Run(_note(text), leg)
+
+    def _without(self, result: str, why: str) -> Run:
+        self._counts[result] += 1
+        return Run(Note(None, why))
+
+    async def _ended(self, key: bytes, until: float) -> bool:
+        """Wait for the errand under way: whether it ended in time. Where it left no text, because it failed
+        or its own request went away, the first who waited runs it anew, in what is left of its time."""
+        try:
+            async with asyncio.timeout(until - self._clock()):
+                await self._under_way[key].wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _asked_for_all(
+        self, errand: Errand, request: Request, until: float, key: bytes
+    ) -> tuple[str | None, Leg]:
+        """As :meth:`_asked`; the text is kept, and who waits for it is told of the end."""
+        if request.private:
+            return await self._asked(errand, request, until - self._clock())
+        ended = self._under_way[key] = asyncio.Event()
+        try:
+            text, leg = await self._asked(errand, request, until - self._clock())
+            if text is not None:
+                self._keep(key, text)
+            return text, leg
+        finally:
+            del self._under_way[key]
+            ended.set()
 
     async def _asked(self, errand: Errand, request: Request, deadline_s: float) -> tuple[str | None, Leg]:
         question = _question(errand, request)
@@ -133,7 +170,13 @@ def _question(errand: Errand, request: Request) -> Request:
         "temperature": 0.0,
     }
     return Request(
-        f"{request.id}/router", "chat/completions", errand.writer, body, errand.prompt, request.options
+        f"{request.id}/router",
+        "chat/completions",
+        errand.writer,
+        body,
+        errand.prompt,
+        request.options,
+        request.private,
     )
 
 
