@@ -91,13 +91,8 @@ def _listed(experts: Sequence[str]) -> str:
 
 def _recorded(name: str, page: str, outcomes: str, *options: str, pool: Sequence[str] = ()) -> Table:
     chosen = ("--pool", _listed(pool)) if pool else ()
-    files = ("--json", f"{{out}}/{name}.json", "--report", f"{{out}}/{name}.html")
-    return Table(
-        name,
-        page,
-        "eval",
-        ("recorded", "--outcomes", f"{{data}}/outcomes/{outcomes}", *chosen, *options, *files),
-    )
+    read, written = ("--outcomes", f"{{data}}/outcomes/{outcomes}"), ("--json", f"{{out}}/{name}.json")
+    return Table(name, page, "eval", ("recorded", *read, *chosen, *options, *written))
 
 
 def _probing(name: str, *options: str) -> Table:

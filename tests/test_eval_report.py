@@ -127,7 +127,7 @@ def test_a_recorded_run_has_a_page_with_curves_routes_and_attribution(
 ) -> None:
     outcomes = read_outcomes(outcome_set(tmp_path / "set"))
     vectors = np.asarray([[n % 2, 1 - n % 2] for n in range(60)], dtype=np.float32)
-    plan = Plan(cross_folds(outcomes.questions, 2, 0), ("static", "knn"), (), (1,))
+    plan = Plan(cross_folds(outcomes.questions, 2, 0), ("static", "knn", "cascade"), (), (1, 2))
     study = Study(outcomes, vectors, plan)
     document = figures(study, list(all_rows(study)), 1.0)
     write_recorded_report(document, study, tmp_path / "page.html")
@@ -192,7 +192,7 @@ def test_tables_name_their_commands_once(tmp_path: Path) -> None:
     assert [table.program for table in TABLES if importlib.util.find_spec(table.program) is None] == []
     command = next(t for t in TABLES if t.name == "pool-b").command(Path("data"), Path("out"))
     assert command[:4] == ["eval", "recorded", "--outcomes", "data/outcomes/mmlu_pro"]
-    assert command[-4:] == ["--json", "out/pool-b.json", "--report", "out/pool-b.html"]
+    assert command[-2:] == ["--json", "out/pool-b.json"]
     result = CliRunner().invoke(main, ["eval", "tables", "--data", str(tmp_path), "--only", "pool-x"])
     assert result.exit_code == 1
     assert "pool-b" in result.output

@@ -27,6 +27,7 @@ class ChoiceLoss:
         self, features: Floats, question: Ints, target: Floats, prior: Floats, penalty: Floats
     ) -> None:
         self._features, self._prior, self._penalty = features, prior, penalty
+        self._rough = features.astype(np.float32)
         self._segments = Segments(question)
         self._target = target / self._segments.spread(self._segments.sums(target))
 
@@ -53,11 +54,12 @@ class ChoiceLoss:
         return found
 
     def _curvature(self, coefficients: Floats) -> Floats:
-        """(f, f) second derivatives: within each question the covariance of the features."""
-        chance = self._chance(coefficients)[:, None]
-        spread = np.sqrt(chance) * self._features
-        means = self._segments.sums(chance * self._features)
-        return np.asarray(spread.T @ spread - means.T @ means + np.diag(self._penalty))
+        """(f, f) second derivatives: within each question the covariance of the features. In half the
+        precision and half the time: how far a step leads may be rough, where the steps end is not."""
+        chance = self._chance(coefficients).astype(np.float32)[:, None]
+        spread = np.sqrt(chance) * self._rough
+        means = self._segments.sums(chance * self._rough)
+        return np.asarray(spread.T @ spread - means.T @ means, dtype=np.float64) + np.diag(self._penalty)
 
     def _chance(self, coefficients: Floats) -> Floats:
         return self._segments.softmax(self._features @ coefficients)

@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from eval.attribution import Verdict, attribute, verdict, win_matrix
 from eval.curves import Point, average_quality
+from eval.recorded.cascading import alone
 from eval.recorded.outcomes import OutcomeSet
+from eval.recorded.report import DEFAULT
 from eval.recorded.study import Asked, Study
 from eval.report import plots
 from eval.report.page import Page
@@ -36,7 +38,8 @@ def write_recorded_report(document: Mapping[str, Any], study: Study, path: Path)
     page.plot(plots.intervals(names, [row["accuracy"] for row in rows], bounds), "Accuracy, 95% Wilson.")
     _cost(page, rows, study.tested)
     _experts(page, study.tested)
-    _routes(page, study, [row["router"] for row in rows if row["experts_per_query"] == 1])
+    single = {row["router"] for row in rows if row["experts_per_query"] == 1}
+    _routes(page, study, [name for name in (*study.plan.routers, DEFAULT) if name in single])
     page.write(path)
 
 
@@ -106,15 +109,14 @@ def _experts(page: Page, tested: OutcomeSet) -> None:
 
 def _routes(page: Page, study: Study, routers: Sequence[str]) -> None:
     """Confusion of routes, calibration and attribution of the routers that ask one expert."""
-    asked = {name: study.default(1) if name == "default" else study.asked(name, "first", 1)
-             for name in dict.fromkeys(routers)}  # fmt: skip
+    asked = {name: study.default(1) if name == DEFAULT else alone(study, name) for name in routers}
     page.heading("Routes")
     page.table(
         ["router", "right", "routing missed", "no expert knew", "aggregation lost it", "unknown"],
         [attribution_row(name, one, study.tested) for name, one in asked.items()],
     )
-    if "default" in asked:
-        page.plot(_confusion(asked["default"], study.tested),
+    if DEFAULT in asked:
+        page.plot(_confusion(asked[DEFAULT], study.tested),
                   "Share of each category's questions that the default sends to each expert.")  # fmt: skip
     page.heading("Calibration")
     page.plot(plots.reliability({name: _reliable(one, study.tested) for name, one in asked.items()}),
