@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,7 @@ from coe.simulate.hardware import PRESETS, ModelSize, find_preset
 from coe.simulate.machine import HostMachine
 from coe.simulate.memory import Ram
 from coe.simulate.metrics import measure
+from coe.simulate.runs import Pace, named_policy, run_policy
 from coe.simulate.workload import Workload
 
 A100 = PRESETS["a100"]
@@ -316,3 +318,23 @@ def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(Exception, match="no hardware preset") as caught:
         find_preset("h10")
     assert "h100" in str(caught.value.hint)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("policy", ["coe", "collating-fifo", "fcfs-lru"])
+def test_whether_a_pace_is_kept_is_known_early_and_as_at_the_end(policy: str) -> None:
+    draws = random.Random(3)
+    experts = ("a", "b", "c")
+    cluster, at = slots_cluster(experts, 1, A100), 0.0
+    requests = []
+    for _ in range(200):
+        at += draws.expovariate(0.5)
+        requests.append((at, draws.choice(experts), 1.0))
+    told = set()
+    for slo_s in (3.0, 10.0, 30.0, 100.0, 300.0):
+        load = workload(*requests)
+        pace = Pace(load.arrivals, slo_s, goodput=0.9)
+        watched = Simulation(cluster, load, named_policy(policy, load, cluster), watch=pace).run()
+        assert pace.kept == (run_policy(policy, cluster, load, slo_s).goodput >= 0.9)
+        assert sum(at < math.inf for at in watched.finished) < 200, "it need not run to the end"
+        told.add(pace.kept)
+    assert told == {True, False}

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from coe.errors import CoeError
 from coe.pool.events import (
@@ -97,13 +98,27 @@ class _Entry:
     event: Event | None = field(compare=False)
 
 
+class Watch(Protocol):
+    """Is told when a request ends, by its number, and says when it has seen enough."""
+
+    def ended(self, request: int, now: float) -> None: ...
+
+    @property
+    def settled(self) -> bool: ...
+
+
 class Simulation:
-    """One run of a workload on a cluster under a policy. Use once."""
+    """One run of a workload on a cluster under a policy. Use once. ``watch`` may end it early."""
 
     def __init__(
-        self, cluster: Cluster, workload: Workload, policy: Policy, replan: Replanning | None = None
+        self,
+        cluster: Cluster,
+        workload: Workload,
+        policy: Policy,
+        replan: Replanning | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        self._cluster, self._workload, self._replan = cluster, workload, replan
+        self._cluster, self._workload, self._replan, self._watch = cluster, workload, replan, watch
         self._scheduler = Scheduler(cluster.plan, policy)
         self._policy_name = policy.name
         self._machines = {host: HostMachine(model) for host, model in cluster.hosts.items()}
@@ -131,10 +146,11 @@ class Simulation:
         }
 
     def run(self) -> Outcome:
-        """Until every request has ended. Raises :class:`StuckError` when some never would."""
+        """Until every request has ended, or the watch has seen enough. Raises :class:`StuckError` when some
+        never would."""
         arrivals = self._workload.arrivals
         count, following, idle_ticks = len(arrivals), 0, 0
-        while self._open:
+        while self._open and not (self._watch and self._watch.settled):
             next_arrival = arrivals[following] if following < count else math.inf
             next_entry = self._heap[0].at if self._heap else math.inf
             next_tick = self._scheduler.next_tick()
@@ -199,6 +215,8 @@ class Simulation:
         for request in ended:
             self._outcome.finished[request] = self._now
             self._open -= 1
+            if self._watch:
+                self._watch.ended(request, self._now)
         for request in ended:
             self._tell(Finished(str(request)))
         self._announce_end(entry.host)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -68,7 +69,32 @@ def switch_free_capacity(cluster: Cluster, workload: Workload, slo_s: float) -> 
 
 def _sustains(policy: str, cluster: Cluster, workload: Workload, slo_s: float, rate: float) -> bool:
     paced = workload.at_rate(rate)
-    return run_policy(policy, cluster, paced, slo_s).goodput >= SUSTAINED_GOODPUT
+    pace = Pace(paced.arrivals, slo_s, SUSTAINED_GOODPUT)
+    Simulation(cluster, paced, named_policy(policy, paced, cluster), watch=pace).run()
+    return pace.kept
+
+
+class Pace:
+    """Watches whether a share ``goodput`` of all requests ends within the SLO, until that is certain."""
+
+    def __init__(self, arrivals: Sequence[float], slo_s: float, goodput: float) -> None:
+        self._arrivals, self._slo_s = arrivals, slo_s
+        self._needed = next(n for n in range(len(arrivals) + 1) if n / len(arrivals) >= goodput)
+        self._good = self._late = 0
+
+    def ended(self, request: int, now: float) -> None:
+        if now - self._arrivals[request] <= self._slo_s:
+            self._good += 1
+        # Of those whose time is over no more were good than of all so far.
+        self._late = bisect_left(self._arrivals, now - self._slo_s) - self._good
+
+    @property
+    def kept(self) -> bool:
+        return self._good >= self._needed
+
+    @property
+    def settled(self) -> bool:
+        return self.kept or len(self._arrivals) - self._late < self._needed
 
 
 def _greatest(holds: Callable[[float], bool], low: float, high: float, precision: float) -> float:
