@@ -13,6 +13,7 @@ import numpy as np
 from coe.errors import ConfigError
 from coe.types import ExpertId
 from eval.recorded.folds import Fold, cross_folds, split_folds
+from eval.recorded.kept import KeptFits, digest_of
 from eval.recorded.methods import BASELINES, CASCADE
 from eval.recorded.outcomes import OutcomeSet, read_outcomes
 from eval.recorded.study import Plan, Study, check_plan
@@ -37,6 +38,8 @@ class Settings:
     folds: int = 5
     seed: int = 0
     encoder: str = "minilm-int8"
+    fits: Path | None = None
+    """folder of fits that several runs share"""
 
 
 def open_study(settings: Settings) -> Study:
@@ -54,7 +57,11 @@ def open_study(settings: Settings) -> Study:
         encoder=encoder.identity,
     )
     check_plan(plan, outcomes)
-    return Study(outcomes, question_vectors(outcomes, encoder), plan)
+    vectors = question_vectors(outcomes, encoder)
+    kept = None
+    if settings.fits is not None:
+        kept = KeptFits(settings.fits, digest_of(outcomes, vectors, encoder.identity))
+    return Study(outcomes, vectors, plan, kept)
 
 
 def _folds(settings: Settings, outcomes: OutcomeSet) -> list[Fold]:

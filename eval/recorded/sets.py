@@ -1,6 +1,7 @@
 """Routers over several outcome sets and seeds, with one correction for all of them.
 
     python -m eval.recorded.sets DATA --out DIR [--sets pool-a,gpqa] [--seeds 0,1,2,3,4] [--routers blend,...]
+        [--seeds-of pool-a=0,1,2,3,4]
 
 Every set is kept in ``DIR/NAME.json``, and each seed of it in ``DIR/seeds``, as it is done: an interrupted
 run goes on where it was, and the table is of all sets that stand there. Other options need another DIR. With
@@ -89,39 +90,34 @@ class _Seed:
     chosen: tuple[str, ...]
 
 
-def measure(
-    part: Part,
-    data: Path,
-    routers: Sequence[str],
-    seeds: Sequence[int],
-    encoder: str,
-    learn_share: float,
-    kept: Path,
-) -> dict[str, Any]:
+def settings_of(part: Part, data: Path, routers: Sequence[str], encoder: str, fits: Path | None) -> Settings:
+    outcomes = data / "outcomes" / part.folder
+    pool = part.pool or certain(read_outcomes(outcomes).experts)
+    return Settings(outcomes, pool, tuple(routers), encoder=encoder, fits=fits)
+
+
+def measure(settings: Settings, seeds: Sequence[int], learn_share: float, kept: Path) -> dict[str, Any]:
     """The set's document: references and one line a router, the default among them. Blocking: minutes.
 
     What a seed found is kept in the folder ``kept``, so that an interrupted run goes on where it was.
     """
-    outcomes = data / "outcomes" / part.folder
-    pool = part.pool or certain(read_outcomes(outcomes).experts)
-    study = open_study(Settings(outcomes, pool, tuple(routers), encoder=encoder))
-    found = []
+    study, found = open_study(settings), []
     for seed in seeds:  # one study after the other: the fits of a seed are large
         if not (kept / f"{seed}.json").exists():
             folds = cross_folds(study.outcomes.questions, len(study.plan.folds), seed)
             _keep(_measured(study.with_folds(thinned(folds, learn_share, seed), seed)), kept / f"{seed}.json")
         found.append(_read(kept / f"{seed}.json"))
     return {
-        "experts": len(pool),
+        "experts": len(settings.pool),
         "questions": len(study.rows),
         "seeds": list(seeds),
-        "encoder": encoder,
+        "encoder": settings.encoder,
         "learned_from": round(len(study.plan.folds[0].train) * learn_share),
         "best_single": float(_over_seeds(found, STATIC).mean()),
         "category_oracle": float(np.mean([one.category_oracle for one in found])),
         "oracle": float(study.oracle().mean()),
         "unread_share": _mean_share([one.unread for one in found]),
-        "lines": [asdict(_line(router, found)) for router in (*routers, DEFAULT)],
+        "lines": [asdict(_line(router, found)) for router in (*settings.routers, DEFAULT)],
         "default": sorted({name for one in found for name in one.chosen}),
     }
 
@@ -227,19 +223,32 @@ def _percent(share: float | None) -> str:
 @click.option("--sets", "names", default=",".join(PARTS), show_default=True)
 @click.option("--routers", default="static,knn,category,linear,traits,blend", show_default=True)
 @click.option("--seeds", default="0,1,2,3,4", show_default=True)
+@click.option("--seeds-of", multiple=True, metavar="SET=SEEDS", help="Other seeds for this set.")
 @click.option("--encoder", default="minilm-int8", show_default=True)
 @click.option("--learn-share", default=1.0, show_default=True, help="Of the learning questions of each fold.")
+@click.option(
+    "--fits", type=click.Path(path_type=Path), help="Folder of fits that runs on the same data share."
+)
 def main(
-    data: Path, out: Path, names: str, routers: str, seeds: str, encoder: str, learn_share: float
+    data: Path,
+    out: Path,
+    names: str,
+    routers: str,
+    seeds: str,
+    seeds_of: tuple[str, ...],
+    encoder: str,
+    learn_share: float,
+    fits: Path | None,
 ) -> None:
     """Measure routers on several outcome sets; the default's p values are corrected over all of them."""
-    for name in listed(names):
+    others = dict(each.partition("=")[::2] for each in seeds_of)
+    for name in (*listed(names), *others):
         if name not in PARTS:
             raise ConfigError(f'there is no set "{name}"; {suggest(name, PARTS)}')
-        numbers = [int(seed) for seed in listed(seeds)]
-        document = measure(
-            PARTS[name], data, listed(routers), numbers, encoder, learn_share, out / "seeds" / name
-        )
+    for name in listed(names):
+        numbers = [int(seed) for seed in listed(others.get(name, seeds))]
+        settings = settings_of(PARTS[name], data, listed(routers), encoder, fits)
+        document = measure(settings, numbers, learn_share, out / "seeds" / name)
         (out / f"{name}.json").write_text(json.dumps(document, indent=1))
         click.echo(f"{name}: done", err=True)
     kept = {name: out / f"{name}.json" for name in PARTS}

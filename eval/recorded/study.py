@@ -17,6 +17,7 @@ from coe.types import ExpertId
 from eval.recorded.combining import combiner
 from eval.recorded.default import ADAPTIVE, Choice, choose_default
 from eval.recorded.folds import Fold, cross_folds
+from eval.recorded.kept import KeptFits
 from eval.recorded.learning import InStages
 from eval.recorded.lessons import Lessons
 from eval.recorded.methods import CASCADE, Fitted, Lesson, expert_accuracy, method
@@ -58,6 +59,18 @@ class Asked:
 
 
 @dataclass
+class Wording:
+    """The features of all questions' texts, which takes seconds: made when first asked for."""
+
+    _features: csr_matrix | None = None
+
+    def features(self, outcomes: OutcomeSet) -> csr_matrix:
+        if self._features is None:
+            self._features = text_features([question.text or "" for question in outcomes.questions])
+        return self._features
+
+
+@dataclass
 class Study:
     """Owns the fits of its folds; everything asked of it is computed once."""
 
@@ -65,10 +78,14 @@ class Study:
     vectors: Vectors
     """(n, d); zero where a question has no text"""
     plan: Plan
+    kept: KeptFits | None = None
+    """where fits are kept between runs"""
     _fits: dict[tuple[str, int], tuple[Fitted, float]] = field(default_factory=dict)
     _defaults: dict[tuple[int, int], Choice] = field(default_factory=dict)
     _taught: dict[tuple[str, int, int], Lessons] = field(default_factory=dict)
     _parts: dict[tuple[int, bool], OutcomeSet] = field(default_factory=dict)
+    _lessons: dict[int, Lesson] = field(default_factory=dict)
+    _read: Wording = field(default_factory=Wording)
 
     @cached_property
     def rows(self) -> Indices:
@@ -81,9 +98,13 @@ class Study:
 
     def with_folds(self, folds: Sequence[Fold], seed: int) -> Study:
         """The same questions in other folds; nothing is fitted yet."""
-        other = Study(self.outcomes, self.vectors, replace(self.plan, folds=folds, seed=seed))
-        other.__dict__["_features"] = self._features  # as a cached property keeps it
-        return other
+        return Study(
+            self.outcomes,
+            self.vectors,
+            replace(self.plan, folds=folds, seed=seed),
+            self.kept,
+            _read=self._read,
+        )
 
     def reseeded(self, seed: int) -> Study:
         """The same questions in as many folds, drawn by ``seed``."""
@@ -92,10 +113,20 @@ class Study:
     def fitted(self, router: str, fold: int) -> tuple[Fitted, float]:
         """A router's estimates of one fold, and the seconds they took."""
         if (router, fold) not in self._fits:
-            started = time.perf_counter()
-            found = method(router)(self._lessons[fold])
-            self._fits[router, fold] = (found, time.perf_counter() - started)
+            self._fits[router, fold] = self._kept_fit(router, fold)
         return self._fits[router, fold]
+
+    def _kept_fit(self, router: str, fold: int) -> tuple[Fitted, float]:
+        rows, seed = self.plan.folds[fold], self.plan.seed
+        found = self.kept and self.kept.read(router, rows, seed)
+        if found:
+            return found
+        started = time.perf_counter()
+        fitted = method(router)(self._lesson(fold))
+        seconds = time.perf_counter() - started
+        if self.kept:
+            self.kept.write(router, rows, seed, fitted, seconds)
+        return fitted, seconds
 
     def part(self, fold: int, *, learned: bool = False) -> OutcomeSet:
         """The questions of a fold that are asked, or those that are ``learned`` from."""
@@ -210,15 +241,12 @@ class Study:
             asked = by_mass(asked, found.test, choice.top_p, CLEAR)
         return asked, made.scores(part, asked, found.test)
 
-    @cached_property
-    def _features(self) -> csr_matrix:
-        return text_features([question.text or "" for question in self.outcomes.questions])
+    def _lesson(self, number: int) -> Lesson:
+        if number not in self._lessons:
+            self._lessons[number] = self._new_lesson(self.plan.folds[number])
+        return self._lessons[number]
 
-    @cached_property
-    def _lessons(self) -> list[Lesson]:
-        return [self._lesson(fold) for fold in self.plan.folds]
-
-    def _lesson(self, fold: Fold) -> Lesson:
+    def _new_lesson(self, fold: Fold) -> Lesson:
         questions = self.outcomes.questions
         with_text = np.asarray([questions[i].text is not None for i in fold.train], dtype=bool)
         learned = np.flatnonzero(with_text)
@@ -227,7 +255,11 @@ class Study:
             train=fold.train,
             test=fold.test,
             evidence=evidence_of(
-                self.outcomes, self.vectors, self._features, fold.train[learned], self.plan.encoder
+                self.outcomes,
+                self.vectors,
+                self._read.features(self.outcomes),
+                fold.train[learned],
+                self.plan.encoder,
             ),
             learned=learned,
             vectors=self.vectors[fold.test],

@@ -25,6 +25,9 @@ import click
 @click.option(
     "--encoder", default="minilm-int8", show_default=True, help="Sentence encoder of the questions."
 )
+@click.option(
+    "--fits", type=click.Path(path_type=Path), help="Folder of fits that runs on the same data share."
+)
 @click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
 def main(
     outcomes: Path,
@@ -36,6 +39,7 @@ def main(
     seeds: str,
     folds: int,
     encoder: str,
+    fits: Path | None,
     json_out: Path | None,
 ) -> None:
     """Compare ways to combine the answers of a router's experts: votes, the learned combiner with always so
@@ -54,6 +58,7 @@ def main(
             experts_per_query=counts,
             folds=folds,
             encoder=encoder,
+            fits=fits,
         )
     )
     studies = [study.reseeded(seed) for seed in numbers(seeds, "--seeds")]

@@ -27,6 +27,9 @@ import click
 @click.option(
     "--encoder", default="minilm-int8", show_default=True, help="Sentence encoder of the questions."
 )
+@click.option(
+    "--fits", type=click.Path(path_type=Path), help="Folder of fits that runs on the same data share."
+)
 @click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page with plots.")
 def main(
@@ -40,6 +43,7 @@ def main(
     folds: int,
     seed: int,
     encoder: str,
+    fits: Path | None,
     json_out: Path | None,
     report: Path | None,
 ) -> None:
@@ -67,6 +71,7 @@ def main(
             folds=folds,
             seed=seed,
             encoder=encoder,
+            fits=fits,
         )
     )
     rows = list(all_rows(study))
