@@ -11,7 +11,7 @@ import pytest
 from coe.profiles.evidence import evidence_of
 from coe.profiles.joining import Probes, profile_recorded
 from coe.profiles.newcomer import NewcomerModel
-from coe.profiles.probing import next_rows, probe
+from coe.profiles.probing import Design, next_rows, probe, probe_in_steps
 from coe.profiles.store import open_store
 from coe.testing.profiles import data, known_and_newcomer, registry_of
 
@@ -80,6 +80,19 @@ def test_unanswered_probes_are_not_counted() -> None:
     found = probe(NewcomerModel(known), lambda rows: truth[rows], 40)
     assert len(found.rows) == 40
     assert np.isfinite(found.scores).all()
+
+
+@pytest.mark.parametrize("design", ["adaptive", "random"])
+def test_probing_in_steps_finds_what_probing_so_far_finds(design: Design) -> None:
+    known, truth = known_and_newcomer()
+    truth = np.where(np.arange(len(truth)) % 7 == 0, np.nan, truth)
+    model, counts = NewcomerModel(known), (30, 40, 95)
+    steps = probe_in_steps(model, truth.__getitem__, counts, design=design, seed=3)
+    for count, found in zip(counts, steps, strict=True):
+        alone = probe(model, truth.__getitem__, count, design=design, seed=3)
+        assert found.rows.tolist() == alone.rows.tolist()
+        assert len(found.rows) == count
+        np.testing.assert_array_equal(found.posterior.mean, alone.posterior.mean)
 
 
 def test_newcomer_is_estimated_where_only_one_expert_is_known() -> None:

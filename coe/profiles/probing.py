@@ -8,8 +8,9 @@ one whose outcome is open and that tells the known experts apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -50,19 +51,54 @@ def probe(
     seed: int = 0,
 ) -> Probing:
     """Ask ``count`` of the ``allowed`` rows (all when None); adaptively in batches of :data:`BATCH`."""
-    rng = np.random.default_rng(seed)
+    [found] = probe_in_steps(model, answer, [count], allowed=allowed, design=design, seed=seed)
+    return found
+
+
+def probe_in_steps(
+    model: NewcomerModel,
+    answer: Answer,
+    counts: Sequence[int],
+    *,
+    allowed: Rows | None = None,
+    design: Design = "adaptive",
+    seed: int = 0,
+) -> Iterator[Probing]:
+    """What :func:`probe` finds for each of the rising ``counts``. Adaptively the larger numbers begin with
+    the questions of the smaller ones, which are chosen once."""
     left = np.arange(len(model.known)) if allowed is None else np.asarray(allowed)
-    asked, scores = np.empty(0, dtype=np.intp), np.empty(0)
-    posterior = model.prior()
-    while len(asked) < count and len(left):
-        size = min(BATCH if design == "adaptive" else count, count - len(asked), len(left))
-        chosen = next_rows(model, posterior, left, size, design, rng)
+    nothing = Probing(model, np.empty(0, dtype=np.intp), np.empty(0), model.prior())
+    begun = _Interview(nothing, left, np.random.default_rng(seed))
+    for count in counts:
+        if design == "adaptive":  # Whole batches do not depend on how many questions follow.
+            while begun.missing(count) >= BATCH:
+                begun.ask(answer, BATCH, design)
+        rest = replace(begun, rng=deepcopy(begun.rng))
+        while missing := rest.missing(count):
+            rest.ask(answer, min(missing, BATCH) if design == "adaptive" else missing, design)
+        yield rest.found
+
+
+@dataclass
+class _Interview:
+    """What was asked so far, and what is ``left`` to ask."""
+
+    found: Probing
+    left: Rows
+    rng: np.random.Generator
+
+    def missing(self, count: int) -> int:
+        """Questions that can still be asked of ``count``."""
+        return max(0, min(count - len(self.found.rows), len(self.left)))
+
+    def ask(self, answer: Answer, size: int, design: Design) -> None:
+        model, found = self.found.model, self.found
+        chosen = next_rows(model, found.posterior, self.left, size, design, self.rng)
         given = answer(chosen)
         told = np.isfinite(given)
-        asked, scores = np.append(asked, chosen[told]), np.append(scores, given[told])
-        left = np.setdiff1d(left, chosen)
-        posterior = model.posterior(asked, scores)
-    return Probing(model, asked, scores, posterior)
+        rows, scores = np.append(found.rows, chosen[told]), np.append(found.scores, given[told])
+        self.left = np.setdiff1d(self.left, chosen)
+        self.found = Probing(model, rows, scores, model.posterior(rows, scores))
 
 
 def next_rows(

@@ -29,7 +29,7 @@ from coe.errors import ConfigError
 from coe.profiles.joining import read_recorded
 from coe.profiles.newcomer import NewcomerModel
 from coe.profiles.outcomes import Recorded
-from coe.profiles.probing import Design, Probing, probe
+from coe.profiles.probing import Design, Probing, probe_in_steps
 from eval.recorded.folds import Fold, cross_folds
 from eval.recorded.run import listed
 from eval.statistics import paired_bootstrap
@@ -146,12 +146,14 @@ class Bench:
         return [NewcomerModel(known.rows(fold.train)) for fold in self.folds]
 
     def probings(
-        self, expert: str, models: Sequence[NewcomerModel], answers: int, design: Design, draw: int
-    ) -> Iterator[Probing]:
-        column = self.pool.index(expert)
+        self, expert: str, models: Sequence[NewcomerModel], counts: Sequence[int], design: Design, draw: int
+    ) -> list[list[Probing]]:
+        """A list for each of the rising ``counts`` of answers, with one for each fold."""
+        column, found = self.pool.index(expert), []
         for fold, model in zip(self.folds, models, strict=True):
             truth = np.asarray(self.evidence.scores[fold.train, column], dtype=np.float64)
-            yield probe(model, truth.__getitem__, answers, design=design, seed=draw)
+            found.append(list(probe_in_steps(model, truth.__getitem__, counts, design=design, seed=draw)))
+        return [list(same) for same in zip(*found, strict=True)]
 
     def probed(self, expert: str, fold: int, found: Probing) -> Floats:
         """Test scores of routing by the answers and the estimate, as a profile has them."""
@@ -202,14 +204,24 @@ class Study:
         self._full = len(self._helping) * _mean(full)
         self._models = {expert: bench.models(expert) for expert in self._helping}
 
-    def answered(self, answers: int, design: Design) -> Row:
-        def once(expert: str, draw: int) -> tuple[list[Floats], list[float]]:
-            found = list(self._bench.probings(expert, self._models[expert], answers, design, draw))
-            pairs = zip(self._bench.folds, found, strict=True)
-            errors = [self._bench.category_error(expert, each, fold) for fold, each in pairs]
-            return [self._bench.probed(expert, k, each) for k, each in enumerate(found)], errors
+    def answered(self, counts: Sequence[int], design: Design) -> Iterator[Row]:
+        """A row for each of the rising ``counts`` of answers."""
+        found = {
+            (expert, draw): self._bench.probings(expert, self._models[expert], counts, design, draw)
+            for expert in self._helping
+            for draw in range(self._draws)
+        }
+        for place, count in enumerate(counts):
 
-        return self._row(design, answers, once)
+            def once(expert: str, draw: int, place: int = place) -> tuple[list[Floats], list[float]]:
+                return self._judged(expert, found[expert, draw][place])
+
+            yield self._row(design, count, once)
+
+    def _judged(self, expert: str, found: Sequence[Probing]) -> tuple[list[Floats], list[float]]:
+        pairs = zip(self._bench.folds, found, strict=True)
+        errors = [self._bench.category_error(expert, each, fold) for fold, each in pairs]
+        return [self._bench.probed(expert, k, each) for k, each in enumerate(found)], errors
 
     def inexact(self, error: float) -> Row:
         def once(expert: str, draw: int) -> tuple[list[Floats], list[float]]:
@@ -283,8 +295,7 @@ def _rows(study: Study, answers: str, designs: str, errors: str) -> Iterator[Row
     for design in listed(designs):
         if design not in DESIGNS:
             raise ConfigError(f'there is no design "{design}"', hint=f"Designs: {', '.join(DESIGNS)}.")
-        for count in listed(answers):
-            yield study.answered(int(count), design)
+        yield from study.answered(sorted(int(count) for count in listed(answers)), design)
     for error in listed(errors):
         yield study.inexact(float(error))
 
