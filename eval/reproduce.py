@@ -89,10 +89,14 @@ def _listed(experts: Sequence[str]) -> str:
     return ",".join(f'"{expert}"' for expert in experts)
 
 
+_FITS = ("--fits", "{out}/fits")
+"""Tables of the same sets, folds and seeds fit their routers once."""
+
+
 def _recorded(name: str, page: str, outcomes: str, *options: str, pool: Sequence[str] = ()) -> Table:
     chosen = ("--pool", _listed(pool)) if pool else ()
     read, written = ("--outcomes", f"{{data}}/outcomes/{outcomes}"), ("--json", f"{{out}}/{name}.json")
-    return Table(name, page, "eval", ("recorded", *read, *chosen, *options, *written))
+    return Table(name, page, "eval", ("recorded", *read, *chosen, *options, *_FITS, *written))
 
 
 def _probing(name: str, *options: str) -> Table:
@@ -116,39 +120,51 @@ _ROUTING, _COMBINING = "routing-results.md", "aggregation-results.md"
 
 def _combining(name: str, *options: str) -> Table:
     pool = ("--outcomes", "{data}/outcomes/mmlu_pro", "--pool", _listed(POOL_A), "--router", "blend")
-    return Table(name, _COMBINING, "eval", ("combining", *pool, *options, "--json", f"{{out}}/{name}.json"))
+    written = ("--json", f"{{out}}/{name}.json")
+    return Table(name, _COMBINING, "eval", ("combining", *pool, *options, *_FITS, *written))
 
 
 def _sets(name: str, *options: str) -> Table:
-    return Table(name, _ROUTING, "eval.recorded.sets", ("{data}", "--out", f"{{out}}/{name}", *options))
+    arguments = ("{data}", "--out", f"{{out}}/{name}", *_FITS, *options)
+    return Table(name, _ROUTING, "eval.recorded.sets", arguments)
+
+
+def _scheduling(name: str, seeds: str, mixes: str, policies: str) -> Table:
+    return Table(name, "scheduling-results.md", "eval.bench.scheduling",
+                 ("--seeds", seeds, "--mixes", mixes, "--policies", policies, "--traces", "{data}/traces",
+                  "--json", f"{{out}}/{name}.json"))  # fmt: skip
 
 
 TABLES = (
+    _scheduling("scheduling", "55,56,57,58,59", "zipf;mmlu-pro",
+                "coe,coe[-slack_density],coe[-frames],coe[-admission_closing],"
+                "fcfs-lru,collating-fifo,group-offline,group-online,coserve,static"),
     _combining("combining-pool-a", "--seeds", "0,1,2,3,4"),
-    _sets("sets", "--seeds", "0"),
-    _sets("routers-pool-a", "--sets", "pool-a", "--seeds", "0,1,2,3,4"),
+    _sets("sets", "--seeds", "0", "--seeds-of", "pool-a=0,1,2,3,4"),
     _probing("few-answers-linear", "--router", "linear", "--answers", "50,100,200,400",
              "--designs", "adaptive", "--draws", "20"),
+    _recorded("combining-pool-a-seed-3", _COMBINING, "mmlu_pro", "--seed", "3",
+              "--experts-per-query", "1,3,5", "--routers", "static,category,skill,knn,linear,traits,blend,cascade", pool=POOL_A),
+    _scheduling("scheduling-mechanisms", "55,56,57", "zipf, room for 3 and disk;zipf 2.0 of 8",
+                "coe,coe[-slack_density],coe[-frames],coe[-admission_closing],coe[-prewake],coe[-prefetch],"
+                "coe[-belady],collating-fifo,fcfs-lru,ttl,multiplexed-lru,belady"),
     _probing("few-answers-category", "--router", "category", "--answers", "200", "--draws", "3",
              "--errors", "0.01,0.03,0.05,0.1"),
-    Table("scheduling", "scheduling-results.md", "eval.bench.scheduling",
-          ("--seeds", "55,56,57,58,59", "--mixes", "zipf;mmlu-pro", "--traces", "{data}/traces",
-           "--json", "{out}/scheduling.json")),
-    _recorded("combining-pool-a-seed-3", _COMBINING, "mmlu_pro", "--seed", "3",
-              "--experts-per-query", "1,3,5,top-p:0.4,top-p:0.6,top-p:0.8", pool=POOL_A),
-    _recorded("pool-b", _COMBINING, "mmlu_pro", "--experts-per-query", "1,3", pool=POOL_B),
-    _recorded("pool-c", _COMBINING, "mmlu_pro", "--experts-per-query", "1,3", pool=POOL_C),
-    _combining("combining-ablation", "--seeds", "1", "--experts-per-query", "3", "--ablation"),
     *(_sets(f"learning-curve-{share}", "--sets", "pool-a", "--seeds", "0", "--learn-share", share)
       for share in ("0.125", "0.25", "0.5")),
+    _recorded("pool-c", _COMBINING, "mmlu_pro", "--experts-per-query", "1,3",
+              "--routers", "static,blend,cascade", pool=POOL_C),
+    _recorded("pool-b", _COMBINING, "mmlu_pro", "--experts-per-query", "1,3", "--routers", "static",
+              pool=POOL_B),
+    _combining("combining-ablation", "--seeds", "1", "--experts-per-query", "3", "--ablation"),
     Table("encoders", "encoders.md", "eval.bench.encoders",
           ("--outcomes", "{data}/outcomes/mmlu_pro", "--queries", "60", "--encoders", "static,minilm-int8")),
-    Table("extraction", "evaluation.md", "eval", ("extraction", "--outcomes", "{data}/outcomes/mmlu_pro",
-                                                  "--json", "{out}/extraction.json")),
     Table("peers-gsm8k", "evaluation.md", "eval", ("peers", "--outcomes", "{data}/outcomes/routellm_gsm8k",
                                                    "--routers", "knn", "--json", "{out}/peers-gsm8k.json")),
-    _retrieval("nfcorpus"),
-    _retrieval("scifact"),
+    Table("extraction", "evaluation.md", "eval", ("extraction", "--outcomes", "{data}/outcomes/mmlu_pro",
+                                                  "--json", "{out}/extraction.json")),
     _retrieval("arguana"),
+    _retrieval("scifact"),
+    _retrieval("nfcorpus"),
 )  # fmt: skip
 """Those that take longest first: they run side by side."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ class _Made:
 @click.option("--data", type=click.Path(path_type=Path), envvar="COE_DATA", required=True,
               help="Folder with outcomes/NAME, retrieval and traces. [env: COE_DATA]")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("var/tables"), show_default=True,
-              help="Folder for NAME.md, NAME.json and NAME.html.")  # fmt: skip
+              help="Folder for NAME.md and NAME.json; what an earlier run left of these tables is made anew.")  # fmt: skip
 @click.option("--only", multiple=True, help="Only this table; may be given several times.")
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores",
               help="Commands at a time, each on its share of the cores.")  # fmt: skip
@@ -50,6 +51,8 @@ def main(data: Path, out: Path, only: tuple[str, ...], jobs: int, listed: bool) 
             click.echo(f"{name}\t{pages[name]}\tpython -m {shlex.join(command)}")
         return
     out.mkdir(parents=True, exist_ok=True)
+    for name in commands:  # Some commands go on from what stands there, which other code may have made.
+        shutil.rmtree(out / name, ignore_errors=True)
     started = time.monotonic()
     _all(commands, out, jobs)
     click.echo(f"all: {time.monotonic() - started:.0f} s", err=True)
