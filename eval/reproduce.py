@@ -144,7 +144,8 @@ TABLES = (
     _probing("few-answers-linear", "--router", "linear", "--answers", "50,100,200,400",
              "--designs", "adaptive", "--draws", "20"),
     _recorded("combining-pool-a-seed-3", _COMBINING, "mmlu_pro", "--seed", "3",
-              "--experts-per-query", "1,3,5", "--routers", "static,category,skill,knn,linear,traits,blend,cascade", pool=POOL_A),
+              "--experts-per-query", "1,3,5",
+              "--routers", "static,category,skill,knn,linear,traits,blend,cascade", pool=POOL_A),
     _scheduling("scheduling-mechanisms", "55,56,57", "zipf, room for 3 and disk;zipf 2.0 of 8",
                 "coe,coe[-slack_density],coe[-frames],coe[-admission_closing],coe[-prewake],coe[-prefetch],"
                 "coe[-belady],collating-fifo,fcfs-lru,ttl,multiplexed-lru,belady"),

@@ -30,7 +30,7 @@ class _Made:
 @click.option("--data", type=click.Path(path_type=Path), envvar="COE_DATA", required=True,
               help="Folder with outcomes/NAME, retrieval and traces. [env: COE_DATA]")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("var/tables"), show_default=True,
-              help="Folder for NAME.md and NAME.json; what an earlier run left of these tables is made anew.")  # fmt: skip
+              help="Folder for NAME.md, NAME.json and NAME/, which are made anew.")  # fmt: skip
 @click.option("--only", multiple=True, help="Only this table; may be given several times.")
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores",
               help="Commands at a time, each on its share of the cores.")  # fmt: skip
