@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,16 @@ def test_fault_is_reported_with_place_and_remedy(
     if expected == ["line"]:  # a key that stands twice
         expected = ['11:5 found duplicate key "card"; keep one of the two']
     assert problems(tmp_path, SMALL.replace(*change)) == expected
+
+
+def test_a_url_is_no_model_of_a_provider(tmp_path: Path) -> None:
+    """LiteLLM would send requests there for some providers, past the checks that URLs of hosts go through."""
+    at_provider = "    - {id: far, kind: remote, provider: huggingface}\nexperts:"
+    text = SMALL.replace("experts:", at_provider).replace("host: slot", "host: far")
+    assert problems(tmp_path, re.sub("model: .*", "model: http://169.254.169.254/v1", text)) == [
+        '10:5 the model of expert "base" is a URL, but host "far" names a provider;'
+        " put it on a host of kind remote with that url"
+    ]
 
 
 @pytest.mark.parametrize(

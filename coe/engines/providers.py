@@ -20,6 +20,7 @@ from typing import Any
 from coe.engines.http import Upstream, refusal
 from coe.engines.remote import read_key
 from coe.errors import CoeError, EngineError, ExpertRefused
+from coe.media import named_elsewhere
 from coe.registry.models import RemoteHost
 from coe.types import EngineAnswer, EngineCall, ExpertId
 
@@ -70,6 +71,7 @@ PARAMETERS: Mapping[str, frozenset[str]] = {
     ),
     "completions": COMMON | frozenset(["prompt", "best_of", "echo", "suffix"]),
 }
+URL_FIELDS = frozenset(["url", "image_url", "file_url"])
 PREFIX = re.compile(r"^(litellm\.)?\w+: ((litellm\.)?\w*(Exception|Error)( - |: ))?")
 """What LiteLLM puts before a provider's own words: "litellm.BadRequestError: OpenAIException - "."""
 
@@ -188,8 +190,8 @@ def import_litellm(version: str | None = None) -> Any:
 
 
 def checked_arguments(call: EngineCall) -> dict[str, Any]:
-    """The request's parameters for LiteLLM. Raises ExpertRefused for one that OpenAI's API does not have
-    and for media by URL, which LiteLLM may fetch from here."""
+    """The request's parameters for LiteLLM. Raises ExpertRefused for one that OpenAI's API does not have, and
+    for media and tools by URL, which LiteLLM may ask for from here."""
     body = {key: value for key, value in call.body.items() if key != "model"}
     unknown = sorted(set(body) - PARAMETERS[call.endpoint])
     if unknown:
@@ -207,6 +209,14 @@ def checked_arguments(call: EngineCall) -> dict[str, Any]:
             code="remote_media",
             param="messages",
             hint="Send the media itself, as a data: URL.",
+        )
+    if _names_remote_tools(body.get("tools")):
+        raise ExpertRefused(
+            400,
+            "This expert does not take tools of other servers.",
+            code="remote_tools",
+            param="tools",
+            hint="Describe the functions themselves, as tools of type function.",
         )
     return body
 
@@ -230,19 +240,30 @@ def _as_json(answer: Any, shown: ExpertId) -> bytes:
     return json.dumps({**fields, "model": shown}, separators=(",", ":")).encode()
 
 
-def _names_remote_media(messages: Any) -> bool:
-    """Whether any content part, at any depth, has a ``url`` that is not a data: URL."""
-    if isinstance(messages, list):
-        return any(_names_remote_media(item) for item in messages)
-    if not isinstance(messages, dict):
+def _names_remote_media(value: Any) -> bool:
+    """Whether any message names something that is not in it: LiteLLM fetches some of that itself (for Gemini
+    and Anthropic also what a ``file_id`` names)."""
+    if isinstance(value, list):
+        return any(_names_remote_media(item) for item in value)
+    if not isinstance(value, dict):
         return False
-    for key, value in messages.items():
-        if (
-            key in {"url", "image_url", "file_url"}
-            and isinstance(value, str)
-            and not value.startswith("data:")
-        ):
+    for key, inner in value.items():
+        if key in URL_FIELDS and isinstance(inner, str) and not inner.startswith("data:"):
             return True
-        if isinstance(value, (list, dict)) and _names_remote_media(value):
+        if key == "content" and isinstance(inner, list) and any(map(_is_elsewhere, inner)):
+            return True
+        if isinstance(inner, (list, dict)) and _names_remote_media(inner):
             return True
     return False
+
+
+def _is_elsewhere(part: Any) -> bool:
+    return isinstance(part, dict) and named_elsewhere({key: part[key] for key in part if key != "text"})
+
+
+def _names_remote_tools(tools: Any) -> bool:
+    """LiteLLM asks servers for what is of type ``mcp``, from here."""
+    listed = tools if isinstance(tools, list) else []
+    return any(
+        isinstance(tool, dict) and (tool.get("type") == "mcp" or "server_url" in tool) for tool in listed
+    )

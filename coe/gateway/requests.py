@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from typing import Any, cast, get_args
 
 from coe import quick_json
 from coe.errors import BadHttp, BadRequest, PayloadTooLarge
 from coe.gateway.faults import json_kind, validate
-from coe.gateway.media import check_media
 from coe.gateway.schemas import (
     ChatBody,
     CoeOptions,
@@ -20,6 +19,7 @@ from coe.gateway.schemas import (
     RouteBody,
     Sampling,
 )
+from coe.media import named_elsewhere
 from coe.registry.models import Limits
 from coe.suggest import nearest
 from coe.types import DeadlineClass, Endpoint, Options, Request, RequestId
@@ -148,6 +148,17 @@ def _is_text(part: ContentPart) -> bool:
     return part.type in ("text", "input_text")
 
 
+def _check_media(part: Mapping[str, Any], where: str, hosts: Collection[str]) -> None:
+    if named_elsewhere(part, hosts):
+        raise BadRequest(
+            f"{where} names media by URL",
+            code="remote_media",
+            param=where,
+            hint="Send the media itself as a data: URL. Who runs the service can allow a host: "
+            "`limits: {media_hosts: [HOST]}` in experts.yaml.",
+        )
+
+
 def _check_messages(messages: Sequence[Message], limits: Limits) -> None:
     if len(messages) > limits.max_messages:
         raise BadRequest(
@@ -159,7 +170,7 @@ def _check_messages(messages: Sequence[Message], limits: Limits) -> None:
     for index, message in enumerate(messages):
         for place, part in enumerate(message.content if isinstance(message.content, list) else ()):
             if part.model_extra:
-                check_media(part.model_extra, f"messages[{index}].content[{place}]", limits.media_hosts)
+                _check_media(part.model_extra, f"messages[{index}].content[{place}]", limits.media_hosts)
             if _is_text(part) and part.text is None:
                 where = f"messages[{index}].content[{place}].text"
                 raise BadRequest(f"{where} is missing", param=where, hint="A text part has a text.")

@@ -31,6 +31,7 @@ def inconsistencies(data: Mapping[str, Any]) -> list[Inconsistency]:
         *_duplicates(hosts, "id", "host"),
         *_duplicates(experts, "id", "expert"),
         *_expert_places(experts, hosts),
+        *_urls_for_names(experts, hosts),
         *_model_name_clashes(experts, data),
         *_only_shadows(experts),
         *_pinned(_mapping(data.get("pool")), experts),
@@ -99,6 +100,19 @@ def _expert_places(experts: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterat
                 " host of kind adapter, or name a merged checkpoint as model"
             )
             yield Inconsistency(message, (*expert.loc, "adapter"))
+
+
+def _urls_for_names(experts: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+    """For some providers LiteLLM would send requests to a model that is a URL, past all checks of it."""
+    providers = {host.text("id") for host in hosts if host.text("provider")}
+    for expert in experts:
+        host, label = expert.text("host"), expert.text("id") or "?"
+        if host in providers and "://" in (expert.text("model") or ""):
+            message = (
+                f'the model of expert "{label}" is a URL, but host "{host}" names a provider; put it on a'
+                " host of kind remote with that url"
+            )
+            yield Inconsistency(message, (*expert.loc, "model"))
 
 
 def _model_name_clashes(experts: Sequence[_Entry], data: Mapping[str, Any]) -> Iterator[Inconsistency]:

@@ -1,4 +1,4 @@
-"""URLs in the content of messages: an expert's server would fetch them, from inside its own network."""
+"""URLs in the content of messages: who reads the message would fetch them, from inside its own network."""
 
 from __future__ import annotations
 
@@ -6,20 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from coe.errors import BadRequest
 
-
-def check_media(part: Mapping[str, Any], where: str, hosts: Collection[str]) -> None:
-    """Raises BadRequest for a content part with something to be fetched elsewhere than from ``hosts``."""
-    for url in _urls(part):
-        if not _may_be_fetched(url, hosts):
-            raise BadRequest(
-                f"{where} names media by URL",
-                code="remote_media",
-                param=where,
-                hint="Send the media itself as a data: URL. Who runs the service can allow a host: "
-                "`limits: {media_hosts: [HOST]}` in experts.yaml.",
-            )
+def named_elsewhere(part: Mapping[str, Any], hosts: Collection[str] = ()) -> bool:
+    """Whether a content part, but for its text, has something to be fetched elsewhere than from ``hosts``."""
+    return any(not _may_be_fetched(url, hosts) for url in _urls(part))
 
 
 def _urls(value: Any, named: str = "") -> Iterator[str]:
