@@ -167,14 +167,15 @@ def _ready(now: ClusterStatus, copies: int, gateways: int) -> bool:
 def fake_registry(
     family: TinyFamily, folder: Path, card: str, cluster: dict[str, Any], more: Mapping[str, Any]
 ) -> Registry:
-    """``cluster``: gateways, target_wait_s, and copies, max_copies and cpus of the node; ``more``: further
-    parts of the registry."""
+    """``cluster``: gateways, target_wait_s, copies, max_copies and cpus of the node, max_running of its host;
+    ``more``: further parts of the registry."""
     path = f"{folder / 'stand-in'}:{os.environ.get('PYTHONPATH', os.getcwd())}"
     host = {
         "id": "slot",
         "device": "cpu",
         "threads": 1,
         "max_model_len": 256,
+        "max_running": cluster.get("max_running", 16),
         "env": {"PYTHONPATH": path},
         "start_timeout_s": 120.0,
     }

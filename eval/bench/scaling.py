@@ -1,14 +1,16 @@
 """Autoscaling of nodes against fixed copies: ``python -m eval.bench.scaling [simulated | cluster]``.
 
-In simulation: three kinds of load on copies of one H100 that eight 7B experts share. On a local Ray cluster:
-two experts share one slot, so requests for both make it swap; vLLM is the stand-in. The latter prints how
-long the first request takes that finds no copy at all, and the answers and latencies of the same clients with
-one fixed copy and with up to three.
+In simulation: three kinds of load on copies of one H100 that eight 7B experts share. On a local Ray cluster
+of a head and three workers: two experts share one slot, so requests for both make it swap; vLLM is the
+stand-in, which serves one request at a time, half of them streams of a third of a second. The latter prints
+how long the first request takes (with no copy there it waits for a start), and the answers and latencies of
+the same clients with fixed copies and with up to three.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
 import sys
 import tempfile
@@ -23,7 +25,7 @@ import aiohttp
 from coe.cluster.settings import set_local_env
 from eval.bench.chaos import Load, Outcome, ask
 
-SECONDS = 60.0
+SECONDS = 90.0
 CLIENTS = 12
 MAX_COPIES = 3
 TARGET_WAIT_S = 1.0
@@ -31,11 +33,11 @@ TARGET_WAIT_S = 1.0
 
 @dataclass(frozen=True)
 class Measured:
-    """``first_s``: the first request, which finds ``copies`` copies. Latencies of the second half."""
+    """``first_s``: the first request; ``mean_copies``: while clients asked. Latencies of the second half."""
 
     name: str
     first_s: float
-    copies: int
+    mean_copies: float
     answers: int
     others: int
     median_s: float
@@ -50,13 +52,16 @@ def run(name: str, copies: int, max_copies: int | None) -> Measured:
     with tempfile.TemporaryDirectory(prefix="coe-scaling-") as folder:
         family = build_tiny_family(Path(folder) / "tiny")
         with service_on_ray(
-            family, Path(folder), MAX_COPIES, copies, 1, target_wait_s=TARGET_WAIT_S, **scaling
+            family, Path(folder), MAX_COPIES, copies, 1, target_wait_s=TARGET_WAIT_S, max_running=1, **scaling
         ) as service:
             first = asyncio.run(_first(service.where.url))
+            held: list[int] = []
             with Load(service.where.url, CLIENTS) as load:
-                time.sleep(SECONDS)
-                reached = service.owners()
-            return _measured(name, first, reached, load.outcomes)
+                until = time.monotonic() + SECONDS
+                while time.monotonic() < until:
+                    held.append(service.owners())
+                    time.sleep(1.0)
+            return _measured(name, first, held, load.outcomes)
 
 
 async def _first(url: str) -> float:
@@ -65,18 +70,18 @@ async def _first(url: str) -> float:
     return outcome.ended - outcome.started
 
 
-def _measured(name: str, first_s: float, copies: int, outcomes: list[Outcome]) -> Measured:
+def _measured(name: str, first_s: float, held: Sequence[int], outcomes: list[Outcome]) -> Measured:
     half = min(o.started for o in outcomes) + SECONDS / 2
     late = [o.ended - o.started for o in outcomes if o.kind == "answer" and o.started >= half]
     answers = sum(o.kind == "answer" for o in outcomes)
     return Measured(
         name=name,
         first_s=round(first_s, 1),
-        copies=copies,
+        mean_copies=round(statistics.mean(held), 2),
         answers=answers,
         others=len(outcomes) - answers,
-        median_s=round(statistics.median(late), 2),
-        worst_s=round(max(late), 2),
+        median_s=round(statistics.median(late or [math.nan]), 2),
+        worst_s=round(max(late, default=math.nan), 2),
     )
 
 
@@ -143,14 +148,14 @@ def simulate() -> None:
 
 def on_cluster() -> None:
     set_local_env()
-    print("| copies | first request | copies at the end | answers | others | median | worst |")
+    print("| copies | first request | mean copies | answers | others | median | slowest |")
     print("|---|" + "--:|" * 6)
-    for name, copies, most in (("1, fixed", 1, None), (f"0 to {MAX_COPIES}", 0, MAX_COPIES)):
+    fixed = ((f"{copies}, fixed", copies, None) for copies in (1, MAX_COPIES))
+    for name, copies, most in (*fixed, (f"0 to {MAX_COPIES}", 0, MAX_COPIES)):
         found = run(name, copies, most)
+        counts = f"{found.mean_copies:g} | {found.answers} | {found.others}"
         times = f"{found.median_s:g} s | {found.worst_s:g} s"
-        print(
-            f"| {name} | {found.first_s:g} s | {found.copies} | {found.answers} | {found.others} | {times} |"
-        )
+        print(f"| {name} | {found.first_s:g} s | {counts} | {times} |", flush=True)
 
 
 def main(arguments: Sequence[str]) -> None:
