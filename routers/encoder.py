@@ -46,7 +46,7 @@ class SentenceEncoder:
     @classmethod
     def of_folder(cls, folder: Path) -> SentenceEncoder:
         """A sentence-transformers folder on the CPU, through numpy where possible, else through torch."""
-        return cls(_identity(folder), _in_numpy(folder) if BertEncoder.reads(folder) else _in_torch(folder))
+        return cls(identity_of(folder), _in_numpy(folder) if BertEncoder.reads(folder) else _in_torch(folder))
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         return self._encode([shortened(text) for text in texts])
@@ -80,11 +80,14 @@ def _in_torch(folder: Path) -> Callable[[list[str]], Vectors]:
     return encode
 
 
-def _identity(folder: Path) -> str:
-    """From the names, sizes and times of the model's files, which is quicker than reading them."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    stamps = [(str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return hashlib.sha256(repr((str(folder), stamps)).encode()).hexdigest()
+def identity_of(folder: Path) -> str:
+    """Of what the model's files hold: a copy elsewhere gives the same vectors, which are kept on disk."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            found.update(f"{path.relative_to(folder)}\0".encode())
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
 
 
 def shortened(text: str) -> str:
@@ -146,7 +149,7 @@ def _minilm() -> Encoder:
 
 def _minilm_int8() -> Encoder:
     folder = minilm_folder()
-    return SentenceEncoder(f"int8:{_identity(folder)}", QuantisedBertEncoder(folder).encode)
+    return SentenceEncoder(f"int8:{identity_of(folder)}", QuantisedBertEncoder(folder).encode)
 
 
 def _static() -> Encoder:

