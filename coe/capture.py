@@ -25,7 +25,8 @@ from coe.types import Receipt, Request
 log = logging.getLogger(__name__)
 
 MAX_PENDING = 1_000
-"""Records that wait to be written; further ones are dropped and counted."""
+MAX_PENDING_BYTES = 64_000_000
+"""Records that wait to be written, and their bytes; while so many wait, others are dropped and counted."""
 MAX_ANSWER_BYTES = 4_000_000
 LEFT_OUT = frozenset({"user", "metadata", "safety_identifier"})
 """Fields of a request that say who asked."""
@@ -77,26 +78,41 @@ class Told:
     answer: bytes
     failed: str | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes, about: as they came and went."""
+        return self.request.size + len(self.answer)
+
 
 class Recorder:
     """Writes records behind the requests' back, in order. One event loop; ``close`` waits for the rest."""
 
     def __init__(self, path: Path, settings: CaptureSettings) -> None:
-        self.written = self.dropped = 0
         self._file = BoundedFile(path, int(settings.max_mb * 1e6), settings.keep)
         self._redact = redactor(settings.redact, settings.patterns)
-        self._pending = 0
+        # Each has one writer: the event loop counts what it takes, the writing thread what it has done with.
+        self._taken, self._done = _Count(), _Count()
+        self._refused = self._failed = 0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="capture")
+
+    @property
+    def written(self) -> int:
+        return self._done.records - self._failed
+
+    @property
+    def dropped(self) -> int:
+        return self._refused + self._failed
 
     def wants(self, request: Request) -> bool:
         return not request.private and request.body.get("store") is not False
 
     def take(self, told: Told) -> None:
         """Quick; never raises."""
-        if self._pending >= MAX_PENDING:
-            self.dropped += 1
+        waiting = self._taken.records - self._done.records
+        if waiting >= MAX_PENDING or self._taken.size - self._done.size >= MAX_PENDING_BYTES:
+            self._refused += 1
             return
-        self._pending += 1
+        self._taken.add(told)
         self._writer.submit(self._write, told, time.time())
 
     def close(self) -> None:
@@ -106,12 +122,21 @@ class Recorder:
     def _write(self, told: Told, at: float) -> None:
         try:
             self._file.append(json.dumps(entry(told, at, self._redact), ensure_ascii=False))
-            self.written += 1
         except Exception as error:
-            self.dropped += 1
+            self._failed += 1
             log.warning("request %s could not be recorded: %s", told.request.id, type(error).__name__)
         finally:
-            self._pending -= 1
+            self._done.add(told)
+
+
+@dataclass
+class _Count:
+    records: int = 0
+    size: int = 0
+
+    def add(self, told: Told) -> None:
+        self.records += 1
+        self.size += told.size
 
 
 class BoundedFile:

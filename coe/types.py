@@ -55,6 +55,8 @@ class Request:
     text: str
     options: Options = field(default_factory=Options)
     private: bool = False
+    size: int = 0
+    """bytes of the body as it came"""
 
     @property
     def stream(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import stat
 from collections.abc import AsyncIterator
@@ -14,12 +15,14 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from coe.capture import BoundedFile, answer_text, redactor
+import coe.capture
+from coe.capture import BoundedFile, Recorder, Told, answer_text, redactor
 from coe.local import build_service
 from coe.registry.models import Registry
 from coe.registry.operation import CaptureSettings
 from coe.testing.engines import FakeEngine, Script
 from coe.testing.serving import serving
+from coe.types import Request
 
 ALL = ("email", "key", "number")
 
@@ -91,6 +94,34 @@ async def test_what_a_client_forbids_to_store_is_neither_recorded_nor_kept(tmp_p
             assert "x-coe-cache" not in answer.headers
         await ask(http, store=False)
     assert not (tmp_path / "var/prompts.jsonl").exists()
+
+
+@pytest.mark.parametrize(("bound", "value"), [("MAX_PENDING", 3), ("MAX_PENDING_BYTES", 3_000)])
+def test_what_waits_to_be_written_is_bounded_in_number_and_in_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+) -> None:
+    monkeypatch.setattr(coe.capture, bound, value)
+    recorder = Recorder(tmp_path / "r.jsonl", CaptureSettings())
+    body = {"messages": [{"role": "user", "content": "2+2?"}]}
+    choice = json.dumps({"choices": [{"message": {"content": "x" * 500}}]}).encode()
+    with (tmp_path / "r.jsonl.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as another process that writes: nothing gets on meanwhile
+        for number in range(10):
+            request = Request(str(number), "chat/completions", "sums", body, "2+2?", size=1_000 - len(choice))
+            recorder.take(Told(request, "alice", None, choice))
+        assert (recorder.written, recorder.dropped) == (0, 7)
+    recorder.close()
+    assert (recorder.written, recorder.dropped) == (3, 7)
+    assert [record["request_id"] for record in records(tmp_path / "r.jsonl")] == ["0", "1", "2"]
+
+
+async def test_a_request_weighs_what_its_body_does(tmp_path: Path) -> None:
+    told: list[Told] = []
+    async with service(tmp_path, {}) as http:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Recorder, "take", lambda _, each: told.append(each))
+            answer = await ask(http, "2+2?")
+    assert told[0].size == len(answer.request.content) + len(answer.content)
 
 
 @pytest.mark.parametrize(

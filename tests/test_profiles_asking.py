@@ -68,6 +68,32 @@ def test_running_expert_is_asked_by_the_service_it_joined(
     assert found[0].estimate is not None
 
 
+async def test_where_one_question_fails_the_others_are_not_asked_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "read_recorded", lambda folder: choice_data(400))
+    ends: list[str] = []
+
+    async def ask(question: str) -> str:
+        if not ends:
+            ends.append("failed")
+            await asyncio.sleep(0)  # those that may be asked with it have begun
+            raise EngineError("the expert is gone")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends.append("stopped")
+        raise AssertionError("nobody ends it")
+
+    with pytest.raises(EngineError, match="is gone"):
+        await ProbeProfiler(tmp_path).profile(
+            registry_of("lawyer", "stranger", probes="questions"), "stranger", ask
+        )
+    assert ends == ["failed"] + ["stopped"] * (len(ends) - 1)
+    assert len(ends) > 1
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 def test_open_questions_are_put_as_they_stand_and_marked_strictly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,7 +106,7 @@ def parse_completion(
         text = _prompt_text(cast(CompletionBody, checked).prompt, limits)
     body.pop("coe", None)
     private = "no-store" in directives(headers.get(b"cache-control", b""))
-    return Request(request_id, endpoint, checked.model, body, _printable(text), options, private)
+    return Request(request_id, endpoint, checked.model, body, _printable(text), options, private, len(raw))
 
 
 def directives(cache_control: bytes) -> frozenset[str]:

@@ -117,7 +117,13 @@ async def _ask_missing(data: Recorded, rows: Rows, asking: Asking, kept: dict[st
         with asking.record.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(asked)) + "\n")
 
-    await asyncio.gather(*(one(int(row)) for row in missing))
+    tasks = [asyncio.ensure_future(one(int(row))) for row in missing]
+    try:
+        await asyncio.gather(*tasks)
+    finally:  # One that failed: the others are not asked in vain.
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _ask(question: Question, put: Put) -> Asked:
