@@ -44,7 +44,7 @@ def create(name: str, path: Path, tenant: str | None, limits: tuple[str, ...]) -
         raise click.UsageError("; ".join(f"{d['loc'][-1]}: {d['msg']}" for d in faults)) from None
     add_key(path, holder)
     click.echo(made.key)
-    click.echo(f"kept as a hash in {path}; a running service takes it up when it is restarted", err=True)
+    click.echo(f"kept as a hash in {path}; a running service takes it up in about a second", err=True)
 
 
 @main.command("list")
