@@ -21,7 +21,7 @@ from coe.joining import Joined, Joining
 from coe.live import LiveRegistry
 from coe.pipeline import Answer
 from coe.registry.edit import Entry
-from coe.registry.history import difference
+from coe.registry.history import Accepted, difference
 from coe.registry.models import Expert
 from coe.registry.operation import AdminListener
 from coe.suggest import suggest
@@ -60,6 +60,7 @@ class Admin:
         return {
             "generation": current.number,
             "accepted_at": current.created,
+            "reason": current.reason,
             "ready": ready.ready,
             "reasons": list(ready.reasons),
             "refused": dataclasses.asdict(self._live.refusal) if self._live.refusal else None,
@@ -121,7 +122,7 @@ class Admin:
         entries = history.entries()
         listed: dict[str, Any] = {
             "current": self._generations.current.number,
-            "generations": [{"number": entry.number, "accepted_at": entry.at} for entry in entries],
+            "generations": [_accepted(entry) for entry in entries],
         }
         if compare is not None and entries:
             old, new = history.entry(compare), entries[-1]
@@ -149,6 +150,10 @@ class Admin:
             "experts": [dataclasses.asdict(each) for each in joined],
             "needs_restart": list(self._live.needs_restart),
         }
+
+
+def _accepted(entry: Accepted) -> dict[str, Any]:
+    return {"number": entry.number, "accepted_at": entry.at, "reason": entry.circumstances.reason}
 
 
 def _asker(pipeline: Answering, expert: ExpertId) -> Ask:

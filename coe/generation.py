@@ -30,12 +30,21 @@ class Generation:
     """shared by all generations; None where clients' marks are not taken"""
     left: Mapping[ExpertId, int] = field(default_factory=dict)
     """experts of earlier generations that are gone, and the first generation without them"""
+    reason: str = ""
+    """what it changed, for people; "": the service began with it"""
 
     @cached_property
     def identity(self) -> str:
-        """Of what answers depend on: the same wherever the registry says the same, whatever its number."""
+        """Of what answers depend on: the same wherever the registry says the same, whatever its number, and
+        on whichever of several equal hosts its experts are."""
         parts = {"pool", "experts", "routers", "aggregator", "aggregators", "routes", "profiles"}
-        return hashlib.sha256(self.registry.model_dump_json(include=parts).encode()).hexdigest()
+        where = [self.registry.host(expert.host) for expert in self.registry.experts]
+        registry = self.registry.model_copy(
+            update={"experts": tuple(e.model_copy(update={"host": None}) for e in self.registry.experts)}
+        )
+        texts = [registry.model_dump_json(include=parts)]
+        texts += [host.model_dump_json(exclude={"id"}) for host in where if host is not None]
+        return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 class Generations:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,11 +19,12 @@ from coe.building import GenerationBuilder
 from coe.errors import BadRequest, CoeError, ConfigError
 from coe.files import write_atomically
 from coe.generation import Generation, Generations
+from coe.pool.events import HostId
 from coe.registry.changes import changes, needs_restart
 from coe.registry.consistency import Inconsistency
 from coe.registry.edit import Edit
-from coe.registry.history import History
-from coe.registry.load import parse_registry
+from coe.registry.history import Circumstances, History
+from coe.registry.load import hosts_of, parse_registry, without_host
 from coe.registry.models import Registry
 from coe.registry.problems import Problem, RegistryError
 from coe.registry.source import parse_source, read_text
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 HOST_LEAVING = "host_leaving"
 """Code of a refusal that passes: a host of that name still ends what it does under other settings."""
+
+AS_IT_IS = Circumstances()
+"""Experts stay where they are, and the reason of a generation is what changed."""
 
 Faults = Callable[[Registry, Registry], Iterable[Inconsistency]]
 """What keeps a service from going over from the first registry to the second. Blocking."""
@@ -46,9 +50,9 @@ class RegistryFile:
     text: str
     adjust: Callable[[Registry], Registry] = lambda registry: registry
 
-    def registry(self, text: str | None = None, former: Registry | None = None) -> Registry:
-        """Of ``text``, or of the file as it was; experts without a host stay where ``former`` has them. Pure;
-        raises RegistryError."""
+    def registry(self, text: str | None = None, former: Mapping[ExpertId, HostId] | None = None) -> Registry:
+        """Of ``text``, or of the file as it was; experts without a host stay where they were (``former``).
+        Pure; raises RegistryError."""
         return self.adjust(parse_registry(self.text if text is None else text, self.path, former))
 
 
@@ -88,7 +92,7 @@ class LiveRegistry:
         self.refusal: Refusal | None = None
         self._file, self._service, self._builder, self._faults = file, service, builder, faults
         self._text = file.text
-        self._on_change: Callable[[], None] = lambda: None
+        self._on_change: list[Callable[[], None]] = []
         self._first = service.generations.current.registry
         # Invariant: the text, the file and the current generation change together.
         self._changing = asyncio.Lock()
@@ -105,7 +109,7 @@ class LiveRegistry:
 
     def on_change(self, call: Callable[[], None]) -> None:
         """Have ``call`` called after each change."""
-        self._on_change = call
+        self._on_change.append(call)
 
     @property
     def needs_restart(self) -> tuple[str, ...]:
@@ -114,7 +118,7 @@ class LiveRegistry:
 
     async def run(self, watch: bool = True) -> None:
         """Keep the first generation in the history, then watch the file until cancelled."""
-        await self._keep(self._service.generations.current.number, self._text)
+        await self._keep(self._service.generations.current, self._text)
         if watch:
             await watching.watch(self.path, self._take_up)
 
@@ -131,16 +135,31 @@ class LiveRegistry:
                 raise
             return self._service.generations.current
 
-    async def edit(self, change: Edit, number: int = 0) -> Generation:
+    async def edit(self, change: Edit, number: int = 0, wanted: Circumstances = AS_IT_IS) -> Generation:
         """Change the file and the service together; the next generation, or ``number`` if that is later.
-        Raises CoeError, and then neither has changed."""
+        Experts without a host stay where ``wanted`` does not name another. Raises CoeError, and then neither
+        has changed."""
         async with self._changing:
             old = await asyncio.to_thread(read_text, self.path)
             new = await asyncio.to_thread(change, old)
-            if new != old or old != self._text:
-                await self._accept(new, replaces=old, number=number)
+            if new != old or old != self._text or self._moves(wanted):
+                await self._accept(new, wanted, replaces=old, number=number)
                 self.refusal = None
             return self._service.generations.current
+
+    async def move(self, of: Generation, wanted: Circumstances) -> bool:
+        """Experts for which the file names no host go to those that are ``wanted``: the next generation; the
+        file stays as it is. False where ``of`` is not the current one any more. Raises CoeError, and then all
+        stay."""
+        async with self._changing:
+            if self._service.generations.current is not of:
+                return False
+            await self._accept(self._text, wanted)
+            return True
+
+    async def without_host(self) -> frozenset[ExpertId]:
+        """Experts of the current generation for which its text names no host."""
+        return await asyncio.to_thread(without_host, self._text, self.path)
 
     async def take_over(self, text: str, number: int) -> Generation:
         """:meth:`edit` to the text that other services serve under ``number``. What is refused shows."""
@@ -160,9 +179,12 @@ class LiveRegistry:
         return await asyncio.to_thread(lambda: self._valid(change(read_text(self.path)), old))
 
     async def rollback(self, number: int) -> Generation:
-        """Make the text of an earlier generation a new one. Raises CoeError as :meth:`edit` does."""
+        """Make an earlier generation a new one: its text, and its experts where they were. Raises CoeError as
+        :meth:`edit` does."""
         entry = await asyncio.to_thread(self.history.entry, number)
-        return await self.edit(lambda _: entry.text)
+        then = await asyncio.to_thread(lambda: entry.circumstances)
+        wanted = Circumstances(f"back to generation {number}", then.hosts)
+        return await self.edit(lambda _: entry.text, wanted=wanted)
 
     async def _take_up(self) -> None:
         try:
@@ -172,10 +194,17 @@ class LiveRegistry:
         except Exception:
             log.exception("taking up %s failed unexpectedly", self.path)
 
-    async def _accept(self, text: str, replaces: str | None = None, number: int = 0) -> None:
+    def _moves(self, wanted: Circumstances) -> bool:
+        """Whether an expert of the current generation is elsewhere."""
+        present = hosts_of(self._service.generations.current.registry)
+        return any(wanted.hosts.get(expert, host) != host for expert, host in present.items())
+
+    async def _accept(
+        self, text: str, wanted: Circumstances = AS_IT_IS, replaces: str | None = None, number: int = 0
+    ) -> None:
         """``replaces``: the text that is in the file and gives way to ``text``."""
         old = self._service.generations.current
-        generation = await asyncio.to_thread(self._prepare, text, old, number)
+        generation = await asyncio.to_thread(self._prepare, text, old, number, wanted)
         if replaces is not None:
             await asyncio.to_thread(_replace, self.path, replaces, text)
         try:
@@ -185,14 +214,15 @@ class LiveRegistry:
                 await asyncio.to_thread(write_atomically, self.path, replaces)
             raise
         self._text = text
-        log.info("generation %d: %s", generation.number, changes(old.registry, generation.registry))
+        log.info("generation %d: %s", generation.number, generation.reason)
         if self.needs_restart:
             log.warning("changed, but only after a restart: %s", ", ".join(self.needs_restart))
-        self._on_change()
-        await self._keep(generation.number, text)
+        for call in self._on_change:
+            call()
+        await self._keep(generation, text)
 
-    def _valid(self, text: str, old: Registry) -> Registry:
-        registry = self._file.registry(text, old)
+    def _valid(self, text: str, old: Registry, wanted: Circumstances = AS_IT_IS) -> Registry:
+        registry = self._file.registry(text, {**hosts_of(old), **wanted.hosts})
         source = parse_source(text, self.path)
         problems = [
             Problem(fault.message, source.position(fault.loc)) for fault in self._faults(old, registry)
@@ -201,16 +231,18 @@ class LiveRegistry:
             raise RegistryError(self.path, problems)
         return registry
 
-    def _prepare(self, text: str, old: Generation, number: int) -> Generation:
-        registry = self._valid(text, old.registry)
+    def _prepare(self, text: str, old: Generation, number: int, wanted: Circumstances) -> Generation:
+        registry = self._valid(text, old.registry, wanted)
         number = max(number, old.number + 1)
-        return self._builder.build(registry, number, _left(old, registry, number))
+        generation = self._builder.build(registry, number, _left(old, registry, number))
+        return replace(generation, reason=wanted.reason or changes(old.registry, registry))
 
-    async def _keep(self, number: int, text: str) -> None:
+    async def _keep(self, generation: Generation, text: str) -> None:
+        circumstances = Circumstances(generation.reason, hosts_of(generation.registry))
         try:
-            await asyncio.to_thread(self.history.add, number, text)
+            await asyncio.to_thread(self.history.add, generation.number, text, circumstances)
         except OSError as error:
-            log.warning("generation %d is not kept in the history: %s", number, error)
+            log.warning("generation %d is not kept in the history: %s", generation.number, error)
 
     def _refuse(self, error: CoeError, what: str) -> None:
         number = self._service.generations.current.number

@@ -28,10 +28,11 @@ from coe.feedback import open_marks
 from coe.gateway.admin import AdminGateway
 from coe.gateway.app import Gateway
 from coe.gateway.metrics import Metrics
-from coe.gateway.status import ExpertStatus, Readiness, judge
+from coe.gateway.status import ExpertStatus, Readiness, ReplanCounts, judge
 from coe.generation import Generation, Generations
 from coe.listening import Door, HttpServer, Tls, bind, http_server
 from coe.live import HOST_LEAVING, LiveRegistry, RegistryFile
+from coe.live_placement import LivePlacement
 from coe.logs import LogFormat, set_up_logs
 from coe.pipeline import Pipeline
 from coe.pool.plan import build_plan
@@ -42,6 +43,7 @@ from coe.registry.changes import fixed_fields, fixed_hosts
 from coe.registry.check import new_errors
 from coe.registry.consistency import Inconsistency
 from coe.registry.history import History
+from coe.registry.load import hosts_of
 from coe.registry.models import Expert, Host, Registry
 from coe.sharing import SharedRegistry
 from coe.types import Engine, EngineStats, ExpertId
@@ -67,6 +69,7 @@ class LocalService:
         self.generations = generations
         self.pool = pool
         self.live: LiveRegistry | None = None
+        self.placement: LivePlacement | None = None
         self._root, self._engine_builder = root, engine_builder
         self._hosts = {host.id: host for host in _used_hosts(generations.current.registry)}
         self._joined: set[str] = set()
@@ -74,12 +77,16 @@ class LocalService:
         self._following: list[asyncio.Task[None]] = []
         self.pipeline = Pipeline(generations, pool)
         self._reception = reception or open_door()
-        self._metrics = Metrics(self, self._reception, self.pipeline.notes.counts)
+        self._replans = ReplanCounts()
+        self._metrics = Metrics(self, self._reception, self.pipeline.notes.counts, self._replans)
         self.app = Gateway(self.pipeline, generations, self._metrics, self, self._reception).app()
 
     def follow(self, live: LiveRegistry) -> None:
         """Have the registry followed from the start on."""
         self.live = live
+        self.placement = LivePlacement(
+            live, self.generations, self.pool.work_done, self.engines, self._replans
+        )
 
     def admin_app(self, token: str) -> ASGIApp:
         """The admin API of a service that follows its registry, for those who have the token."""
@@ -95,11 +102,14 @@ class LocalService:
         """Returns at once; the engines start behind it (:meth:`readiness`). Idempotent."""
         await self.pool.start()
         self._reception.start()
-        if self.live is None or self._following:
+        if self.live is None or self.placement is None or self._following:
             return
         registry, store = self.generations.current.registry, self._reception.store
         watching = self.live.run(registry.service.watch)
-        self._following = [asyncio.create_task(watching, name="watch experts.yaml")]
+        self._following = [
+            asyncio.create_task(watching, name="watch experts.yaml"),
+            asyncio.create_task(self.placement.run(), name="place experts anew"),
+        ]
         if registry.state.share_registry and store is not None:
             sharing = SharedRegistry(self.live, store).run()
             self._following.append(asyncio.create_task(sharing, name="share experts.yaml"))
@@ -188,7 +198,8 @@ def build_service(
     pool = Pool(scheduler, engines, load_timeout_s=registry.pool.load_timeout_s)
     marks = open_marks(registry.feedback, root)
     builder = GenerationBuilder(root, marks.counts if marks else None)
-    first = builder.build(registry, number=history.number_of(file.text) if file else 1)
+    number = history.number_of(file.text, hosts_of(registry)) if file else 1
+    first = builder.build(registry, number)
     reception = build_reception(registry, root, embedder, marks)
     service = LocalService(Generations(first), pool, root, engine_builder, reception)
     if file is not None:

@@ -115,16 +115,16 @@ def place_experts(
     return place(registry_problem(registry, managed(registry, free), loads, recruited), limit_s)
 
 
-def with_hosts(registry: Registry, former: Registry | None = None) -> Registry:
-    """The registry with a host for every expert. One that named none in ``former`` either stays on the host
-    that it got there, so that an edit moves nobody; equal shares of the load. Raises ConfigError."""
+def with_hosts(registry: Registry, former: Mapping[ExpertId, HostId] | None = None) -> Registry:
+    """The registry with a host for every expert. One that names none stays where it was (``former``) if that
+    host can serve it, so that an edit moves nobody; equal shares of the load. Raises ConfigError."""
     if all(expert.host is not None for expert in registry.experts):
         return registry
     kept = {}
     for expert in registry.experts:
-        before = former.expert(expert.id) if former is not None else None
-        if expert.host is None and before is not None and before.host in choices(expert, registry):
-            kept[expert.id] = before.host
+        before = former.get(expert.id) if former else None
+        if expert.host is None and before is not None and before in choices(expert, registry):
+            kept[expert.id] = before
     registry = on_hosts(registry, kept)
     open_ones = {expert.id for expert in registry.experts if expert.host is None}
     if not open_ones:

@@ -45,19 +45,31 @@ class Replanner:
     horizon_s: float = 3_600.0
     limit_s: float = 1.0
 
-    def judge(self, present: Plan, seen: Observed) -> Verdict:
-        """Whether to leave ``present``. Deterministic.
+    def judge(self, present: Plan, seen: Observed, before: Observed | None = None) -> Verdict:
+        """Whether to leave ``present`` for the plan that is best for what was ``seen``. Deterministic.
 
         The gain is the difference of the costs (:func:`coe.placement.cost` without moves, in shares of the
-        load) times the load times the horizon: node time. It must be more than what the moves take. Both
-        plans are judged with the best choice of who is awake. Raises ConfigError where nothing fits."""
-        work = sum(seen.loads.get(expert.id, 0.0) for expert in self.experts)
+        load) times the load times the horizon: node time. It must be more than what the moves take, also by
+        what was seen ``before`` where that is given: what came by chance pays only once. Both plans are
+        judged with the best choice of who is awake. Raises ConfigError where nothing fits."""
+        verdict = self._best(present, seen)
+        if verdict.plan is None or before is None:
+            return verdict
+        problem = self._problem(before)
+        saved = self._awake_in(problem, present) - self._awake_in(problem, verdict.plan)
+        if saved * self._work(before) * self.horizon_s > sum(
+            before.move_s.get(e, 0.0) for e in verdict.moved
+        ):
+            return verdict
+        return replace(verdict, plan=None, moved=())
+
+    def _best(self, present: Plan, seen: Observed) -> Verdict:
+        work = self._work(seen)
         if work <= 0:
             return Verdict(None, 0.0, 0.0)
-        experts = tuple(replace(e, load=seen.loads.get(e.id, 0.0)) for e in self.experts)
-        problem = Problem(experts, self.nodes, seen.recruited)
+        problem = self._problem(seen)
         now = self._awake_in(problem, present)
-        dearest = max((seen.move_s.get(e.id, 0.0) for e in experts), default=0.0)
+        dearest = max((seen.move_s.get(e.id, 0.0) for e in self.experts), default=0.0)
         too_much = 3.0 + sum(pair.share for pair in seen.recruited)  # no plan costs so much
         per_move = too_much
         if dearest < too_much * work * self.horizon_s:
@@ -71,9 +83,16 @@ class Replanner:
             return Verdict(None, gain_s, moves_s)
         return Verdict(best.plan, gain_s, moves_s, moved)
 
-    def _awake_in(self, problem: Problem, present: Plan) -> float:
-        """What the present plan costs at least, with the best choice of who is awake."""
-        fixed = tuple(replace(e, nodes=_nodes_of(e.id, present)) for e in problem.experts)
+    def _work(self, seen: Observed) -> float:
+        return sum(seen.loads.get(expert.id, 0.0) for expert in self.experts)
+
+    def _problem(self, seen: Observed) -> Problem:
+        experts = tuple(replace(e, load=seen.loads.get(e.id, 0.0)) for e in self.experts)
+        return Problem(experts, self.nodes, seen.recruited)
+
+    def _awake_in(self, problem: Problem, plan: Plan) -> float:
+        """What ``plan`` costs at least, with the best choice of who is awake."""
+        fixed = tuple(replace(e, nodes=_nodes_of(e.id, plan)) for e in problem.experts)
         return place(replace(problem, experts=fixed), self.limit_s).bound
 
 

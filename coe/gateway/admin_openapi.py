@@ -44,6 +44,7 @@ class Experts(BaseModel):
 class AdminStatus(BaseModel):
     generation: int
     accepted_at: int = Field(description="Unix time in seconds.")
+    reason: str = Field(description="What this generation changed; empty: the service began with it.")
     ready: bool
     reasons: list[str]
     refused: Refused | None
@@ -65,6 +66,7 @@ class Done(BaseModel):
 class AcceptedGeneration(BaseModel):
     number: int
     accepted_at: float = Field(description="Unix time in seconds.")
+    reason: str = Field(description="What it changed, as far as known.")
 
 
 class HistoryBody(BaseModel):

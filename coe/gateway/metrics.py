@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from coe.access.building import Reception
 from coe.access.doorman import Used
 from coe.errors import CoeError
-from coe.gateway.status import Status
+from coe.gateway.status import ReplanCounts, Status
 from coe.types import Receipt
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -40,10 +40,14 @@ class _Children(Generic[Labelled]):
 
 class Metrics:
     """Numbers about requests; those about engines are read when Prometheus asks. ``notes``: what came of the
-    errands of routers so far, by result, as it is at any moment."""
+    errands of routers so far, by result, as it is at any moment; so are ``replans``."""
 
     def __init__(
-        self, status: Status, reception: Reception | None = None, notes: Mapping[str, int] | None = None
+        self,
+        status: Status,
+        reception: Reception | None = None,
+        notes: Mapping[str, int] | None = None,
+        replans: ReplanCounts | None = None,
     ) -> None:
         registry = self._registry = CollectorRegistry()
 
@@ -77,6 +81,8 @@ class Metrics:
             registry.register(_ReceptionCollector(reception))
         if notes is not None:
             registry.register(_NotesCollector(notes))
+        if replans is not None:
+            registry.register(_ReplanCollector(replans))
 
     def arrived(self, endpoint: str) -> None:
         self._in_flight.labels(endpoint).inc()
@@ -207,3 +213,19 @@ class _NotesCollector(Collector):
         for result, count in self._notes.items():
             found.add_metric([result], count)
         return [found]
+
+
+class _ReplanCollector(Collector):
+    """What came of placing experts anew."""
+
+    def __init__(self, counts: ReplanCounts) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterable[Metric]:
+        counts = self._counts
+        looks = CounterMetricFamily("coe_replans", "Looks at where experts are.", labels=["result"])
+        for result, count in (("moved", counts.moved), ("kept", counts.kept), ("failed", counts.failed)):
+            looks.add_metric([result], count)
+        moves = CounterMetricFamily("coe_replanned_experts", "Experts moved to another host.")
+        moves.add_metric([], counts.experts)
+        return [looks, moves]

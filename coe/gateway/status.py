@@ -28,6 +28,17 @@ class ExpertStatus:
     running: int
 
 
+@dataclass
+class ReplanCounts:
+    """How often experts were ``moved``, ``kept`` where they are, or looking ``failed``; and how many
+    ``experts`` moved."""
+
+    moved: int = 0
+    kept: int = 0
+    failed: int = 0
+    experts: int = 0
+
+
 class Status(Protocol):
     """What the gateway may ask about the service at any moment. All methods are quick."""
 

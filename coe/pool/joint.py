@@ -8,7 +8,7 @@ from __future__ import annotations
 from coe.pool.events import Expected
 from coe.pool.moving import Turn
 from coe.pool.state import Books, Expectation, ExpertState, Group
-from coe.types import RequestId
+from coe.types import ExpertId, RequestId
 
 
 def join(books: Books, group: RequestId | None, now: float) -> float:
@@ -20,6 +20,13 @@ def join(books: Books, group: RequestId | None, now: float) -> float:
     return known.since
 
 
+def got(books: Books, group: RequestId | None, expert: ExpertId) -> None:
+    """A leg of ``group`` has its lease."""
+    known = books.groups.get(group) if group is not None else None
+    if known is not None:
+        known.experts.add(expert)
+
+
 def leave(books: Books, group: RequestId | None) -> None:
     """A leg has ended. The group is forgotten with its last."""
     known = books.groups.get(group) if group is not None else None
@@ -28,6 +35,8 @@ def leave(books: Books, group: RequestId | None) -> None:
     known.legs -= 1
     if known.legs <= 0:
         del books.groups[group]
+        if known.experts:
+            books.account.used(known.experts)
 
 
 def expect(books: Books, event: Expected, turn: Turn) -> None:

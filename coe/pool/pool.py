@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from coe.errors import CoeError, EngineError, ExpertTimeout, ExpertUnavailable, Overloaded
+from coe.pool.account import WorkDone
 from coe.pool.events import (
     Action,
     Arrived,
@@ -189,6 +190,10 @@ class Pool:
 
     def snapshot(self) -> PoolSnapshot:
         return self._scheduler.snapshot()
+
+    def work_done(self) -> WorkDone:
+        """Since the pool was made, for each expert."""
+        return self._scheduler.work_done(self._clock())
 
     @property
     def engines(self) -> Mapping[HostId, Engine]:

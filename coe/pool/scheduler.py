@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+from coe.pool.account import WorkDone
 from coe.pool.admission import Admission
 from coe.pool.deciding import Decider
 from coe.pool.events import (
@@ -28,7 +29,7 @@ from coe.pool.events import (
     Tick,
 )
 from coe.pool.forecast import expected_wait
-from coe.pool.joint import expect, fulfil, leave
+from coe.pool.joint import expect, fulfil, got, leave
 from coe.pool.moving import Turn, put_away, withdraw
 from coe.pool.plan import PoolPlan
 from coe.pool.policies import Policy
@@ -105,6 +106,14 @@ class Scheduler:
     def snapshot(self) -> PoolSnapshot:
         return take_snapshot(self._books)
 
+    def work_done(self, now: float) -> WorkDone:
+        """Until ``now``, that of leases still out included."""
+        books = self._books
+        leases = ((lease.replica, lease.began) for lease in books.leases.values())
+        under_way = ((r.expert.id, books.account.share_s(r.host.plan.id, b, now)) for r, b in leases)
+        load_s = {e.id: r.costs.load.mean for e in books.experts.values() for r in e.replicas.values()}
+        return books.account.so_far(under_way, load_s)
+
     def hosts(self) -> tuple[HostId, ...]:
         """Hosts in use, those included that leave as soon as their last expert has."""
         return tuple(self._books.hosts)
@@ -136,7 +145,9 @@ class Scheduler:
         expert, now = replica.expert, turn.now
         chosen = expert.queue.next(now, expert.run_s, self._decider.policy.rules.timely_first)
         waiter = self._admission.gone(chosen.request)
-        self._books.leases[waiter.request] = Lease(replica, now, waiter.group)
+        began = self._books.account.begin(replica.host.plan.id, now)
+        self._books.leases[waiter.request] = Lease(replica, now, waiter.group, began)
+        got(self._books, waiter.group, expert.id)
         replica.running += 1
         replica.host.running += 1
         replica.used_at = now
@@ -156,8 +167,11 @@ class Scheduler:
         lease = self._books.leases.pop(request, None)
         if lease is None:
             return
-        leave(self._books, lease.group)
         replica = lease.replica
+        self._books.account.end(replica.expert.id, replica.host.plan.id, lease.began, turn.now)
+        if lease.group is None:
+            self._books.account.used({replica.expert.id})
+        leave(self._books, lease.group)
         replica.running -= 1
         replica.host.running -= 1
         replica.used_at = turn.now

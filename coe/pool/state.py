@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Literal
 
+from coe.pool.account import Account
 from coe.pool.events import HostId
 from coe.pool.learning import Cost, Costs, Likes, Longest, MovingMean, Rate
 from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
@@ -31,17 +32,21 @@ DROPPED = 2
 
 @dataclass(slots=True)
 class Lease:
+    """``began``: see :meth:`Account.begin`."""
+
     replica: Replica
     granted: float
     group: RequestId | None = None
+    began: float = 0.0
 
 
 @dataclass(slots=True)
 class Group:
-    """A client's request with several legs. ``since``: when its first one came."""
+    """A client's request with several legs. ``since``: when its first one came. ``experts``: that it got."""
 
     since: float
     legs: int = 0
+    experts: set[ExpertId] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +370,7 @@ class Books:
     expected: dict[RequestId, Expectation] = field(default_factory=dict)
     groups: dict[RequestId, Group] = field(default_factory=dict)
     longest: Longest = field(default_factory=Longest)
+    account: Account = field(default_factory=Account)
     likes: Likes = field(default_factory=Likes)
     rams: dict[str, Ram] = field(default_factory=dict)
     leavers: bool = False

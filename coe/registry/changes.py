@@ -8,7 +8,7 @@ from typing import Protocol
 from coe.registry.consistency import Inconsistency
 from coe.registry.models import Host, Registry, RemoteHost
 
-_AT_ONCE = {"service.model_name", "pool.hosts", "pool.reroute_within"}
+_AT_ONCE = {"service.model_name", "pool.hosts", "pool.reroute_within", "pool.replan_s"}
 _SECTIONS = ("service", "pool", "history", "access", "state", "observe")
 _WHOLE = ("feedback", "answers")
 _RECEPTION = ("access.", "state.", "observe.", *_WHOLE)

@@ -1,19 +1,31 @@
 """The accepted generations of experts.yaml: their texts in a folder, one file ``NNNN.yaml`` each.
 
-The time of acceptance is the file's time of change. Blocking (file I/O).
+The time of acceptance is the file's time of change. Beside it ``NNNN.json`` says why there is this generation
+and where its experts were, which a text that names no hosts does not. Blocking (file I/O).
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from coe.errors import BadRequest
 from coe.files import write_atomically
+from coe.types import ExpertId
 
 _NAME = re.compile(r"^(\d{4,9})\.yaml$")
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a text does not say of its generation. ``hosts``: where experts were, {}: not known."""
+
+    reason: str = ""
+    hosts: Mapping[ExpertId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,16 @@ class Accepted:
     @property
     def text(self) -> str:
         return self.path.read_text(encoding="utf-8")
+
+    @property
+    def circumstances(self) -> Circumstances:
+        """Those that are not known, or were written by something else, are empty."""
+        try:
+            found = json.loads(_beside(self.path).read_text(encoding="utf-8"))
+            hosts = {str(expert): str(host) for expert, host in found["hosts"].items()}
+            return Circumstances(str(found["reason"]), hosts)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return Circumstances()
 
 
 class History:
@@ -50,22 +72,33 @@ class History:
         known = f"It has {entries[0].number} to {entries[-1].number}." if entries else "It is empty."
         raise BadRequest(f"generation {number} is not in the history", code="unknown_generation", hint=known)
 
-    def number_of(self, text: str) -> int:
-        """The number that ``text`` has if it is the newest entry, else the one it would get."""
+    def number_of(self, text: str, hosts: Mapping[ExpertId, str] | None = None) -> int:
+        """The number that ``text``, with its experts on ``hosts``, has if it is the newest entry, else the
+        one it would get."""
         entries = self.entries()
         if not entries:
             return 1
         newest = entries[-1]
-        return newest.number if newest.text == text else newest.number + 1
+        known = newest.circumstances.hosts
+        same = newest.text == text and (not hosts or not known or known == hosts)
+        return newest.number if same else newest.number + 1
 
-    def add(self, number: int, text: str) -> None:
+    def add(self, number: int, text: str, circumstances: Circumstances | None = None) -> None:
         """Keep ``text`` as generation ``number`` and forget the oldest beyond the bound. Idempotent."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{number:04d}.yaml"
-        if not (path.exists() and path.read_text(encoding="utf-8") == text):
+        known = path.exists() and path.read_text(encoding="utf-8") == text
+        if circumstances is not None and not (known and _beside(path).exists()):
+            write_atomically(_beside(path), json.dumps(asdict(circumstances), indent=1))
+        if not known:
             write_atomically(path, text)
         for entry in self.entries()[: -self._keep]:
             entry.path.unlink(missing_ok=True)
+            _beside(entry.path).unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".json")
 
 
 def difference(old: str, new: str, old_name: str, new_name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from coe.registry.consistency import inconsistencies
 from coe.registry.models import Registry
 from coe.registry.problems import Problem, RegistryError, describe
 from coe.registry.source import Source, parse_source, read_text
+from coe.types import ExpertId
 
 
 def load_registry(path: Path | str) -> Registry:
@@ -23,9 +25,9 @@ def load_registry(path: Path | str) -> Registry:
     return parse_registry(read_text(Path(path)), Path(path))
 
 
-def parse_registry(text: str, path: Path, former: Registry | None = None) -> Registry:
-    """The registry of ``text``, which stands in ``path`` or is to stand there; every expert has a host, in
-    case the one that it had in ``former``. Pure; raises as above."""
+def parse_registry(text: str, path: Path, former: Mapping[ExpertId, str] | None = None) -> Registry:
+    """The registry of ``text``, which stands in ``path`` or is to stand there; every expert has a host, where
+    the text names none the one that it had (``former``). Pure; raises as above."""
     source = parse_source(text, path)
     problems: list[Problem] = []
     registry: Registry | None = None
@@ -40,7 +42,18 @@ def parse_registry(text: str, path: Path, former: Registry | None = None) -> Reg
     return _placed(registry, former, source)
 
 
-def _placed(registry: Registry, former: Registry | None, source: Source) -> Registry:
+def hosts_of(registry: Registry) -> dict[ExpertId, str]:
+    """Where the experts are."""
+    return {expert.id: expert.host for expert in registry.experts if expert.host is not None}
+
+
+def without_host(text: str, path: Path) -> frozenset[ExpertId]:
+    """Experts for which a valid ``text`` names no host. Pure."""
+    entries = parse_source(text, path).data["experts"]
+    return frozenset(entry["id"] for entry in entries if entry.get("host") is None)
+
+
+def _placed(registry: Registry, former: Mapping[ExpertId, str] | None, source: Source) -> Registry:
     if all(expert.host is not None for expert in registry.experts):
         return registry
     from coe.placing import with_hosts

@@ -190,6 +190,9 @@ class Pool(Model):
     reroute_within: Annotated[float, Field(ge=0, le=1)] = 0.05
     """an expert whose probability of being the right one is at most this much below the best one's may
     answer instead if it is free sooner; 0 switches that off"""
+    replan_s: Annotated[float, Field(ge=60)] | None = None
+    """so often experts without a host are placed anew, where their work has shifted; none: never.
+    `coe deploy` does not read it"""
 
 
 class Price(Model):

@@ -190,8 +190,6 @@ class Simulation:
         """A request of the workload, by its number. Nothing before ``now`` may be left to happen."""
         self._now = now
         expert = self._workload.experts[request]
-        if self._replan is not None:
-            self._replan.arrived(expert, self._workload.work[request])
         self._tell(Arrived(str(request), expert))
 
     def forecast(self, expert: ExpertId, now: float) -> float:
@@ -232,7 +230,7 @@ class Simulation:
 
     def _place_anew(self, replan: Replanning) -> None:
         self._now = replan.next_at
-        change = replan.judge(self._now)
+        change = replan.judge(self._scheduler.work_done(self._now), self._now)
         if change is not None:
             self._outcome.moves += change.moves
             self._act(self._scheduler.reconfigure(change.plan, self._now))

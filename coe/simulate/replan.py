@@ -1,18 +1,15 @@
-"""Re-planning in virtual time: counts the work that comes, and asks whether experts should move."""
+"""Re-planning in virtual time: looks at the work that was done, and asks whether experts should move."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 
-from coe.placement import Plan
-from coe.placing import hosts_in, managed, on_hosts, registry_problem
-from coe.pool.events import HostId
+from coe.placing import on_hosts
+from coe.pool.account import WorkDone
 from coe.pool.plan import PoolPlan, build_plan
-from coe.replanning import Observed, Replanner
+from coe.relocation import Looks, relocate
 from coe.simulate.cluster import Cluster
 from coe.simulate.errors import SimulationError
-from coe.types import ExpertId
 
 
 @dataclass(frozen=True)
@@ -24,36 +21,25 @@ class Change:
 
 
 class Replanning:
-    """Every ``every_s`` seconds, by the work that came since the last time: experts move between hosts that
-    are alike when that saves more within ``every_s`` than the loads take. Of one run."""
+    """Every ``every_s`` seconds, as the service does it, though experts whose host is written move too. Of
+    one run."""
 
     def __init__(self, cluster: Cluster, every_s: float) -> None:
         if cluster.registry is None:
             raise SimulationError("only a registry has hosts to move experts between", hint="give --registry")
-        self._cluster, self._every_s = cluster, every_s
-        problem = registry_problem(cluster.registry, managed(cluster.registry, free=True), {})
-        self._replanner = Replanner(problem.experts, problem.nodes, horizon_s=every_s)
-        on: dict[HostId, frozenset[ExpertId]] = {
-            node.id: frozenset(e.id for e in cluster.registry.experts_on(node.id)) for node in problem.nodes
-        }
-        self._present = Plan(on, on)
-        self._work: dict[ExpertId, float] = defaultdict(float)
+        self._plan, self._registry, self._every_s = cluster.plan, cluster.registry, every_s
+        self._looks = Looks()
         self.next_at = every_s
 
-    def arrived(self, expert: ExpertId, work: float) -> None:
-        self._work[expert] += work
-
-    def judge(self, now: float) -> Change | None:
+    def judge(self, done: WorkDone, now: float) -> Change | None:
         """None: stay. The next time is ``every_s`` later."""
         self.next_at = now + self._every_s
-        loads = {expert: work / self._every_s for expert, work in self._work.items()}
-        self._work.clear()
-        hosts = hosts_in(self._present)
-        move_s = {expert: self._cluster.load_s(expert, host) for expert, host in hosts.items()}
-        verdict = self._replanner.judge(self._present, Observed(loads, move_s))
-        if verdict.plan is None or self._cluster.registry is None:
+        self._looks.add(done, now)
+        everybody = [expert.id for expert in self._registry.experts]
+        moves = relocate(self._registry, everybody, self._looks(), horizon_s=self._every_s)
+        if not moves.hosts:
             return None
-        self._present = verdict.plan
-        plan = build_plan(on_hosts(self._cluster.registry, hosts_in(verdict.plan)))
-        before = self._cluster.plan
-        return Change(replace(before, hosts=plan.hosts, experts=plan.experts), len(verdict.moved))
+        self._looks.begin(done, now)
+        self._registry = on_hosts(self._registry, moves.hosts)
+        plan = build_plan(self._registry)
+        return Change(replace(self._plan, hosts=plan.hosts, experts=plan.experts), len(moves.hosts))

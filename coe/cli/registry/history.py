@@ -32,7 +32,8 @@ def main(compare: int | None, registry: Path, as_json: bool) -> None:
         before = entries[index - 1].text if index else entry.text
         lines = difference(before, entry.text, "", "").splitlines()[2:]
         added, removed = (sum(line.startswith(sign) for line in lines) for sign in "+-")
-        rows.append({"number": entry.number, "accepted_at": entry.at, "added": added, "removed": removed})
+        row = {"number": entry.number, "accepted_at": entry.at, "added": added, "removed": removed}
+        rows.append({**row, "reason": entry.circumstances.reason})
     click.echo(json.dumps({"generations": rows}, indent=1) if as_json else _table(rows))
 
 
@@ -41,6 +42,6 @@ def _table(rows: list[dict[str, Any]]) -> str:
         return "no version was accepted yet: a service keeps them when it runs"
     return "\n".join(
         f"{row['number']:>4}  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(row['accepted_at']))}"
-        f"  +{row['added']} -{row['removed']} lines"
+        f"  +{row['added']} -{row['removed']} lines  {row['reason']}".rstrip()
         for row in rows
     )
