@@ -149,7 +149,10 @@ TABLES = (
     _scheduling("scheduling-mechanisms", "55,56,57", "zipf, room for 3 and disk;zipf 2.0 of 8",
                 "coe,coe[-slack_density],coe[-frames],coe[-admission_closing],coe[-prewake],coe[-prefetch],"
                 "coe[-belady],collating-fifo,fcfs-lru,ttl,multiplexed-lru,belady"),
-    _probing("few-answers-category", "--router", "category", "--answers", "200", "--draws", "3",
+    Table("scheduling-headroom", "scheduling-results.md", "eval.bench.scheduling_headroom",
+          ("--seeds", "55,56", "--traces", "{data}/traces")),
+    _probing("few-answers-category", "--router", "category", "--answers", "200", "--draws", "3"),
+    _probing("inexact-scores", "--router", "category", "--designs", "", "--draws", "20",
              "--errors", "0.01,0.03,0.05,0.1"),
     *(_sets(f"learning-curve-{share}", "--sets", "pool-a", "--seeds", "0", "--learn-share", share)
       for share in ("0.125", "0.25", "0.5")),

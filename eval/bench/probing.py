@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -202,7 +203,10 @@ class Study:
             raise ConfigError("no expert's full profile brings a gain whose interval excludes 0")
         self._without = sum(_mean(without[expert]) for expert in self._helping)
         self._full = len(self._helping) * _mean(full)
-        self._models = {expert: bench.models(expert) for expert in self._helping}
+
+    @cached_property
+    def _models(self) -> dict[str, list[NewcomerModel]]:
+        return {expert: self._bench.models(expert) for expert in self._helping}
 
     def answered(self, counts: Sequence[int], design: Design) -> Iterator[Row]:
         """A row for each of the rising ``counts`` of answers."""
