@@ -89,13 +89,14 @@ class NewcomerModel:
         ]
         return fits[int(np.argmax(evidence))]
 
-    def probabilities(self, posterior: Posterior) -> Floats:
-        """(n,) expected probability of a right answer on each row.
+    def probabilities(self, posterior: Posterior, rows: Rows | None = None) -> Floats:
+        """(n,) expected probability of a right answer on each row, or on these.
 
         The normal posterior is averaged over by MacKay's (1992) approximation.
         """
-        variance = ((self.features @ posterior.covariance) * self.features).sum(axis=1)
-        return _sigmoid(self.features @ posterior.mean / np.sqrt(1 + np.pi * variance / 8))
+        features = self.features if rows is None else self.features[rows]
+        variance = ((features @ posterior.covariance) * features).sum(axis=1)
+        return _sigmoid(features @ posterior.mean / np.sqrt(1 + np.pi * variance / 8))
 
     def by_category(self, posterior: Posterior, asked: Rows) -> tuple[CategoryEstimate, ...]:
         means = self._category_means(self.probabilities(posterior))
@@ -110,7 +111,7 @@ class NewcomerModel:
     def gradients(self, posterior: Posterior) -> Floats:
         """(categories, d) how each category's mean probability changes with the weights."""
         p = _sigmoid(self.features @ posterior.mean)
-        return self._shares().T @ (self.features * (p * (1 - p))[:, None])
+        return (self._shares() * (p * (1 - p))[:, None]).T @ self.features
 
     def _category_means(self, values: Floats) -> Floats:
         means: Floats = self._shares().T @ values

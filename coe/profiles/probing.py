@@ -97,7 +97,7 @@ class _Interview:
         given = answer(chosen)
         told = np.isfinite(given)
         rows, scores = np.append(found.rows, chosen[told]), np.append(found.scores, given[told])
-        self.left = np.setdiff1d(self.left, chosen)
+        self.left = np.setdiff1d(self.left, chosen, assume_unique=True)
         self.found = Probing(model, rows, scores, model.posterior(rows, scores))
 
 
@@ -123,20 +123,22 @@ def _most_telling(model: NewcomerModel, posterior: Posterior, seen: Rows, size: 
     shares = model.membership.mean(axis=0)
     targets = np.vstack([gradients * np.sqrt(shares)[:, None], shares @ gradients])
     features = model.features[seen]
-    p = model.probabilities(posterior)[seen]
+    p = model.probabilities(posterior, seen)
     information = p * (1 - p)
     with_all = features @ posterior.covariance
     variance = (with_all * features).sum(axis=1)
     with_targets = with_all @ targets.T
     found: list[int] = []
+    # Of each one found its covariances then, times the root of its weight: what its answer takes away.
+    with_found = np.zeros((len(seen), size))
     for _ in range(size):
         weight = information / (1 + information * variance)
         gain = (with_targets**2).sum(axis=1) * weight
         gain[found] = -1.0
         best = int(gain.argmax())
         found.append(best)
-        with_best = with_all @ features[best]
-        with_targets = with_targets - weight[best] * np.outer(with_best, with_targets[best])
-        with_all = with_all - weight[best] * np.outer(with_best, with_all[best])
-        variance = variance - weight[best] * with_best**2
+        with_best = with_all @ features[best] - with_found @ with_found[best]
+        with_targets -= weight[best] * np.outer(with_best, with_targets[best])
+        with_found[:, len(found) - 1] = np.sqrt(weight[best]) * with_best
+        variance -= weight[best] * with_best**2
     return np.asarray(found, dtype=np.intp)

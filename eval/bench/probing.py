@@ -173,12 +173,11 @@ class Bench:
         return self.with_scores(expert, fold, (exact + errors)[members]), float(np.abs(errors).mean())
 
     def category_error(self, expert: str, found: Probing, fold: Fold) -> float:
-        truth = self.evidence.scores[fold.train, self.pool.index(expert)]
-        labels = np.asarray(found.model.known.categories, dtype=object)
+        truth = np.asarray(self.evidence.scores[fold.train, self.pool.index(expert)], dtype=np.float64)
+        members = found.model.membership
+        exact = (np.nan_to_num(truth) @ members) / (np.isfinite(truth) @ members)
         estimates = found.model.by_category(found.posterior, found.rows)
-        return float(
-            np.mean([abs(each.mean - np.nanmean(truth[labels == each.category])) for each in estimates])
-        )
+        return float(np.abs([each.mean for each in estimates] - exact).mean())
 
 
 def gains(full: Sequence[Floats], without: dict[str, list[Floats]]) -> list[Gain]:
