@@ -70,7 +70,11 @@ class Gain:
     high: float
 
 
-def category_weights(evidence: Evidence, fold: Fold) -> Matrix:
+Smoother = Callable[[Estimates], Estimates]
+"""From what is known of experts on the training rows (r, ...) to estimates on the test rows (t, ...)."""
+
+
+def category_smoother(evidence: Evidence, fold: Fold) -> Smoother:
     """P(category) x mean in it, as :class:`CategoryEstimator` without wording."""
     train = replace(evidence.rows(fold.train), features=None)
     made = CategoryEstimator().fit(train)
@@ -78,11 +82,10 @@ def category_weights(evidence: Evidence, fold: Fold) -> Matrix:
     labels = np.asarray(train.categories, dtype=object)
     members = np.stack([labels == name for name in made.categories_]).astype(np.float32)
     means = (members + PRIOR / len(labels)) / (members.sum(axis=1, keepdims=True) + PRIOR)
-    weights: Matrix = (shares @ means).astype(np.float32)
-    return weights
+    return lambda scores: shares @ (means @ scores)
 
 
-def linear_weights(evidence: Evidence, fold: Fold) -> Matrix:
+def linear_smoother(evidence: Evidence, fold: Fold) -> Smoother:
     """Ridge regression on vectors and wording, as :class:`LinearEstimator`."""
     inputs = Inputs().fit(evidence.rows(fold.train))
     train, test = (inputs.of_evidence(evidence.rows(rows)) for rows in (fold.train, fold.test))
@@ -90,20 +93,21 @@ def linear_weights(evidence: Evidence, fold: Fold) -> Matrix:
     centred = train - mean
     gram = centred.T @ centred
     gram[np.diag_indices_from(gram)] += STRENGTHS[0]
-    weights: Matrix = (test - mean) @ np.linalg.solve(gram, centred.T)
-    return np.asarray(weights + (1 - weights.sum(axis=1, keepdims=True)) / len(train), dtype=np.float32)
+    raw: Matrix = (test - mean) @ np.linalg.solve(gram, centred.T)
+    weights = np.asarray(raw + (1 - raw.sum(axis=1, keepdims=True)) / len(train), dtype=np.float32)
+    return lambda scores: weights @ scores
 
 
-ROUTERS: Mapping[str, Callable[[Evidence, Fold], Matrix]] = MappingProxyType(
-    {"category": category_weights, "linear": linear_weights}
+ROUTERS: Mapping[str, Callable[[Evidence, Fold], Smoother]] = MappingProxyType(
+    {"category": category_smoother, "linear": linear_smoother}
 )
 
 
 class Bench:
     """Routing of the test folds with one expert known in full, not at all, or from some answers.
 
-    Estimates are linear in what is known of an expert, so a fold has one matrix (test rows, training rows)
-    that does for every expert and draw: :func:`category_weights` or :func:`linear_weights`. No calibration.
+    Estimates are linear in what is known of an expert, so a fold has one smoother that does for every expert
+    and draw: :func:`category_smoother` or :func:`linear_smoother`. No calibration.
     """
 
     def __init__(
@@ -113,10 +117,10 @@ class Bench:
         self.evidence = data.evidence(self.pool)
         self.folds = cross_folds(data.outcomes.questions, 5, seed=0)
         made = ROUTERS[router]
-        self._weights = [made(self.evidence, fold) for fold in self.folds]
+        self._smooth = [made(self.evidence, fold) for fold in self.folds]
         self._known = [
-            weights @ completed(self.evidence.rows(fold.train))
-            for weights, fold in zip(self._weights, self.folds, strict=True)
+            smooth(completed(self.evidence.rows(fold.train)))
+            for smooth, fold in zip(self._smooth, self.folds, strict=True)
         ]
 
     def full(self) -> list[Floats]:
@@ -127,7 +131,7 @@ class Bench:
 
     def with_scores(self, expert: str, fold: int, column: Floats) -> Floats:
         """Scores of the chosen experts where ``column`` is what is known of ``expert`` on training rows."""
-        return self._with(fold, expert, self._weights[fold] @ column.astype(np.float32))
+        return self._with(fold, expert, self._smooth[fold](column.astype(np.float32)))
 
     def _with(self, fold: int, expert: str, estimate: Estimates) -> Floats:
         known = self._known[fold].copy()
@@ -262,7 +266,9 @@ def _line(row: Row) -> str:
 @click.option("--router", type=click.Choice(tuple(ROUTERS)), default="category", show_default=True)
 @click.option("--encoder", default="minilm", show_default=True)
 @click.option("--answers", default="25,50,100,200,400", show_default=True)
-@click.option("--designs", default="random,adaptive", show_default=True)
+@click.option(
+    "--designs", default="random,adaptive", show_default=True, help="adaptive:200: for up to 200 answers."
+)
 @click.option("--errors", default="", help="Deviations of errors on exact category scores, such as 0.03,0.1.")
 @click.option("--draws", default=20, show_default=True)
 @click.option("--json", "out", type=click.Path(path_type=Path))
@@ -295,10 +301,13 @@ def main(
 
 
 def _rows(study: Study, answers: str, designs: str, errors: str) -> Iterator[Row]:
-    for design in listed(designs):
-        if design not in DESIGNS:
-            raise ConfigError(f'there is no design "{design}"', hint=f"Designs: {', '.join(DESIGNS)}.")
-        yield from study.answered(sorted(int(count) for count in listed(answers)), design)
+    counts = sorted(int(count) for count in listed(answers))
+    for name in listed(designs):
+        chosen, _, most = name.partition(":")
+        design = next((each for each in DESIGNS if each == chosen), None)
+        if design is None:
+            raise ConfigError(f'there is no design "{chosen}"', hint=f"Designs: {', '.join(DESIGNS)}.")
+        yield from study.answered([n for n in counts if not most or n <= int(most)], design)
     for error in listed(errors):
         yield study.inexact(float(error))
 
