@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +13,8 @@ from coe.aggregators.top_p import Mass, top_p
 from coe.aggregators.worth import CLEAR
 from coe.errors import BadRequest
 from coe.registry.combining import TopP
-from coe.testing.several import EXPERTS, Script, generation, get, request
-from coe.types import ByTopP
+from coe.testing.several import EXPERTS, Ranking, Script, generation, get, request
+from coe.types import ByTopP, Decision, ExpertView
 
 CHANCES = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12)
 LIMIT = st.integers(1, 8)
@@ -107,6 +110,24 @@ async def test_experts_yaml_may_ask_by_top_p_and_weights_move_its_bar() -> None:
     await get(frugal, request(cost=2.0), current)
     await get(named, request(experts=4), current)
     assert [len(script.asked) for script in (usual, careful, frugal, named)] == [2, 3, 1, 4]
+
+
+async def test_a_named_expert_answers_alone_and_nothing_is_said_of_masses() -> None:
+    script = Script({"words": "4"})
+    got = await get(script, request(model="words", experts=ByTopP(1.0)))
+    assert [expert for expert, _ in script.asked] == ["words"]
+    assert "top-p" not in got.receipt.reason
+
+
+async def test_a_router_that_ranks_nobody_is_followed() -> None:
+    class Chooser(Ranking):
+        def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
+            return replace(super().route(text, experts), ranking=())
+
+    script, usual = Script({"sums": "4"}), generation(top_p={})
+    got = await get(script, request(), replace(usual, routers={"ranking": Chooser()}))
+    assert [expert for expert, _ in script.asked] == ["sums"]
+    assert "; top-p 0.6 asks 1 by 0.70; null 0.30; not asked nobody" in got.receipt.reason
 
 
 async def test_a_request_that_cannot_be_combined_says_so_under_top_p_too() -> None:

@@ -169,7 +169,8 @@ def _how_many(decision: Decision, wish: Wish, options: Options) -> int:
 
 
 def _mass(decision: Decision, wanted: TopP, limit: int) -> Mass:
-    return top_p([ranked.probability for ranked in decision.ranking], limit, wanted.p, wanted.clear)
+    chances = [ranked.probability for ranked in decision.ranking] or [decision.confidence]
+    return top_p(chances, limit, wanted.p, wanted.clear)
 
 
 def _at_once(wish: Wish) -> int | None:
