@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coe.aggregators.top_p import Mass, top_p
@@ -20,8 +20,10 @@ CHANCES = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12)
 LIMIT = st.integers(1, 8)
 P = st.floats(0.01, 1.0)
 BAR = st.floats(0.05, 0.95)
+steady = settings(max_examples=100, deadline=None, derandomize=True)
 
 
+@steady
 @given(CHANCES, LIMIT, P, BAR)
 def test_at_least_one_is_asked_and_never_more_than_the_limit(
     chances: list[float], limit: int, p: float, clear: float
@@ -29,6 +31,7 @@ def test_at_least_one_is_asked_and_never_more_than_the_limit(
     assert 1 <= top_p(chances, limit, p, clear).count <= min(limit, len(chances))
 
 
+@steady
 @given(CHANCES, LIMIT, P, BAR)
 def test_the_masses_are_a_distribution_and_nobody_likelier_is_left_out(
     chances: list[float], limit: int, p: float, clear: float
@@ -40,6 +43,7 @@ def test_the_masses_are_a_distribution_and_nobody_likelier_is_left_out(
     assert mass == top_p(chances[::-1], limit, p, clear), "listed in any order"
 
 
+@steady
 @given(CHANCES, LIMIT, P, P, BAR)
 def test_a_higher_p_never_asks_fewer(
     chances: list[float], limit: int, one: float, other: float, clear: float
@@ -48,6 +52,7 @@ def test_a_higher_p_never_asks_fewer(
     assert fewer <= more
 
 
+@steady
 @given(CHANCES, LIMIT, P, BAR, BAR)
 def test_a_higher_bar_never_asks_fewer(
     chances: list[float], limit: int, p: float, one: float, other: float
@@ -56,6 +61,7 @@ def test_a_higher_bar_never_asks_fewer(
     assert fewer <= more
 
 
+@steady
 @given(CHANCES, LIMIT, LIMIT, P, BAR)
 def test_a_higher_limit_never_asks_fewer(
     chances: list[float], one: int, other: int, p: float, clear: float
@@ -64,6 +70,7 @@ def test_a_higher_limit_never_asks_fewer(
     assert fewer <= more
 
 
+@steady
 @given(st.lists(st.floats(0.1, 5.0), min_size=1, max_size=8), st.integers(11, 100), LIMIT, P, BAR)
 def test_a_question_that_is_easier_for_everybody_never_asks_more(
     odds: list[float], tenths: int, limit: int, p: float, clear: float
@@ -73,6 +80,7 @@ def test_a_question_that_is_easier_for_everybody_never_asks_more(
     assert top_p(easy, limit, p, clear).count <= top_p(hard, limit, min(1.0, p + 1e-9), clear).count
 
 
+@steady
 @given(st.floats(CLEAR, 1.0), st.integers(1, 8))
 def test_one_is_enough_from_the_bar_on_however_good_the_others_are(best: float, limit: int) -> None:
     assert top_p([best] * 8, limit, 1.0, CLEAR).count == 1
