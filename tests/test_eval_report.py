@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from eval.recorded.study import Plan, Study
 from eval.report.live import swap_curve, write_live_report
 from eval.report.recorded import write_recorded_report
 from eval.report.tables import cell, markdown
-from eval.reproduce import TABLES
+from eval.reproduce import TABLES, Table
 from eval.retrieval import Collection, measure, ndcg, read_collection
 from eval.task import load_task
 
@@ -196,6 +197,21 @@ def test_tables_name_their_commands_once(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["eval", "tables", "--data", str(tmp_path), "--only", "pool-x"])
     assert result.exit_code == 1
     assert "pool-b" in result.output
+
+
+def test_tables_are_made_anew_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Table("toy", "evaluation.md", "platform", ("--terse",))
+    monkeypatch.setattr("eval.reproduce.TABLES", (toy, replace(toy, name="broken", program="no_such_module")))
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "0.json").write_text("what other code found")
+    words = ["eval", "tables", "--data", str(tmp_path), "--out", str(tmp_path), "--jobs", "1"]
+    made = CliRunner().invoke(main, [*words, "--only", "toy"])
+    assert made.exit_code == 0, made.output
+    assert (tmp_path / "toy.md").read_text() in made.output
+    assert not (tmp_path / "toy").exists()
+    failed = CliRunner().invoke(main, words)
+    assert failed.exit_code == 1
+    assert "the table broken could not be made" in failed.output
 
 
 def test_extraction_is_compared_on_the_command_line(tmp_path: Path) -> None:
