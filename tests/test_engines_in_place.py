@@ -208,6 +208,20 @@ async def test_a_slot_that_keeps_failing_gets_a_new_process(tiny_family: TinyFam
         assert process_of(engine._life) is not old
 
 
+async def test_the_expert_that_stays_when_others_move_away_needs_no_new_process(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    async with running(slot(tiny_family, tmp_path)) as engine:
+        for expert in ("a", "b", "a"):  # the process began with a
+            await engine.ensure_ready(expert)
+        process = process_of(engine._life)
+        await engine.adopt(experts(tiny_family, "b"))
+        await engine.sleep("a")
+        await engine.ensure_ready("b")
+        assert process_of(engine._life) is process
+        assert engine.stats().awake == ("b",)
+
+
 def garble(engine: InPlaceEngine, expert: str) -> None:
     """Let the canary expect of ``expert`` what its weights do not say."""
     for source, seen in engine._canaries._seen.items():

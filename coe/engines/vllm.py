@@ -44,6 +44,7 @@ class InPlaceEngine:
         self._life = Lifecycle(host.id)
         self._ahead = ReadAhead()
         self._started_with: Checkpoint | None = None
+        self._taken: set[Path] = set()  # folders whose weights the process has had and was proven right with
         self._loaded: ModelSource | None = None  # what is in the process and was proven right
         self._awake: ExpertId | None = None
         self._wanted: ExpertId | None = None
@@ -110,10 +111,11 @@ class InPlaceEngine:
         return len({expert.model for expert in self._experts}) > 1
 
     def _replaces(self, source: ModelSource) -> bool:
-        """Whether the host's only checkpoint is another one than the process was started with: then nothing
-        says that the two can take each other's place, and a new process is needed."""
+        """Whether the host's only checkpoint is another one than the process was started with and has had
+        since: then nothing says that they can take each other's place, and a new process is needed."""
         began = self._started_with
-        return not self._swapping and began is not None and source.folder not in (None, began.folder)
+        known = (None, began.folder if began is not None else None, *self._taken)
+        return not self._swapping and began is not None and source.folder not in known
 
     def _first_usable(self) -> ExpertSpec:
         """The expert wanted last or the first whose checkpoint is good, those last with which the last
@@ -144,6 +146,7 @@ class InPlaceEngine:
         self._loaded = self._awake = None
         source = resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)
         self._doubtful.add(spec.id)
+        self._taken.clear()
         async with self._loading(spec, source):
             await self._life.boot(lambda: self._connect(spec, source), self._host.start_timeout_s)
             self._started_with = Checkpoint.read(source.folder) if source.folder else None
@@ -200,4 +203,6 @@ class InPlaceEngine:
             self._life.failed(failure)
             raise failure from error
         self._loaded, self._failures = source, 0
+        if source.folder is not None:
+            self._taken.add(source.folder)
         self._life.healthy()
