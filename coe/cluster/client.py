@@ -93,6 +93,8 @@ class ClusterPool:
         self._watch: asyncio.Task[None] | None = None
         self._beats: dict[OwnerId, asyncio.Task[None]] = {}
         self._telling: set[asyncio.Task[None]] = set()
+        self._doubted: set[OwnerId] = set()
+        """An engine of theirs has failed since their last report."""
         self._owed: dict[OwnerId, dict[TicketId, str | None]] = {}
         """Given back, but their owner could not be told; with the failure, if any."""
 
@@ -124,9 +126,8 @@ class ClusterPool:
         """Seconds of waiting at the best owner, by its last report; ``inf`` if none would take it."""
         if expert not in self._version.hosts:
             return self._own.forecast(expert)
-        reports = (self._reports.get(owner) for owner in self._candidates(expert))
-        waits = [report.waits_s.get(expert, math.inf) for report in reports if report is not None]
-        return min(waits, default=math.inf)
+        costs = [self._cost(owner, expert) for owner in self._candidates(expert) if owner in self._reports]
+        return min(costs)[-1] if costs else math.inf
 
     @asynccontextmanager
     async def lease(
@@ -163,6 +164,7 @@ class ClusterPool:
             yield self._lease(expert, granted)
         except EngineError as error:
             failure = error.message
+            self._doubted.add(asked.owner)
             raise
         finally:
             await self._give_back(asked, granted.ticket, failure)
@@ -268,12 +270,17 @@ class ClusterPool:
 
     def _best(self, expert: ExpertId) -> OwnerId | None:
         """The owner with the shortest expected wait, of those that answer."""
+        return min(self._candidates(expert), key=lambda owner: self._cost(owner, expert), default=None)
 
-        def cost(owner: OwnerId) -> float:
-            report = self._reports.get(owner)
-            return report.waits_s.get(expert, math.inf) if report else 0.0
-
-        return min(self._candidates(expert), key=cost, default=None)
+    def _cost(self, owner: OwnerId, expert: ExpertId) -> tuple[bool, bool, float]:
+        """Whether it refuses, whether its engine may not run, seconds of waiting. Where an engine has died
+        nobody waits and forecasts are short, but to start it takes long."""
+        report, doubted = self._reports.get(owner), owner in self._doubted
+        if report is None:
+            return False, doubted, 0.0
+        engine = report.engines.get(self._version.hosts[expert])
+        wait_s = report.waits_s.get(expert, math.inf)
+        return math.isinf(wait_s), doubted or (engine is not None and engine.state != "ready"), wait_s
 
     def _candidates(self, expert: ExpertId) -> list[OwnerId]:
         host = self._version.hosts[expert]
@@ -289,6 +296,7 @@ class ClusterPool:
                 self._beats.pop(owner).cancel()
                 self._owed.pop(owner, None)
                 self._reports.pop(owner, None)
+                self._doubted.discard(owner)
                 self._lost.discard(owner)
             await asyncio.sleep(BEAT_S)
 
@@ -302,6 +310,7 @@ class ClusterPool:
                 for ticket, failure in self._owed.pop(owner, {}).items():
                     await self._give_back(_Asked(owner, calls), ticket, failure)
                 self._reports[owner] = report
+                self._doubted.discard(owner)
                 self._lost.discard(owner)
             except OwnerLost as error:
                 if owner not in self._lost:

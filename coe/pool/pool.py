@@ -188,6 +188,12 @@ class Pool:
         """Seconds that a request arriving now would wait; ``inf`` if it would be refused."""
         return self._scheduler.forecast(expert, self._clock())
 
+    def revive(self, host: HostId) -> None:
+        """Start the engine of ``host`` again where it has died, though nobody asks for its experts."""
+        if self._open and self._machinery.engines[host].stats().state == "failed":
+            self._report_lost(host)
+            self._machinery.start(host)
+
     def snapshot(self) -> PoolSnapshot:
         return self._scheduler.snapshot()
 
