@@ -233,7 +233,10 @@ class ClusterPool:
                     wanted = replace(wanted, ticket=self._ticket())
                     continue
                 if isinstance(answer, Refused):
-                    raise answer.error()
+                    error = answer.error()
+                    if isinstance(error, EngineError):
+                        self._doubted.add(owner)
+                    raise error
                 return asked, answer
             if self._clock() >= deadline:
                 raise ExpertUnavailable(
