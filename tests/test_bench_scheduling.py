@@ -24,7 +24,6 @@ def test_every_target_is_printed_beside_what_was_measured(
 ) -> None:
     monkeypatch.delenv("COE_DATA", raising=False)
     monkeypatch.setattr("eval.bench.scheduling_report.exact_ratios", lambda: [1.1, 1.3])
-    monkeypatch.setattr("eval.bench.scheduling_report.decision_cost_us", lambda: 50.0)
     monkeypatch.setattr(
         "eval.bench.scheduling_report.goodput_beside_the_optimum", lambda: Optimum(1, 0.7, 0.6, 0.8)
     )

@@ -7,7 +7,7 @@ While tuning use other seeds than the reported ones: ``--seeds 100,101``. ``--po
 the rows; ``--add`` puts rows of an earlier ``--json`` of the same seeds beside them (of policies that have
 not changed since), ``--traces`` names a folder with the Azure 2023 and Mooncake traces (default: traces/
 under COE_DATA).
-Everything runs in virtual time; only the cost of a decision is a figure of this machine.
+Everything runs in virtual time; what a decision costs on this machine :mod:`.scheduling_probes` measures.
 """
 
 from __future__ import annotations

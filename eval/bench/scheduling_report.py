@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from eval.bench.scheduling_optimum import goodput_beside_the_optimum
-from eval.bench.scheduling_probes import decision_cost_us, exact_ratios, simulated_per_minute
+from eval.bench.scheduling_probes import exact_ratios
 
 if TYPE_CHECKING:
     from eval.bench.scheduling import Results
@@ -98,20 +98,6 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         f"{len(ratios)} instances solved",
         f"ratio {mean(ratios):.2f}, worst {max(ratios):.2f}" if ratios else "none",
         mean(ratios) <= 1.3 if ratios else None,
-    )
-    cost = min(decision_cost_us() for _ in range(3))  # the least disturbed of three
-    yield Verdict(
-        "a decision below 200 us at 150 experts and 1,000 queued requests",
-        "this machine, best of 3",
-        f"{cost:.0f} us",
-        cost < 200,
-    )
-    simulated = max(simulated_per_minute() for _ in range(3))
-    yield Verdict(
-        "100,000 requests a minute simulated, 150 experts on 4 slots",
-        "this machine, best of 3",
-        f"{simulated:,.0f}",
-        simulated >= 100_000,
     )
 
 
