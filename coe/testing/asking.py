@@ -19,6 +19,7 @@ from coe.pipeline import Pipeline
 from coe.registry.models import Registry
 from coe.types import (
     Decision,
+    Engine,
     EngineCall,
     EngineStats,
     ExpertSpec,
@@ -75,8 +76,20 @@ class FakeAnswer:
         self.closed = True
 
 
+class AlwaysReady:
+    """What an engine that is never loaded or stopped does about its experts: nothing."""
+
+    async def start(self) -> None: ...
+    async def ensure_ready(self, expert: str) -> None: ...
+    async def sleep(self, expert: str, level: int = 1) -> None: ...
+    async def adopt(self, experts: Sequence[ExpertSpec]) -> None: ...
+    async def stop(self) -> None: ...
+    def stats(self) -> EngineStats:
+        return EngineStats("ready")
+
+
 @dataclass
-class FakeEngine:
+class FakeEngine(AlwaysReady):
     """Answers by script; ``asked`` has the calls."""
 
     id: str = "engine"
@@ -96,18 +109,10 @@ class FakeEngine:
         self.answers.append(answer)
         return answer
 
-    async def start(self) -> None: ...
-    async def ensure_ready(self, expert: str) -> None: ...
-    async def sleep(self, expert: str, level: int = 1) -> None: ...
-    async def adopt(self, experts: Sequence[ExpertSpec]) -> None: ...
-    async def stop(self) -> None: ...
-    def stats(self) -> EngineStats:
-        return EngineStats("ready")
-
 
 @dataclass(frozen=True)
 class FakeLease:
-    engine: FakeEngine
+    engine: Engine
     expert: str
     asked_for: str
     queue_ms: float = 12.0

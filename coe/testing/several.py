@@ -18,16 +18,14 @@ from coe.errors import (
 from coe.generation import Generation, Generations
 from coe.pipeline import Pipeline
 from coe.registry.models import Registry
+from coe.testing.asking import AlwaysReady, FakeLease
 from coe.types import (
     Decision,
     EngineCall,
-    EngineStats,
-    ExpertSpec,
     ExpertView,
     Options,
     Ranked,
     Request,
-    WakeFrom,
 )
 
 EXPERTS = ("sums", "words", "base", "sql")
@@ -69,7 +67,7 @@ Says = str | Mapping[str, Any] | CoeError | asyncio.Event
 
 
 @dataclass
-class Script:
+class Script(AlwaysReady):
     """Pool and engine in one: grants at once (but for ``queued``), answers by script, notes every end."""
 
     says: dict[str, Says | list[Says]]
@@ -112,7 +110,7 @@ class Script:
         self.leased.append(expert)
         self.out.append(expert)
         try:
-            yield FakeLease(self, expert, expert)
+            yield FakeLease(self, expert, expert, queue_ms=5.0, swap_ms=0.0, wake_from="awake")
         finally:
             self.out.remove(expert)
 
@@ -133,26 +131,8 @@ class Script:
             raise says
         return FakeAnswer(self, expert, says, call.stream)
 
-    async def start(self) -> None: ...
-    async def ensure_ready(self, expert: str) -> None: ...
-    async def sleep(self, expert: str, level: int = 1) -> None: ...
-    async def adopt(self, experts: Sequence[ExpertSpec]) -> None: ...
-    async def stop(self) -> None: ...
-    def stats(self) -> EngineStats:
-        return EngineStats("ready")
-
     def bodies(self, expert: str) -> list[Mapping[str, Any]]:
         return [body for name, body in self.asked if name == expert]
-
-
-@dataclass(frozen=True)
-class FakeLease:
-    engine: Script
-    expert: str
-    asked_for: str
-    queue_ms: float = 5.0
-    swap_ms: float = 0.0
-    wake_from: WakeFrom = "awake"
 
 
 @dataclass
