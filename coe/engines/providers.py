@@ -195,30 +195,19 @@ def checked_arguments(call: EngineCall) -> dict[str, Any]:
     body = {key: value for key, value in call.body.items() if key != "model"}
     unknown = sorted(set(body) - PARAMETERS[call.endpoint])
     if unknown:
-        raise ExpertRefused(
-            400,
-            f"This expert does not take the parameter {unknown[0]!r}.",
-            code="unknown_parameter",
-            param=unknown[0],
-            hint="It runs at a remote provider, which takes only OpenAI's own parameters.",
-        )
+        hint = "It runs at a remote provider, which takes only OpenAI's own parameters."
+        raise _refused(f"the parameter {unknown[0]!r}", "unknown_parameter", unknown[0], hint)
     if _names_remote_media(body.get("messages")):
-        raise ExpertRefused(
-            400,
-            "This expert does not take media by URL.",
-            code="remote_media",
-            param="messages",
-            hint="Send the media itself, as a data: URL.",
-        )
+        hint = "Send the media itself, as a data: URL."
+        raise _refused("media by URL", "remote_media", "messages", hint)
     if _names_remote_tools(body.get("tools")):
-        raise ExpertRefused(
-            400,
-            "This expert does not take tools of other servers.",
-            code="remote_tools",
-            param="tools",
-            hint="Describe the functions themselves, as tools of type function.",
-        )
+        hint = "Describe the functions themselves, as tools of type function."
+        raise _refused("tools of other servers", "remote_tools", "tools", hint)
     return body
+
+
+def _refused(what: str, code: str, param: str, hint: str) -> ExpertRefused:
+    return ExpertRefused(400, f"This expert does not take {what}.", code=code, param=param, hint=hint)
 
 
 def translated(where: Upstream, error: Exception) -> CoeError:

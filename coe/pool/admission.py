@@ -67,17 +67,16 @@ class Admission:
         """Idle experts on ``host`` take requests that wait elsewhere and named them as alternatives, as far
         as there is batch room. Who took one, once for each."""
         residents = host.residents.values() if self.rules.reroute else ()
-        if any(r.expert.queued and r.has_batch_room for r in residents):
-            return []
+        idle = [r for r in residents if r.expert.named and not r.expert.queued and r.has_batch_room]
         takers: list[Replica] = []
+        if not idle or any(r.expert.queued and r.has_batch_room for r in residents):
+            return takers
         room = math.inf if host.plan.max_running is None else host.plan.max_running - host.running
-        for replica in residents:
-            expert = replica.expert
-            if expert.named and not expert.queued and replica.has_batch_room:
-                most = min(replica.max_running - replica.running, room - len(takers))
-                for request in list(islice(expert.named, int(most))):
-                    self._move(request, expert, turn)
-                    takers.append(replica)
+        for replica in idle:
+            most = min(replica.max_running - replica.running, room - len(takers))
+            for request in list(islice(replica.expert.named, int(most))):
+                self._move(request, replica.expert, turn)
+                takers.append(replica)
         return takers
 
     def hand_over(self, expert: ExpertState, why: str, turn: Turn) -> None:
