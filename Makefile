@@ -8,7 +8,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 RUN_STAMP := $(VENV)/.run-$(shell cat requirements/run.lock requirements/torch.txt pyproject.toml | sha256sum | cut -c1-12)
 TEST_STAMP := $(VENV)/.test-$(shell cat requirements/run.lock requirements/test.lock requirements/torch.txt pyproject.toml | sha256sum | cut -c1-12)
 LM_EVAL := $(VENV)/lm-eval
-LM_EVAL_STAMP := $(LM_EVAL)/.installed-$(shell sha256sum < requirements/lm-eval.lock | cut -c1-12)
+LM_EVAL_STAMP := $(LM_EVAL)/.installed-$(shell sha256sum < requirements/lm-coe.eval.lock | cut -c1-12)
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
@@ -34,7 +34,7 @@ $(TEST_STAMP): $(RUN_STAMP)
 	$(PIP) install --no-deps --require-hashes -r requirements/test.lock
 	@rm -f $(VENV)/.test-* && touch $@
 
-$(LM_EVAL_STAMP): requirements/lm-eval.lock | $(VENV)/bin/python
+$(LM_EVAL_STAMP): requirements/lm-coe.eval.lock | $(VENV)/bin/python
 	@echo "installing lm-evaluation-harness into $(LM_EVAL) (a minute, once)" >&2
 	$(BIN)/python -m venv --clear $(LM_EVAL)
 	$(LM_EVAL)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r $<
@@ -43,13 +43,13 @@ $(LM_EVAL_STAMP): requirements/lm-eval.lock | $(VENV)/bin/python
 lm-eval: $(LM_EVAL_STAMP) ## a stock lm-evaluation-harness in an environment of its own, to check the service with
 
 experts: $(RUN_STAMP) ## make the CPU experts under models/ (from files in the repository; no training)
-	@$(BIN)/python -m coe.examples prepare models
+	@$(BIN)/python -m coe.demo prepare models
 
 run: experts ## the service with the CPU experts
 	@$(BIN)/coe serve
 
 tables: $(RUN_STAMP) ## every table of the documentation, from the recorded data in COE_DATA
-	@$(BIN)/coe eval tables
+	@$(BIN)/python -m benchmarks.make_tables
 
 check: $(TEST_STAMP) ## lint and types
 	$(BIN)/ruff check .
@@ -65,11 +65,11 @@ test: $(TEST_STAMP) $(LM_EVAL_STAMP) check experts ## everything: lint, types, t
 	$(BIN)/pytest
 
 bench: $(TEST_STAMP) experts ## figures of this machine: scheduling in virtual time, and on real experts
-	@$(BIN)/python -m eval.bench.scheduling
-	@$(BIN)/python -m eval.bench.real
+	@$(BIN)/python -m benchmarks.scheduling
+	@$(BIN)/python -m benchmarks.real
 
 gpu-check: experts ## do sleeping, waking and swapping work here, and what do they cost? A JSON report
-	@$(BIN)/python -m coe.gpu_check
+	@$(BIN)/python -m benchmarks.gpu_check
 
 lock: ## remake the lock files from requirements/*.in
 	sh requirements/lock.sh

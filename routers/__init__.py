@@ -1,7 +1,7 @@
 """Routers choose experts by a query's content: one file per method, and the table of built-ins.
 
 A plug-in is named ``package.module:Class`` in experts.yaml and is built exactly as a built-in is
-(see :class:`routers.base.RouterClass`); :func:`coe.testing.conformance_router.check_router` checks it.
+(see :class:`coe.routers.base.RouterClass`); :func:`coe.testing.conformance_router.check_router` checks it.
 """
 
 from __future__ import annotations
@@ -12,43 +12,43 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-from coe.errors import ConfigError
-from coe.plugins import PluginKind
-from coe.registry.models import Expert, RouterSpec
-from coe.types import Router
-from routers.base import RouterClass, RouterOptions, Setting
-from routers.evidence import Estimator, Evidence
+from coe.core.errors import ConfigError
+from coe.core.plugins import PluginKind
+from coe.core.types import Router
+from coe.registry.schema import Expert, RouterSpec
+from coe.routers.base import RouterClass, RouterOptions, Setting
+from coe.routers.learning.evidence import Estimator, Evidence
 
-__all__ = ["BUILTINS", "ESTIMATORS", "build_router", "estimator_class", "router_class"]
+__all__ = ["BUILTINS", "ESTIMATORS", "ROUTER_KIND", "build_router", "estimator_class", "router_class"]
 
 BUILTINS: Mapping[str, str] = MappingProxyType(
     {
-        "category": "routers.category:CategoryRouter",
-        "skill": "routers.skill:SkillRouter",
-        "pilot": "routers.pilot:PilotRouter",
-        "instruction": "routers.instruction:InstructionRouter",
-        "knn": "routers.knn:KnnRouter",
-        "linear": "routers.linear:LinearRouter",
-        "traits": "routers.traits:TraitsRouter",
-        "cascade": "routers.cascade:CascadeRouter",
-        "blend": "routers.blend:BlendRouter",
-        "static": "routers.static:StaticRouter",
-        "random": "routers.uniform:RandomRouter",
-        "oracle": "routers.oracle:OracleRouter",
+        "category": "coe.routers.category:CategoryRouter",
+        "skill": "coe.routers.skill:SkillRouter",
+        "pilot": "coe.routers.pilot:PilotRouter",
+        "instruction": "coe.routers.instruction:InstructionRouter",
+        "knn": "coe.routers.knn:KnnRouter",
+        "linear": "coe.routers.linear:LinearRouter",
+        "traits": "coe.routers.traits:TraitsRouter",
+        "cascade": "coe.routers.cascade:CascadeRouter",
+        "blend": "coe.routers.blend:BlendRouter",
+        "static": "coe.routers.static:StaticRouter",
+        "random": "coe.routers.uniform:RandomRouter",
+        "oracle": "coe.routers.oracle:OracleRouter",
     }
 )
-_KIND = PluginKind("router", "route", "routers.base.RouterClass", BUILTINS)
+ROUTER_KIND = PluginKind("router", "route", "coe.routers.base.RouterClass", BUILTINS)
 
 ESTIMATORS: Mapping[str, str] = MappingProxyType(
     {
-        "category": "routers.category_scores:CategoryEstimator",
-        "skill": "routers.skill:SkillEstimator",
-        "pilot": "routers.pilot:PilotEstimator",
-        "instruction": "routers.instruction:InstructionEstimator",
-        "knn": "routers.knn:KnnEstimator",
-        "linear": "routers.linear:LinearEstimator",
-        "traits": "routers.traits:TraitsEstimator",
-        "blend": "routers.blend:BlendEstimator",
+        "category": "coe.routers.category_evidence:CategoryEstimator",
+        "skill": "coe.routers.skill:SkillEstimator",
+        "pilot": "coe.routers.pilot:PilotEstimator",
+        "instruction": "coe.routers.instruction:InstructionEstimator",
+        "knn": "coe.routers.knn:KnnEstimator",
+        "linear": "coe.routers.linear:LinearEstimator",
+        "traits": "coe.routers.traits:TraitsEstimator",
+        "blend": "coe.routers.blend:BlendEstimator",
     }
 )
 """What the learning routers learn with; each is built without arguments."""
@@ -91,7 +91,7 @@ def _setting(experts: Sequence[Expert], root: Path, evidence: Evidence | None) -
 
 
 def _options_for(spec: RouterSpec, cls: RouterClass, experts: Sequence[Expert]) -> RouterOptions:
-    options = _KIND.options(cls.options_type, spec.options, spec.name, spec.kind, strict=True)
+    options = ROUTER_KIND.options(cls.options_type, spec.options, spec.name, spec.kind, strict=True)
     faults = options.faults([expert.id for expert in experts])
     if faults:
         raise ConfigError(f'router "{spec.name}": ' + "; ".join(faults.values()))
@@ -100,4 +100,4 @@ def _options_for(spec: RouterSpec, cls: RouterClass, experts: Sequence[Expert]) 
 
 def router_class(kind: str) -> RouterClass:
     """The class behind a built-in's short name or ``package.module:Class``; imports its module only."""
-    return cast(RouterClass, _KIND.find(kind))
+    return cast(RouterClass, ROUTER_KIND.find(kind))

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from coe.types import ExpertId, ExpertView, Router
-from routers.evidence import Evidence
+from coe.core.types import ExpertId, ExpertView, Router
+from coe.routers.learning.evidence import Evidence
 
 
 class RouterOptions(BaseModel):
@@ -18,7 +18,7 @@ class RouterOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:  # noqa: ARG002 (for subclasses)
+    def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:  # noqa: ARG002
         """Faults that only show beside the experts: option name -> what is wrong. Pure."""
         return {}
 
@@ -36,7 +36,7 @@ class Setting:
 class RouterClass(Protocol):
     """A class whose objects are routers.
 
-    Besides :class:`coe.types.Router` its objects may set ``blocking = True``: ``route`` takes more than
+    Besides :class:`coe.core.types.Router` its objects may set ``blocking = True``: ``route`` takes more than
     about a millisecond of CPU and the pipeline calls it in a thread. And they may have a method
     ``renewed(setting) -> Router``: this router for other experts, as if built anew with the same options but
     sooner, while the old one goes on deciding.

@@ -10,20 +10,20 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from coe.suggest import suggest
-from coe.types import ExpertId
-from routers.base import RouterOptions
-from routers.calibration import CalibratedEstimator
-from routers.category_scores import CategoryEstimator
-from routers.encoder import Vectors
-from routers.evidence import Estimator, Evidence, Matrix
-from routers.instruction import InstructionEstimator
-from routers.knn import KnnEstimator
-from routers.learned import Asked, LearnedOptions, LearnedRouter
-from routers.linear import LinearEstimator
-from routers.pilot import PilotEstimator
-from routers.skill import SkillEstimator
-from routers.traits import TraitsEstimator
+from coe.core.suggest import suggest
+from coe.core.types import ExpertId
+from coe.routers.base import RouterOptions
+from coe.routers.category_evidence import CategoryEstimator
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.instruction import InstructionEstimator
+from coe.routers.knn import KnnEstimator
+from coe.routers.learning.calibration import CalibratedEstimator
+from coe.routers.learning.evidence import Estimator, Evidence, Matrix
+from coe.routers.learning.learned_router import Asked, LearnedOptions, LearnedRouter
+from coe.routers.linear import LinearEstimator
+from coe.routers.pilot import PilotEstimator
+from coe.routers.skill import SkillEstimator
+from coe.routers.traits import TraitsEstimator
 
 PARTS: Mapping[str, Callable[[], Estimator]] = MappingProxyType(
     {

@@ -14,13 +14,13 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from coe.suggest import suggest
-from coe.types import Decision, ExpertId, ExpertView
-from routers.base import RouterOptions, Setting
-from routers.blend import PARTS, USUAL, BlendEstimator
-from routers.encoder import Encoder
-from routers.evidence import Estimator
-from routers.learned import LearnedOptions, LearnedRouter
+from coe.core.suggest import suggest
+from coe.core.types import Decision, ExpertId, ExpertView
+from coe.routers.base import RouterOptions, Setting
+from coe.routers.blend import PARTS, USUAL, BlendEstimator
+from coe.routers.encoders.encoder import Encoder
+from coe.routers.learning.evidence import Estimator
+from coe.routers.learning.learned_router import LearnedOptions, LearnedRouter
 
 
 class CascadeOptions(LearnedOptions):

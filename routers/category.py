@@ -18,15 +18,15 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from coe.errors import ConfigError
-from coe.types import Decision, ExpertId, ExpertView, Ranked
-from routers.base import RouterOptions, Setting
-from routers.cards import described
-from routers.category_evidence import CategoryScoreRouter
-from routers.classifier import CategoryClassifier, Neighbour
-from routers.encoder import Encoder, Vectors, is_quick, open_encoder
-from routers.per_pool import PerPool
-from routers.vectors import encode_cached
+from coe.core.errors import ConfigError
+from coe.core.types import Decision, ExpertId, ExpertView, Ranked
+from coe.routers.base import RouterOptions, Setting
+from coe.routers.category_evidence import CategoryScoreRouter
+from coe.routers.encoders.disk_cache import encode_cached
+from coe.routers.encoders.encoder import Encoder, Vectors, is_quick, open_encoder
+from coe.routers.learning.cards import described
+from coe.routers.learning.category_classifier import CategoryClassifier, Neighbour
+from coe.routers.per_pool import PerPool
 
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
@@ -43,7 +43,7 @@ class CategoryOptions(RouterOptions):
     examples: JSONL file of ``{"text", "category"}``, or ``package:demo``; none: by the experts' profiles,
         or without any by their cards
     low_confidence: below this probability the general expert is asked
-    encoder: a name of :data:`routers.encoder.ENCODERS`, or a sentence-transformers folder
+    encoder: a name of :data:`coe.routers.encoders.encoder.ENCODERS`, or a sentence-transformers folder
     card_temperature: of the softmax over cosines with cards; smaller is more decided
     total_parameters_b, average_active_b, average_price: budgets of the map from categories to experts, in
         billions of parameters hosted, of parameters used a question, and US dollars per million output
@@ -270,7 +270,7 @@ def read_examples(source: str | None, root: Path) -> list[Example]:
     if source is None:
         return []
     if source == "package:demo":
-        from coe.examples.router_examples import router_examples
+        from coe.demo.router_examples import router_examples
 
         return [Example(text, category) for text, category in router_examples()]
     path = root / Path(source).expanduser()

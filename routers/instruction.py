@@ -16,14 +16,14 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from coe.types import ExpertId, ExpertView
-from routers.base import RouterOptions
-from routers.calibration import FOLDS, CalibratedEstimator, completed, fold_rows
-from routers.encoder import Vectors
-from routers.evidence import Estimator, Evidence, Matrix
-from routers.knn import KnnEstimator
-from routers.learned import Asked, Floats
-from routers.written import WriterOptions, WritingRouter
+from coe.core.types import ExpertId, ExpertView
+from coe.routers.base import RouterOptions
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.knn import KnnEstimator
+from coe.routers.learning.calibration import FOLDS, CalibratedEstimator, completed, fold_rows
+from coe.routers.learning.evidence import Estimator, Evidence, Matrix
+from coe.routers.learning.learned_router import Asked, Floats
+from coe.routers.learning.written_router import WriterOptions, WritingRouter
 
 
 class InstructionEstimator(CalibratedEstimator):
@@ -79,7 +79,7 @@ class InstructionOptions(WriterOptions):
     gamma, p, beta: of the combination above
     writer: an expert that writes each question's task as an instruction, to be compared with the experts'
         cards; none: the question's own vector is compared with what experts did best
-    writer_deadline_s, writer_tokens: as :class:`routers.written.WriterOptions` says
+    writer_deadline_s, writer_tokens: as :class:`coe.routers.learning.written_router.WriterOptions` says
     """
 
     gamma: Annotated[float, Field(ge=0)] = 10.0

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from coe.types import ExpertId
-from routers.base import RouterOptions
-from routers.calibration import CalibratedEstimator, completed, relative_error
-from routers.encoder import Vectors
-from routers.evidence import Estimator, Evidence, Matrix
-from routers.learned import SHOWN, Asked, LearnedOptions, LearnedRouter
+from coe.core.types import ExpertId
+from coe.routers.base import RouterOptions
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.learning.calibration import CalibratedEstimator, completed, relative_error
+from coe.routers.learning.evidence import Estimator, Evidence, Matrix
+from coe.routers.learning.learned_router import SHOWN, Asked, LearnedOptions, LearnedRouter
 
 NEIGHBOURS = (10, 20, 40, 80, 160, 320)
 _BLOCK = 256

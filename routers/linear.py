@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from routers.base import RouterOptions
-from routers.calibration import CalibratedEstimator, completed, relative_error
-from routers.encoder import Vectors
-from routers.evidence import Estimator, Evidence, Matrix
-from routers.inputs import Inputs, fit_ridge
-from routers.learned import LearnedOptions, LearnedRouter
+from coe.routers.base import RouterOptions
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.learning.calibration import CalibratedEstimator, completed, relative_error
+from coe.routers.learning.evidence import Estimator, Evidence, Matrix
+from coe.routers.learning.learned_router import LearnedOptions, LearnedRouter
+from coe.routers.learning.ridge import Inputs, fit_ridge
 
 STRENGTHS = (30.0, 100.0)
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from coe.errors import ConfigError
-from coe.types import Decision, ExpertId, ExpertView, Ranked
-from routers.base import RouterOptions, Setting
+from coe.core.errors import ConfigError
+from coe.core.types import Decision, ExpertId, ExpertView, Ranked
+from coe.routers.base import RouterOptions, Setting
 
 
 class OracleOptions(RouterOptions):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from coe.types import ExpertView
+from coe.core.types import ExpertView
 
 T = TypeVar("T")
 

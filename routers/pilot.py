@@ -15,12 +15,12 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from coe.types import ExpertId
-from routers.base import RouterOptions
-from routers.calibration import CalibratedEstimator, out_of_fold
-from routers.encoder import Vectors
-from routers.evidence import Estimator, Evidence, Matrix
-from routers.learned import Asked, LearnedOptions, LearnedRouter
+from coe.core.types import ExpertId
+from coe.routers.base import RouterOptions
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.learning.calibration import CalibratedEstimator, out_of_fold
+from coe.routers.learning.evidence import Estimator, Evidence, Matrix
+from coe.routers.learning.learned_router import Asked, LearnedOptions, LearnedRouter
 
 Pooling = Literal["mean", "max"]
 

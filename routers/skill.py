@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from coe.types import ExpertId
-from routers.base import RouterOptions
-from routers.calibration import CalibratedEstimator, completed, out_of_fold
-from routers.encoder import Vectors
-from routers.evidence import Estimator, Evidence, Matrix
-from routers.learned import Asked
-from routers.written import WriterOptions, WritingRouter
+from coe.core.types import ExpertId
+from coe.routers.base import RouterOptions
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.learning.calibration import CalibratedEstimator, completed, out_of_fold
+from coe.routers.learning.evidence import Estimator, Evidence, Matrix
+from coe.routers.learning.learned_router import Asked
+from coe.routers.learning.written_router import WriterOptions, WritingRouter
 
 Floats = npt.NDArray[np.float64]
 Combination = Literal["sum", "weakest"]
@@ -145,7 +145,7 @@ class SkillOptions(WriterOptions):
     threshold: cosine from which a skill counts
     combination: ``sum`` over skills, or the ``weakest`` one
     writer: an expert that lists the skills a question needs; none: they are found by the question's vector
-    writer_deadline_s, writer_tokens: as :class:`routers.written.WriterOptions` says
+    writer_deadline_s, writer_tokens: as :class:`coe.routers.learning.written_router.WriterOptions` says
     """
 
     most: Annotated[int, Field(ge=1)] = 3

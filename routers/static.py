@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from coe.errors import RoutingError
-from coe.suggest import suggest
-from coe.types import Decision, ExpertId, ExpertView, Ranked
-from routers.base import RouterOptions, Setting
+from coe.core.errors import RoutingError
+from coe.core.suggest import suggest
+from coe.core.types import Decision, ExpertId, ExpertView, Ranked
+from coe.routers.base import RouterOptions, Setting
 
 
 class StaticOptions(RouterOptions):

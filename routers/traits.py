@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from coe.types import ExpertId
-from routers.base import RouterOptions
-from routers.calibration import CalibratedEstimator, completed, relative_error
-from routers.category_shares import CategoryShares
-from routers.encoder import Vectors
-from routers.evidence import Estimator, Evidence, Matrix
-from routers.features import WORDS, text_features
-from routers.inputs import Floats32, fit_ridge
-from routers.learned import Asked, LearnedOptions, LearnedRouter
+from coe.core.types import ExpertId
+from coe.routers.base import RouterOptions
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.learning.calibration import CalibratedEstimator, completed, relative_error
+from coe.routers.learning.category_shares import CategoryShares
+from coe.routers.learning.evidence import Estimator, Evidence, Matrix
+from coe.routers.learning.features import WORDS, text_features
+from coe.routers.learning.learned_router import Asked, LearnedOptions, LearnedRouter
+from coe.routers.learning.ridge import Floats32, fit_ridge
 
 STRENGTHS = (30.0, 60.0, 120.0)
 _DIRECTIONS = 64

@@ -7,8 +7,8 @@ import random
 from collections.abc import Sequence
 from typing import ClassVar
 
-from coe.types import Decision, ExpertView, Ranked
-from routers.base import RouterOptions, Setting
+from coe.core.types import Decision, ExpertView, Ranked
+from coe.routers.base import RouterOptions, Setting
 
 
 class RandomOptions(RouterOptions):

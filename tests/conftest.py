@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coe.testing.tiny_models import TinyFamily, build_tiny_family
+from tests.support.tiny_models import TinyFamily, build_tiny_family
 
 
 @pytest.fixture(scope="session")

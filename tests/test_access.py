@@ -14,23 +14,22 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from coe.access import building
-from coe.access.answers import KeptAnswers, Place, SimilarTexts, place_of
-from coe.access.building import Reception, open_store
-from coe.access.doorman import Doorman
-from coe.access.keys import Holder, KeyLimits, KeyRing, digest, make_key, read_keys
-from coe.access.metering import used
+from coe.access.api_keys import Holder, KeyLimits, KeyRing, digest, make_key, read_keys
+from coe.access.limits import Doorman, used
+from coe.access.response_cache import KeptAnswers, Place, SimilarTexts, place_of
 from coe.cli import main
-from coe.errors import ConfigError
-from coe.gateway.exchange import WATCH_AFTER_S
-from coe.local import build_service
-from coe.registry.models import Registry
-from coe.registry.operation import State
+from coe.core.errors import ConfigError
+from coe.core.types import Leg, Options, Receipt, Request
+from coe.gateway import middlewares as building
+from coe.gateway.http import WATCH_AFTER_S
+from coe.gateway.middlewares import Reception, open_store
+from coe.registry.schema import Registry
+from coe.registry.service_settings import State
+from coe.service.service import build_service
 from coe.state.memory import MemoryStore
 from coe.state.store import Admission, Bill, Refusal, Store, StoreDown
 from coe.testing.engines import FakeEngine, Script
-from coe.testing.serving import serving
-from coe.types import Leg, Options, Receipt, Request
+from tests.support.serving import serving
 
 ASK: dict[str, Any] = {"model": "sums", "messages": [{"role": "user", "content": "2+2?"}], "temperature": 0}
 KEY = "coe-secret"

@@ -18,14 +18,14 @@ import httpx
 import pytest
 
 from coe.registry.source import parse_source
-from coe.testing.live import TEXT
+from tests.support.live import TEXT
 
 TOKEN = "a-token-of-enough-characters"
 PROGRAM = """
 import sys
 from pathlib import Path
-from coe.live import RegistryFile
-from coe.local import run_service
+from coe.service.live_registry import RegistryFile
+from coe.service.service import run_service
 from coe.testing.engines import FakeEngine, Script
 
 path = Path(sys.argv[1])

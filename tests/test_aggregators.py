@@ -19,10 +19,10 @@ from coe.aggregators import (
     build_aggregators,
 )
 from coe.aggregators.prompts import shortened, synthesis_body
-from coe.errors import ConfigError
-from coe.registry.combining import AggregatorSpec
-from coe.registry.models import Registry
-from coe.testing.combining import VIEWS, built, fitted
+from coe.core.errors import ConfigError
+from coe.core.types import ExpertView
+from coe.registry.aggregation_settings import AggregatorSpec
+from coe.registry.schema import Registry
 from coe.testing.conformance_aggregator import (
     AggregatorContractError,
     ScriptedAnswers,
@@ -31,7 +31,7 @@ from coe.testing.conformance_aggregator import (
     proposal,
     request,
 )
-from coe.types import ExpertView
+from tests.support.combining import VIEWS, built, fitted
 
 
 @pytest.mark.parametrize("kind", BUILT_IN)
@@ -132,7 +132,7 @@ def test_a_registry_s_aggregators_stand_beside_the_built_ins() -> None:
     [
         ({"kind": "vot"}, 'did you mean "vote"'),
         ({"kind": "no.such:Class"}, "cannot be imported"),
-        ({"kind": "coe.types:Options"}, "no aggregator class"),
+        ({"kind": "coe.core.types:Options"}, "no aggregator class"),
         ({"kind": "synthesise", "options": {"exprt": "e0"}}, "exprt"),
         ({"kind": "synthesise", "options": {"expert": "e9"}}, 'no expert "e9"'),
         ({"kind": "learned"}, "nothing taught it yet"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from coe.local import build_service
-from coe.registry.models import Registry
+from benchmarks.llm_routers import Load, Sent, result, send, stream, with_writers
+from coe.registry.schema import Registry
+from coe.service.service import build_service
 from coe.testing.engines import FakeEngine, Script
-from coe.testing.serving import serving
-from eval.bench.llm_routers import Load, Sent, result, send, stream, with_writers
+from tests.support.serving import serving
 
 QUESTIONS = ["What is 2 + 3?", "Spell cat.", "Sort 3 1 2."]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from coe.registry.models import Registry
+from benchmarks.real import SAMPLE, Costs, Load, predict, recorded_load
+from benchmarks.real_pools import adapters_registry, serves_adapters, slots_registry
+from coe.registry.schema import Registry
 from coe.simulate.cluster import registry_cluster
 from coe.simulate.hardware import find_preset
-from eval.bench.real import SAMPLE, Costs, Load, predict, recorded_load
-from eval.bench.real_pools import adapters_registry, serves_adapters, slots_registry
 
 REGISTRY = Registry.model_validate(
     {

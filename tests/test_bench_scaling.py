@@ -6,12 +6,12 @@ import math
 
 import pytest
 
-from coe.pool.policies import make_policy
+from benchmarks.scaling_simulated import Fleet, Scaling
+from coe.simulate.baselines import make_policy
 from coe.simulate.cluster import Cluster, slots_cluster
 from coe.simulate.driver import Simulation
 from coe.simulate.hardware import find_preset
 from coe.simulate.workload import Workload
-from eval.bench.scaling_simulated import Fleet, Scaling
 
 EXPERTS = ("a", "b")
 

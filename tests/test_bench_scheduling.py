@@ -8,24 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.scheduling import Results, main
+from benchmarks.scheduling_headroom import latencies
+from benchmarks.scheduling_optimum import SLO_S, Optimum, most_in_time, small_instances
+from benchmarks.scheduling_report import half_width, rows_as_json
 from coe.simulate.cluster import slots_cluster
 from coe.simulate.hardware import find_preset
 from coe.simulate.metrics import Row
 from coe.simulate.runs import run_policy
 from coe.simulate.workload import Workload, default_experts
-from eval.bench.scheduling import Results, main
-from eval.bench.scheduling_headroom import latencies
-from eval.bench.scheduling_optimum import SLO_S, Optimum, most_in_time, small_instances
-from eval.bench.scheduling_report import half_width, rows_as_json
 
 
 def test_every_target_is_printed_beside_what_was_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COE_DATA", raising=False)
-    monkeypatch.setattr("eval.bench.scheduling_report.exact_ratios", lambda: [1.1, 1.3])
+    monkeypatch.setattr("benchmarks.scheduling_report.exact_ratios", lambda: [1.1, 1.3])
     monkeypatch.setattr(
-        "eval.bench.scheduling_report.goodput_beside_the_optimum", lambda: Optimum(1, 0.7, 0.6, 0.8)
+        "benchmarks.scheduling_report.goodput_beside_the_optimum", lambda: Optimum(1, 0.7, 0.6, 0.8)
     )
     out = tmp_path / "out.json"
     policies = "coe,coe[-frames],fcfs-lru,collating-fifo,group-online"

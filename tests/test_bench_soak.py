@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from coe.testing.serving import serving_app
-from eval.bench.soak import SAMPLES, Soak, Soaked
+from benchmarks.soak import SAMPLES, Soak, Soaked
+from tests.support.serving import serving_app
 
 
 def app(streamed: str, body: dict[str, int], status: int = 200) -> object:

@@ -12,21 +12,21 @@ import httpx
 import pytest
 from aiohttp.abc import ResolveResult
 
-from coe import listening
-from coe.engines import guard
-from coe.engines.guard import GuardedResolver, is_metadata
+from coe.core.errors import BadRequest, ConfigError, EngineError
 from coe.engines.http import HttpClient, Upstream
-from coe.engines.remote import api_url
-from coe.errors import BadRequest, ConfigError, EngineError
+from coe.engines.remote.openai_url import api_url
+from coe.engines.remote import ssrf_guard as guard
+from coe.engines.remote.ssrf_guard import GuardedResolver, is_metadata
 from coe.gateway import requests
 from coe.gateway.requests import parse_completion
-from coe.local import build_service
 from coe.profiles.store import ProfileFolder
-from coe.registry.models import Limits, Registry
-from coe.registry.operation import AdminListener
+from coe.registry.schema import Limits, Registry
+from coe.registry.service_settings import AdminListener
+from coe.service import http_server as listening
+from coe.service.service import build_service
 from coe.testing.engines import FakeEngine
-from coe.testing.live import TEXT, live_world
-from coe.testing.serving import serving, serving_app
+from tests.support.live import TEXT, live_world
+from tests.support.serving import serving, serving_app
 
 TOKEN = "t" * 32
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from coe.core.errors import CoeError, EngineError, ExpertRefused
+from coe.core.types import EngineCall
 from coe.engines import build_engine
-from coe.engines.breaker import Breaker
-from coe.errors import CoeError, EngineError, ExpertRefused
-from coe.registry.models import Expert, RemoteHost
-from coe.types import EngineCall
+from coe.engines.remote.breaker import Breaker
+from coe.registry.schema import Expert, RemoteHost
 
 PAUSE_S = 10.0
 

@@ -15,14 +15,14 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-import coe.capture
-from coe.capture import BoundedFile, Recorder, Told, answer_text, redactor
-from coe.local import build_service
-from coe.registry.models import Registry
-from coe.registry.operation import CaptureSettings
+import coe.observe.capture
+from coe.core.types import Request
+from coe.observe.capture import BoundedFile, Recorder, Told, answer_text, redactor
+from coe.registry.schema import Registry
+from coe.registry.service_settings import CaptureSettings
+from coe.service.service import build_service
 from coe.testing.engines import FakeEngine, Script
-from coe.testing.serving import serving
-from coe.types import Request
+from tests.support.serving import serving
 
 ALL = ("email", "key", "number")
 
@@ -100,7 +100,7 @@ async def test_what_a_client_forbids_to_store_is_neither_recorded_nor_kept(tmp_p
 def test_what_waits_to_be_written_is_bounded_in_number_and_in_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
 ) -> None:
-    monkeypatch.setattr(coe.capture, bound, value)
+    monkeypatch.setattr(coe.observe.capture, bound, value)
     recorder = Recorder(tmp_path / "r.jsonl", CaptureSettings())
     body = {"messages": [{"role": "user", "content": "2+2?"}]}
     choice = json.dumps({"choices": [{"message": {"content": "x" * 500}}]}).encode()

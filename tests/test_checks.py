@@ -11,13 +11,13 @@ from coe.aggregators import (
 )
 from coe.aggregators.best_of import chance_of_yes
 from coe.aggregators.sandbox import Bounds, Sandbox
-from coe.testing.combining import built
 from coe.testing.conformance_aggregator import (
     ScriptedAnswers,
     panel,
     proposal,
     request,
 )
+from tests.support.combining import built
 
 
 @pytest.mark.parametrize(

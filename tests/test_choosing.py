@@ -14,14 +14,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from coe.errors import ConfigError, ExpertUnavailable
-from coe.examples.skills import skill_named
+from coe.core.errors import ConfigError, ExpertUnavailable
+from coe.demo.skills import skill_named
+from coe.eval.demo.aggregation import Arm, ask_all, lines, table, tasks
+from coe.eval.demo.choosing import (
+    best_aggregator,
+    by_expert,
+    choose_all,
+    chosen_place,
+    demo_items,
+    read_items,
+)
+from coe.outcomes.statistics import Share
 from coe.profiles.aggregating import best_aggregators, keep
-from coe.registry.models import Registry
-from coe.testing.serving import serving_app
-from eval.aggregation import Arm, ask_all, lines, table, tasks
-from eval.choosing import best_aggregator, by_expert, choose_all, chosen_place, demo_items, read_items
-from eval.statistics import Share
+from coe.registry.schema import Registry
+from tests.support.serving import serving_app
 
 Says = Callable[[dict[str, Any]], str]
 

@@ -17,10 +17,10 @@ from click.testing import CliRunner, Result
 
 from coe.cli import main
 from coe.cli._docs import document
-from coe.local import build_service
-from coe.registry.models import Registry
+from coe.registry.schema import Registry
+from coe.service.service import build_service
 from coe.testing.engines import FakeEngine, Script
-from coe.testing.serving import serving
+from tests.support.serving import serving
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = "http://127.0.0.1:9"

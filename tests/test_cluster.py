@@ -13,15 +13,15 @@ import httpx
 import pytest
 
 from coe.cluster.journal import Journal
+from coe.cluster.messages import Granted, OwnerLost, Refused, Wanted
 from coe.cluster.owner import SILENCE_S
-from coe.cluster.wire import Granted, OwnerLost, Refused, Wanted
+from coe.core.errors import EngineError, ExpertUnavailable, Overloaded
+from coe.core.types import EngineCall
 from coe.engines.address import Address
-from coe.errors import EngineError, ExpertUnavailable, Overloaded
-from coe.testing import engine_hosts
 from coe.testing.engines import Script
-from coe.testing.owners import Calls, Slot, Time, gateway, owner_of, running, until, wanted
-from coe.testing.tiny_models import TinyFamily
-from coe.types import EngineCall
+from tests.support import engine_hosts
+from tests.support.owners import Calls, Slot, Time, gateway, owner_of, running, until, wanted
+from tests.support.tiny_models import TinyFamily
 
 CALL = EngineCall("chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4})
 

@@ -15,14 +15,14 @@ from typing import Any
 import httpx
 from aiohttp import web
 
-from coe.access.keys import Holder, KeyLimits, digest
-from coe.cluster.replica import GatewayReplica
-from coe.registry.models import Registry
-from coe.registry.operation import Access
+from coe.access.api_keys import Holder, KeyLimits, digest
+from coe.cluster.gateway_replica import GatewayReplica
+from coe.registry.schema import Registry
+from coe.registry.service_settings import Access
 from coe.state.redis_store import RedisStore
-from coe.testing.redis_server import reachable, running_redis
-from coe.testing.serving import serving_app
-from coe.testing.waiting import until
+from tests.support.redis_server import reachable, running_redis
+from tests.support.serving import serving_app
+from tests.support.waiting import until
 
 KEY, OTHER = "coe-" + "k" * 43, "coe-" + "o" * 43
 

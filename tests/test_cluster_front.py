@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from coe.cluster.front import MARK, Front, middlewares
+from coe.cluster.serve_middleware import MARK, Front, middlewares
 from coe.cluster.settings import LOCAL_ENV
 
 JSON = [(b"content-type", b"application/json"), (MARK, b"req-1")]

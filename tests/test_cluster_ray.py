@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from coe.access.keys import Holder, KeyLimits, digest
+from benchmarks.chaos import Event, Load, Outcome, Row, ask, bearer, end_of, run_events
+from coe.access.api_keys import Holder, KeyLimits, digest
 from coe.cluster.settings import LOCAL_ENV
-from coe.testing.redis_server import running_redis
-from coe.testing.tiny_models import build_tiny_family
-from eval.bench.chaos import Event, Load, Outcome, Row, ask, bearer, end_of, run_events
+from tests.support.redis_server import running_redis
+from tests.support.tiny_models import build_tiny_family
 
 if TYPE_CHECKING:
-    from coe.cluster.ray_control import ClusterStatus
-    from coe.testing.ray_cluster import ServiceOnRay
+    from coe.cluster.operator import ClusterStatus
+    from tests.support.ray_cluster import ServiceOnRay
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -44,7 +44,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceOnRay]:
         patch = held.enter_context(pytest.MonkeyPatch.context())
         for name, value in LOCAL_ENV.items():
             patch.setenv(name, value)
-        from coe.testing.ray_cluster import service_on_ray
+        from tests.support.ray_cluster import service_on_ray
 
         more: dict[str, Any] = {"access": {"keys_file": "keys.yaml"}}
         holders = [
@@ -145,7 +145,7 @@ def test_a_client_that_hangs_up_in_mid_stream_frees_the_expert(
 def test_an_edited_registry_reaches_every_gateway_and_restarts_nothing(
     service: ServiceOnRay, whole: Callable[[], None]
 ) -> None:
-    from coe.cluster import ray_control
+    from coe.cluster import operator as ray_control
 
     whole()
     before = ray_control.status()

@@ -6,9 +6,9 @@ from collections import deque
 from pathlib import Path
 
 from coe.cluster.owner import REVIVE_S
-from coe.errors import EngineError
+from coe.core.errors import EngineError
 from coe.testing.engines import Script
-from coe.testing.owners import Calls, Slot, Time, gateway, owner_of, running, until
+from tests.support.owners import Calls, Slot, Time, gateway, owner_of, running, until
 
 
 async def test_requests_go_to_a_copy_whose_engine_runs_though_the_dead_one_has_no_queue(

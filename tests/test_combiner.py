@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from coe.aggregators import Picked
-from coe.aggregators.agreement import AgreementLogit
-from coe.aggregators.fitted import FittedCombiner
-from coe.aggregators.logit import ChoiceLoss
-from coe.aggregators.stopping import FEATURES, Step, Stopping
-from coe.aggregators.teaching import heard, rows_of, scores_of, teach, teach_in_stages
-from coe.aggregators.weighing import ABSENT, Table, majority_vote, weighted_vote
-from coe.errors import ConfigError
-from coe.testing.combining import built, recorded
+from coe.aggregators.combiner.agreement import AgreementLogit
+from coe.aggregators.combiner.fitted import FittedCombiner
+from coe.aggregators.combiner.logit import ChoiceLoss
+from coe.aggregators.combiner.stopping import FEATURES, Step, Stopping
+from coe.aggregators.combiner.tables import ABSENT, Table, majority_vote, weighted_vote
+from coe.aggregators.combiner.training import heard, rows_of, scores_of, teach, teach_in_stages
+from coe.core.errors import ConfigError
 from coe.testing.conformance_aggregator import ScriptedAnswers, check_aggregator, proposal, request
+from tests.support.combining import built, recorded
 
 EVERYBODY = np.tile(np.arange(3), (600, 1))
 AGREES = ("It is 4.", "The answer is 4.", "4")

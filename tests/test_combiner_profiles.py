@@ -11,14 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 from coe.aggregators import Setting, build_aggregators
-from coe.aggregators.fitted import FittedCombiner
+from coe.aggregators.combiner.fitted import FittedCombiner
 from coe.cli import main as coe
-from coe.errors import ConfigError
-from coe.profiles.combining import teach_registry
+from coe.core.errors import ConfigError
+from coe.onboarding.teach_combiner import teach_registry
+from coe.outcomes.outcome_set import OutcomeSet, Question
 from coe.profiles.outcomes import Recorded, Source, recorded
 from coe.profiles.store import fitted_combiner
-from coe.registry.models import Registry
-from eval.recorded.outcomes import OutcomeSet, Question
+from coe.registry.schema import Registry
 
 
 def registry(*experts: str, **more: Any) -> Registry:
@@ -92,7 +92,7 @@ def test_too_little_to_learn_from_is_a_clear_error(
 
 
 def test_the_command_says_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coe.profiles.joining.read_recorded", lambda *_: answered())
+    monkeypatch.setattr("coe.onboarding.profiler.read_recorded", lambda *_: answered())
     file = tmp_path / "experts.yaml"
     file.write_text(registry("sure", "crowd", "follower").model_dump_json())
     asked = ["experts", "profile", "--combiner", "--from", str(tmp_path), "--registry", str(file)]

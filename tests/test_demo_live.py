@@ -20,9 +20,9 @@ import httpx
 import openai
 import pytest
 
-from coe.examples.questions import distinct_questions
-from coe.examples.skills import all_skills, skill_named
-from eval.importers.writing import Imported, OutcomeRow, QuestionRow, write_outcome_set
+from coe.demo.questions import distinct_questions
+from coe.demo.skills import all_skills, skill_named
+from coe.eval.importers.writing import Imported, OutcomeRow, QuestionRow, write_outcome_set
 
 ROOT = Path(__file__).parent.parent
 COE = Path(sys.executable).with_name("coe")

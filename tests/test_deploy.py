@@ -13,17 +13,17 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from coe.access.answers import KeptAnswers
-from coe.access.building import Reception
-from coe.access.doorman import Doorman
+from coe.access.limits import Doorman
+from coe.access.response_cache import KeptAnswers
 from coe.cli import main
 from coe.cluster.scaling import ScaleByForecast
 from coe.cluster.serve_config import application, kuberay_manifest, serve_config
 from coe.cluster.settings import Deployed, set_local_env
+from coe.core.status import Readiness
 from coe.gateway.metrics import Metrics
-from coe.gateway.status import Readiness
-from coe.registry.load import load_registry
-from coe.registry.models import Registry
+from coe.gateway.middlewares import Reception
+from coe.registry.schema import Registry
+from coe.service.registry_file import load_registry
 from coe.state.memory import MemoryStore
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.distil import Recipe, corpus, learned_table, normalised, part
+from benchmarks.distil import Recipe, corpus, learned_table, normalised, part
 
 
 def test_parts_do_not_depend_on_form_and_have_their_shares() -> None:

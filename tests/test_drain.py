@@ -14,8 +14,8 @@ import httpx
 import pytest
 from aiohttp import web
 
-from coe.testing.command import ServeCommand, serve_command
-from coe.testing.waiting import until
+from tests.support.command import ServeCommand, serve_command
+from tests.support.waiting import until
 
 ASK = {"model": "sums", "messages": [{"role": "user", "content": "count"}]}
 WORDS = ("one", " two", " three")

@@ -11,10 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from coe.errors import ConfigError
-from routers import features
-from routers.bert import BertEncoder
-from routers.encoder import (
+from coe.core.errors import ConfigError
+from coe.routers.encoders.bert import BertEncoder
+from coe.routers.encoders.encoder import (
     CachedEncoder,
     Encoder,
     SentenceEncoder,
@@ -23,8 +22,9 @@ from routers.encoder import (
     open_encoder,
     shortened,
 )
-from routers.features import text_features
-from routers.static_encoder import PACKAGED, StaticEncoder
+from coe.routers.encoders.static import PACKAGED, StaticEncoder
+from coe.routers.learning import features
+from coe.routers.learning.features import text_features
 
 TEXTS = ["What is 3 + 4?", "Monday plus two days", "", "SELECT * FROM users 🗓️", "a b c " * 500]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from coe.engines.canary import Fingerprint, fingerprint, read_canary
-from coe.engines.checkpoint import Checkpoint, resolve_adapter, resolve_model, same_weights
-from coe.errors import EngineError
-from coe.testing.tiny_models import RANK, TinyFamily
+from coe.core.errors import EngineError
+from coe.engines.vllm.canary import Fingerprint, fingerprint, read_canary
+from coe.engines.vllm.checkpoint import Checkpoint, resolve_adapter, resolve_model, same_weights
+from tests.support.tiny_models import RANK, TinyFamily
 
 
 def test_a_relative_model_is_a_folder_beside_experts_yaml(tmp_path: Path) -> None:

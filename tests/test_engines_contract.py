@@ -10,12 +10,12 @@ import pytest_asyncio
 from aiohttp.test_utils import TestServer
 
 from coe.engines import build_engine
-from coe.registry.models import Expert, RemoteHost
-from coe.testing import engine_hosts
+from coe.registry.schema import Expert, RemoteHost
 from coe.testing.conformance_engine import Adoption, EngineContractError, check_engine
 from coe.testing.engines import FakeEngine
-from coe.testing.fake_vllm import FakeVllm
-from coe.testing.tiny_models import TinyFamily
+from tests.support import engine_hosts
+from tests.support.fake_vllm import FakeVllm
+from tests.support.tiny_models import TinyFamily
 
 
 @pytest_asyncio.fixture

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from coe.core.errors import EngineError, ExpertRefused
+from coe.core.types import EngineCall
 from coe.engines.address import vllm_body
-from coe.engines.process import group_lives
-from coe.engines.vllm import InPlaceEngine
-from coe.errors import EngineError, ExpertRefused
-from coe.registry.models import VllmHost
-from coe.testing.engine_hosts import CPU, FAKE, experts, kill_command, process_of, slot
-from coe.testing.tiny_models import TinyFamily, write_checkpoint
-from coe.testing.waiting import until
-from coe.types import EngineCall
+from coe.engines.vllm.in_place import InPlaceEngine
+from coe.engines.vllm.process import group_lives
+from coe.registry.schema import VllmHost
+from tests.support.engine_hosts import CPU, FAKE, experts, kill_command, process_of, slot
+from tests.support.tiny_models import TinyFamily, write_checkpoint
+from tests.support.waiting import until
 
 CALL = EngineCall("completions", {"prompt": "Once", "max_tokens": 5})
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import uuid4
 
-from coe.engines.checkpoint import ModelSource
-from coe.engines.launch import Launch, log_path, vllm_launch
-from coe.engines.server import private_folder
-from coe.registry.models import AdapterHost, VllmHost
+from coe.engines.vllm.checkpoint import ModelSource
+from coe.engines.vllm.launch import Launch, log_path, vllm_launch
+from coe.engines.vllm.server import private_folder
+from coe.registry.schema import AdapterHost, VllmHost
 
 SOCKET = Path("/run/x/vllm.sock")
 LOCAL = ModelSource("/models/a", Path("/models/a"))

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from coe.engines.process import LogFile, ManagedProcess, group_lives
-from coe.errors import EngineError
-from coe.testing.engine_hosts import kill_command
-from coe.testing.waiting import until
+from coe.core.errors import EngineError
+from coe.engines.vllm.process import LogFile, ManagedProcess, group_lives
+from tests.support.engine_hosts import kill_command
+from tests.support.waiting import until
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -96,7 +96,7 @@ async def test_a_killed_leash_takes_the_command_along(tmp_path: Path) -> None:
 STARTER = """
 import asyncio, sys, threading
 from pathlib import Path
-from coe.engines.process import LogFile, ManagedProcess
+from coe.engines.vllm.process import LogFile, ManagedProcess
 
 async def start():
     process = await ManagedProcess.spawn((sys.executable, "-c", sys.argv[1]), {}, LogFile(Path(sys.argv[2])))

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from coe.engines.providers import checked_arguments, import_litellm
-from coe.errors import EngineError, ExpertRefused
-from coe.types import EngineCall
+from coe.core.errors import EngineError, ExpertRefused
+from coe.core.types import EngineCall
+from coe.engines.remote.litellm import checked_arguments, import_litellm
 
 CALL = EngineCall("chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "model": "coe"})
 

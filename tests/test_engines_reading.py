@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from coe.engines.checkpoint import ModelSource
-from coe.engines.reading import ReadAhead
-from coe.errors import EngineError
-from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
-from coe.testing.engine_hosts import sleepers, slot
-from coe.testing.pools import running_pool, take
-from coe.testing.tiny_models import TinyFamily
-from coe.testing.waiting import until
-from coe.types import ReadsAhead
+from coe.core.errors import EngineError
+from coe.core.types import ReadsAhead
+from coe.engines.vllm.checkpoint import ModelSource
+from coe.engines.vllm.read_ahead import ReadAhead
+from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
+from tests.support.engine_hosts import sleepers, slot
+from tests.support.pools import running_pool, take
+from tests.support.tiny_models import TinyFamily
+from tests.support.waiting import until
 
 SIZE = 32 * mmap.PAGESIZE
 

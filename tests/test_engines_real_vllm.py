@@ -16,19 +16,19 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from coe.engines.adapter import AdapterEngine
-from coe.engines.canary import PROMPT
-from coe.engines.process import group_lives
-from coe.engines.remote import RemoteEngine
-from coe.engines.sleeping import SleepEngine
-from coe.engines.vllm import InPlaceEngine
-from coe.errors import EngineError, ExpertRefused
-from coe.registry.models import AdapterHost, Expert, RemoteHost, VllmHost
+from coe.core.errors import EngineError, ExpertRefused
+from coe.core.types import EngineCall
+from coe.engines.remote.openai_url import RemoteEngine
+from coe.engines.vllm.canary import PROMPT
+from coe.engines.vllm.in_place import InPlaceEngine
+from coe.engines.vllm.lora import AdapterEngine
+from coe.engines.vllm.process import group_lives
+from coe.engines.vllm.sleep_mode import SleepEngine
+from coe.registry.schema import AdapterHost, Expert, RemoteHost, VllmHost
 from coe.testing.conformance_engine import check_engine
-from coe.testing.engine_hosts import CPU, experts, kill_command, lora_experts, process_of
-from coe.testing.tiny_models import TinyFamily
-from coe.testing.waiting import until
-from coe.types import EngineCall
+from tests.support.engine_hosts import CPU, experts, kill_command, lora_experts, process_of
+from tests.support.tiny_models import TinyFamily
+from tests.support.waiting import until
 
 START_TIMEOUT_S = 1500.0
 pytestmark = [

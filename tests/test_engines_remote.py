@@ -14,15 +14,15 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from coe.core.errors import CoeError, ConfigError, EngineError, ExpertRefused
+from coe.core.types import Engine, EngineCall
 from coe.engines import build_engine
 from coe.engines.http import Rename
-from coe.engines.providers import import_litellm
-from coe.engines.remote import api_url
-from coe.errors import CoeError, ConfigError, EngineError, ExpertRefused
-from coe.registry.models import Expert, RemoteHost, VllmHost
-from coe.testing.fake_vllm import FakeVllm
-from coe.testing.tiny_models import TinyFamily
-from coe.types import Engine, EngineCall
+from coe.engines.remote.litellm import import_litellm
+from coe.engines.remote.openai_url import api_url
+from coe.registry.schema import Expert, RemoteHost, VllmHost
+from tests.support.fake_vllm import FakeVllm
+from tests.support.tiny_models import TinyFamily
 
 CALL = EngineCall("chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "model": "coe"})
 EXPERTS = (Expert(id="far-expert", host="far", model="upstream-model"),)

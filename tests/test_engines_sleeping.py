@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from coe.engines.process import ManagedProcess
-from coe.engines.sleeping import SleepEngine
-from coe.errors import EngineError
-from coe.registry.models import Expert
-from coe.testing.engine_hosts import adapters, experts, kill_command, process_of, sleepers
-from coe.testing.tiny_models import TinyFamily
-from coe.testing.waiting import until
-from coe.types import Engine, EngineCall
+from coe.core.errors import EngineError
+from coe.core.types import Engine, EngineCall
+from coe.engines.vllm.process import ManagedProcess
+from coe.engines.vllm.sleep_mode import SleepEngine
+from coe.registry.schema import Expert
+from tests.support.engine_hosts import adapters, experts, kill_command, process_of, sleepers
+from tests.support.tiny_models import TinyFamily
+from tests.support.waiting import until
 
 CALL = EngineCall("completions", {"prompt": "Once", "max_tokens": 5})
 

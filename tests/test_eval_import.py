@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coe.errors import ConfigError
-from eval.importers import KINDS, importer
-from eval.importers.writing import write_outcome_set
-from eval.lenient import agreements, lenient_choice
-from eval.prices import Price
-from eval.recorded.outcomes import OutcomeSet, read_outcomes
+from coe.core.errors import ConfigError
+from coe.eval.importers import KINDS, importer
+from coe.eval.importers.writing import write_outcome_set
+from coe.eval.live.lenient import agreements, lenient_choice
+from coe.eval.live.prices import Price
+from coe.outcomes.outcome_set import OutcomeSet, read_outcomes
 
 
 def imported(kind: str, out: Path, *paths: Path, expert: str | None = None) -> OutcomeSet:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from coe.local import build_service
-from coe.registry.models import Registry
+from coe.eval.importers import importer
+from coe.registry.schema import Registry
+from coe.service.service import build_service
 from coe.testing.engines import FakeEngine, Script
-from coe.testing.serving import serving
-from eval.importers import importer
+from tests.support.serving import serving
 
 PROGRAM = Path(__file__).parents[1] / ".venv" / "lm-eval" / "bin" / "lm-eval"
 

@@ -7,12 +7,12 @@ import importlib.util
 import numpy as np
 import pytest
 
-from coe.errors import ConfigError
-from eval.peers import accuracy_by_share, own_routers, peer_rows, routellm_installed
-from eval.peers_llmrouter import llmrouter_installed
-from eval.recorded.folds import cross_folds
-from eval.recorded.outcomes import OutcomeSet, Question
-from eval.recorded.study import Plan, Study
+from benchmarks.peers import accuracy_by_share, own_routers, peer_rows, routellm_installed
+from benchmarks.peers_llmrouter import llmrouter_installed
+from coe.core.errors import ConfigError
+from coe.eval.recorded.folds import cross_folds
+from coe.eval.recorded.study import Plan, Study
+from coe.outcomes.outcome_set import OutcomeSet, Question
 
 COUNT = 80
 

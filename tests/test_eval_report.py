@@ -15,20 +15,20 @@ import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.reproduce import TABLES, Table
 from coe.cli import main
-from coe.errors import ConfigError
-from eval.compare import compare, comparison_lines
-from eval.journal import Journal, Meter
-from eval.recorded.folds import cross_folds
-from eval.recorded.outcomes import read_outcomes
-from eval.recorded.report import all_rows, figures
-from eval.recorded.study import Plan, Study
-from eval.report.live import swap_curve, write_live_report
-from eval.report.recorded import write_recorded_report
-from eval.report.tables import cell, markdown
-from eval.reproduce import TABLES, Table
-from eval.retrieval import Collection, measure, ndcg, read_collection
-from eval.task import load_task
+from coe.core.errors import ConfigError
+from coe.eval.live.compare import compare, comparison_lines
+from coe.eval.live.journal import Journal, Meter
+from coe.eval.live.retrieval import Collection, measure, ndcg, read_collection
+from coe.eval.live.task import load_task
+from coe.eval.recorded.folds import cross_folds
+from coe.eval.recorded.report import all_rows, figures
+from coe.eval.recorded.study import Plan, Study
+from coe.eval.report.live import swap_curve, write_live_report
+from coe.eval.report.recorded import write_recorded_report
+from coe.eval.report.tables import cell, markdown
+from coe.outcomes.outcome_set import read_outcomes
 
 
 def finished_run(folder: Path, scores: Sequence[float], *, swaps: float = 3, task: str = "own") -> Path:
@@ -201,7 +201,9 @@ def test_tables_name_their_commands_once(tmp_path: Path) -> None:
 
 def test_tables_are_made_anew_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy = Table("toy", "evaluation.md", "platform", ("--terse",))
-    monkeypatch.setattr("eval.reproduce.TABLES", (toy, replace(toy, name="broken", program="no_such_module")))
+    monkeypatch.setattr(
+        "benchmarks.reproduce.TABLES", (toy, replace(toy, name="broken", program="no_such_module"))
+    )
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "0.json").write_text("what other code found")
     words = ["eval", "tables", "--data", str(tmp_path), "--out", str(tmp_path), "--jobs", "1"]

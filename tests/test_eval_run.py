@@ -16,18 +16,18 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from coe.errors import ConfigError
-from eval.journal import Journal
-from eval.leaks import files_with, pieces_of
-from eval.live import Asked, Progress
-from eval.plan import Settings
-from eval.prices import read_prices
-from eval.questions import Questions, Source
-from eval.records import Summary, read_records
-from eval.report.live import write_live_report
-from eval.service import Address
-from eval.session import Order, run_session
-from eval.task import load_task
+from coe.core.errors import ConfigError
+from coe.eval.live.journal import Journal
+from coe.eval.live.leaks import files_with, pieces_of
+from coe.eval.live.plan import Settings
+from coe.eval.live.prices import read_prices
+from coe.eval.live.questions import Questions, Source
+from coe.eval.live.records import Summary, read_records
+from coe.eval.live.run import Asked, Progress
+from coe.eval.live.service import Address
+from coe.eval.live.session import Order, run_session
+from coe.eval.live.task import load_task
+from coe.eval.report.live import write_live_report
 
 QUESTIONS = 24
 ARCHIVE = Path(__file__).parent / "data" / "gpqa_layout_classic.zip"

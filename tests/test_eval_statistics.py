@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.attribution import attribute, regret, verdict, win_matrix
-from eval.contamination import contamination
-from eval.curves import Point, average_quality, cost_at, hull, quality_at
-from eval.statistics import calibration, holm, mcnemar, paired_bootstrap, share, wilson
+from coe.eval.live.contamination import contamination
+from coe.eval.report.attribution import attribute, regret, verdict, win_matrix
+from coe.eval.report.curves import Point, average_quality, cost_at, hull, quality_at
+from coe.outcomes.statistics import calibration, holm, mcnemar, paired_bootstrap, share, wilson
 
 
 def test_wilson_is_scipys() -> None:

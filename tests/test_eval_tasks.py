@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from coe.errors import ConfigError
-from eval.archive import read_member
-from eval.marking import mark
-from eval.prompting import messages
-from eval.questions import Item, Questions, Source, read_questions, shuffled
-from eval.task import Task, load_task, shipped_tasks
+from coe.core.errors import ConfigError
+from coe.eval.live.archive import read_member
+from coe.eval.live.marking import mark
+from coe.eval.live.prompting import messages
+from coe.eval.live.questions import Item, Questions, Source, read_questions, shuffled
+from coe.eval.live.task import Task, load_task, shipped_tasks
 
 ARCHIVES = [Path(__file__).parent / "data" / f"gpqa_layout_{kind}.zip" for kind in ("classic", "aes")]
 PASSWORD = "made-up-password"

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from coe.examples import packed, prepare
-from coe.examples.files import committed_folder
-from coe.examples.questions import distinct_questions, held_out_questions
-from coe.examples.router_examples import GENERAL, router_examples
-from coe.examples.skill import Skill
-from coe.examples.skills import all_skills, skill_named
-from coe.examples.ternary import dense, ternary
-from coe.examples.train import Recipe, train_specialist
-from coe.testing.tiny_models import TinyFamily
+from benchmarks.training.train import Recipe, train_specialist
+from coe.demo import packed, prepare
+from coe.demo.files import committed_folder
+from coe.demo.questions import distinct_questions, held_out_questions
+from coe.demo.router_examples import GENERAL, router_examples
+from coe.demo.skill import Skill
+from coe.demo.skills import all_skills, skill_named
+from coe.demo.ternary import dense, ternary
+from tests.support.tiny_models import TinyFamily
 
 SKILLS = all_skills()
 each_skill = pytest.mark.parametrize("skill", SKILLS, ids=lambda skill: skill.name)
@@ -154,7 +154,7 @@ def test_training_goes_on_where_it_was_interrupted(
     skill = skill_named("arithmetic")
     whole = train_specialist(skill, tiny_family.a, tmp_path / "whole", RECIPE)
 
-    from coe.examples import train
+    from benchmarks.training import train
 
     class Interrupted(train._Trainer):
         def update(self, batch: train.Batch) -> None:

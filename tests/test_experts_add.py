@@ -14,13 +14,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from coe.cli import main
-from coe.errors import BadRequest
-from coe.joining import Joining
-from coe.profiles.joining import ProbeProfiler, ProfileGate
-from coe.registry.load import load_registry
-from coe.registry.offline import FileEditor
-from routers.encoder import Vectors
-from routers.evidence import Evidence
+from coe.core.errors import BadRequest
+from coe.onboarding.gate import ProfileGate
+from coe.onboarding.onboarding import Joining
+from coe.onboarding.profiler import ProbeProfiler
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.learning.evidence import Evidence
+from coe.service.build_onboarding import file_editor
+from coe.service.registry_file import load_registry
 
 CATEGORIES = ("law", "math")
 ABILITY = {"lawyer": (0.8, 0.3), "counter": (0.3, 0.8), "newcomer": (0.7, 0.7), "weak": (0.1, 0.1)}
@@ -65,7 +66,7 @@ class Boast:
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("routers.encoder.open_encoder", lambda name, root: ByCategory())
+    monkeypatch.setattr("coe.routers.encoders.encoder.open_encoder", lambda name, root: ByCategory())
     path = tmp_path / "experts.yaml"
     path.write_text(REGISTRY, encoding="utf-8")
     return path
@@ -126,7 +127,7 @@ def test_expert_joins_by_its_id_with_a_profile_from_few_answers(registry: Path, 
 def test_expert_that_the_gate_refuses_joins_as_a_shadow(
     registry: Path, outcomes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coe.profiles.joining.estimator_builder", lambda spec: Boast)
+    monkeypatch.setattr("coe.onboarding.gate.estimator_builder", lambda spec: Boast)
     at = ("--registry", str(registry))
     added = coe("experts", "add", "weak", "--outcomes", str(outcomes), "--probes", "60", *at)
     assert "weak is admitted as a shadow only" in added.stdout
@@ -158,7 +159,10 @@ def test_expert_that_joins_a_service_is_asked_judged_and_routed_to(registry: Pat
         )
 
     joining = Joining(
-        FileEditor(registry), ProfileGate(registry.parent), ProbeProfiler(registry.parent), lambda expert: ask
+        file_editor(registry),
+        ProfileGate(registry.parent),
+        ProbeProfiler(registry.parent),
+        lambda expert: ask,
     )
     entry = {"id": "fresh", "host": "api", "model": "fresh"}
     [joined] = asyncio.run(joining.add([entry], profile=True))
@@ -173,7 +177,7 @@ def test_expert_that_joins_a_service_is_asked_judged_and_routed_to(registry: Pat
 def test_expert_is_not_asked_where_no_questions_are_named(registry: Path) -> None:
     before = registry.read_text(encoding="utf-8")
     root = registry.parent
-    joining = Joining(FileEditor(registry), ProfileGate(root), ProbeProfiler(root), lambda expert: unasked)
+    joining = Joining(file_editor(registry), ProfileGate(root), ProbeProfiler(root), lambda expert: unasked)
     with pytest.raises(BadRequest, match="names no questions"):
         asyncio.run(joining.add([{"id": "fresh", "host": "api", "model": "fresh"}], profile=True))
     assert registry.read_text(encoding="utf-8") == before

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from coe.extraction import Extracted, choice, extract, form_of, json_value, number, options_in, short_text
+from coe.core.extraction import (
+    Extracted,
+    choice,
+    extract,
+    form_of,
+    json_value,
+    number,
+    options_in,
+    short_text,
+)
 
 
 @pytest.mark.parametrize(

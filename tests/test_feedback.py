@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coe.feedback import Feedback, FeedbackLog, Mark, UnknownAnswer, open_marks
-from coe.local import build_service
-from coe.registry.models import Registry
-from coe.registry.operation import FeedbackSettings
+from coe.core.types import Decision, Leg, Ranked, Receipt
+from coe.pipeline.feedback import Feedback, FeedbackLog, Mark, UnknownAnswer, open_marks
+from coe.registry.schema import Registry
+from coe.registry.service_settings import FeedbackSettings
+from coe.service.service import build_service
 from coe.testing.engines import FakeEngine, Script
-from coe.testing.serving import serving
-from coe.types import Decision, Leg, Ranked, Receipt
+from tests.support.serving import serving
 
 ASK: dict[str, Any] = {"model": "coe", "messages": [{"role": "user", "content": "2+2?"}]}
 
@@ -113,7 +113,7 @@ def test_marks_survive_a_restart_once_each(tmp_path: Path) -> None:
 
 
 def test_a_long_log_is_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coe.feedback.MAX_LOG_BYTES", 10)
+    monkeypatch.setattr("coe.pipeline.feedback.MAX_LOG_BYTES", 10)
     kept = FeedbackLog(tmp_path / "marks.jsonl")
     for number in range(2):
         kept.append(Mark(f"r{number}", "sums", "a", 1.0))

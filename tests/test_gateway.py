@@ -9,10 +9,10 @@ from typing import Any
 import openai
 import pytest
 
-from coe.errors import EngineError, ExpertRefused
+from coe.core.errors import EngineError, ExpertRefused
 from coe.testing.engines import Script
-from coe.testing.gateway import ASK, EXPERTS, world
-from coe.testing.waiting import until
+from tests.support.gateway import ASK, EXPERTS, world
+from tests.support.waiting import until
 
 
 def receipt(thing: Any) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coe.errors import EngineError
-from coe.gateway.answers import UntilDone, body_with_receipt, receipt_event, receipt_headers
-from coe.types import Leg, Receipt
+from coe.core.errors import EngineError
+from coe.core.types import Leg, Receipt
+from coe.gateway.responses import UntilDone, body_with_receipt, receipt_event, receipt_headers
 
 EVENTS = b"".join(
     b"data: " + json.dumps({"text": text}).encode() + b"\n\n"

@@ -8,10 +8,10 @@ from typing import Any
 import openai
 import pytest
 
-from coe.errors import EngineError
+from coe.core.errors import EngineError
 from coe.testing.engines import Script
-from coe.testing.gateway import ASK, world
-from coe.testing.waiting import until
+from tests.support.gateway import ASK, world
+from tests.support.waiting import until
 
 
 async def test_a_full_queue_is_a_rate_limit_error_with_retry_after() -> None:

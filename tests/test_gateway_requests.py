@@ -12,15 +12,15 @@ from typing import Any
 import httpx
 import pytest
 
+from coe.core.types import ByTopP, Options, Request
 from coe.gateway.metrics import Metrics
 from coe.gateway.openapi import openapi_document
 from coe.gateway.requests import parse_completion, routing_text
 from coe.gateway.schemas import ChatBody, CoeOptions
-from coe.local import build_service
-from coe.registry.models import Limits, Registry
+from coe.registry.schema import Limits, Registry
+from coe.service.service import build_service
 from coe.testing.engines import FakeEngine
-from coe.testing.serving import serving
-from coe.types import ByTopP, Options, Request
+from tests.support.serving import serving
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 CHAT = "/v1/chat/completions"

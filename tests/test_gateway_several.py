@@ -14,11 +14,11 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from coe.local import LocalService, build_service
-from coe.registry.models import Registry
+from coe.registry.schema import Registry
+from coe.service.service import LocalService, build_service
 from coe.testing.engines import FakeEngine, Script
-from coe.testing.serving import serving
-from coe.testing.waiting import until
+from tests.support.serving import serving
+from tests.support.waiting import until
 
 ASK: list[Any] = [{"role": "user", "content": "What is 2+2?"}]
 EXPERTS = ("sums", "words", "base")

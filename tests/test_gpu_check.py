@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from coe.gpu_check import NOT_ON_CPU, Machine, check_machine
-from coe.testing.engine_hosts import FAKE
-from coe.testing.tiny_models import TinyFamily
+from benchmarks.gpu_check import NOT_ON_CPU, Machine, check_machine
+from tests.support.engine_hosts import FAKE
+from tests.support.tiny_models import TinyFamily
 
 
 def readings(*mb: float) -> Callable[[], float]:

@@ -14,15 +14,15 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from coe.access.keys import digest
+from coe.access.api_keys import digest
 from coe.cli import main
-from coe.local import build_service
 from coe.registry.changes import needs_restart
-from coe.registry.load import parse_registry
+from coe.service.registry_file import parse_registry
+from coe.service.service import build_service
 from coe.testing.engines import FakeEngine, Script
-from coe.testing.live import TEXT
-from coe.testing.serving import serving
-from coe.testing.waiting import until
+from tests.support.live import TEXT
+from tests.support.serving import serving
+from tests.support.waiting import until
 
 ALICE, BOB = "coe-" + "a" * 43, "coe-" + "b" * 43
 

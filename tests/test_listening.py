@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from starlette.responses import PlainTextResponse
 
-from coe import listening
-from coe.errors import ConfigError
-from coe.listening import Door, Tls
-from coe.logs import REQUEST, JsonLines
-from coe.testing.serving import serving_app
+from coe.core.errors import ConfigError
+from coe.observe.logs import REQUEST, JsonLines
+from coe.service import http_server as listening
+from coe.service.http_server import Door, Tls
+from tests.support.serving import serving_app
 
 
 async def test_a_client_that_never_finishes_its_headers_is_hung_up_on(

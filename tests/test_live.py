@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from coe.building import GenerationBuilder
-from coe.errors import ConfigError, UnknownModel
+from coe.core.errors import ConfigError, UnknownModel
 from coe.registry.edit import add_experts, remove_expert
-from coe.registry.load import parse_registry
+from coe.service.build_generation import GenerationBuilder
+from coe.service.registry_file import parse_registry
 from coe.testing.engines import Script
-from coe.testing.live import TEXT, live_world
-from coe.testing.waiting import until
+from tests.support.live import TEXT, live_world
+from tests.support.waiting import until
 
 LAW = "  - id: law\n    host: slot\n    model: org/law\n"
 

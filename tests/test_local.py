@@ -17,19 +17,19 @@ from typing import IO
 import httpx
 import pytest
 
-from coe.errors import ConfigError
-from coe.local import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, build_service
-from coe.registry.models import Registry
+from benchmarks.upstream import MockUpstream
+from coe.core.errors import ConfigError
+from coe.registry.schema import Registry
+from coe.service.service import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, build_service
 from coe.testing.engines import FakeEngine
-from coe.testing.serving import serving
-from eval.bench.upstream import MockUpstream
+from tests.support.serving import serving
 
 ASK = {"model": "coe", "messages": [{"role": "user", "content": "count"}]}
 PROGRAM = """
 import sys
 from pathlib import Path
-from coe.local import run_service
-from coe.registry.models import Registry
+from coe.service.service import run_service
+from coe.registry.schema import Registry
 from coe.testing.engines import FakeEngine, Script
 
 class Engine(FakeEngine):

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
 from schemathesis import GenerationMode
 
-from coe.local import build_service
-from coe.registry.models import Registry
+from coe.registry.schema import Registry
+from coe.service.service import build_service
 from coe.testing.engines import FakeEngine, Script
-from coe.testing.live import TEXT, live_world
-from coe.testing.serving import serving, serving_app
+from tests.support.live import TEXT, live_world
+from tests.support.serving import serving, serving_app
 
 REGISTRY = Registry.model_validate(
     {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from coe.errors import (
+from coe.core.errors import (
     BadRequest,
     EngineError,
     ExpertRefused,
@@ -18,10 +18,18 @@ from coe.errors import (
     RoutingError,
     UnknownModel,
 )
-from coe.generation import Generation, Generations
+from coe.core.types import (
+    Decision,
+    EngineCall,
+    ExpertView,
+    Ranked,
+    Receipt,
+    Request,
+)
 from coe.pipeline import Pipeline
-from coe.registry.models import Registry
-from coe.testing.asking import (
+from coe.pipeline.generation import Generation, Generations
+from coe.registry.schema import Registry
+from tests.support.asking import (
     EXPERTS,
     FakeAnswer,
     FakeEngine,
@@ -32,14 +40,6 @@ from coe.testing.asking import (
     read,
     registry,
     request,
-)
-from coe.types import (
-    Decision,
-    EngineCall,
-    ExpertView,
-    Ranked,
-    Receipt,
-    Request,
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coe.errors import (
+from coe.core.errors import (
     BadRequest,
     CoeError,
     EngineError,
@@ -17,9 +17,9 @@ from coe.errors import (
     ExpertUnavailable,
     QuorumMissed,
 )
-from coe.generation import Generation, Generations
 from coe.pipeline import Pipeline
-from coe.testing.several import EXPERTS, Says, Script, completion, generation, get, request
+from coe.pipeline.generation import Generation, Generations
+from tests.support.several import EXPERTS, Says, Script, completion, generation, get, request
 
 # ---------------------------------------------------------------- whether to ask several
 

@@ -10,10 +10,10 @@ import pytest
 
 from coe.aggregators import Picked, Proposing
 from coe.aggregators.worth import clear_from, how_many
-from coe.errors import EngineError
-from coe.generation import Generation
-from coe.testing.several import Script, generation, get, request
-from coe.types import Options
+from coe.core.errors import EngineError
+from coe.core.types import Options
+from coe.pipeline.generation import Generation
+from tests.support.several import Script, generation, get, request
 
 
 class OneByOne:

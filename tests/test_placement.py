@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from coe.errors import ConfigError
-from coe.placement import Node, PlacedExpert, Plan, Problem, Recruited, cost, place, place_greedily
+from coe.core.errors import ConfigError
+from coe.placement.solver import Node, PlacedExpert, Plan, Problem, Recruited, cost, place, place_greedily
 
 NODES = (Node("n0", memory_gb=20.0, ram_gb=40.0), Node("n1", memory_gb=20.0, ram_gb=40.0))
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coe.cli import main
-from coe.placement import Node, PlacedExpert, Plan, Problem, cost, place
-from coe.placing import hosts_in, managed, place_experts, with_hosts
-from coe.pool.policies import make_policy
-from coe.registry.load import parse_registry
-from coe.registry.models import Registry
-from coe.registry.problems import RegistryError
-from coe.replanning import Observed, Replanner
+from coe.placement.assign import hosts_in, managed, place_experts, with_hosts
+from coe.placement.rebalance import Observed, Replanner
+from coe.placement.solver import Node, PlacedExpert, Plan, Problem, cost, place
+from coe.registry.errors import RegistryError
+from coe.registry.schema import Registry
+from coe.scheduler.policies import make_policy
+from coe.service.registry_file import parse_registry
 from coe.simulate.cluster import registry_cluster
 from coe.simulate.driver import Simulation
 from coe.simulate.hardware import PRESETS

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from coe.aggregators import Setting, build_aggregators
-from coe.generation import Generation
+from coe.core.types import Decision, Options, Ranked, Request
+from coe.pipeline.generation import Generation
 from coe.pipeline.plan import Plan, plan_for, proposal_body, wish_of
-from coe.registry.models import Registry
-from coe.types import Decision, Options, Ranked, Request
+from coe.registry.schema import Registry
 
 CHANCES = {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}
 

@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import pytest
 
-from coe.errors import ExpertTimeout, ExpertUnavailable, Overloaded
-from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan, build_plan
+from coe.core.errors import ExpertTimeout, ExpertUnavailable, Overloaded
+from coe.core.types import EngineCall
 from coe.pool.pool import Pool
-from coe.registry.models import Expert, Registry
+from coe.registry.schema import Expert, Registry
+from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan, build_plan
 from coe.testing.engines import FakeEngine, Script
-from coe.testing.pools import running_pool, settled, take
-from coe.testing.waiting import until
-from coe.types import EngineCall
+from tests.support.pools import running_pool, settled, take
+from tests.support.waiting import until
 
 SLOT = HostPlan("slot", max_running=2)
 PLAN = PoolPlan(

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from coe.engines.vllm import InPlaceEngine
-from coe.errors import EngineError, ExpertUnavailable
-from coe.pool.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
+from coe.core.errors import EngineError, ExpertUnavailable
+from coe.core.types import EngineCall
+from coe.engines.vllm.in_place import InPlaceEngine
 from coe.pool.pool import Pool
-from coe.registry.models import VllmHost
-from coe.testing.engine_hosts import CPU, FAKE, experts, kill_command, process_of, slot
+from coe.registry.schema import VllmHost
+from coe.scheduler.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
 from coe.testing.engines import FakeEngine
-from coe.testing.pools import running_pool, settled, take
-from coe.testing.tiny_models import TinyFamily
-from coe.testing.waiting import until
-from coe.types import EngineCall
+from tests.support.engine_hosts import CPU, FAKE, experts, kill_command, process_of, slot
+from tests.support.pools import running_pool, settled, take
+from tests.support.tiny_models import TinyFamily
+from tests.support.waiting import until
 
 CALL = EngineCall("completions", {"prompt": "Once", "max_tokens": 5})
 PLAN = PoolPlan(

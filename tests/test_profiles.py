@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coe.errors import ConfigError
+from coe.core.errors import ConfigError
+from coe.onboarding.profiler import Probes, profile_recorded
+from coe.outcomes.outcome_set import OutcomeSet, Question, read_outcomes
+from coe.outcomes.text_key import text_key
 from coe.profiles.evidence import cautions, described, evidence_of
-from coe.profiles.joining import Probes, profile_recorded
 from coe.profiles.names import name_among
 from coe.profiles.outcomes import Source, full_profile, training_rows
 from coe.profiles.profile import Tally
 from coe.profiles.store import ProfileFolder, open_store
 from coe.profiles.table import QuestionTable, is_held_out, leaks, read_table, write_table
-from coe.registry.check import explain
-from coe.registry.models import Registry
-from coe.testing.profiles import data, outcome_set, registry_of
-from eval.contamination import text_key
-from eval.recorded.outcomes import OutcomeSet, Question, read_outcomes
-from routers.features import text_features
+from coe.registry.schema import Registry
+from coe.routers.learning.features import text_features
+from coe.service.check import explain
+from tests.support.profiles import data, outcome_set, registry_of
 
 # The format
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from coe.errors import BadRequest, EngineError
-from coe.profiles import joining
+from coe.core.errors import BadRequest, EngineError
+from coe.onboarding.profiler import ProbeProfiler, Probes, profile_asked
+from coe.onboarding import profiler
 from coe.profiles.evidence import evidence_of
-from coe.profiles.joining import ProbeProfiler, Probes, profile_asked
 from coe.profiles.store import open_store
-from coe.testing.profiles import choice_data, registry_of
+from tests.support.profiles import choice_data, registry_of
 
 
 async def _expert_that_answers_b(request: web.Request) -> web.Response:
@@ -52,7 +52,7 @@ def test_asked_expert_gets_a_profile_and_the_run_goes_on_where_it_was(tmp_path: 
 def test_running_expert_is_asked_by_the_service_it_joined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joining, "read_recorded", lambda folder: choice_data(400))
+    monkeypatch.setattr(profiler, "read_recorded", lambda folder: choice_data(400))
     asked: list[str] = []
 
     async def ask(question: str) -> str:
@@ -71,7 +71,7 @@ def test_running_expert_is_asked_by_the_service_it_joined(
 async def test_where_one_question_fails_the_others_are_not_asked_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joining, "read_recorded", lambda folder: choice_data(400))
+    monkeypatch.setattr(profiler, "read_recorded", lambda folder: choice_data(400))
     ends: list[str] = []
 
     async def ask(question: str) -> str:
@@ -103,7 +103,7 @@ def test_open_questions_are_put_as_they_stand_and_marked_strictly(
         replace(q, options=(), gold=golds[i % len(golds)]) for i, q in enumerate(made.outcomes.questions)
     )
     data = replace(made, outcomes=replace(made.outcomes, questions=questions))
-    monkeypatch.setattr(joining, "read_recorded", lambda folder: data)
+    monkeypatch.setattr(profiler, "read_recorded", lambda folder: data)
     gold = {q.text: q.gold for q in questions}
     says = {"35": "The answer is 35.", "Road": "road.", golds[2]: "I would say Maria, who is 60."}
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from coe.onboarding.gate import ProfileGate
+from coe.onboarding.profiler import Probes, profile_recorded
 from coe.profiles.gate import compare
-from coe.profiles.joining import Probes, ProfileGate, profile_recorded
-from coe.registry.models import Registry
-from coe.testing.profiles import data, known_and_newcomer, registry_of
-from routers.evidence import Evidence
-from routers.knn import KnnEstimator
+from coe.registry.schema import Registry
+from coe.routers.knn import KnnEstimator
+from coe.routers.learning.evidence import Evidence
+from tests.support.profiles import data, known_and_newcomer, registry_of
 
 
 def evidence_with(newcomer: np.ndarray, count: int = 600) -> Evidence:

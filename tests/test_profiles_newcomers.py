@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coe.onboarding.profiler import Probes, profile_recorded
 from coe.profiles.evidence import evidence_of
-from coe.profiles.joining import Probes, profile_recorded
 from coe.profiles.newcomer import NewcomerModel
 from coe.profiles.probing import Design, next_rows, probe, probe_in_steps
 from coe.profiles.store import open_store
-from coe.testing.profiles import data, known_and_newcomer, registry_of
+from tests.support.profiles import data, known_and_newcomer, registry_of
 
 
 @pytest.mark.parametrize("design", ["adaptive", "random"])

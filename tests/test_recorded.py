@@ -15,17 +15,17 @@ import pytest
 from click.testing import CliRunner
 
 from coe.cli import main as coe
-from coe.errors import ConfigError
-from eval.recorded.combining import First, Vote, WeightedVote
-from eval.recorded.folds import cross_folds, split_folds, wording
-from eval.recorded.methods import expert_accuracy
-from eval.recorded.outcomes import OutcomeSet, Question, read_outcomes
-from eval.recorded.ranking import available_top
-from eval.recorded.report import all_rows, figures
-from eval.recorded.run import listed
-from eval.recorded.study import Plan, Study
-from eval.recorded.tradeoff import tradeoff
-from routers.encoder import Vectors
+from coe.core.errors import ConfigError
+from coe.eval.recorded.combining import First, Vote, WeightedVote
+from coe.eval.recorded.folds import cross_folds, split_folds, wording
+from coe.eval.recorded.methods import expert_accuracy
+from coe.eval.recorded.report import all_rows, figures
+from coe.eval.recorded.run import listed
+from coe.eval.recorded.study import Plan, Study
+from coe.eval.recorded.tradeoff import tradeoff
+from coe.outcomes.combiner_fits import available_top
+from coe.outcomes.outcome_set import OutcomeSet, Question, read_outcomes
+from coe.routers.encoders.encoder import Vectors
 
 EXPERTS = ("adder", "calendar, the", "parrot")
 TOPICS = ("sums", "dates")
@@ -287,7 +287,7 @@ def test_command_prints_the_table_and_writes_json(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "eval.recorded.run.question_vectors", lambda outcomes, encoder: topic_vectors(outcomes)
+        "coe.outcomes.vectors.question_vectors", lambda outcomes, encoder: topic_vectors(outcomes)
     )
     out = tmp_path / "out.json"
     arguments = ["eval", "recorded", "--outcomes", str(folder), "--json", str(out), "--routers", "knn"]

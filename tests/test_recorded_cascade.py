@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from eval.recorded import sets
-from eval.recorded.cascading import Cascades, alone, curve
-from eval.recorded.folds import cross_folds, thinned
-from eval.recorded.outcomes import OutcomeSet, Question
-from eval.recorded.report import all_rows
-from eval.recorded.study import Plan, Study
-from eval.recorded.tradeoff import paid, unread_share
+from coe.eval.recorded import sets
+from coe.eval.recorded.cascading import Cascades, alone, curve
+from coe.eval.recorded.folds import cross_folds, thinned
+from coe.eval.recorded.report import all_rows
+from coe.eval.recorded.study import Plan, Study
+from coe.eval.recorded.tradeoff import paid, unread_share
+from coe.outcomes.outcome_set import OutcomeSet, Question
 
 CHEAP, DEAR = 0, 1
 

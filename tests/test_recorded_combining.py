@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coe.errors import ConfigError
-from eval.recorded.folds import cross_folds
-from eval.recorded.learning import InStages, Learned
-from eval.recorded.lessons import Lessons, answer_numbers
-from eval.recorded.masses import ByMass
-from eval.recorded.outcomes import OutcomeSet, Question
-from eval.recorded.ranking import by_mass
-from eval.recorded.references import names, single_within
-from eval.recorded.report import all_rows
-from eval.recorded.study import Plan, Study
-from eval.recorded.ways import ablation, compared, table, usual_ways
+from coe.core.errors import ConfigError
+from coe.eval.recorded.folds import cross_folds
+from coe.eval.recorded.masses import ByMass
+from coe.eval.recorded.references import names, single_within
+from coe.eval.recorded.report import all_rows
+from coe.eval.recorded.study import Plan, Study
+from coe.eval.recorded.ways import ablation, compared, table, usual_ways
+from coe.outcomes.combiner_fits import InStages, Learned, by_mass
+from coe.outcomes.combiner_tables import Lessons, answer_numbers
+from coe.outcomes.outcome_set import OutcomeSet, Question
 
 
 def team_outcomes(count: int = 400) -> OutcomeSet:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.recorded import study as studies
-from eval.recorded.folds import cross_folds
-from eval.recorded.kept import KeptFits, digest_of
-from eval.recorded.outcomes import OutcomeSet, Question
-from eval.recorded.study import Plan, Study
+from coe.eval.recorded import study as studies
+from coe.eval.recorded.folds import cross_folds
+from coe.eval.recorded.kept import KeptFits, digest_of
+from coe.eval.recorded.study import Plan, Study
+from coe.outcomes.outcome_set import OutcomeSet, Question
 
 
 def small_set() -> OutcomeSet:

@@ -12,12 +12,12 @@ import pytest
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from coe.errors import ConfigError
-from coe.registry.load import load_registry
-from coe.registry.models import AdapterHost, Registry, RemoteHost, VllmHost
-from coe.registry.problems import RegistryError
-from coe.registry.schema import schema_text
-from routers import BUILTINS
+from coe.core.errors import ConfigError
+from coe.registry.errors import RegistryError
+from coe.registry.json_schema import schema_text
+from coe.registry.schema import AdapterHost, Registry, RemoteHost, VllmHost
+from coe.routers import BUILTINS
+from coe.service.registry_file import load_registry
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = (ROOT / "experts.yaml", ROOT / "docs" / "experts.example.yaml")
@@ -72,7 +72,7 @@ def test_annotated_example_fits_the_json_schema(file: Path) -> None:
 
 
 def test_schema_file_is_current() -> None:
-    assert SCHEMA.read_text(encoding="utf-8") == schema_text(), "run python -m coe.registry.schema"
+    assert SCHEMA.read_text(encoding="utf-8") == schema_text(), "run python -m coe.registry.json_schema"
 
 
 def test_schema_is_a_valid_schema() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from coe.registry.check import Finding, explain
-from coe.registry.load import load_registry
-from coe.testing.tiny_models import TinyFamily
+from coe.service.check import Finding, explain
+from coe.service.registry_file import load_registry
+from tests.support.tiny_models import TinyFamily
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from coe.errors import ConfigError
-from coe.registry.load import load_registry
+from coe.core.errors import ConfigError
+from coe.service.registry_file import load_registry
 
 TOP = """\
 pool: {hosts: [{id: slot}]}

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from coe.errors import BadRequest, UnknownModel
-from coe.files import write_atomically
+from coe.core.errors import BadRequest, UnknownModel
+from coe.core.files import write_atomically
 from coe.registry.edit import add_experts, read_entries, remove_expert, set_shadow
 from coe.registry.history import History, difference
-from coe.registry.load import parse_registry
 from coe.registry.source import parse_source
+from coe.service.registry_file import parse_registry
 
 ROOT = Path(__file__).parents[1]
 FILE = Path("experts.yaml")

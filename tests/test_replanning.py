@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from coe.gateway.status import ReplanCounts
-from coe.live_placement import LivePlacement
-from coe.pool.account import WorkDone
-from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
-from coe.registry.load import hosts_of, parse_registry
-from coe.registry.models import Registry
-from coe.relocation import Looks, observed, relocate
-from coe.replanning import Observed
+from coe.core.status import ReplanCounts
+from coe.placement.rebalance import Looks, Observed, observed, relocate
+from coe.registry.load import hosts_of
+from coe.registry.schema import Registry
+from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
+from coe.scheduler.usage import WorkDone
+from coe.service.rebalancer import LivePlacement
+from coe.service.registry_file import parse_registry
 from coe.testing.engines import Script
-from coe.testing.live import LiveWorld, live_world
-from coe.testing.scheduling import World
-from coe.testing.waiting import until
+from tests.support.live import LiveWorld, live_world
+from tests.support.scheduling import World
+from tests.support.waiting import until
 
 LONG_S = 1e6
 """A horizon within which any saving is worth any load."""
@@ -217,7 +217,7 @@ def pair_on(host: str, world: LiveWorld) -> tuple[str, ...]:
 async def test_an_expert_moves_to_where_there_is_room_while_answers_stream(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "coe.live")
+    caplog.set_level("INFO", "coe.service.live_registry")
     async with live_world(tmp_path, Script(**QUICK), TEXT) as w:
         before, identity = where(w), w.service.generations.current.identity
         (first, second), (elsewhere, _) = pair_on("one", w), pair_on("two", w)

@@ -12,17 +12,17 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from coe.errors import ConfigError, RoutingError
-from coe.examples.questions import held_out_questions
-from coe.examples.skills import all_skills
-from coe.registry.models import Expert, RouterSpec
+from coe.core.errors import ConfigError, RoutingError
+from coe.core.types import Decision, ExpertView, Ranked, Router
+from coe.demo.questions import held_out_questions
+from coe.demo.skills import all_skills
+from coe.registry.schema import Expert, RouterSpec
+from coe.routers import build_router
+from coe.routers.base import RouterOptions, Setting
+from coe.routers.category import CategoryOptions, CategoryRouter, read_examples
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.learning.category_classifier import CategoryClassifier
 from coe.testing.conformance_router import RouterContractError, check_router
-from coe.types import Decision, ExpertView, Ranked, Router
-from routers import build_router
-from routers.base import RouterOptions, Setting
-from routers.category import CategoryOptions, CategoryRouter, read_examples
-from routers.classifier import CategoryClassifier
-from routers.encoder import Vectors
 
 BASE = Expert(id="base", host="slot", model="m", card="General chat and everything else.", general=True)
 SPECIALISTS = [

@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coe.errors import ConfigError
-from coe.registry.models import Expert, RouterSpec
+from coe.core.errors import ConfigError
+from coe.core.types import Decision, ExpertView, Ranked, Router
+from coe.pipeline.utility import Wishes, relative_prices, weighed
+from coe.registry.schema import Expert, RouterSpec
+from coe.routers import BUILTINS, ESTIMATORS, build_router, estimator_class, router_class
+from coe.routers.base import Setting
+from coe.routers.blend import BlendEstimator
+from coe.routers.category_budget import Budget, Sizes, best_map
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.learning.calibration import PlattCalibrator, completed, fold_rows
+from coe.routers.learning.evidence import Evidence
+from coe.routers.learning.features import SURFACE, WORDS, surface, text_features
+from coe.routers.learning.ridge import fit_ridge
+from coe.routers.pilot import PilotEstimator
+from coe.routers.skill import SkillEstimator
 from coe.testing.conformance_router import check_router
-from coe.types import Decision, ExpertView, Ranked, Router
-from routers import BUILTINS, ESTIMATORS, build_router, estimator_class, router_class
-from routers.base import Setting
-from routers.blend import BlendEstimator
-from routers.calibration import PlattCalibrator, completed, fold_rows
-from routers.category_map import Budget, Sizes, best_map
-from routers.choice import Wishes, relative_prices, weighed
-from routers.encoder import Vectors
-from routers.evidence import Evidence
-from routers.features import SURFACE, WORDS, surface, text_features
-from routers.inputs import fit_ridge
-from routers.pilot import PilotEstimator
-from routers.skill import SkillEstimator
 
 TOPICS = {"sums": "add plus number total", "dates": "month week day year"}
 ADDER = ExpertView("adder", card="adds numbers plus total", usd_per_mtok_out=1.0)

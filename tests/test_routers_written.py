@@ -12,19 +12,19 @@ from typing import Any
 import httpx
 import pytest
 
-from coe.errors import ConfigError
-from coe.local import LocalService, build_service
-from coe.pipeline.notes import MISSES, Notes, Run
-from coe.registry.models import Expert, Registry, RouterSpec
+from coe.core.errors import ConfigError
+from coe.core.types import EngineAnswer, EngineCall, Errand, ExpertView, Note, Request
+from coe.pipeline.writer_calls import MISSES, Notes, Run
+from coe.registry.schema import Expert, Registry, RouterSpec
+from coe.routers import build_router
+from coe.routers.base import Setting
+from coe.routers.instruction import InstructionOptions, InstructionRouter
+from coe.routers.learning.written_router import WriterOptions, WritingRouter
+from coe.routers.skill import SkillOptions, SkillRouter
+from coe.service.service import LocalService, build_service
 from coe.testing.engines import FakeEngine, Script
-from coe.testing.serving import serving
-from coe.testing.waiting import until
-from coe.types import EngineAnswer, EngineCall, Errand, ExpertView, Note, Request
-from routers import build_router
-from routers.base import Setting
-from routers.instruction import InstructionOptions, InstructionRouter
-from routers.skill import SkillOptions, SkillRouter
-from routers.written import WriterOptions, WritingRouter
+from tests.support.serving import serving
+from tests.support.waiting import until
 
 GARDEN = ExpertView("garden", card="Plants, trees, flowers and gardening.")
 MONEY = ExpertView("money", card="Banks, interest, loans and money.")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from coe.pool.events import (
+from coe.scheduler.events import (
     Evict,
     Grant,
     Load,
@@ -14,11 +14,11 @@ from coe.pool.events import (
     Sleep,
     Wake,
 )
-from coe.pool.plan import CLASSES as DEFAULT_CLASSES
-from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
-from coe.pool.policies import Coe
-from coe.testing.scheduling import Seat, World
-from coe.testing.scheduling_worlds import AGEING_S, bring_in, gpu_world, slot_world
+from coe.scheduler.plan import CLASSES as DEFAULT_CLASSES
+from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
+from coe.scheduler.policies import Coe
+from tests.support.scheduling import Seat, World
+from tests.support.scheduling_worlds import AGEING_S, bring_in, gpu_world, slot_world
 
 # Loading and granting
 

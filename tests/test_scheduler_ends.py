@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from coe.pool.events import (
+from coe.scheduler.events import (
     Arrived,
     Cancelled,
     Evict,
@@ -19,9 +19,9 @@ from coe.pool.events import (
     Slept,
     Tick,
 )
-from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
-from coe.testing.scheduling import World
-from coe.testing.scheduling_worlds import AGEING_S, bring_in, gpu_world, slot_world
+from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
+from tests.support.scheduling import World
+from tests.support.scheduling_worlds import AGEING_S, bring_in, gpu_world, slot_world
 
 # Ends of a request
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from coe.errors import ConfigError
-from coe.pool.events import Grant, Load, Reject
-from coe.pool.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
-from coe.pool.policies import Coe, make_policy, split_policies
-from coe.registry.models import Pool
-from coe.registry.scheduling import Mechanisms
-from coe.testing.scheduling import World
+from coe.core.errors import ConfigError
+from coe.registry.scheduling_settings import Mechanisms
+from coe.registry.schema import Pool
+from coe.scheduler.events import Grant, Load, Reject
+from coe.scheduler.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
+from coe.scheduler.policies import Coe, split_policies
+from coe.simulate.baselines import make_policy
+from tests.support.scheduling import World
 
 
 def world(slots: int = 1, policy: Coe | None = None, **plan: Any) -> World:

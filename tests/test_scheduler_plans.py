@@ -7,18 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from coe.errors import ConfigError
-from coe.pool.events import (
+from coe.core.errors import ConfigError
+from coe.registry.schema import Pool, VllmHost
+from coe.scheduler.events import (
     Evict,
     Grant,
     Load,
     Reject,
 )
-from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan
-from coe.pool.policies import Coe, HostView, Swap, make_policy
-from coe.registry.models import Pool, VllmHost
-from coe.testing.scheduling import World
-from coe.testing.scheduling_worlds import bring_in, gpu_world, slot_world
+from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
+from coe.scheduler.policies import Coe, HostView, Swap
+from coe.simulate.baselines import make_policy
+from tests.support.scheduling import World
+from tests.support.scheduling_worlds import bring_in, gpu_world, slot_world
 
 # Hosts that load nothing
 

@@ -16,12 +16,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coe.pool.events import Action, Cancelled, Evict, Grant, Load, Prefetch, Reject, Sleep, Wake
-from coe.pool.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
-from coe.pool.policies import Coe
-from coe.testing.scheduling import World
-from coe.testing.scheduling_time import Course
-from coe.types import DeadlineClass, ExpertId
+from coe.core.types import DeadlineClass, ExpertId
+from coe.scheduler.events import Action, Cancelled, Evict, Grant, Load, Prefetch, Reject, Sleep, Wake
+from coe.scheduler.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
+from coe.scheduler.policies import Coe
+from tests.support.scheduling import World
+from tests.support.scheduling_time import Course
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 BATCH = 2

@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coe.pool.events import Action, Cancelled, Evict, Grant, Load, Sleep, Wake
-from coe.pool.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
-from coe.pool.policies import POLICIES, Coe, HostView, Policy, ReplicaView, Rules, Swap, make_policy
-from coe.registry.models import Pool
-from coe.registry.scheduling import Mechanisms
-from coe.testing.scheduling import World
-from coe.testing.scheduling_time import Course
-from coe.types import DeadlineClass, ExpertId
+from coe.core.types import DeadlineClass, ExpertId
+from coe.registry.scheduling_settings import Mechanisms
+from coe.registry.schema import Pool
+from coe.scheduler.events import Action, Cancelled, Evict, Grant, Load, Sleep, Wake
+from coe.scheduler.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
+from coe.scheduler.policies import Coe, HostView, Policy, ReplicaView, Rules, Swap
+from coe.simulate.baselines import POLICIES, make_policy
+from tests.support.scheduling import World
+from tests.support.scheduling_time import Course
 
 SLOT = HostPlan("slot", capacity=1.0, max_running=2, ram_gb=5.0, node="node", reads_ahead=True)
 TWIN = HostPlan("twin", capacity=1.0, max_running=3, ram_gb=5.0, node="node", reads_ahead=True)

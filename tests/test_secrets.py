@@ -18,14 +18,14 @@ import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from coe.access.building import open_store
+from coe.core.errors import ConfigError
 from coe.engines.address import Address
 from coe.engines.http import Upstream
-from coe.errors import ConfigError
-from coe.live import RegistryFile
-from coe.local import build_service
-from coe.registry.operation import State
-from coe.testing.serving import serving, serving_app
+from coe.gateway.middlewares import open_store
+from coe.registry.service_settings import State
+from coe.service.live_registry import RegistryFile
+from coe.service.service import build_service
+from tests.support.serving import serving, serving_app
 
 CLIENT, REMOTE, ADMIN, REDIS = (
     f"coe-SENTINEL-{name}-{'x' * 24}" for name in ("client", "remote", "admin", "r")
@@ -210,7 +210,7 @@ def test_a_url_of_redis_with_a_password_is_refused_in_the_file_and_never_shown(
 
 
 async def test_the_token_of_a_door_is_in_no_command_line(tmp_path: Path) -> None:
-    from coe.cluster.doors import Doors
+    from coe.cluster.proxies import Doors
 
     doors = Doors("127.0.0.1")
     try:
@@ -219,7 +219,7 @@ async def test_the_token_of_a_door_is_in_no_command_line(tmp_path: Path) -> None
     finally:
         await doors.close()
     assert address.token
-    assert "coe.engines.door" in listed
+    assert "coe.engines.vllm.proxy" in listed
     assert address.token not in listed
 
 

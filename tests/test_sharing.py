@@ -16,20 +16,20 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-import coe.live
-from coe.errors import ConfigError
-from coe.generation import Generation
-from coe.live import HOST_LEAVING
+import coe.service.live_registry
+from coe.core.errors import ConfigError
+from coe.pipeline.generation import Generation
 from coe.registry.edit import remove_expert
-from coe.registry.operation import State
-from coe.sharing import KEY, Record, SharedRegistry, digest
+from coe.registry.service_settings import State
+from coe.service.live_registry import HOST_LEAVING
+from coe.service.shared_registry import KEY, Record, SharedRegistry, digest
 from coe.state.memory import MemoryStore
 from coe.state.redis_store import RedisStore
 from coe.state.store import StoreDown
-from coe.testing.command import ServeCommand, serve_command
-from coe.testing.live import TEXT, LiveWorld, live_world
-from coe.testing.redis_server import reachable, running_redis
-from coe.testing.waiting import until
+from tests.support.command import ServeCommand, serve_command
+from tests.support.live import TEXT, LiveWorld, live_world
+from tests.support.redis_server import reachable, running_redis
+from tests.support.waiting import until
 
 LAW = "  - id: law\n    host: slot\n    model: org/law\n"
 WITH_LAW = TEXT.replace("routers:", LAW + "routers:")
@@ -200,7 +200,7 @@ async def test_who_cannot_write_its_file_keeps_what_it_has_and_says_so_once(
     async with members(tmp_path, store, TEXT, TEXT) as (one, two):
         await one.edit(WITH_LAW)
         await one.shared.sync()
-        monkeypatch.setattr(coe.live, "write_atomically", read_only)
+        monkeypatch.setattr(coe.service.live_registry, "write_atomically", read_only)
         for _ in range(2):
             await two.shared.sync()
         assert two.text == TEXT

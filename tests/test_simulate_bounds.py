@@ -8,7 +8,7 @@ from itertools import permutations
 
 import pytest
 
-from coe.pool.policies import POLICIES, make_policy
+from coe.simulate.baselines import POLICIES, make_policy
 from coe.simulate.bounds import lower_bounds
 from coe.simulate.cluster import Cluster, slots_cluster
 from coe.simulate.driver import Simulation

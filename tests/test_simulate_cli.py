@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from coe.cli import main
-from coe.pool.policies import POLICIES
+from coe.simulate.baselines import POLICIES
 
 SAMPLE = Path(__file__).parent / "data" / "azure_conv_sample.csv"
 TRACES = Path(os.environ.get("COE_DATA", "/nonexistent")) / "traces"

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from coe.pool.policies import HostView, ReplicaView, Rules, Swap, make_policy
-from coe.registry.models import Pool, Registry
+from coe.registry.schema import Pool, Registry
+from coe.scheduler.policies import HostView, ReplicaView, Rules, Swap
+from coe.simulate.baselines import make_policy
 from coe.simulate.cluster import Cluster, HostModel, registry_cluster, slots_cluster
 from coe.simulate.driver import Outcome, Simulation, StuckError
 from coe.simulate.hardware import PRESETS, ModelSize, find_preset

@@ -11,7 +11,7 @@ import pytest
 from coe.state.memory import MemoryStore
 from coe.state.redis_store import RedisStore
 from coe.state.store import Admission, Bill, Bucket, Refusal, Store, StoreDown, fill
-from coe.testing.redis_server import RedisServer, reachable, running_redis
+from tests.support.redis_server import RedisServer, reachable, running_redis
 
 REQUESTS = Bucket("requests", limit=3, period_s=60.0, charged=1.0)
 TOKENS = Bucket("tokens", limit=100, period_s=60.0, charged=0.0)

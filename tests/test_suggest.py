@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coe.suggest import suggest
+from coe.core.suggest import suggest
 
 
 def test_the_nearest_name_stands_before_the_choices() -> None:

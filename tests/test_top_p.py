@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from coe.aggregators.top_p import Mass, top_p
 from coe.aggregators.worth import CLEAR
-from coe.errors import BadRequest
-from coe.registry.combining import TopP
-from coe.testing.several import EXPERTS, Ranking, Script, generation, get, request
-from coe.types import ByTopP, Decision, ExpertView
+from coe.core.errors import BadRequest
+from coe.core.types import ByTopP, Decision, ExpertView
+from coe.registry.aggregation_settings import TopP
+from tests.support.several import EXPERTS, Ranking, Script, generation, get, request
 
 CHANCES = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12)
 LIMIT = st.integers(1, 8)

@@ -19,18 +19,18 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from coe import telemetry
-from coe.access.building import open_door
-from coe.engines.door import door_app
+from coe.core.errors import ConfigError
+from coe.core.types import EngineAnswer, EngineCall
 from coe.engines.http import HttpClient, Upstream
-from coe.errors import ConfigError
-from coe.local import build_service
-from coe.registry.models import Registry
-from coe.telemetry import OtelTracer, open_tracer
+from coe.engines.vllm.proxy import door_app
+from coe.gateway.middlewares import open_door
+from coe.observe import otel as telemetry
+from coe.observe.otel import OtelTracer, open_tracer
+from coe.observe.tracing import SPAN, Tracer, begin, hop
+from coe.registry.schema import Registry
+from coe.service.service import build_service
 from coe.testing.engines import FakeEngine, Script
-from coe.testing.serving import serving
-from coe.tracing import SPAN, Tracer, begin, hop
-from coe.types import EngineAnswer, EngineCall
+from tests.support.serving import serving
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "vendor=1"}
@@ -86,8 +86,8 @@ def registry(**fields: Any) -> Registry:
 async def world(
     script: Script | None = None, tracer: Tracer | None = None, **fields: Any
 ) -> AsyncIterator[World]:
-    from coe.generation import Generations
-    from coe.local import LocalService
+    from coe.pipeline.generation import Generations
+    from coe.service.service import LocalService
 
     spans = InMemorySpanExporter()
     provider = TracerProvider()
@@ -139,7 +139,7 @@ async def test_a_request_has_one_span_for_each_hop_under_its_caller_s() -> None:
         "gen_ai.usage.input_tokens": 1,
         "gen_ai.usage.output_tokens": 4,
         "coe.request_id": answer.headers["x-coe-request-id"],
-        "coe.generation": 1,
+        "coe.pipeline.generation": 1,
         "coe.router": "static",
         "coe.confidence": 1.0,
         "coe.legs": 1,

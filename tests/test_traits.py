@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from routers.evidence import Evidence, Matrix
-from routers.features import text_features
-from routers.linear import LinearEstimator
-from routers.traits import TraitsEstimator
+from coe.routers.learning.evidence import Evidence, Matrix
+from coe.routers.learning.features import text_features
+from coe.routers.linear import LinearEstimator
+from coe.routers.traits import TraitsEstimator
 
 SUBJECTS = ("law", "physics")
 STEMS = {"law": "court judge verdict appeal", "physics": "mass force energy field"}

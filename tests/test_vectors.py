@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from routers import vectors
-from routers.encoder import Vectors
-from routers.vectors import encode_cached
+from coe.routers.encoders import disk_cache as vectors
+from coe.routers.encoders.disk_cache import encode_cached
+from coe.routers.encoders.encoder import Vectors
 
 
 class CountingEncoder:

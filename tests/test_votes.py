@@ -13,8 +13,7 @@ from coe.aggregators import (
     Asked,
 )
 from coe.aggregators.ballots import Vote, settled
-from coe.aggregators.vote import by_head
-from coe.aggregators.weighing import (
+from coe.aggregators.combiner.tables import (
     ABSENT,
     Dependence,
     Table,
@@ -24,13 +23,14 @@ from coe.aggregators.weighing import (
     voter_weights,
     weighted_vote,
 )
-from coe.testing.combining import built, outcomes
+from coe.aggregators.vote import by_head
 from coe.testing.conformance_aggregator import (
     ScriptedAnswers,
     panel,
     proposal,
     request,
 )
+from tests.support.combining import built, outcomes
 
 
 def votes(*keys: str | None) -> list[Vote]:

@@ -22,11 +22,11 @@ from coe.aggregators.protocol import (
     Verdict,
     Write,
 )
-from coe.errors import ConfigError
-from coe.plugins import PluginKind
-from coe.registry.combining import AggregatorSpec
-from coe.registry.models import Registry
-from coe.suggest import suggest
+from coe.core.errors import ConfigError
+from coe.core.plugins import PluginKind
+from coe.core.suggest import suggest
+from coe.registry.aggregation_settings import AggregatorSpec
+from coe.registry.schema import Registry
 
 BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
@@ -42,7 +42,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_KIND = PluginKind("aggregator", "combine", "coe.aggregators.base.AggregatorClass", BUILT_IN)
+AGGREGATOR_KIND = PluginKind("aggregator", "combine", "coe.aggregators.base.AggregatorClass", BUILT_IN)
 
 NEEDS_OPTIONS = frozenset({"learned"})
 """Built-ins that exist only where experts.yaml configures them, or where a combiner was fitted; the others
@@ -64,12 +64,12 @@ def build_aggregators(registry: Registry, setting: Setting) -> dict[str, Aggrega
 def build_aggregator(spec: AggregatorSpec, setting: Setting | None = None) -> Aggregator:
     """The aggregator of ``spec.kind``: a built-in's short name or ``package.module:Class``.
 
-    Raises :class:`coe.errors.ConfigError` for an unknown name, a class that cannot be imported, options that
-    it does not take, or an option that names an unknown expert.
+    Raises :class:`coe.core.errors.ConfigError` for an unknown name, a class that cannot be imported,
+    options that it does not take, or an option that names an unknown expert.
     """
     setting = setting or Setting()
     cls = aggregator_class(spec.kind)
-    options = _KIND.options(cls.options_type, spec.options, spec.label, spec.kind)
+    options = AGGREGATOR_KIND.options(cls.options_type, spec.options, spec.label, spec.kind)
     known = [view.id for view in setting.experts]
     for expert in options.named_experts():
         if known and expert not in known:
@@ -82,10 +82,11 @@ def build_aggregator(spec: AggregatorSpec, setting: Setting | None = None) -> Ag
 
 def aggregator_class(kind: str) -> AggregatorClass:
     """The class behind a built-in's short name or ``package.module:Class``; imports its module only."""
-    return cast(AggregatorClass, _KIND.find(kind))
+    return cast(AggregatorClass, AGGREGATOR_KIND.find(kind))
 
 
 __all__ = [
+    "AGGREGATOR_KIND",
     "BUILT_IN",
     "Aggregator",
     "AggregatorClass",

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coe.aggregators.protocol import Answers, Asked, Picked, Proposal
-from coe.extraction import extract, form_of, options_in
-from coe.types import Request
+from coe.core.extraction import extract, form_of, options_in
+from coe.core.types import Request
 
 Key = str
 """The canonical form of an answer; equal for answers that say the same."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from coe.aggregators.protocol import Aggregator, Asked, Proposing
-from coe.types import ExpertId, ExpertView
+from coe.core.types import ExpertId, ExpertView
 
 
 class AggregatorOptions(BaseModel):
@@ -83,5 +83,5 @@ class Base:
         self._options = options
         self._setting = setting
 
-    def writer(self, asked: Sequence[Asked]) -> ExpertId | None:  # noqa: ARG002 (most ask nobody)
+    def writer(self, asked: Sequence[Asked]) -> ExpertId | None:  # noqa: ARG002
         return None

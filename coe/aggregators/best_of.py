@@ -19,8 +19,8 @@ from coe.aggregators.prompts import checking_body
 from coe.aggregators.protocol import Answers, Asked, Picked, Proposal, Proposing, Verdict
 from coe.aggregators.sandbox import Bounds, Sandbox
 from coe.aggregators.vote import by_head
-from coe.errors import CoeError
-from coe.types import ExpertId, Request
+from coe.core.errors import CoeError
+from coe.core.types import ExpertId, Request
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from coe.aggregators.sandbox import Sandbox
-from coe.extraction import json_value, number
+from coe.core.extraction import json_value, number
 
 _OPERATORS: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,

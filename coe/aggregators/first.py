@@ -5,7 +5,7 @@ from __future__ import annotations
 from coe.aggregators.ballots import best_weighted
 from coe.aggregators.base import Base
 from coe.aggregators.protocol import Answers, Picked, Proposing
-from coe.types import Request
+from coe.core.types import Request
 
 
 class First(Base):

@@ -8,16 +8,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from coe.aggregators.agreement import POSITIONS
 from coe.aggregators.ballots import best_weighted, key_of, named
 from coe.aggregators.base import AggregatorOptions, Base, Setting
-from coe.aggregators.fitted import FittedCombiner
+from coe.aggregators.combiner.agreement import POSITIONS
+from coe.aggregators.combiner.fitted import FittedCombiner
+from coe.aggregators.combiner.stopping import dearer, standing_features
+from coe.aggregators.combiner.tables import ABSENT, Table
 from coe.aggregators.protocol import Answers, Asked, Picked, Proposal, Proposing
-from coe.aggregators.stopping import dearer, standing_features
-from coe.aggregators.weighing import ABSENT, Table
-from coe.errors import ConfigError
-from coe.extraction import options_in
-from coe.types import Request
+from coe.core.errors import ConfigError
+from coe.core.extraction import options_in
+from coe.core.types import Request
 
 
 class LearnedOptions(AggregatorOptions):
@@ -27,10 +27,11 @@ class LearnedOptions(AggregatorOptions):
 
 class Learned(Base):
     """Picks the answer that a small model, taught by outcomes, finds most probable
-    (:mod:`coe.aggregators.agreement`). Experts that it does not know are counted by their chance alone.
+    (:mod:`coe.aggregators.combiner.agreement`). Experts that it does not know are counted by their chance
+    alone.
 
     Where the service decides how many experts are asked, it asks one after the other and stops as soon as
-    another answer is not worth its price (:mod:`coe.aggregators.stopping`).
+    another answer is not worth its price (:mod:`coe.aggregators.combiner.stopping`).
     """
 
     options_type: ClassVar[type[AggregatorOptions]] = LearnedOptions

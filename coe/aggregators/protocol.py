@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from coe.completions import first_choice, text_of, tool_calls_of, usage_of
-from coe.types import ExpertId, Request
+from coe.core.openai import first_choice, text_of, tool_calls_of, usage_of
+from coe.core.types import ExpertId, Request
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from coe.aggregators.base import AggregatorOptions, Base, Setting
 from coe.aggregators.prompts import synthesis_body
 from coe.aggregators.protocol import Answers, Asked, Picked, Proposal, Proposing, Verdict, Write
 from coe.aggregators.vote import by_head
-from coe.types import ExpertId, Request
+from coe.core.types import ExpertId, Request
 
 
 class WriterOptions(AggregatorOptions):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coe.aggregators.weighing import Floats, Ints
-from coe.types import ByTopP
+from coe.aggregators.combiner.tables import Floats, Ints
+from coe.core.types import ByTopP
 
 PATTERN = r"^top-p:(0?\.[0-9]*[1-9][0-9]*|1(\.0+)?)$"
 """How a request or a command writes it, with a p above 0 and at most 1: ``top-p:0.6``."""

@@ -11,10 +11,10 @@ from pydantic import Field
 
 from coe.aggregators.ballots import Key, Vote, elect
 from coe.aggregators.base import AggregatorOptions, Base, Setting
+from coe.aggregators.combiner.tables import Dependence, voter_weights
 from coe.aggregators.protocol import Answers, Picked, Proposing
-from coe.aggregators.weighing import Dependence, voter_weights
-from coe.extraction import options_in
-from coe.types import Request
+from coe.core.extraction import options_in
+from coe.core.types import Request
 
 _CLOSE = 9
 """Digits to which summed weights are compared, so that rounding breaks no tie."""
@@ -75,7 +75,7 @@ class WeightedVoteOptions(AggregatorOptions):
 
 class WeightedVote(Base):
     """Votes weighted by the log-odds of the router's calibrated probabilities, and by learned dependence
-    (:mod:`coe.aggregators.weighing`). Stops once the rest cannot change the winner."""
+    (:mod:`coe.aggregators.combiner.tables`). Stops once the rest cannot change the winner."""
 
     options_type: ClassVar[type[AggregatorOptions]] = WeightedVoteOptions
     proposing = Proposing(at_once=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coe.types import Options
+from coe.core.types import Options
 
 CLEAR = 0.7
 """Confidence from which one expert is enough, at equal weights of quality and cost."""

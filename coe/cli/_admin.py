@@ -14,9 +14,9 @@ import click
 from coe.cli._client import NoService, ServiceClient
 
 if TYPE_CHECKING:
-    from coe.joining import Joined, Joining
-    from coe.registry.models import Registry
-    from coe.registry.offline import FileEditor
+    from coe.onboarding.file_editor import FileEditor
+    from coe.onboarding.onboarding import Joined, Joining
+    from coe.registry.schema import Registry
 
 TOKEN_ENV = "COE_ADMIN_TOKEN"
 
@@ -33,7 +33,7 @@ def admin_client(registry: Path, admin_url: str | None) -> ServiceClient | None:
     be used."""
     if admin_url is not None:
         return ServiceClient(admin_url, os.environ.get(TOKEN_ENV, ""))
-    from coe.admin import read_token
+    from coe.service.admin import read_token
 
     listener = _loaded(registry).service.admin
     if listener is None:
@@ -65,9 +65,10 @@ def through_admin(
 
 
 def on_file(registry: Path, work: Callable[[Joining], Any]) -> dict[str, Any]:
-    """``work``, a coroutine that may give a list of :class:`coe.joining.Joined`, on the file itself."""
-    from coe.admission import build_gate
-    from coe.joining import Joining
+    """``work``, a coroutine that may give a list of :class:`coe.onboarding.onboarding.Joined`, on the file
+    itself."""
+    from coe.onboarding.onboarding import Joining
+    from coe.service.build_onboarding import build_gate
 
     joined: Sequence[Joined] | None = asyncio.run(
         work(Joining(editor(registry), build_gate(registry.resolve().parent)))
@@ -76,9 +77,9 @@ def on_file(registry: Path, work: Callable[[Joining], Any]) -> dict[str, Any]:
 
 
 def editor(registry: Path) -> FileEditor:
-    from coe.registry.offline import FileEditor
+    from coe.service.build_onboarding import file_editor
 
-    return FileEditor(registry)
+    return file_editor(registry)
 
 
 def told(done: Mapping[str, Any], verb: str) -> str:
@@ -96,6 +97,6 @@ def told(done: Mapping[str, Any], verb: str) -> str:
 
 
 def _loaded(path: Path) -> Registry:
-    from coe.registry.load import load_registry
+    from coe.service.registry_file import load_registry
 
     return load_registry(path)

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from coe.errors import CoeError, ConfigError
-from coe.suggest import suggest
+from coe.core.errors import CoeError, ConfigError
+from coe.core.suggest import suggest
 
 
 class Failed(click.ClickException):

@@ -14,8 +14,8 @@ import click
 from coe.cli._options import json_option
 
 if TYPE_CHECKING:
-    from coe.registry.check import Explanation
-    from coe.registry.problems import RegistryError
+    from coe.registry.errors import RegistryError
+    from coe.service.check import Explanation
 
 EXIT_FAULTY = 1
 
@@ -28,9 +28,9 @@ def main(file: Path, as_json: bool) -> None:
 
     Exit code 0: usable (perhaps with warnings); 1: it has errors.
     """
-    from coe.registry.check import explain
-    from coe.registry.load import load_registry
-    from coe.registry.problems import RegistryError
+    from coe.registry.errors import RegistryError
+    from coe.service.check import explain
+    from coe.service.registry_file import load_registry
 
     try:
         registry = load_registry(file)

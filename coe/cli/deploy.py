@@ -13,8 +13,8 @@ from coe.cli._group import Failed, FailedConfig
 from coe.cli._options import address_option, registry_option
 
 if TYPE_CHECKING:
-    from coe.cluster.ray_control import ClusterStatus
-    from coe.registry.models import Registry
+    from coe.cluster.operator import ClusterStatus
+    from coe.registry.schema import Registry
 
 WATCH_S = 3.0
 """How often --local looks whether `coe undeploy` has taken the service down."""
@@ -55,7 +55,7 @@ def main(
     Without --local and --address the cluster is the one that Ray finds on this machine (or RAY_ADDRESS).
     An edited registry is taken up without restarting anything, except by a change of the cluster's nodes.
     """
-    from coe.registry.load import load_registry
+    from coe.service.registry_file import load_registry
 
     loaded = load_registry(registry)
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
@@ -72,7 +72,7 @@ def main(
 
 
 def _require_servable(registry: Registry, root: Path) -> None:
-    from coe.registry.check import explain
+    from coe.service.check import explain
 
     errors = explain(registry, root).errors
     if errors:
@@ -98,7 +98,7 @@ def _deploy(registry: Registry, root: str, local: bool, address: str | None, tim
 
     if local:
         set_local_env()
-    from coe.cluster import ray_control as control
+    from coe.cluster import operator as control
 
     where = control.Listening(registry.service.host, registry.service.port)
     if not local:

@@ -33,7 +33,7 @@ def create(name: str, path: Path, tenant: str | None, limits: tuple[str, ...]) -
     """Make a key for NAME. It is printed once; the file keeps its hash only."""
     from pydantic import ValidationError
 
-    from coe.access.keys import Holder, KeyLimits, add_key, make_key
+    from coe.access.api_keys import Holder, KeyLimits, add_key, make_key
 
     made = make_key()
     try:
@@ -51,7 +51,7 @@ def create(name: str, path: Path, tenant: str | None, limits: tuple[str, ...]) -
 @click.option("--file", "path", type=click.Path(path_type=Path), default="keys.yaml", show_default=True)
 def list_keys(path: Path) -> None:
     """List the holders and their limits."""
-    from coe.access.keys import read_keys
+    from coe.access.api_keys import read_keys
 
     for holder in read_keys(path).holders():
         bounds = holder.limits.model_dump(exclude_none=True)
@@ -60,7 +60,7 @@ def list_keys(path: Path) -> None:
 
 
 def _limit(text: str) -> tuple[str, float]:
-    from coe.suggest import suggest
+    from coe.core.suggest import suggest
 
     name, _, number = text.partition("=")
     if name not in _LIMITS:

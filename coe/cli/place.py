@@ -12,8 +12,8 @@ import click
 from coe.cli._options import json_option, registry_option
 
 if TYPE_CHECKING:
-    from coe.placement import Placement, Recruited
-    from coe.registry.models import Registry
+    from coe.placement.solver import Placement, Recruited
+    from coe.registry.schema import Registry
 
 
 @click.command()
@@ -41,8 +41,8 @@ def main(
 
     Balances the load, keeps busy experts awake, and keeps experts that are used together apart.
     """
-    from coe.placing import place_experts
-    from coe.registry.load import load_registry
+    from coe.placement.assign import place_experts
+    from coe.service.registry_file import load_registry
     from coe.simulate.study import expert_loads
 
     loaded = load_registry(registry)
@@ -53,7 +53,7 @@ def main(
 
 
 def _pair(text: str) -> Recruited:
-    from coe.placement import Recruited
+    from coe.placement.solver import Recruited
 
     names, _, share = text.partition("=")
     one, plus, other = names.partition("+")

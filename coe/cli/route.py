@@ -12,7 +12,7 @@ from coe.cli._client import ServiceClient
 from coe.cli._options import json_option, registry_option, url_option
 
 if TYPE_CHECKING:
-    from coe.registry.models import Registry, RouterSpec
+    from coe.registry.schema import Registry, RouterSpec
 
 
 @click.command()
@@ -37,8 +37,8 @@ def _decide_here(question: str, router: str | None, path: Path) -> dict[str, Any
     """As the service's /v1/route, without waits: no queue is known here."""
     from coe.profiles.evidence import encoder_of, evidence_of
     from coe.profiles.store import open_store
-    from coe.registry.load import load_registry
-    from routers import build_router
+    from coe.routers import build_router
+    from coe.service.registry_file import load_registry
 
     registry = load_registry(path)
     root, spec = path.resolve().parent, _spec(registry, router)
@@ -61,10 +61,10 @@ def _decide_here(question: str, router: str | None, path: Path) -> dict[str, Any
 
 
 def _spec(registry: Registry, name: str | None) -> RouterSpec:
-    from coe.errors import ConfigError
-    from coe.registry.models import RouterSpec
-    from coe.suggest import suggest
-    from routers import BUILTINS
+    from coe.core.errors import ConfigError
+    from coe.core.suggest import suggest
+    from coe.registry.schema import RouterSpec
+    from coe.routers import BUILTINS
 
     wanted = name or registry.routers.default
     known = {spec.name: spec for spec in registry.routers.available}

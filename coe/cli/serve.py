@@ -11,8 +11,8 @@ import click
 from coe.cli._options import registry_option
 
 if TYPE_CHECKING:
-    from coe.logs import LogFormat
-    from coe.registry.models import Registry
+    from coe.observe.logs import LogFormat
+    from coe.registry.schema import Registry
 
 PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -41,10 +41,10 @@ def main(
     log_format: LogFormat,
 ) -> None:
     """Run the service that the registry describes, until Ctrl-C."""
-    from coe.listening import Tls
-    from coe.live import RegistryFile
-    from coe.local import run_service
     from coe.registry.source import read_text
+    from coe.service.http_server import Tls
+    from coe.service.live_registry import RegistryFile
+    from coe.service.service import run_service
 
     if tls_key is not None and tls_cert is None:
         raise click.UsageError("--tls-key needs --tls-cert")

@@ -32,7 +32,7 @@ def _numbers(kind: Callable[[str], Value], example: str) -> Callable[..., tuple[
 
 
 def _names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...]:
-    from coe.pool.policies import split_policies
+    from coe.scheduler.policies import split_policies
 
     return split_policies(text or "")
 
@@ -93,6 +93,7 @@ def main(
 
     Several --load or --slots values are swept. docs/simulate.md explains formats, model and figures.
     """
+    from coe.service.registry_file import load_registry
     from coe.simulate.report import as_json, as_text, write_report
     from coe.simulate.study import StudyPlan, run_study
 
@@ -102,7 +103,7 @@ def main(
         assignment=assign,
         experts=experts,
         slots=slots,
-        registry=registry,
+        registry=load_registry(registry) if registry else None,
         preset=preset,
         loads=loads,
         slo_s=slo_s,

@@ -11,8 +11,8 @@ import click
 from coe.cli._options import address_option, json_option
 
 if TYPE_CHECKING:
-    from coe.cluster.ray_control import ClusterStatus
-    from coe.cluster.wire import OwnerReport
+    from coe.cluster.messages import OwnerReport
+    from coe.cluster.operator import ClusterStatus
 
 EXIT_NOT_RUNNING = 1
 
@@ -25,7 +25,7 @@ def main(address: str | None, as_json: bool) -> None:
 
     Exit code 0: it runs; 1: it does not, or not wholly.
     """
-    from coe.cluster import ray_control as control
+    from coe.cluster import operator as control
 
     with control.connected(address):
         status = control.status()

@@ -11,7 +11,7 @@ from coe.cli._options import address_option
 @address_option
 def main(address: str | None) -> None:
     """Take the service off a Ray cluster, after the answers under way have ended. The cluster stays."""
-    from coe.cluster import ray_control as control
+    from coe.cluster import operator as control
 
     with control.connected(address):
         existed = control.undeploy()

@@ -10,8 +10,8 @@ from itertools import count
 from pathlib import Path
 from typing import Self
 
-from coe.pool.events import HostId
-from coe.types import ExpertId
+from coe.core.types import ExpertId
+from coe.scheduler.events import HostId
 
 
 class Journal:

@@ -8,21 +8,29 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from coe.cluster.binding import EngineBuilder, make_pool
-from coe.cluster.doors import Doors
 from coe.cluster.journal import Journal
+from coe.cluster.messages import (
+    Granted,
+    OwnerId,
+    OwnerLost,
+    OwnerReport,
+    Refused,
+    SessionId,
+    TicketId,
+    Wanted,
+)
 from coe.cluster.owner import PoolOwner
-from coe.cluster.partition import part
-from coe.cluster.wire import Granted, OwnerId, OwnerLost, OwnerReport, Refused, SessionId, TicketId, Wanted
+from coe.cluster.partition import EngineBuilder, make_pool, part
+from coe.cluster.proxies import Doors
 from coe.engines import build_engine
-from coe.pool.events import HostId
-from coe.registry.models import Registry
+from coe.registry.schema import Registry
+from coe.scheduler.events import HostId
 
 log = logging.getLogger(__name__)
 
 
 class NodeOwner:
-    """:class:`coe.cluster.wire.OwnerCalls` of one node. ``root``: the folder that paths start from.
+    """:class:`coe.cluster.messages.OwnerCalls` of one node. ``root``: the folder that paths start from.
 
     ``node`` is the id in the registry of what ``owner`` is a copy of,
     ``machine`` names the computer and ``interface`` is its address inside the cluster.

@@ -16,17 +16,26 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from coe.cluster.binding import EngineBuilder, change_pool
-from coe.cluster.doors import Doors
 from coe.cluster.journal import Journal
-from coe.cluster.wire import Granted, OwnerId, OwnerLost, OwnerReport, Refused, SessionId, TicketId, Wanted
+from coe.cluster.messages import (
+    Granted,
+    OwnerId,
+    OwnerLost,
+    OwnerReport,
+    Refused,
+    SessionId,
+    TicketId,
+    Wanted,
+)
+from coe.cluster.partition import EngineBuilder, change_pool
+from coe.cluster.proxies import Doors
+from coe.core.errors import CoeError, EngineError
+from coe.core.status import ExpertStatus
+from coe.core.types import ExpertId
 from coe.engines.address import Address, Addressable
-from coe.errors import CoeError, EngineError
-from coe.gateway.status import ExpertStatus
-from coe.pool.events import HostId
 from coe.pool.pool import Lease, Pool
-from coe.registry.models import Registry
-from coe.types import ExpertId
+from coe.registry.schema import Registry
+from coe.scheduler.events import HostId
 
 log = logging.getLogger(__name__)
 

@@ -33,13 +33,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from coe.cluster.client import OWNER_RETURN_S
-from coe.cluster.node import NodeOwner
-from coe.cluster.replica import GatewayReplica
-from coe.cluster.scaling import Load
-from coe.cluster.serve_config import GATEWAY, node_name
-from coe.cluster.settings import DIRECTORY, NAMESPACE, Deployed
-from coe.cluster.wire import (
+from coe.cluster.cluster_pool import OWNER_RETURN_S
+from coe.cluster.gateway_replica import GatewayReplica
+from coe.cluster.messages import (
     GatewayReport,
     Granted,
     KnownOwner,
@@ -51,9 +47,13 @@ from coe.cluster.wire import (
     TicketId,
     Wanted,
 )
-from coe.errors import CoeError
-from coe.pool.events import HostId
-from coe.registry.models import Node
+from coe.cluster.node import NodeOwner
+from coe.cluster.scaling import Load
+from coe.cluster.serve_config import GATEWAY, node_name
+from coe.cluster.settings import DIRECTORY, NAMESPACE, Deployed
+from coe.core.errors import CoeError
+from coe.registry.schema import Node
+from coe.scheduler.events import HostId
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class DirectoryCalls:
 
 
 class RayDirectory:
-    """:class:`coe.cluster.wire.Directory` for a gateway."""
+    """:class:`coe.cluster.messages.Directory` for a gateway."""
 
     def __init__(self, calls: DirectoryCalls, wake: Mapping[HostId, serve.handle.DeploymentHandle]) -> None:
         self._calls, self._wake = calls, wake
@@ -191,7 +191,7 @@ class RayDirectory:
 
 
 class ActorCalls:
-    """:class:`coe.cluster.wire.OwnerCalls` to an owner's actor."""
+    """:class:`coe.cluster.messages.OwnerCalls` to an owner's actor."""
 
     def __init__(self, owner: OwnerId, actor: ActorHandle) -> None:
         self._owner, self._actor = owner, actor

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from coe.cluster.wire import OwnerReport
+from coe.cluster.messages import OwnerReport
 
 IDLE_WAIT_S = 0.01
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from coe.cluster.partition import nodes_of
 from coe.cluster.settings import APP_NAME, LOCAL_ENV, Deployed
-from coe.registry.models import Cluster, Node, Registry
+from coe.registry.schema import Cluster, Node, Registry
 
 IMPORT_PATH = "coe.cluster.ray_app:app"
 GATEWAY = "gateway"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
-from coe.registry.models import Registry
+from coe.registry.schema import Registry
 
 APP_NAME = "coe"
 NAMESPACE = "coe"
@@ -25,7 +25,7 @@ LOCAL_ENV: Mapping[str, str] = MappingProxyType(
         # it, proxies on the head alone, and 30 s for every gateway that stops. HAProxy needs it and has it.
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
         # Without it, who asks a gateway that dies gets Serve's plain text, or a stream that is cut.
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "coe.cluster.front:middlewares",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "coe.cluster.serve_middleware:middlewares",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
 )

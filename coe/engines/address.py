@@ -2,7 +2,7 @@
 
 The pool owner hands out an :class:`Address` with a lease; tokens then go from the expert's own server to
 the gateway, past the pool. On the same machine that is vLLM's Unix socket. From another machine it is the
-server's door (:mod:`coe.engines.door`): vLLM itself is never on a port.
+server's door (:mod:`coe.engines.vllm.proxy`): vLLM itself is never on a port.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from coe.core.types import EngineCall, ExpertId
 from coe.engines.http import HttpAnswer, HttpClient, Rename, Upstream
-from coe.engines.launch import SERVER_KEEPALIVE_S
-from coe.types import EngineCall, ExpertId
+from coe.engines.vllm.launch import SERVER_KEEPALIVE_S
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class AddressBook:
         self._clients: dict[_Key, HttpClient] = {}
 
     async def ask(self, address: Address, expert: ExpertId, call: EngineCall) -> HttpAnswer:
-        """As :meth:`coe.types.Engine.ask`."""
+        """As :meth:`coe.core.types.Engine.ask`."""
         body = vllm_body(call, address.model)
         return await self._client(address, expert).ask(
             f"/v1/{call.endpoint}", body, Rename(address.model, expert), call.trace

@@ -17,9 +17,9 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from coe import quick_json
-from coe.engines.guard import GuardedResolver
-from coe.errors import CoeError, EngineError, ExpertRefused
+from coe.core import json_codec as quick_json
+from coe.core.errors import CoeError, EngineError, ExpertRefused
+from coe.engines.remote.ssrf_guard import GuardedResolver
 
 CONNECT_TIMEOUT_S = 10.0
 MAX_ERROR_BYTES = 65_536
@@ -171,7 +171,7 @@ class Rename:
 
 
 class HttpAnswer:
-    """An answer under way (:class:`coe.types.EngineAnswer`). Closing it early makes vLLM abort."""
+    """An answer under way (:class:`coe.core.types.EngineAnswer`). Closing it early makes vLLM abort."""
 
     def __init__(self, upstream: Upstream, response: aiohttp.ClientResponse, rename: Rename | None) -> None:
         self._upstream, self._response, self._rename = upstream, response, rename

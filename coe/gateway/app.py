@@ -10,14 +10,21 @@ from typing import Any
 
 from starlette.routing import Route, Router
 
-from coe.access.answers import place_of
-from coe.access.building import Reception, open_door
-from coe.access.doorman import Used
-from coe.access.keys import Holder
-from coe.access.metering import used
-from coe.capture import MAX_ANSWER_BYTES, Told
-from coe.errors import BadHttp, EngineError, ExpertTimeout, UnknownModel
-from coe.gateway.answers import (
+from coe.access.api_keys import Holder
+from coe.access.limits import Used, used
+from coe.access.response_cache import place_of
+from coe.core.errors import BadHttp, EngineError, ExpertTimeout, UnknownModel
+from coe.core.status import Status, can_answer
+from coe.core.suggest import suggest
+from coe.core.types import Endpoint as CompletionEndpoint
+from coe.core.types import Request
+from coe.gateway.faults import validate
+from coe.gateway.http import Endpoint, Exchange, Handler, HangUp
+from coe.gateway.metrics import CONTENT_TYPE, Metrics
+from coe.gateway.middlewares import Reception, open_door
+from coe.gateway.openapi import openapi_document
+from coe.gateway.requests import ClientGone, parse_completion, parse_json, parse_route, read_body
+from coe.gateway.responses import (
     DONE_EVENT,
     UntilDone,
     body_given_again,
@@ -26,20 +33,12 @@ from coe.gateway.answers import (
     receipt_event,
     receipt_headers,
 )
-from coe.gateway.exchange import Endpoint, Exchange, Handler, HangUp
-from coe.gateway.faults import validate
-from coe.gateway.metrics import CONTENT_TYPE, Metrics
-from coe.gateway.openapi import openapi_document
-from coe.gateway.requests import ClientGone, parse_completion, parse_json, parse_route, read_body
 from coe.gateway.schemas import FeedbackBody
-from coe.gateway.status import Status, can_answer
-from coe.generation import Generation, Generations
+from coe.observe.capture import MAX_ANSWER_BYTES, Told
+from coe.observe.tracing import SPAN, code_of, of_request
 from coe.pipeline import Answer, Pipeline, Preview
-from coe.registry.models import Registry
-from coe.suggest import suggest
-from coe.tracing import SPAN, code_of, of_request
-from coe.types import Endpoint as CompletionEndpoint
-from coe.types import Request
+from coe.pipeline.generation import Generation, Generations
+from coe.registry.schema import Registry
 
 
 class Gateway:
@@ -193,7 +192,7 @@ class Gateway:
                 hint="Write `feedback: {}` into experts.yaml.",
             )
         mark = self._reception.marks.take(given.id, given.score)
-        await exchange.send_json({"object": "coe.feedback", "id": given.id, "expert": mark.expert})
+        await exchange.send_json({"object": "coe.pipeline.feedback", "id": given.id, "expert": mark.expert})
 
     async def _models(self, exchange: Exchange) -> None:
         self._reception.doorman.identify(exchange.headers)

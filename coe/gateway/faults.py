@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from coe.errors import BadRequest
+from coe.core.errors import BadRequest
+from coe.core.suggest import nearest
 from coe.gateway.schemas import CoeOptions
-from coe.suggest import nearest
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

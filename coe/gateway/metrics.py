@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from coe.access.building import Reception
-from coe.access.doorman import Used
-from coe.errors import CoeError
-from coe.gateway.status import ReplanCounts, Status
-from coe.types import Receipt
+from coe.access.limits import Used
+from coe.core.errors import CoeError
+from coe.core.status import ReplanCounts, Status
+from coe.core.types import Receipt
+from coe.gateway.middlewares import Reception
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 

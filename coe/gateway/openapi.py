@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 import coe
+from coe.core.types import DeadlineClass, WakeFrom
 from coe.gateway.schemas import ChatBody, CompletionBody, FeedbackBody, RouteBody
-from coe.types import DeadlineClass, WakeFrom
 
 
 class ErrorDetail(BaseModel):
@@ -32,7 +32,7 @@ class ErrorBody(BaseModel):
 class FeedbackTaken(BaseModel):
     """A mark was counted for ``expert``."""
 
-    object: Literal["coe.feedback"]
+    object: Literal["coe.pipeline.feedback"]
     id: str
     expert: str
 

@@ -1,4 +1,5 @@
-"""From HTTP to a :class:`coe.types.Request`: reading within bounds, parsing, checking, the routing text."""
+"""From HTTP to a :class:`coe.core.types.Request`: reading within bounds, parsing, checking, the routing
+text."""
 
 from __future__ import annotations
 
@@ -7,8 +8,11 @@ import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from typing import Any, cast, get_args
 
-from coe import quick_json
-from coe.errors import BadHttp, BadRequest, PayloadTooLarge
+from coe.core import json_codec as quick_json
+from coe.core.errors import BadHttp, BadRequest, PayloadTooLarge
+from coe.core.openai import named_elsewhere
+from coe.core.suggest import nearest
+from coe.core.types import DeadlineClass, Endpoint, Options, Request, RequestId
 from coe.gateway.faults import json_kind, validate
 from coe.gateway.schemas import (
     ChatBody,
@@ -19,10 +23,7 @@ from coe.gateway.schemas import (
     RouteBody,
     Sampling,
 )
-from coe.media import named_elsewhere
-from coe.registry.models import Limits
-from coe.suggest import nearest
-from coe.types import DeadlineClass, Endpoint, Options, Request, RequestId
+from coe.registry.schema import Limits
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Headers = Mapping[bytes, bytes]

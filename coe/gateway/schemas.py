@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
 from coe.aggregators.top_p import PATTERN, written
-from coe.types import DeadlineClass, Options
+from coe.core.types import DeadlineClass, Options
 
 MAX_CHOICES = 16
 

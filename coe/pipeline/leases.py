@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
-from coe.types import DeadlineClass, Engine, ExpertId, RequestId, WakeFrom
+from coe.core.types import DeadlineClass, Engine, ExpertId, RequestId, WakeFrom
 
 Clock = Callable[[], float]
 

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from typing import Any
 
-from coe.errors import CoeError, EngineError, ExpertUnavailable
+from coe.core.errors import CoeError, EngineError, ExpertUnavailable
+from coe.core.types import EngineAnswer, EngineCall, ExpertId, Leg, Request, Role
+from coe.observe.tracing import Span, begin, code_of, hop, of_leg, of_question, operation
 from coe.pipeline.leases import Clock, Lease, Leases
-from coe.tracing import Span, begin, code_of, hop, of_leg, of_question, operation
-from coe.types import EngineAnswer, EngineCall, ExpertId, Leg, Request, Role
 
 _TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens"\s*:\s*(\d+)')

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from coe.aggregators import Asked, Proposal
-from coe.completions import usage_of
-from coe.errors import CoeError, EngineError, ExpertRefused, ExpertTimeout, QuorumMissed
+from coe.core.errors import CoeError, EngineError, ExpertRefused, ExpertTimeout, QuorumMissed
+from coe.core.openai import usage_of
+from coe.core.types import ExpertId, Leg, Request, Role
 from coe.pipeline.legs import Asker, LegError, LiveLeg, said
 from coe.pipeline.plan import Plan, proposal_body, written_body
-from coe.types import ExpertId, Leg, Request, Role
 
 log = logging.getLogger(__name__)
 

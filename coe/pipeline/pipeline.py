@@ -10,17 +10,17 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from coe.errors import ExpertUnavailable
-from coe.generation import Generation, Generations
+from coe.core.errors import ExpertUnavailable
+from coe.core.types import Decision, Errand, Leg, Note, Options, Receipt, Request
+from coe.observe.tracing import hop, of_decision
+from coe.pipeline.ensemble import ask_several
+from coe.pipeline.generation import Generation, Generations
 from coe.pipeline.leases import Clock, Leases
 from coe.pipeline.legs import Asker
-from coe.pipeline.notes import Notes
 from coe.pipeline.plan import explained, plan_for, wish_of
-from coe.pipeline.several import ask_several
+from coe.pipeline.routing import choose, nobody_writes
 from coe.pipeline.single import ask_one
-from coe.routing import choose, nobody_writes
-from coe.tracing import hop, of_decision
-from coe.types import Decision, Errand, Leg, Note, Options, Receipt, Request
+from coe.pipeline.writer_calls import Notes
 
 
 class Answer(Protocol):
@@ -62,7 +62,7 @@ class Pipeline:
         """Returns at the first byte of the answer, or, where several experts are asked for a stream, at the
         first of their answers. Cancelling it gives back everything that it holds.
 
-        Raises any :class:`coe.errors.CoeError` but ConfigError.
+        Raises any :class:`coe.core.errors.CoeError` but ConfigError.
         """
         generation = self._generations.current
         written: list[Leg] = []

@@ -14,12 +14,12 @@ from typing import Any
 from coe.aggregators import Aggregator, Asked
 from coe.aggregators.top_p import Mass, top_p
 from coe.aggregators.worth import how_many, moved
-from coe.errors import BadRequest
-from coe.generation import Generation
-from coe.registry.combining import AggregatorSpec, TopP
-from coe.routing import PINNED
-from coe.suggest import suggest
-from coe.types import ByTopP, Decision, ExpertId, ExpertView, Options, Request
+from coe.core.errors import BadRequest
+from coe.core.suggest import suggest
+from coe.core.types import ByTopP, Decision, ExpertId, ExpertView, Options, Request
+from coe.pipeline.generation import Generation
+from coe.pipeline.routing import PINNED
+from coe.registry.aggregation_settings import AggregatorSpec, TopP
 
 USUAL_EXPERTS = 3
 """Asked where a request names an aggregator and neither it nor experts.yaml says how many."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Iterator
 
-from coe.generation import Generation
+from coe.core.types import Decision, ExpertId, Leg, Receipt, Request
+from coe.pipeline.generation import Generation
 from coe.pipeline.legs import Asker, LegError, LiveLeg, said
-from coe.registry.models import Registry
-from coe.routing import PINNED, nearly_as_good
-from coe.types import Decision, ExpertId, Leg, Receipt, Request
+from coe.pipeline.routing import PINNED, nearly_as_good
+from coe.registry.schema import Registry
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,10 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from coe.errors import CoeError, EngineError, ExpertTimeout, ExpertUnavailable, Overloaded
-from coe.pool.account import WorkDone
-from coe.pool.events import (
+from coe.core.errors import CoeError, EngineError, ExpertTimeout, ExpertUnavailable, Overloaded
+from coe.core.types import DeadlineClass, Engine, ExpertId, ExpertSpec, RequestId, WakeFrom
+from coe.pool.transitions import Clock, Machinery, MoveEnded
+from coe.scheduler.events import (
     Action,
     Arrived,
     Cancelled,
@@ -37,11 +38,10 @@ from coe.pool.events import (
     Tick,
     Wake,
 )
-from coe.pool.machinery import Clock, Machinery, MoveEnded
-from coe.pool.plan import PoolPlan
-from coe.pool.scheduler import Scheduler
-from coe.pool.snapshot import PoolSnapshot
-from coe.types import DeadlineClass, Engine, ExpertId, ExpertSpec, RequestId, WakeFrom
+from coe.scheduler.plan import PoolPlan
+from coe.scheduler.scheduler import Scheduler
+from coe.scheduler.snapshot import PoolSnapshot
+from coe.scheduler.usage import WorkDone
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from coe.core.types import ExpertId
+from coe.outcomes.statistics import Share
 from coe.profiles.profile import ExpertProfile, Outcomes, Provenance, Tally
 from coe.profiles.store import ProfileStore, open_store, own_folder
-from coe.registry.models import Registry
-from coe.types import ExpertId
-from eval.statistics import Share
+from coe.registry.schema import Registry
 
 GUESSING = 1 / 3
 """What an expert gets that picks blindly among one right and two wrong answers."""

@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from coe.errors import ConfigError, EngineError
-from coe.extraction import LETTERS, choice, extract
+from coe.core.errors import ConfigError, EngineError
+from coe.core.extraction import LETTERS, choice, extract
+from coe.outcomes.outcome_set import Question
 from coe.profiles.names import name_among
 from coe.profiles.newcomer import Floats, NewcomerModel, Rows
 from coe.profiles.outcomes import Recorded, Source, probed_profile
 from coe.profiles.probing import Design, probe
 from coe.profiles.profile import Cost, ExpertProfile, Latency
-from coe.registry.models import Expert
-from eval.recorded.outcomes import Question
+from coe.registry.schema import Expert
 
 PROMPT = (
     "{question}\n\nThink step by step. End with a line of the form: The answer is (X), where X is the letter."

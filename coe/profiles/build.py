@@ -14,15 +14,15 @@ from pathlib import Path
 import click
 import numpy as np
 
+from coe.outcomes.outcome_set import Indices, OutcomeSet, read_outcomes
+from coe.outcomes.text_key import text_key
+from coe.outcomes.vectors import question_vectors
 from coe.profiles.names import HUB_IDS
 from coe.profiles.outcomes import Recorded, Source, full_profile, training_rows
 from coe.profiles.profile import ExpertProfile, Outcomes
 from coe.profiles.store import SHIPPED_FOLDER, ProfileFolder
 from coe.profiles.table import QuestionTable
-from eval.contamination import text_key
-from eval.recorded.outcomes import Indices, OutcomeSet, read_outcomes
-from eval.recorded.run import question_vectors
-from routers.encoder import Vectors, open_encoder
+from coe.routers.encoders.encoder import Vectors, open_encoder
 
 SOURCE = Source(
     name="MMLU-Pro, development part (result files of the benchmark's authors)",

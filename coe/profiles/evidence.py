@@ -1,4 +1,4 @@
-"""Profiles as the :class:`~routers.evidence.Evidence` that routers learn from."""
+"""Profiles as the :class:`~coe.routers.learning.evidence.Evidence` that routers learn from."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coe.errors import ConfigError
+from coe.core.errors import ConfigError
 from coe.profiles.profile import ExpertProfile
 from coe.profiles.store import ProfileStore, open_store
 from coe.profiles.table import QuestionTable
-from coe.registry.models import Expert, Registry, RouterSpec
-from routers.encoder import Vectors
-from routers.evidence import Evidence, Matrix
+from coe.registry.schema import Expert, Registry, RouterSpec
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.learning.evidence import Evidence, Matrix
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -75,7 +75,7 @@ def cautions(registry: Registry, root: Path) -> list[str]:
 
 def encoder_of(spec: RouterSpec) -> str:
     """The encoder whose vectors this router reads: its option ``encoder``, or that option's default."""
-    from routers import router_class
+    from coe.routers import router_class
 
     field = router_class(spec.kind).options_type.model_fields.get("encoder")
     return str(spec.options.get("encoder", field.default if field else DEFAULT_ENCODER))

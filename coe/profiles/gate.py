@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from coe.types import ExpertId
-from routers.calibration import fold_rows
-from routers.evidence import Estimator, Evidence
+from coe.core.types import ExpertId
+from coe.routers.learning.calibration import fold_rows
+from coe.routers.learning.evidence import Estimator, Evidence
 
 Floats = npt.NDArray[np.float64]
 EstimatorBuilder = Callable[[], Estimator]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from coe.registry.models import Expert
+from coe.registry.schema import Expert
 
 HUB_IDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from routers.evidence import Evidence
+from coe.routers.learning.evidence import Evidence
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coe.errors import ConfigError
+from coe.core.errors import ConfigError
+from coe.outcomes.outcome_set import Floats, Indices, OutcomeSet
+from coe.outcomes.statistics import Z95
+from coe.outcomes.text_key import text_key
 from coe.profiles.names import HUB_IDS
 from coe.profiles.newcomer import NewcomerModel
 from coe.profiles.probing import Design, Probing, probe
 from coe.profiles.profile import Cost, Estimate, ExpertProfile, Outcomes, Provenance, Tally, tallies
 from coe.profiles.table import QuestionTable, is_held_out
-from eval.contamination import text_key
-from eval.recorded.outcomes import Floats, Indices, OutcomeSet
-from eval.statistics import Z95
-from routers.encoder import Vectors
-from routers.evidence import Evidence
-from routers.features import text_features
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.learning.evidence import Evidence
+from coe.routers.learning.features import text_features
 
 MODEL_WEIGHT = 0.05
 """Of one answer: what an estimated row counts where rows are weighted."""

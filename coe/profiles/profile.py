@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from eval.statistics import wilson
+from coe.outcomes.statistics import wilson
 
 ENOUGH = 200
 """Answers; a profile from fewer is a guess (docs/profiles.md has the learning curve)."""

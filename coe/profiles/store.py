@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from coe.errors import ConfigError
+from coe.core.errors import ConfigError
 from coe.profiles.profile import ExpertProfile
 from coe.profiles.table import QuestionTable, read_table, write_table
-from coe.registry.models import Expert, Registry
+from coe.registry.schema import Expert, Registry
 
 SHIPPED = "package:open-models"
 """The profiles of well-known open models that come with CoE."""

@@ -4,7 +4,8 @@ A folder with
     table.json            {"format": 1, "name", "source", "licence", "rows", "fingerprint"}
     rows.csv              row, category, split, questions (how many the row stands for)
     vectors-ENCODER.npy   (rows, d) int8, unit vectors x 127 / largest; one file for each encoder
-    features.npz          wording of the rows by routers.features.text_features: (rows, f) sparse, int8 by a
+    features.npz          wording of the rows by coe.routers.learning.features.text_features: (rows, f)
+    sparse, int8 by a
                           scale; absent where it is not at hand
     keys.npy              (k, 32) uint8, SHA-256 of the normalised texts behind the rows, to find leaks
 Question texts are not part of it: features are counts of hashed n-grams, many to a bucket.
@@ -25,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coe.errors import ConfigError
-from routers.encoder import Vectors
+from coe.core.errors import ConfigError
+from coe.routers.encoders.encoder import Vectors
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -55,9 +56,9 @@ class QuestionTable:
     questions: tuple[int, ...] = ()
     """how many each row stands for; empty: one"""
     keys: frozenset[str] = frozenset()
-    """:func:`eval.contamination.text_key` of every question behind the rows whose text was known"""
+    """:func:`coe.outcomes.text_key.text_key` of every question behind the rows whose text was known"""
     features: csr_matrix | None = None
-    """(n, f) :func:`routers.features.text_features` of the rows; means where rows are groups"""
+    """(n, f) :func:`coe.routers.learning.features.text_features` of the rows; means where rows are groups"""
     source: str = ""
     licence: str = ""
     fingerprint: str = field(default="")

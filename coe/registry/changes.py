@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from coe.registry.consistency import Inconsistency
-from coe.registry.models import Host, Registry, RemoteHost
+from coe.registry.schema import Host, Registry, RemoteHost
 
 _AT_ONCE = {"service.model_name", "pool.hosts", "pool.reroute_within", "pool.replan_s"}
 _SECTIONS = ("service", "pool", "history", "access", "state", "observe")

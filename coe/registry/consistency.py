@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from coe.registry.combinable import Names, faults
-from coe.registry.problems import Loc, describe
-from coe.suggest import suggest
+from coe.core.plugins import PluginKind, Plugins
+from coe.core.suggest import suggest
+from coe.registry.errors import Loc, describe
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Inconsistency:
     loc: Loc
 
 
-def inconsistencies(data: Mapping[str, Any]) -> list[Inconsistency]:
+def inconsistencies(data: Mapping[str, Any], plugins: Plugins) -> list[Inconsistency]:
     """All faults between entries of ``data`` (the raw file, perhaps invalid elsewhere)."""
     hosts = _entries(_mapping(data.get("pool")).get("hosts"), ("pool", "hosts"))
     experts = _entries(data.get("experts"), ("experts",))
@@ -36,8 +36,8 @@ def inconsistencies(data: Mapping[str, Any]) -> list[Inconsistency]:
         *_only_shadows(experts),
         *_pinned(_mapping(data.get("pool")), experts),
         *_fallbacks(experts),
-        *_routers(_mapping(data.get("routers")), experts),
-        *_combining(data, experts),
+        *_routers(_mapping(data.get("routers")), experts, plugins.routers),
+        *_combining(data, experts, plugins),
         *_nodes(_entries(_mapping(data.get("cluster")).get("nodes"), ("cluster", "nodes")), hosts),
     ]
 
@@ -126,13 +126,15 @@ def _model_name_clashes(experts: Sequence[_Entry], data: Mapping[str, Any]) -> I
             yield Inconsistency(message, (*expert.loc, "id"))
 
 
-def _combining(data: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+def _combining(
+    data: Mapping[str, Any], experts: Sequence[_Entry], plugins: Plugins
+) -> Iterator[Inconsistency]:
     routers = _mapping(data.get("routers"))
     available = _names(_entries(routers.get("available"), ("routers", "available")), "name")
     default = str(routers.get("default", "category"))
     model_name = str(_mapping(data.get("service")).get("model_name", "coe"))
     names = Names(_names(experts), [*dict.fromkeys([default, *available])], model_name)
-    for fault in faults(data, names):
+    for fault in faults(data, names, plugins):
         yield Inconsistency(fault.message, fault.loc)
 
 
@@ -184,35 +186,30 @@ def _fallbacks(experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
             yield Inconsistency(f'the fallback "{fallback}" is no expert; {suggest(fallback, names)}', loc)
 
 
-def _routers(routers: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
-    # Imported here: the table of routers stands above the registry's models, which routers use.
-    from routers import BUILTINS
-
+def _routers(
+    routers: Mapping[str, Any], experts: Sequence[_Entry], kinds: PluginKind
+) -> Iterator[Inconsistency]:
     available = _entries(routers.get("available"), ("routers", "available"))
     yield from _duplicates(available, "name", "router")
     for entry in available:
         kind = entry.text("kind")
         if kind is None or ":" in kind:
             continue
-        if kind in BUILTINS:
+        if kind in kinds.built_in:
             routed = [expert for expert in experts if expert.data.get("shadow") is not True]
-            yield from _router_options(entry, kind, _names(routed))
+            yield from _router_options(entry, kinds.find(kind).options_type, _names(routed))
         else:
-            message = (
-                f'unknown router kind "{kind}"; {suggest(kind, BUILTINS)}, or write "package.module:Class"'
-            )
+            nearest = suggest(kind, kinds.built_in)
+            message = f'unknown router kind "{kind}"; {nearest}, or write "package.module:Class"'
             yield Inconsistency(message, (*entry.loc, "kind"))
     default = routers.get("default", "category")
-    choices = dict.fromkeys((*_names(available, "name"), *BUILTINS))
+    choices = dict.fromkeys((*_names(available, "name"), *kinds.built_in))
     if isinstance(default, str) and default not in choices:
         message = f'the default router "{default}" is not known; {suggest(default, choices)}'
         yield Inconsistency(message, ("routers", "default"))
 
 
-def _router_options(entry: _Entry, kind: str, experts: Sequence[str]) -> Iterator[Inconsistency]:
-    from routers import router_class
-
-    options_type = router_class(kind).options_type
+def _router_options(entry: _Entry, options_type: Any, experts: Sequence[str]) -> Iterator[Inconsistency]:
     loc = (*entry.loc, "options")
     try:
         options = options_type.model_validate_json(json.dumps(entry.data.get("options", {})), strict=True)
@@ -224,3 +221,83 @@ def _router_options(entry: _Entry, kind: str, experts: Sequence[str]) -> Iterato
         return
     for option, message in options.faults(experts).items():
         yield Inconsistency(message, (*loc, option))
+
+
+@dataclass(frozen=True)
+class Fault:
+    message: str
+    loc: Loc
+
+
+@dataclass(frozen=True)
+class Names:
+    """What other parts of the file define, for aggregators and routes to name."""
+
+    experts: Sequence[str]
+    routers: Sequence[str]
+    model_name: str
+
+
+def faults(data: Mapping[str, Any], names: Names, plugins: Plugins) -> Iterator[Fault]:
+    """All faults of ``aggregator``, ``aggregators`` and ``routes`` beside the rest of the file."""
+    kinds = plugins.aggregators
+    entries = [(("aggregator",), data.get("aggregator")), *_listed(data, "aggregators")]
+    seen: list[str] = []
+    for loc, spec in entries:
+        if not isinstance(spec, dict):
+            continue
+        label = spec.get("name") or spec.get("kind", "first")
+        if isinstance(label, str) and label in seen:
+            yield Fault(f'two aggregators are called "{label}"; give one another name', (*loc, "name"))
+        seen.append(label)
+        yield from _aggregator(spec, loc, names.experts, kinds)
+    known = [*seen, *(kind for kind in kinds.built_in if kind not in plugins.configured)]
+    taken = [names.model_name, *names.experts]
+    for loc, route in _listed(data, "routes"):
+        if isinstance(route, dict):
+            yield from _route(route, loc, names.routers, known, taken)
+            taken.append(str(route.get("model")))
+
+
+def _listed(data: Mapping[str, Any], key: str) -> list[tuple[Loc, Any]]:
+    value = data.get(key)
+    return [((key, index), each) for index, each in enumerate(value if isinstance(value, list) else ())]
+
+
+def _aggregator(spec: dict[str, Any], loc: Loc, experts: Sequence[str], kinds: PluginKind) -> Iterator[Fault]:
+    kind, options = spec.get("kind", "first"), spec.get("options", {})
+    if not isinstance(kind, str) or ":" in kind:
+        return
+    if kind not in kinds.built_in:
+        nearest = suggest(kind, kinds.built_in)
+        message = f'unknown aggregator kind "{kind}"; {nearest}, or write "package.module:Class"'
+        yield Fault(message, (*loc, "kind"))
+        return
+    options_type = kinds.find(kind).options_type
+    where = (*loc, "options")
+    try:
+        checked = options_type.model_validate_json(json.dumps(options, default=str))
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            step = () if detail["type"] == "missing" else detail["loc"]
+            yield Fault(describe(detail, (*where, *step), options_type), (*where, *step))
+        return
+    for expert in checked.named_experts():
+        if expert not in experts:
+            message = (
+                f'the aggregator names the expert "{expert}", which is not there; {suggest(expert, experts)}'
+            )
+            yield Fault(message, where)
+
+
+def _route(
+    route: dict[str, Any], loc: Loc, routers: Sequence[str], aggregators: Sequence[str], taken: Sequence[str]
+) -> Iterator[Fault]:
+    model, router, aggregator = route.get("model"), route.get("router"), route.get("aggregator")
+    if model in taken:
+        yield Fault(f'the model name "{model}" is taken; give the route another', (*loc, "model"))
+    if isinstance(router, str) and router not in routers:
+        yield Fault(f'unknown router "{router}"; {suggest(router, routers)}', (*loc, "router"))
+    if isinstance(aggregator, str) and aggregator not in aggregators:
+        message = f'unknown aggregator "{aggregator}"; {suggest(aggregator, aggregators)}'
+        yield Fault(message, (*loc, "aggregator"))

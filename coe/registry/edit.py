@@ -2,7 +2,8 @@
 
 An edit is made on the lines concerned and checked by parsing the result; where the text is written in a way
 that this cannot handle (flow style, anchors), ruamel.yaml writes the file anew, which keeps comments but may
-change spacing. Whether the new text is a valid registry is for :func:`coe.registry.load.parse_registry`.
+change spacing. Whether the new text is a valid registry is for
+:func:`coe.service.registry_file.parse_registry`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from coe.errors import BadRequest, UnknownModel
-from coe.registry.problems import RegistryError
+from coe.core.errors import BadRequest, UnknownModel
+from coe.core.suggest import suggest
+from coe.registry.errors import RegistryError
 from coe.registry.source import Source, parse_source
-from coe.suggest import suggest
 
 Edit = Callable[[str], str]
 """From the text of experts.yaml to another one. Raises CoeError where it cannot be made. Pure."""

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from coe.errors import BadRequest
-from coe.files import write_atomically
-from coe.types import ExpertId
+from coe.core.errors import BadRequest
+from coe.core.files import write_atomically
+from coe.core.types import ExpertId
 
 _NAME = re.compile(r"^(\d{4,9})\.yaml$")
 

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from coe.errors import ConfigError
+from coe.core.plugins import Plugins
+from coe.core.types import ExpertId
 from coe.registry.consistency import inconsistencies
-from coe.registry.models import Registry
-from coe.registry.problems import Problem, RegistryError, describe
-from coe.registry.source import Source, parse_source, read_text
-from coe.types import ExpertId
+from coe.registry.errors import Problem, RegistryError, describe
+from coe.registry.schema import Registry
+from coe.registry.source import Source, parse_source
 
 
-def load_registry(path: Path | str) -> Registry:
-    """Read, validate and freeze a registry file. Blocking (file I/O), no network, no side effects.
+def validate(source: Source, plugins: Plugins) -> Registry:
+    """The registry that ``source`` describes; experts may still lack a host. Pure.
 
-    Raises :class:`coe.errors.ConfigError` (as :class:`RegistryError`, which also carries the single
+    Raises :class:`coe.core.errors.ConfigError` (as :class:`RegistryError`, which also carries the single
     problems) naming file, line, column, the fault and what to write instead.
     """
-    return parse_registry(read_text(Path(path)), Path(path))
-
-
-def parse_registry(text: str, path: Path, former: Mapping[ExpertId, str] | None = None) -> Registry:
-    """The registry of ``text``, which stands in ``path`` or is to stand there; every expert has a host, where
-    the text names none the one that it had (``former``). Pure; raises as above."""
-    source = parse_source(text, path)
     problems: list[Problem] = []
     registry: Registry | None = None
     try:
@@ -36,10 +28,12 @@ def parse_registry(text: str, path: Path, former: Mapping[ExpertId, str] | None 
         registry = Registry.model_validate_json(json.dumps(source.data), strict=True)
     except ValidationError as error:
         problems += _validation_problems(source, error)
-    problems += [Problem(found.message, source.position(found.loc)) for found in inconsistencies(source.data)]
+    problems += [
+        Problem(found.message, source.position(found.loc)) for found in inconsistencies(source.data, plugins)
+    ]
     if registry is None or problems:
         raise RegistryError(source.path, problems)
-    return _placed(registry, former, source)
+    return registry
 
 
 def hosts_of(registry: Registry) -> dict[ExpertId, str]:
@@ -51,18 +45,6 @@ def without_host(text: str, path: Path) -> frozenset[ExpertId]:
     """Experts for which a valid ``text`` names no host. Pure."""
     entries = parse_source(text, path).data["experts"]
     return frozenset(entry["id"] for entry in entries if entry.get("host") is None)
-
-
-def _placed(registry: Registry, former: Mapping[ExpertId, str] | None, source: Source) -> Registry:
-    if all(expert.host is not None for expert in registry.experts):
-        return registry
-    from coe.placing import with_hosts
-
-    try:
-        return with_hosts(registry, former)
-    except ConfigError as error:
-        message = f"{error.message}; {error.hint}" if error.hint else error.message
-        raise RegistryError(source.path, [Problem(message, source.position(("experts",)))]) from None
 
 
 def _validation_problems(source: Source, error: ValidationError) -> list[Problem]:

@@ -1,22 +1,388 @@
-"""The JSON schema of experts.yaml, for editors.
+"""experts.yaml as frozen objects. Unknown keys are refused; units are part of the names.
 
-``python -m coe.registry.schema > docs/experts.schema.json`` remakes the file; a test checks it is current.
+Registry
+├── service    where the API listens
+├── limits     sizes and times that protect the service
+├── pool       hosts (places where experts run) and how they are scheduled
+├── experts    one entry per expert, each on a host
+├── routers    named routers and the default one
+├── aggregator how several answers become one; aggregators: further ones by name
+├── routes     further model names, each with its router and aggregator
+├── observe    traces, and a record of what was asked and answered
+└── history    where the accepted versions of the file are kept
 """
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
-from coe.registry.models import Registry
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from coe.core.types import ExpertView
+from coe.registry.aggregation_settings import AggregatorSpec, NamedRoute
+from coe.registry.base import Model, Name
+from coe.registry.scheduling_settings import DeadlineClasses, Mechanisms
+from coe.registry.service_settings import (
+    Access,
+    AdminListener,
+    FeedbackSettings,
+    History,
+    KeptAnswersSettings,
+    Observe,
+    State,
+)
 
 
-def schema_text() -> str:
-    """The schema as the file docs/experts.schema.json holds it."""
-    schema = Registry.model_json_schema()
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "experts.yaml"}
-    return json.dumps(schema, indent=1) + "\n"
+class Service(Model):
+    """Where the API listens, and the model name that means "route for me"."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """0 takes any free port"""
+    model_name: Name = "coe"
+    """the model name that means: choose the expert for me"""
+    watch: bool = True
+    """take up edits of this file while the service runs"""
+    drain_s: Annotated[float, Field(gt=0)] = 30.0
+    """how long answers under way may go on after SIGTERM; those who wait for an expert are refused"""
+    admin: AdminListener | None = None
+    """the admin API; without this there is none"""
 
 
-if __name__ == "__main__":
-    sys.stdout.write(schema_text())
+class Limits(Model):
+    """Bounds on what one client may ask. A request over a bound is refused, never cut."""
+
+    max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
+    max_messages: Annotated[int, Field(gt=0)] = 256
+    max_prompt_chars: Annotated[int, Field(gt=0)] = 200_000
+    max_queue: Annotated[int, Field(gt=0)] = 1_000
+    """waiting requests; one more is refused with status 429"""
+    media_hosts: tuple[str, ...] = ()
+    """hosts of URLs in content parts, which the expert's server fetches; "*": any; data: URLs always pass"""
+    request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """from arrival to the end of the answer"""
+
+
+class VllmHost(Model):
+    """A managed vLLM server process.
+
+    ``swap: in_place`` keeps one process and replaces its weights (checkpoints of one architecture: the
+    way on a CPU, and quick on a GPU); ``swap: sleep`` gives each expert its own process and uses vLLM's
+    sleep levels (GPU). ``url`` names a server that already runs; it is then not managed.
+    """
+
+    id: Name
+    kind: Literal["vllm"] = "vllm"
+    swap: Literal["in_place", "sleep"] = "in_place"
+    url: str | None = None
+    """a server that already runs; it is not managed"""
+    device: Literal["cpu", "gpu"] = "gpu"
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """GPU memory that the awake experts of a sleeping host may take together"""
+    ram_gb: Annotated[float, Field(gt=0)] | None = None
+    """RAM for weights that are not in use: asleep at level 1, or read ahead from disk"""
+    sleep_level: Literal[1, 2] = 1
+    """1 keeps the weights in RAM, 2 drops them"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """on a CPU write float32"""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of the process"""
+    max_running: Annotated[int, Field(ge=1)] = 16
+    """requests in the process at once"""
+    max_model_len: Annotated[int, Field(ge=16)] | None = None
+    """tokens of prompt and answer together"""
+    args: tuple[str, ...] = ()
+    """further arguments of the vLLM server"""
+    env: dict[str, str] = Field(default_factory=dict)
+    """further environment variables of the process"""
+    start_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    canary: bool = True
+    """ask a known prompt after each swap and refuse the expert when the answer is wrong"""
+
+
+class AdapterHost(Model):
+    """One vLLM process with a base model; its experts are LoRA adapters loaded at run time."""
+
+    id: Name
+    kind: Literal["adapter"]
+    base: str
+    """the base model: a folder or a hub id"""
+    url: str | None = None
+    device: Literal["cpu", "gpu"] = "gpu"
+    max_adapters: Annotated[int, Field(ge=1)] = 8
+    """adapters kept loaded"""
+    max_adapters_in_batch: Annotated[int, Field(ge=1)] = 4
+    """different adapters in one batch"""
+    max_rank: Literal[8, 16, 32, 64, 128] = 16
+    """the largest LoRA rank that is accepted"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    max_running: Annotated[int, Field(ge=1)] = 16
+    max_model_len: Annotated[int, Field(ge=16)] | None = None
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)
+    start_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+
+
+class RemoteHost(Model):
+    """An API elsewhere: an OpenAI-compatible ``url``, or a ``provider`` through LiteLLM.
+
+    The key is read from the environment variable ``api_key_env`` or the file ``api_key_file``; it never
+    stands in experts.yaml.
+    """
+
+    id: Name
+    kind: Literal["remote"]
+    url: str | None = None
+    """an OpenAI-compatible server, with or without /v1"""
+    provider: str | None = None
+    """a provider's name in LiteLLM"""
+    api_key_env: str | None = None
+    """environment variable that holds the key"""
+    api_key_file: str | None = None
+    """file that holds the key, relative to experts.yaml"""
+    max_running: Annotated[int, Field(ge=1)] = 64
+    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    max_failures: Annotated[int, Field(ge=1)] = 5
+    """failures in a row after which an expert is left alone for pause_s"""
+    pause_s: Annotated[float, Field(gt=0)] = 10.0
+    link_local: bool = False
+    """whether url may be at a link-local or cloud metadata address"""
+
+    @model_validator(mode="after")
+    def _one_address(self) -> RemoteHost:
+        if (self.url is None) == (self.provider is None):
+            raise ValueError("give either url (an OpenAI-compatible server) or provider (through LiteLLM)")
+        return self
+
+
+def _kind(host: object) -> object:
+    """A host without ``kind`` is a vllm host."""
+    return host.get("kind", "vllm") if isinstance(host, dict) else getattr(host, "kind", None)
+
+
+Host = Annotated[
+    Annotated[VllmHost, Tag("vllm")]
+    | Annotated[AdapterHost, Tag("adapter")]
+    | Annotated[RemoteHost, Tag("remote")],
+    Discriminator(_kind),
+]
+
+
+class Pool(Model):
+    """Hosts, and the scheduling of experts onto them. Times in seconds."""
+
+    hosts: tuple[Host, ...]
+    policy: str = "coe"
+    """how experts are scheduled; coe[-belady,-prefetch] is the policy coe without these mechanisms"""
+    options: Mechanisms = Mechanisms()
+    """mechanisms of the policy coe"""
+    classes: DeadlineClasses = DeadlineClasses()
+    """what requests of each deadline class expect"""
+    pinned: tuple[Name, ...] = ()
+    """experts that the policy ``static`` keeps in memory once they are loaded"""
+    min_residency_s: Annotated[float, Field(ge=0)] = 0.0
+    """an expert just loaded is not swapped out sooner"""
+    load_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """a load that takes longer has failed"""
+    reroute_within: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """an expert whose probability of being the right one is at most this much below the best one's may
+    answer instead if it is free sooner; 0 switches that off"""
+    replan_s: Annotated[float, Field(ge=60)] | None = None
+    """so often experts without a host are placed anew, where their work has shifted; none: never.
+    `coe deploy` does not read it"""
+
+
+class Price(Model):
+    """US dollars per million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
+class Expert(Model):
+    """One expert LLM.
+
+    ``model`` is a folder (relative to experts.yaml), a hub id (``org/name``, or ``hf:org/name`` to be sure)
+    or the model's name on a remote host.
+    """
+
+    id: Name
+    """also the model name that pins this expert"""
+    host: Name | None = None
+    """the id of a host under pool.hosts; none: it gets one of those that can serve it, by a plan that is made
+    when the file is read"""
+    model: str
+    adapter: str | None = None
+    """LoRA folder (hosts of kind adapter)"""
+    card: str = ""
+    """one sentence: what it is best at; routers read it"""
+    skills: tuple[str, ...] = ()
+    """categories of the router's examples that it covers"""
+    tags: tuple[str, ...] = ()
+    general: bool = False
+    """takes what no specialist covers, and what the router is unsure of"""
+    profile: str | None = None
+    """name of its profile, where that is neither its id nor its model"""
+    fallback: Name | None = None
+    """the expert to ask where this one and the router's next choice cannot answer"""
+    shadow: bool = False
+    """answers whoever names it, but no router chooses it"""
+    parameters_b: Annotated[float, Field(gt=0)] | None = None
+    """billions of parameters"""
+    active_b: Annotated[float, Field(gt=0)] | None = None
+    """billions of parameters used per token (mixtures of experts)"""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """memory of its weights"""
+    context_length: Annotated[int, Field(ge=16)] | None = None
+    """tokens of prompt and answer together"""
+    price: Price | None = None
+    load_s: Annotated[float, Field(ge=0)] | None = None
+    """first guess of the time a load takes; it is measured from then on"""
+    wake_s: Annotated[float, Field(ge=0)] | None = None
+    """first guess of the time waking takes (swap: sleep); measured from then on"""
+    sleep_s: Annotated[float, Field(ge=0)] | None = None
+    """first guess of the time going to sleep takes; measured from then on"""
+    max_running: Annotated[int, Field(ge=1)] | None = None
+    """requests to this expert at once"""
+
+    def view(self) -> ExpertView:
+        return ExpertView(
+            id=self.id,
+            card=self.card,
+            skills=self.skills,
+            tags=self.tags,
+            parameters_b=self.parameters_b,
+            active_b=self.active_b,
+            usd_per_mtok_in=self.price.input if self.price else None,
+            usd_per_mtok_out=self.price.output if self.price else None,
+            general=self.general,
+        )
+
+
+class RouterSpec(Model):
+    """A named router: ``kind`` is a built-in's short name or ``package.module:Class``."""
+
+    name: Name
+    kind: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Routers(Model):
+    default: Name = "category"
+    """the router that is used unasked"""
+    available: tuple[RouterSpec, ...] = ()
+
+
+class Node(Model):
+    """A kind of machine, or a part of one, in a cluster: its hosts share a pool owner and its memory.
+
+    Each copy of it runs all its hosts; a request goes to the copy where it waits least.
+    """
+
+    id: Name
+    hosts: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """ids of hosts under pool.hosts that run there"""
+    copies: Annotated[int, Field(ge=0)] = 1
+    """copies at least; 0 starts the first one when a request comes"""
+    max_copies: Annotated[int, Field(ge=1)] | None = None
+    """copies at most; more than copies turns autoscaling on, by the scheduler's forecast"""
+    cpus: Annotated[float, Field(ge=0)] = 0.0
+    """CPUs that Ray sets aside for each copy"""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs that Ray sets aside for each copy; its processes see these and no others"""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Ray's custom resources that each copy takes, for example {"a100": 1}"""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Node:
+        if self.max_copies is not None and self.max_copies < self.copies:
+            raise ValueError(f"max_copies is {self.max_copies}, less than copies ({self.copies})")
+        if self.copies == 0 and self.max_copies is None:
+            raise ValueError("copies is 0, so give max_copies")
+        return self
+
+
+class Cluster(Model):
+    """How `coe deploy` spreads the service. `coe serve` does not read it."""
+
+    gateways: Annotated[int, Field(ge=1)] = 1
+    """gateway replicas at least"""
+    max_gateways: Annotated[int, Field(ge=1)] | None = None
+    """gateway replicas at most; more than gateways turns autoscaling on"""
+    target_ongoing: Annotated[float, Field(gt=0)] = 64.0
+    """requests under way for each gateway that autoscaling aims at"""
+    max_ongoing: Annotated[int, Field(ge=1)] = 1_000
+    """requests under way in one gateway; further ones go to another or wait in Ray"""
+    target_wait_s: Annotated[float, Field(gt=0)] = 10.0
+    """expected wait for an expert that autoscaling of nodes aims to stay below"""
+    nodes: tuple[Node, ...] = ()
+    """empty: one node with all hosts"""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Cluster:
+        if self.max_gateways is not None and self.max_gateways < self.gateways:
+            raise ValueError(f"max_gateways is {self.max_gateways}, less than gateways ({self.gateways})")
+        return self
+
+
+class Registry(Model):
+    """The whole of experts.yaml."""
+
+    version: Literal[1] = 1
+    service: Service = Service()
+    limits: Limits = Limits()
+    pool: Pool
+    experts: Annotated[tuple[Expert, ...], Field(min_length=1)]
+    routers: Routers = Routers()
+    aggregator: AggregatorSpec = AggregatorSpec()
+    profiles: tuple[str, ...] = ("package:open-models", "profiles")
+    """folders of what is known of experts, relative to experts.yaml; a later one goes before an earlier one,
+    and new profiles are written to the last; package:open-models comes with CoE"""
+    probes: str | None = None
+    """outcome set, relative to experts.yaml, whose questions `experts add --profile` asks"""
+    history: History = History()
+    cluster: Cluster = Cluster()
+    access: Access = Access()
+    state: State = State()
+    observe: Observe = Observe()
+    feedback: FeedbackSettings | None = None
+    """take clients' marks on answers; none: /v1/feedback is not there"""
+    answers: KeptAnswersSettings | None = None
+    """keep answers and give them again; none: never"""
+    aggregators: tuple[AggregatorSpec, ...] = ()
+    """further ones, for requests and routes to name"""
+    routes: tuple[NamedRoute, ...] = ()
+    """further model names that route"""
+
+    def expert(self, expert_id: str) -> Expert | None:
+        return next((e for e in self.experts if e.id == expert_id), None)
+
+    # Read by every request, so made once.
+    @cached_property
+    def routed_names(self) -> Mapping[str, NamedRoute]:
+        """All model names that route, ``service.model_name`` first."""
+        plain = NamedRoute(model=self.service.model_name)
+        return {route.model: route for route in (plain, *self.routes)}
+
+    @cached_property
+    def _aggregator_specs(self) -> Mapping[str, AggregatorSpec]:
+        return {spec.label: spec for spec in (self.aggregator, *self.aggregators)}
+
+    def aggregator_spec(self, name: str) -> AggregatorSpec:
+        """The entry called ``name``; a built-in without one is as the default aggregator, without options."""
+        own = self._aggregator_specs.get(name)
+        return own or self.aggregator.model_copy(update={"name": name, "kind": name, "options": {}})
+
+    def host(self, host_id: str | None) -> VllmHost | AdapterHost | RemoteHost | None:
+        return next((h for h in self.pool.hosts if h.id == host_id), None)
+
+    @property
+    def routed(self) -> tuple[Expert, ...]:
+        """The experts that routers may choose: all but shadows."""
+        return tuple(e for e in self.experts if not e.shadow)
+
+    def experts_on(self, host_id: str) -> tuple[Expert, ...]:
+        return tuple(e for e in self.experts if e.host == host_id)

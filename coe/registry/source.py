@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from coe.registry.problems import Loc, Position, Problem, RegistryError
+from coe.registry.errors import Loc, Position, Problem, RegistryError
 
 _MAX_BYTES = 4_000_000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coe.registry.models import AdapterHost, Expert, Host, Registry, RemoteHost, VllmHost
+from coe.registry.schema import AdapterHost, Expert, Host, Registry, RemoteHost, VllmHost
 
 _LISTED = 12
 

@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coe.pool.events import HostId
+from coe.core.types import ExpertId
+from coe.scheduler.events import HostId
 from coe.simulate.cluster import Cluster
 from coe.simulate.workload import Workload
-from coe.types import ExpertId
 
 BISECTIONS = 60
 

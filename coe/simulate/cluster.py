@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from coe.pool.events import HostId
-from coe.pool.plan import ExpertPlan, HostPlan, PoolPlan, build_plan
-from coe.registry.models import AdapterHost, Expert, Pool, Registry, RemoteHost, VllmHost
+from coe.core.types import ExpertId
+from coe.registry.schema import AdapterHost, Expert, Pool, Registry, RemoteHost, VllmHost
+from coe.scheduler.events import HostId
+from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan, build_plan
 from coe.simulate.hardware import (
     ADAPTER_LOAD_S,
     ADAPTER_UNLOAD_S,
@@ -18,7 +19,6 @@ from coe.simulate.hardware import (
     ModelSize,
     Preset,
 )
-from coe.types import ExpertId
 
 Swapping = Literal["slot", "in_place", "sleep", "adapter", "none"]
 """How a host changes experts. ``slot``: an engine per expert in RAM, one awake at a time."""

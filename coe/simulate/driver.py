@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from coe.errors import CoeError
-from coe.pool.events import (
+from coe.core.errors import CoeError
+from coe.core.types import ExpertId
+from coe.scheduler.events import (
     Action,
     Arrived,
     Event,
@@ -33,15 +34,14 @@ from coe.pool.events import (
     Tick,
     Wake,
 )
-from coe.pool.policies import Policy
-from coe.pool.scheduler import Scheduler
-from coe.pool.snapshot import PoolSnapshot
+from coe.scheduler.policies import Policy
+from coe.scheduler.scheduler import Scheduler
+from coe.scheduler.snapshot import PoolSnapshot
 from coe.simulate.cluster import Cluster
 from coe.simulate.machine import HostMachine
 from coe.simulate.memory import Ram
 from coe.simulate.replan import Replanning
 from coe.simulate.workload import Workload
-from coe.types import ExpertId
 
 MAX_IDLE_TICKS = 100_000
 """Ticks in a row without anything else happening before a policy is taken to be stuck."""

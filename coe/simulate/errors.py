@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coe.errors import ConfigError
+from coe.core.errors import ConfigError
 
 
 class SimulationError(ConfigError):

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise, permutations
 from typing import TYPE_CHECKING, Literal
 
-from coe.pool.events import HostId
+from coe.core.types import ExpertId
+from coe.scheduler.events import HostId
 from coe.simulate.bounds import first_load_costs
 from coe.simulate.cluster import Cluster
 from coe.simulate.machine import batch_speed
 from coe.simulate.workload import Workload
-from coe.types import ExpertId
 
 if TYPE_CHECKING:
     from ortools.sat.python.cp_model import CpModel, IntVar

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from coe.core.suggest import suggest
 from coe.simulate.errors import SimulationError
-from coe.suggest import suggest
 
 BATCH_EXPONENT = 0.83
 """[M] Work per second of a batch of b is b ** 0.83 that of one request: SmolLM2-135M on one CPU core decodes

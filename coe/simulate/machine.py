@@ -10,9 +10,9 @@ from __future__ import annotations
 import heapq
 import math
 
+from coe.core.types import ExpertId
 from coe.simulate.cluster import HostModel
 from coe.simulate.hardware import BATCH_EXPONENT
-from coe.types import ExpertId
 
 CLOSE = 1e-9
 """Requests that end within this many seconds of work of each other end together."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter, OrderedDict
 
+from coe.core.types import ExpertId
 from coe.simulate.cluster import Cluster
-from coe.types import ExpertId
 
 
 class Ram:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from coe.pool.plan import EPSILON
+from coe.core.types import ExpertId
+from coe.scheduler.plan import EPSILON
 from coe.simulate.cluster import Cluster
 from coe.simulate.workload import Workload
-from coe.types import ExpertId
 
 
 def pinned_by_load(workload: Workload, cluster: Cluster) -> tuple[ExpertId, ...]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from coe.placing import on_hosts
-from coe.pool.account import WorkDone
-from coe.pool.plan import PoolPlan, build_plan
-from coe.relocation import Looks, relocate
+from coe.placement.assign import on_hosts
+from coe.placement.rebalance import Looks, relocate
+from coe.scheduler.plan import PoolPlan, build_plan
+from coe.scheduler.usage import WorkDone
 from coe.simulate.cluster import Cluster
 from coe.simulate.errors import SimulationError
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from coe.pool.policies import Policy, make_policy
+from coe.scheduler.policies import Policy
+from coe.simulate.baselines import make_policy
 from coe.simulate.cluster import Cluster
 from coe.simulate.driver import Simulation
 from coe.simulate.metrics import Row, measure

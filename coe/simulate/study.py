@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from coe.pool.policies import POLICIES, make_policy
-from coe.registry.models import Pool, Registry, VllmHost
+from coe.core.types import ExpertId
+from coe.registry.schema import Pool, Registry, VllmHost
+from coe.simulate.baselines import POLICIES, make_policy
 from coe.simulate.bounds import LowerBounds, lower_bounds
 from coe.simulate.cluster import DEFAULT_BATCH, Cluster, registry_cluster, slots_cluster
 from coe.simulate.errors import SimulationError
@@ -26,7 +27,6 @@ from coe.simulate.workload import (
     labels_of,
     parse_assignment,
 )
-from coe.types import ExpertId
 
 DEFAULT_EXPERTS, DEFAULT_SLOTS = 16, 2
 FREE_POLICY = "coe"
@@ -47,7 +47,7 @@ class StudyPlan:
     assignment: str | None = None
     experts: int | None = None
     slots: tuple[int, ...] = ()
-    registry: Path | None = None
+    registry: Registry | None = None
     preset: str | None = None
     loads: tuple[float, ...] = ()
     slo_s: float = 20.0
@@ -100,10 +100,10 @@ class Study:
 def run_study(plan: StudyPlan, progress: Progress = lambda _: None) -> Study:
     """Everything in ``plan``; the same plan gives the same figures, ``decision_us`` apart.
 
-    Raises :class:`coe.errors.ConfigError` for what cannot be simulated as asked.
+    Raises :class:`coe.core.errors.ConfigError` for what cannot be simulated as asked.
     """
     _check(plan)
-    registry = _registry(plan)
+    registry = plan.registry
     assignment = _assignment(plan)
     trace = _trace(plan, assignment)
     if assignment is None:
@@ -170,12 +170,6 @@ def _check(plan: StudyPlan) -> None:
             "--slots, --experts, --max-batch and --load-batch must be 1 or more",
             hint="for example --slots 1,2",
         )
-
-
-def _registry(plan: StudyPlan) -> Registry | None:
-    from coe.registry.load import load_registry
-
-    return load_registry(plan.registry) if plan.registry else None
 
 
 def _assignment(plan: StudyPlan) -> Assignment | None:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from coe.core.suggest import suggest
+from coe.core.types import ExpertId
 from coe.simulate.errors import SimulationError, TraceError
 from coe.simulate.trace import Trace, TraceRow, from_zero
-from coe.suggest import suggest
-from coe.types import ExpertId
 
 if TYPE_CHECKING:
     from collections.abc import Callable

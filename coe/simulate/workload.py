@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from coe.core.suggest import suggest
+from coe.core.types import ExpertId
 from coe.simulate.cluster import Cluster
 from coe.simulate.errors import SimulationError, TraceError
 from coe.simulate.synthetic import parse_zipf, zipf_labels
 from coe.simulate.trace import Trace, TraceRow
-from coe.suggest import suggest
-from coe.types import ExpertId
 
 DEFAULT_INPUT_TOKENS, DEFAULT_OUTPUT_TOKENS = 512.0, 128.0
 """Of rows that give neither tokens nor service_seconds."""

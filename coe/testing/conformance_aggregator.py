@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coe.aggregators import Aggregator, Asked, Picked, Proposal, Proposing, Verdict, Write
-from coe.errors import CoeError, ExpertUnavailable
-from coe.types import ExpertId, Request
+from coe.core.errors import CoeError, ExpertUnavailable
+from coe.core.types import ExpertId, Request
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 

@@ -1,4 +1,4 @@
-"""The contract of :class:`coe.types.Engine`, as a check that built-in and third-party engines run."""
+"""The contract of :class:`coe.core.types.Engine`, as a check that built-in and third-party engines run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from coe.errors import CoeError, EngineError
-from coe.types import Engine, EngineCall, ExpertId, ExpertSpec
+from coe.core.errors import CoeError, EngineError
+from coe.core.types import Engine, EngineCall, ExpertId, ExpertSpec
 
 QUESTION = ({"role": "user", "content": "What is the capital of France?"},)
 

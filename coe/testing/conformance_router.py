@@ -1,4 +1,4 @@
-"""The contract of :class:`coe.types.Router`, as a check that built-in and third-party routers run."""
+"""The contract of :class:`coe.core.types.Router`, as a check that built-in and third-party routers run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from coe.errors import RoutingError
-from coe.types import Decision, ExpertView, Router
+from coe.core.errors import RoutingError
+from coe.core.types import Decision, ExpertView, Router
 
 TEXTS = (
     "What is 12 + 30?",

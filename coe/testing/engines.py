@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from coe.errors import EngineError
-from coe.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
+from coe.core.errors import EngineError
+from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 
 Method = Literal["start", "ensure_ready", "sleep", "adopt", "ask", "stop"]
 

@@ -1,7 +1,7 @@
 """Outcome sets from what people already have: ``coe eval import KIND PATH -o DIR``.
 
-An importer turns files into questions and outcomes; :func:`eval.importers.writing.write_outcome_set` makes
-the folder that ``coe eval recorded`` and ``coe experts profile --from`` read.
+An importer turns files into questions and outcomes; :func:`coe.eval.importers.writing.write_outcome_set`
+makes the folder that ``coe eval recorded`` and ``coe experts profile --from`` read.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, cast
 
-from coe.errors import ConfigError
-from coe.suggest import suggest
-from eval.importers.writing import Imported
+from coe.core.errors import ConfigError
+from coe.core.suggest import suggest
+from coe.eval.importers.writing import Imported
 
 
 class Importer(Protocol):
@@ -25,11 +25,11 @@ class Importer(Protocol):
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
-        "lm-eval": "eval.importers.lm_eval:read",
-        "mmlu-pro": "eval.importers.mmlu_pro:read",
-        "csv": "eval.importers.table:read",
-        "feedback": "eval.importers.feedback:read",
-        "run": "eval.importers.live:read",
+        "lm-eval": "coe.eval.importers.lm_eval:read",
+        "mmlu-pro": "coe.eval.importers.mmlu_pro:read",
+        "csv": "coe.eval.importers.table:read",
+        "feedback": "coe.eval.importers.feedback:read",
+        "run": "coe.eval.importers.live:read",
     }
 )
 """kind -> where its importer is"""

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coe.errors import ConfigError
-from eval.importers import files_of
-from eval.importers.writing import Imported, OutcomeRow, QuestionRow
-from eval.tables import Row, first, read_rows
+from coe.core.errors import ConfigError
+from coe.eval.importers import files_of
+from coe.eval.importers.writing import Imported, OutcomeRow, QuestionRow
+from coe.eval.live.tables import Row, first, read_rows
 
 _ID = ("request", "completion_id", "request_id", "id")
 _SCORE = ("score", "vote", "rating")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coe.errors import ConfigError
-from eval.importers.writing import Imported, OutcomeRow, QuestionRow, unique
-from eval.records import read_records
+from coe.core.errors import ConfigError
+from coe.eval.importers.writing import Imported, OutcomeRow, QuestionRow, unique
+from coe.eval.live.records import read_records
 
 
 def read(paths: Sequence[Path], expert: str | None) -> Imported:

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coe.errors import ConfigError
-from eval.importers import files_of
-from eval.importers.writing import Imported, OutcomeRow, QuestionRow, unique
-from eval.tables import Row, read_rows
+from coe.core.errors import ConfigError
+from coe.eval.importers import files_of
+from coe.eval.importers.writing import Imported, OutcomeRow, QuestionRow, unique
+from coe.eval.live.tables import Row, read_rows
 
 _NAME = re.compile(r"samples_(?P<task>.+?)_\d{4}-\d{2}-\d{2}T.*\.jsonl$")
 _METRICS = ("exact_match", "acc_norm", "acc", "mc2", "mc1", "f1", "pass@1")

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coe import extraction
-from coe.errors import ConfigError
-from eval.importers import files_of
-from eval.importers.writing import Imported, OutcomeRow, QuestionRow, unique
-from eval.questions import LETTERS
+from coe.core import extraction
+from coe.core.errors import ConfigError
+from coe.eval.importers import files_of
+from coe.eval.importers.writing import Imported, OutcomeRow, QuestionRow, unique
+from coe.eval.live.questions import LETTERS
 
 _NAME = re.compile(r"model_outputs_(?P<model>.+?)(?:_\d+shots?)?(?:_.*)?$")
 

@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from coe.errors import ConfigError
-from eval.importers import files_of
-from eval.importers.writing import Imported, OutcomeRow, QuestionRow, unique
-from eval.tables import Row, read_rows
+from coe.core.errors import ConfigError
+from coe.eval.importers import files_of
+from coe.eval.importers.writing import Imported, OutcomeRow, QuestionRow, unique
+from coe.eval.live.tables import Row, read_rows
 
 
 def read(paths: Sequence[Path], expert: str | None) -> Imported:

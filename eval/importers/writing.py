@@ -1,4 +1,4 @@
-"""The folder of an outcome set, written. Its reader is :mod:`eval.recorded.outcomes`."""
+"""The folder of an outcome set, written. Its reader is :mod:`coe.outcomes.outcome_set`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from coe.errors import ConfigError
-from eval.prices import Prices
+from coe.core.errors import ConfigError
+from coe.eval.live.prices import Prices
 
 
 @dataclass(frozen=True)

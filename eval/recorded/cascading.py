@@ -14,11 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eval.curves import Point
-from eval.recorded.methods import BLEND, CASCADE, STATIC
-from eval.recorded.outcomes import Floats, Indices, OutcomeSet
-from eval.recorded.study import Asked, Study
-from eval.recorded.tradeoff import WEIGHTS, Tradeoff, answer_costs, curve_of, learned_costs, paid, tradeoff
+from coe.eval.recorded.methods import BLEND, CASCADE, STATIC
+from coe.eval.recorded.study import Asked, Study
+from coe.eval.recorded.tradeoff import (
+    WEIGHTS,
+    Tradeoff,
+    answer_costs,
+    curve_of,
+    learned_costs,
+    paid,
+    tradeoff,
+)
+from coe.eval.report.curves import Point
+from coe.outcomes.outcome_set import Floats, Indices, OutcomeSet
 
 _PENALTY = 1.0
 
@@ -163,7 +171,7 @@ def cascaded(study: Study) -> Asked:
 
 
 def cascade_tradeoff(study: Study) -> Tradeoff:
-    """As :func:`eval.recorded.tradeoff.tradeoff`, of cascades; the cost is of all experts asked."""
+    """As :func:`coe.eval.recorded.tradeoff.tradeoff`, of cascades; the cost is of all experts asked."""
     folds, costs, points = _folds(study), answer_costs(study)[0][study.rows], []
     for weight in WEIGHTS:
         asked = _asked(study, [fold.at(weight) for fold in folds], time.perf_counter())

@@ -11,13 +11,13 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from coe.aggregators.teaching import scores_of
-from coe.aggregators.weighing import ABSENT, Ints
-from coe.errors import ConfigError
-from coe.suggest import suggest
-from eval.recorded.learning import InStages, Learned
-from eval.recorded.lessons import Lessons, table_of
-from eval.recorded.outcomes import Floats, Indices, OutcomeSet
+from coe.aggregators.combiner.tables import ABSENT, Ints
+from coe.aggregators.combiner.training import scores_of
+from coe.core.errors import ConfigError
+from coe.core.suggest import suggest
+from coe.outcomes.combiner_fits import InStages, Learned
+from coe.outcomes.combiner_tables import Lessons, table_of
+from coe.outcomes.outcome_set import Floats, Indices, OutcomeSet
 
 
 class Combiner(Protocol):

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.recorded.combining import combiner
-from eval.recorded.lessons import Lessons
-from eval.recorded.outcomes import Floats, Indices, OutcomeSet
-from eval.recorded.ranking import available_top
-from eval.statistics import paired_bootstrap
-from routers import ESTIMATORS
+from coe.eval.recorded.combining import combiner
+from coe.outcomes.combiner_fits import available_top
+from coe.outcomes.combiner_tables import Lessons
+from coe.outcomes.outcome_set import Floats, Indices, OutcomeSet
+from coe.outcomes.statistics import paired_bootstrap
+from coe.routers import ESTIMATORS
 
 CANDIDATES = tuple(name for name in ("blend", "traits", "linear", "knn", "category") if name in ESTIMATORS)
 COMBINING = ("vote", "weighted_vote")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coe.errors import ConfigError
-from coe.suggest import suggest
-from eval.contamination import normalised
-from eval.recorded.outcomes import Indices, Question
+from coe.core.errors import ConfigError
+from coe.core.suggest import suggest
+from coe.outcomes.outcome_set import Indices, Question
+from coe.outcomes.text_key import normalised
 
 
 @dataclass(frozen=True)

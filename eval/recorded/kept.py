@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.recorded.folds import Fold
-from eval.recorded.methods import Fitted
-from eval.recorded.outcomes import OutcomeSet
-from routers.encoder import Vectors
+from coe.eval.recorded.folds import Fold
+from coe.eval.recorded.methods import Fitted
+from coe.outcomes.outcome_set import OutcomeSet
+from coe.routers.encoders.encoder import Vectors
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from typing import Self
 import numpy as np
 
 from coe.aggregators.worth import CLEAR
-from eval.recorded.combining import Vote
-from eval.recorded.learning import MEAN_EXPERTS, Learned
-from eval.recorded.lessons import Lessons
-from eval.recorded.outcomes import Floats, Indices, OutcomeSet
-from eval.recorded.ranking import by_mass
+from coe.eval.recorded.combining import Vote
+from coe.outcomes.combiner_fits import MEAN_EXPERTS, Learned, by_mass
+from coe.outcomes.combiner_tables import Lessons
+from coe.outcomes.outcome_set import Floats, Indices, OutcomeSet
 
 P = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CLEAR_FROM = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from coe.errors import ConfigError
-from coe.suggest import suggest
-from eval.recorded.outcomes import Floats, Indices, OutcomeSet
-from routers import ESTIMATORS, estimator_class
-from routers.blend import PARTS, USUAL, BlendEstimator, fit_part
-from routers.encoder import Vectors
-from routers.evidence import Estimator, Evidence, Matrix
+from coe.core.errors import ConfigError
+from coe.core.suggest import suggest
+from coe.outcomes.outcome_set import Floats, Indices, OutcomeSet
+from coe.routers import ESTIMATORS, estimator_class
+from coe.routers.blend import PARTS, USUAL, BlendEstimator, fit_part
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.learning.evidence import Estimator, Evidence, Matrix
 
 BLEND, CASCADE = "blend", "cascade"
 STATIC, RANDOM, ORACLE = "static", "random", "oracle"

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eval.recorded.combining import Vote
-from eval.recorded.methods import expert_accuracy
-from eval.recorded.ranking import available_top
-from eval.recorded.study import Asked, Study
+from coe.eval.recorded.combining import Vote
+from coe.eval.recorded.methods import expert_accuracy
+from coe.eval.recorded.study import Asked, Study
+from coe.outcomes.combiner_fits import available_top
 
 ONE_SAMPLE = "not measurable: the set records one answer of each expert, not samples"
 

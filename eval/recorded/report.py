@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from eval.recorded.cascading import alone, curve
-from eval.recorded.default import ADAPTIVE, LEARNING
-from eval.recorded.methods import BASELINES, CASCADE
-from eval.recorded.references import ONE_SAMPLE, everybody, names, single_within
-from eval.recorded.study import Asked, Study
-from eval.recorded.tradeoff import KEPT_SHARE
-from eval.statistics import calibration, paired_bootstrap, wilson
+from coe.eval.recorded.cascading import alone, curve
+from coe.eval.recorded.default import ADAPTIVE, LEARNING
+from coe.eval.recorded.methods import BASELINES, CASCADE
+from coe.eval.recorded.references import ONE_SAMPLE, everybody, names, single_within
+from coe.eval.recorded.study import Asked, Study
+from coe.eval.recorded.tradeoff import KEPT_SHARE
+from coe.outcomes.statistics import calibration, paired_bootstrap, wilson
 
 DEFAULT = "default"
 SINGLE = "best single"

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from coe.errors import ConfigError
-from coe.types import ExpertId
-from eval.recorded.folds import Fold, cross_folds, split_folds
-from eval.recorded.kept import KeptFits, digest_of
-from eval.recorded.methods import BASELINES, CASCADE
-from eval.recorded.outcomes import OutcomeSet, read_outcomes
-from eval.recorded.study import Plan, Study, check_plan
-from routers import ESTIMATORS
-from routers.encoder import Encoder, Vectors, open_encoder
-from routers.vectors import encode_cached
+from coe.core.errors import ConfigError
+from coe.core.types import ExpertId
+from coe.eval.recorded.folds import Fold, cross_folds, split_folds
+from coe.eval.recorded.kept import KeptFits, digest_of
+from coe.eval.recorded.methods import BASELINES, CASCADE
+from coe.eval.recorded.study import Plan, Study, check_plan
+from coe.outcomes.outcome_set import OutcomeSet, read_outcomes
+from coe.outcomes.vectors import question_vectors
+from coe.routers import ESTIMATORS
+from coe.routers.encoders.encoder import open_encoder
 
 
 @dataclass(frozen=True)
@@ -70,16 +67,6 @@ def _folds(settings: Settings, outcomes: OutcomeSet) -> list[Fold]:
     if settings.train_split is not None and settings.test_split is not None:
         return split_folds(outcomes.questions, settings.train_split, settings.test_split)
     return cross_folds(outcomes.questions, settings.folds, settings.seed)
-
-
-def question_vectors(outcomes: OutcomeSet, encoder: Encoder) -> Vectors:
-    """(n, d), zero where a question has no text. Kept on disk, so only the first run takes minutes."""
-    readable = [i for i, question in enumerate(outcomes.questions) if question.text is not None]
-    texts = [outcomes.questions[i].text or "" for i in readable]
-    found = encode_cached(encoder, texts, workers=os.cpu_count() or 1)
-    rows = np.zeros((len(outcomes), found.shape[1]), dtype=np.float32)
-    rows[readable] = found
-    return rows
 
 
 def listed(text: str) -> tuple[str, ...]:

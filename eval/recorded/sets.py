@@ -1,6 +1,7 @@
 """Routers over several outcome sets and seeds, with one correction for all of them.
 
-    python -m eval.recorded.sets DATA --out DIR [--sets pool-a,gpqa] [--seeds 0,1,2,3,4] [--routers blend,...]
+    python -m coe.eval.recorded.sets DATA --out DIR [--sets pool-a,gpqa] [--seeds 0,1,2,3,4] [--routers
+    blend,...]
         [--seeds-of pool-a=0,1,2,3,4]
 
 Every set is kept in ``DIR/NAME.json``, and each seed of it in ``DIR/seeds``, as it is done: an interrupted
@@ -20,19 +21,19 @@ from typing import Any
 import click
 import numpy as np
 
-from coe.errors import ConfigError
-from coe.suggest import suggest
-from coe.types import ExpertId
-from eval.recorded.cascading import alone, curve
-from eval.recorded.folds import cross_folds, thinned
-from eval.recorded.methods import BASELINES, STATIC
-from eval.recorded.outcomes import Floats, read_outcomes
-from eval.recorded.report import DEFAULT
-from eval.recorded.run import Settings, listed, open_study
-from eval.recorded.study import Study
-from eval.recorded.tradeoff import KEPT_SHARE, unread_share
-from eval.reproduce import POOL_A, POOL_B, POOL_C
-from eval.statistics import holm, paired_bootstrap
+from coe.core.errors import ConfigError
+from coe.core.suggest import suggest
+from coe.core.types import ExpertId
+from coe.eval.recorded.cascading import alone, curve
+from coe.eval.recorded.folds import cross_folds, thinned
+from coe.eval.recorded.methods import BASELINES, STATIC
+from coe.eval.recorded.pools import POOL_A, POOL_B, POOL_C
+from coe.eval.recorded.report import DEFAULT
+from coe.eval.recorded.run import Settings, listed, open_study
+from coe.eval.recorded.study import Study
+from coe.eval.recorded.tradeoff import KEPT_SHARE, unread_share
+from coe.outcomes.outcome_set import Floats, read_outcomes
+from coe.outcomes.statistics import holm, paired_bootstrap
 
 UNCERTAIN = ("fork", "unknown", "unverified")
 """Words in the names of experts whose identity is not certain."""

@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coe.aggregators.worth import CLEAR
-from coe.errors import ConfigError
-from coe.types import ExpertId
-from eval.recorded.combining import combiner
-from eval.recorded.default import ADAPTIVE, Choice, choose_default
-from eval.recorded.folds import Fold, cross_folds
-from eval.recorded.kept import KeptFits
-from eval.recorded.learning import InStages
-from eval.recorded.lessons import Lessons
-from eval.recorded.methods import CASCADE, Fitted, Lesson, expert_accuracy, method
-from eval.recorded.outcomes import Floats, Indices, OutcomeSet
-from eval.recorded.ranking import available_top, by_mass
-from routers.encoder import Vectors
-from routers.evidence import Evidence
-from routers.features import text_features
+from coe.core.errors import ConfigError
+from coe.core.types import ExpertId
+from coe.eval.recorded.combining import combiner
+from coe.eval.recorded.default import ADAPTIVE, Choice, choose_default
+from coe.eval.recorded.folds import Fold, cross_folds
+from coe.eval.recorded.kept import KeptFits
+from coe.eval.recorded.methods import CASCADE, Fitted, Lesson, expert_accuracy, method
+from coe.outcomes.combiner_fits import InStages, available_top, by_mass
+from coe.outcomes.combiner_tables import Lessons
+from coe.outcomes.outcome_set import Floats, Indices, OutcomeSet
+from coe.routers.encoders.encoder import Vectors
+from coe.routers.learning.evidence import Evidence
+from coe.routers.learning.features import text_features
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.curves import Point, cost_at, hull
-from eval.recorded.methods import expert_accuracy
-from eval.recorded.outcomes import Floats, Indices
-from eval.recorded.ranking import available_top
-from eval.recorded.study import Study
+from coe.eval.recorded.methods import expert_accuracy
+from coe.eval.recorded.study import Study
+from coe.eval.report.curves import Point, cost_at, hull
+from coe.outcomes.combiner_fits import available_top
+from coe.outcomes.outcome_set import Floats, Indices
 
 WEIGHTS = (0.0, *np.geomspace(0.005, 20.0, 60).tolist())
 KEPT_SHARE = 0.95

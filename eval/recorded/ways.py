@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from coe.errors import ConfigError
-from eval.recorded.combining import Combiner, Vote, WeightedVote
-from eval.recorded.learning import InStages, Learned
-from eval.recorded.lessons import Lessons
-from eval.recorded.masses import ByMass
-from eval.recorded.methods import Fitted, expert_accuracy
-from eval.recorded.outcomes import Floats, OutcomeSet
-from eval.recorded.ranking import available_top
-from eval.recorded.study import Study
-from eval.statistics import paired_bootstrap
+from coe.core.errors import ConfigError
+from coe.eval.recorded.combining import Combiner, Vote, WeightedVote
+from coe.eval.recorded.masses import ByMass
+from coe.eval.recorded.methods import Fitted, expert_accuracy
+from coe.eval.recorded.study import Study
+from coe.outcomes.combiner_fits import InStages, Learned, available_top
+from coe.outcomes.combiner_tables import Lessons
+from coe.outcomes.outcome_set import Floats, OutcomeSet
+from coe.outcomes.statistics import paired_bootstrap
 
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.5)
 REFERENCE = 3

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from eval.curves import Point
-from eval.journal import Meter, read_journal
-from eval.records import Summary, read_records, read_summary
-from eval.report import plots
-from eval.report.page import Page
-from eval.report.tables import summary_rows
-from eval.statistics import calibration, wilson
+from coe.eval.live.journal import Meter, read_journal
+from coe.eval.live.records import Summary, read_records, read_summary
+from coe.eval.report import plots
+from coe.eval.report.curves import Point
+from coe.eval.report.page import Page
+from coe.eval.report.tables import summary_rows
+from coe.outcomes.statistics import calibration, wilson
 
 Rows = Sequence[Mapping[str, Any]]
 

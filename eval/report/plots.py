@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from eval.curves import Point, hull
-from eval.statistics import Calibration
+from coe.eval.report.curves import Point, hull
+from coe.outcomes.statistics import Calibration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eval.attribution import Verdict, attribute, verdict, win_matrix
-from eval.curves import Point, average_quality
-from eval.recorded.cascading import alone
-from eval.recorded.outcomes import OutcomeSet
-from eval.recorded.report import DEFAULT
-from eval.recorded.study import Asked, Study
-from eval.report import plots
-from eval.report.page import Page
-from eval.statistics import Calibration, calibration
+from coe.eval.recorded.cascading import alone
+from coe.eval.recorded.report import DEFAULT
+from coe.eval.recorded.study import Asked, Study
+from coe.eval.report import plots
+from coe.eval.report.attribution import Verdict, attribute, verdict, win_matrix
+from coe.eval.report.curves import Point, average_quality
+from coe.eval.report.page import Page
+from coe.outcomes.outcome_set import OutcomeSet
+from coe.outcomes.statistics import Calibration, calibration
 
 Floats = npt.NDArray[np.float64]
 _HEAD = (

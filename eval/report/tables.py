@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from eval.records import Summary
+from coe.eval.live.records import Summary
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from eval.retrieval import Collection, Vectors
-    from eval.service import Address
-    from eval.task import Task
+    from coe.eval.live.retrieval import Collection, Vectors
+    from coe.eval.live.service import Address
+    from coe.eval.live.task import Task
 
 _BATCH = 64
 
 
 def run_retrieval(task: Task, out: Path, options: Mapping[str, Any]) -> None:
     """Measure the encoder and write records.jsonl and summary.json. Not resumable."""
-    from eval.retrieval import read_collection
+    from coe.eval.live.retrieval import read_collection
 
     collection = read_collection(task, options["data"])
     asked = str(options["encoder"] or options["model"])
@@ -38,8 +38,8 @@ async def _measure(collection: Collection, encoder: str, options: Mapping[str, A
     from rich.console import Console
     from rich.progress import Progress
 
-    from eval.retrieval import measure
-    from eval.service import Address
+    from coe.eval.live.retrieval import measure
+    from coe.eval.live.service import Address
 
     total = len(collection.documents) + len(collection.queries)
     with Progress(console=Console(stderr=True)) as bar:
@@ -58,7 +58,7 @@ class _Local:
     """An encoder of the routers: ``minilm``, or a sentence-transformers folder."""
 
     def __init__(self, name: str, advanced: Any) -> None:
-        from routers.encoder import open_encoder
+        from coe.routers.encoders.encoder import open_encoder
 
         self._encoder, self._advanced = open_encoder(name, Path()), advanced
 
@@ -82,7 +82,7 @@ class _Remote:
     async def __call__(self, texts: Sequence[str]) -> Vectors:
         import numpy as np
 
-        from eval.service import connect
+        from coe.eval.live.service import connect
 
         rows: list[list[float]] = []
         async with connect(self._address, 1) as service:

@@ -37,7 +37,7 @@ def main(
 
     The questions are fixed: held-out ones of the demonstration, and some that need two skills.
     """
-    from eval.aggregation import arms, ask_all, lines, table, tasks
+    from coe.eval.demo.aggregation import arms, ask_all, lines, table, tasks
 
     asked = [arm for arm in arms(best_single) if wanted is None or arm.name in wanted.split(",")]
     questions = tasks(per_skill, pairs)

@@ -46,8 +46,8 @@ def main(
     many, and the same asking one after the other until another answer is not worth its price.
     """
     from coe.cli._options import numbers
-    from eval.recorded.run import Settings, listed, open_study
-    from eval.recorded.ways import ablation, compared, figures, table, usual_ways
+    from coe.eval.recorded.run import Settings, listed, open_study
+    from coe.eval.recorded.ways import ablation, compared, figures, table, usual_ways
 
     counts = numbers(experts_per_query, "--experts-per-query")
     study = open_study(

@@ -15,8 +15,8 @@ import click
 @click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
 def main(a: Path, b: Path, json_out: Path | None) -> None:
     """Compare the runs in folders A and B question by question: difference, interval, swaps, time."""
-    from eval.compare import compare, comparison_lines
-    from eval.report.tables import summary_table
+    from coe.eval.live.compare import compare, comparison_lines
+    from coe.eval.report.tables import summary_table
 
     found = compare(a, b)
     click.echo(summary_table([found.a, found.b]))

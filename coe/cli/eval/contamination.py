@@ -15,7 +15,7 @@ def main(profile: Path, test: Path) -> None:
 
     Both are folders of outcome sets or of `coe eval run`. Exit code 1 when any is found.
     """
-    from eval.contamination import contamination, texts_by_id
+    from coe.eval.live.contamination import contamination, texts_by_id
 
     found = contamination(texts_by_id(profile), texts_by_id(test))
     click.echo(str(found))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from eval.demo import Asking, Graded, Summary
+    from coe.eval.demo.demo import Asking, Graded, Summary
 
 
 @click.command()
@@ -34,7 +34,7 @@ def main(
     lenient: bool,
 ) -> None:
     """Ask the mixed held-out demo questions: coe, each expert, best single, random, oracle."""
-    from eval.demo import Asking, by_skill, headline, summarise, table
+    from coe.eval.demo.demo import Asking, by_skill, headline, summarise, table
 
     asking = Asking(url.rstrip("/"), concurrency, record, lenient=lenient)
     graded = asyncio.run(_collect(asking, only or routed, per_skill, alone=only is not None))
@@ -53,8 +53,8 @@ async def _collect(asking: Asking, first: str, per_skill: int, alone: bool) -> l
     from rich.console import Console
     from rich.progress import Progress
 
-    from coe.errors import ExpertUnavailable
-    from eval.demo import run_demo
+    from coe.core.errors import ExpertUnavailable
+    from coe.eval.demo.demo import run_demo
 
     try:
         models = (await _models(asking.url, first))[: 1 if alone else None]
@@ -85,7 +85,7 @@ async def _models(url: str, routed: str) -> list[str]:
 
 
 def _skill_count() -> int:
-    from coe.examples.skills import all_skills
+    from coe.demo.skills import all_skills
 
     return len(all_skills())
 

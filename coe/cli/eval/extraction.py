@@ -15,8 +15,8 @@ import click
 @click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
 def main(outcomes: Path, json_out: Path | None) -> None:
     """Extract recorded multiple choice outputs strictly, and as MMLU-Pro's authors do, and compare."""
-    from eval.lenient import agreements
-    from eval.report.tables import markdown
+    from coe.eval.live.lenient import agreements
+    from coe.eval.report.tables import markdown
 
     found = agreements(outcomes)
     head = ("expert", "outputs", "unparsed, strict", "unparsed, lenient", "disagree", "accuracy, strict",

@@ -24,9 +24,9 @@ def main(kind: str, paths: tuple[Path, ...], out: Path, expert: str | None, pric
     (question_id,expert,score,...), feedback (the service's feedback file) or run (folders of `coe eval
     run`). `coe eval recorded --outcomes DIR` and `coe experts profile --from DIR` read the result.
     """
-    from eval.importers import importer
-    from eval.importers.writing import write_outcome_set
-    from eval.prices import read_prices
+    from coe.eval.importers import importer
+    from coe.eval.importers.writing import write_outcome_set
+    from coe.eval.live.prices import read_prices
 
     imported = importer(kind)(paths, expert)
     write_outcome_set(out, imported, read_prices(prices))

@@ -52,8 +52,8 @@ def main(
     The line named "default" is what the service would do unasked, chosen on learning questions only.
     """
     from coe.cli._options import counts
-    from eval.recorded.report import all_rows, figures, table
-    from eval.recorded.run import Settings, listed, open_study
+    from coe.eval.recorded.report import all_rows, figures, table
+    from coe.eval.recorded.run import Settings, listed, open_study
 
     usual = Settings(outcomes)
     fixed, masses = counts(experts_per_query, "--experts-per-query")
@@ -80,6 +80,6 @@ def main(
     if json_out:
         json_out.write_text(json.dumps(document, indent=1))
     if report:
-        from eval.report.recorded import write_recorded_report
+        from coe.eval.report.recorded import write_recorded_report
 
         write_recorded_report(document, study, report)

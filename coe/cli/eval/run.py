@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from eval.live import Progress
-    from eval.plan import Settings
-    from eval.records import Summary
-    from eval.session import Order
-    from eval.task import Task
+    from coe.eval.live.plan import Settings
+    from coe.eval.live.records import Summary
+    from coe.eval.live.run import Progress
+    from coe.eval.live.session import Order
+    from coe.eval.live.task import Task
 
 _PATH = click.Path(path_type=Path)
 
@@ -65,8 +65,8 @@ def main(task: str, out: Path, report: Path | None, **options: Any) -> None:
     stdout; records.jsonl, records.parquet and summary.json into --out. Ctrl-C once finishes what is under
     way. docs/evaluation.md explains tasks, modes and figures.
     """
-    from eval.report.tables import summary_table
-    from eval.task import load_task
+    from coe.eval.live.task import load_task
+    from coe.eval.report.tables import summary_table
 
     loaded = load_task(task)
     if loaded.data.kind == "beir":
@@ -79,16 +79,16 @@ def main(task: str, out: Path, report: Path | None, **options: Any) -> None:
     _warn(summary)
     click.echo(summary_table([summary]))
     if report:
-        from eval.report.live import write_live_report
+        from coe.eval.report.live import write_live_report
 
         write_live_report(out, report)
 
 
 def _order(task: Task, options: Mapping[str, Any]) -> Order:
-    from eval.prices import read_prices
-    from eval.questions import Source
-    from eval.service import Address
-    from eval.session import Order
+    from coe.eval.live.prices import read_prices
+    from coe.eval.live.questions import Source
+    from coe.eval.live.service import Address
+    from coe.eval.live.session import Order
 
     password = os.environ.get(options["password_env"])
     return Order(
@@ -102,7 +102,7 @@ def _order(task: Task, options: Mapping[str, Any]) -> Order:
 
 
 def _settings(options: Mapping[str, Any]) -> Settings:
-    from eval.plan import Settings
+    from coe.eval.live.plan import Settings
 
     names = (
         "model",
@@ -123,7 +123,7 @@ async def _run(order: Order, out: Path) -> Summary:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from eval.session import run_session
+    from coe.eval.live.session import run_session
 
     columns = (
         TextColumn("{task.fields[stage]}"),
@@ -139,7 +139,7 @@ async def _run(order: Order, out: Path) -> Summary:
 
 
 def _shown(bar: Any) -> Progress:
-    from eval.live import Progress
+    from coe.eval.live.run import Progress
 
     stage = bar.add_task("", total=1, stage="", expert="")
 

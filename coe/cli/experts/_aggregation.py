@@ -12,7 +12,7 @@ import click
 from coe.cli._group import Failed
 
 if TYPE_CHECKING:
-    from eval.statistics import Share
+    from coe.outcomes.statistics import Share
 
 
 def ask_and_keep(
@@ -20,9 +20,9 @@ def ask_and_keep(
 ) -> dict[str, dict[str, Share]]:
     """Ask the experts (or ``only`` one) through the service, write the figures into their profiles, return
     them by expert and category."""
+    from coe.eval.demo.choosing import by_expert, choose_all, demo_items, read_items
     from coe.profiles.aggregating import keep
-    from coe.registry.load import load_registry
-    from eval.choosing import by_expert, choose_all, demo_items, read_items
+    from coe.service.registry_file import load_registry
 
     loaded = load_registry(registry)
     experts = [expert.id for expert in loaded.routed]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 def teach(registry_file: Path, folder: Path, split: str | None, as_json: bool) -> str:
     """Fit, write, and say what was fitted."""
-    from coe.profiles.combining import teach_registry
-    from coe.profiles.joining import read_recorded
-    from coe.registry.load import load_registry
-    from eval.recorded.learning import MEAN_EXPERTS
+    from coe.onboarding.profiler import read_recorded
+    from coe.onboarding.teach_combiner import teach_registry
+    from coe.outcomes.combiner_fits import MEAN_EXPERTS
+    from coe.service.registry_file import load_registry
 
     registry = load_registry(registry_file)
     root, data = registry_file.resolve().parent, read_recorded(folder, split)

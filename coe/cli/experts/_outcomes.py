@@ -11,7 +11,7 @@ from coe.cli._group import Failed
 
 if TYPE_CHECKING:
     from coe.profiles.profile import ExpertProfile
-    from coe.registry.models import Registry
+    from coe.registry.schema import Registry
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ def profiles_from(
     registry_file: Path, entries: Sequence[Mapping[str, Any]], lesson: Lesson
 ) -> list[ExpertProfile]:
     """Write and return the profiles of the experts that ``entries`` describe."""
-    from coe.profiles.joining import Probes, profile_recorded, read_recorded
-    from coe.registry.load import load_registry
-    from coe.registry.models import Expert
+    from coe.onboarding.profiler import Probes, profile_recorded, read_recorded
+    from coe.registry.schema import Expert
+    from coe.service.registry_file import load_registry
 
     registry = load_registry(registry_file)
     experts = [Expert.model_validate(entry) for entry in entries]
@@ -44,7 +44,7 @@ def profiles_from(
 def guessed_entry(expert: str, registry_file: Path, host: str | None) -> dict[str, str]:
     """Host and model of an expert named by its id alone: the only host there is; its hub id where known."""
     from coe.profiles.names import HUB_IDS
-    from coe.registry.load import load_registry
+    from coe.service.registry_file import load_registry
 
     registry: Registry = load_registry(registry_file)
     model = HUB_IDS.get(expert, (expert,))[0]

@@ -16,7 +16,7 @@ from coe.cli.experts._outcomes import Lesson, guessed_entry, profiles_from
 from coe.cli.experts.profile import readable, summary
 
 if TYPE_CHECKING:
-    from coe.joining import Joining
+    from coe.onboarding.onboarding import Joining
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 

@@ -50,7 +50,7 @@ def _from_service(url: str) -> list[dict[str, Any]]:
 
 def _from_registry(path: Path) -> list[dict[str, Any]]:
     from coe.profiles.evidence import cautions
-    from coe.registry.load import load_registry
+    from coe.service.registry_file import load_registry
 
     registry = load_registry(path)
     for line in cautions(registry, path.resolve().parent):

@@ -12,8 +12,8 @@ from coe.cli._group import Failed
 from coe.cli._options import json_option, registry_option, url_option
 
 if TYPE_CHECKING:
+    from coe.outcomes.statistics import Share
     from coe.profiles.profile import ExpertProfile
-    from eval.statistics import Share
 
 
 @click.command()
@@ -84,8 +84,8 @@ def main(
         return
     if expert_id is None or folder is None:
         raise click.UsageError("give an expert's ID and --from FOLDER, or --aggregation, or --combiner")
-    from coe.profiles.joining import Probes, profile_asked, profile_recorded, read_recorded
-    from coe.registry.load import load_registry
+    from coe.onboarding.profiler import Probes, profile_asked, profile_recorded, read_recorded
+    from coe.service.registry_file import load_registry
 
     loaded = load_registry(registry)
     expert = loaded.expert(expert_id)

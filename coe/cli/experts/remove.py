@@ -13,7 +13,7 @@ from coe.cli._admin import admin_option, on_file, through_admin, told
 from coe.cli._options import json_option, registry_option
 
 if TYPE_CHECKING:
-    from coe.joining import Joining
+    from coe.onboarding.onboarding import Joining
 
 
 @click.command()

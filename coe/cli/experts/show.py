@@ -45,8 +45,8 @@ def main(expert: str, registry: Path, admin_url: str | None, as_json: bool) -> N
 
 
 def _from_file(expert: str, registry: Path) -> dict[str, Any]:
-    from coe.registry.load import load_registry
-    from coe.suggest import suggest
+    from coe.core.suggest import suggest
+    from coe.service.registry_file import load_registry
 
     loaded = load_registry(registry)
     found = loaded.expert(expert)
@@ -59,7 +59,7 @@ def _from_file(expert: str, registry: Path) -> dict[str, Any]:
 def _profiles(expert: str, registry: Path) -> list[ExpertProfile]:
     """Those that stand beside ``registry``; none where that file does not list the expert."""
     from coe.profiles.store import open_store
-    from coe.registry.load import load_registry
+    from coe.service.registry_file import load_registry
 
     if not registry.is_file():
         return []

@@ -1,0 +1,138 @@
+"""Answers kept for requests that come again: exactly the same ones, and ones that mean the same.
+
+Off by default. Kept per tenant, generation, endpoint and parameters, so that nobody sees another's answers,
+and none made by experts that have changed since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from coe.core.types import Request
+from coe.state.store import Store, StoreDown
+
+log = logging.getLogger(__name__)
+
+Embed = Callable[[str], npt.NDArray[np.float32]]
+"""A unit vector for a text. Blocking; thread-safe."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an answer to a request is kept. ``scope``: all but the last user message."""
+
+    exact: str
+    scope: str
+    text: str
+
+
+class SimilarTexts:
+    """Texts of one process with their embeddings, nearest first. Bounded; thread-safe.
+
+    Only this process's own requests are compared: vectors are not shared through the store.
+    """
+
+    def __init__(self, embed: Embed, threshold: float, size: int = 2_000) -> None:
+        self._embed, self._threshold, self._size = embed, threshold, size
+        self._known: OrderedDict[str, tuple[str, npt.NDArray[np.float32]]] = OrderedDict()
+        self._order = threading.Lock()  # Invariant: _known is at most _size long, in order of arrival.
+
+    def find(self, place: Place) -> str | None:
+        """The exact place of the most similar text in the same scope, if it is similar enough."""
+        vector = self._embed(place.text)
+        with self._order:
+            same = [(exact, v) for exact, (scope, v) in self._known.items() if scope == place.scope]
+        if not same:
+            return None
+        cosines = np.stack([v for _, v in same]) @ vector
+        best = int(np.argmax(cosines))
+        return same[best][0] if cosines[best] >= self._threshold else None
+
+    def add(self, place: Place) -> None:
+        vector = self._embed(place.text)
+        with self._order:
+            self._known[place.exact] = (place.scope, vector)
+            while len(self._known) > self._size:
+                self._known.popitem(last=False)
+
+
+class KeptAnswers:
+    """The response cache. A store that is down costs the hit, never the answer."""
+
+    def __init__(self, store: Store, ttl_s: float, similar: SimilarTexts | None = None) -> None:
+        self._store, self._ttl_s, self._similar = store, ttl_s, similar
+        self.hits = self.similar_hits = self.misses = self.down = 0
+
+    async def find(self, place: Place) -> bytes | None:
+        """A body to give instead of asking anybody."""
+        found = await self._get(place.exact)
+        if found is not None:
+            self.hits += 1
+            return found
+        if self._similar is not None:
+            other = await asyncio.to_thread(self._similar.find, place)
+            found = await self._get(other) if other is not None else None
+            if found is not None:
+                self.similar_hits += 1
+                return found
+        self.misses += 1
+        return None
+
+    async def keep(self, place: Place, body: bytes) -> None:
+        try:
+            await self._store.put(place.exact, body, self._ttl_s)
+        except StoreDown as error:
+            self._lost(error)
+            return
+        if self._similar is not None:
+            await asyncio.to_thread(self._similar.add, place)
+
+    async def _get(self, key: str) -> bytes | None:
+        try:
+            return await self._store.get(key)
+        except StoreDown as error:
+            self._lost(error)
+            return None
+
+    def _lost(self, error: StoreDown) -> None:
+        self.down += 1
+        log.warning("kept answers: %s", error)
+
+
+def place_of(request: Request, tenant: str, generation: str) -> Place | None:
+    """``generation``: its identity. None for what must not be kept: private requests, streams, and answers
+    that are meant to differ (n, temperature)."""
+    body = request.body
+    temperature = body.get("temperature")
+    fixed = temperature == 0 or body.get("seed") is not None
+    if request.private or request.stream or not fixed or body.get("n") not in (None, 1):
+        return None
+    common = [tenant, generation, request.endpoint, request.model, vars(request.options)]
+    scope = [*common, _without_text(body, request.text)]
+    return Place(_hash([*common, body]), _hash(scope), request.text)
+
+
+def _without_text(value: Any, text: str) -> Any:
+    """A body with the routed text blanked: requests alike in this differ in nothing but their words."""
+    if isinstance(value, str):
+        return "" if value.strip() == text else value
+    if isinstance(value, Mapping):
+        return {name: _without_text(inner, text) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_text(inner, text) for inner in value]
+    return value
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The learned combiner of answers: features, training, tables, stopping rule."""

@@ -1,0 +1,363 @@
+"""A gateway's side of leasing: which owner to ask, and what to do when it is not there.
+
+:class:`ClusterPool` is to the pipeline what :class:`coe.pool.pool.Pool` is under `coe serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from coe.cluster.messages import (
+    Directory,
+    Granted,
+    KnownOwner,
+    OwnerCalls,
+    OwnerId,
+    OwnerLost,
+    OwnerReport,
+    Refused,
+    SessionId,
+    TicketId,
+    Wanted,
+)
+from coe.core.errors import EngineError, ExpertUnavailable
+from coe.core.types import (
+    DeadlineClass,
+    Engine,
+    EngineAnswer,
+    EngineCall,
+    EngineStats,
+    ExpertId,
+    ExpertSpec,
+    RequestId,
+    WakeFrom,
+)
+from coe.engines.address import Address, AddressBook
+from coe.pipeline import Lease, Leases
+from coe.scheduler.events import HostId
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+RETRY_S = 0.5
+OWNER_RETURN_S = 60.0
+"""How long a request waits for an owner that is being restarted, where no other has the expert."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The owner of a lease: it takes the lease back although it has left the directory since, to stop."""
+
+    owner: OwnerId
+    calls: OwnerCalls
+
+
+@dataclass(frozen=True)
+class Version:
+    """A generation as owners and leases need it."""
+
+    number: int
+    registry: str
+    """JSON; what owners are told"""
+    hosts: Mapping[ExpertId, HostId]
+    """of the experts that owners have"""
+
+
+class ClusterPool:
+    """Leases from owners. One event loop: ``start``, any number of ``lease``, ``stop``.
+
+    ``own`` leases the experts that no owner has: those behind remote APIs hold no memory, so every gateway
+    asks them by itself, within its own share of their bounds.
+    """
+
+    def __init__(
+        self,
+        session: SessionId,
+        machine: str,
+        directory: Directory,
+        version: Version,
+        own: Leases,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._session, self._machine, self._clock = session, machine, clock
+        self._directory, self._version, self._own = directory, version, own
+        self._owners: Mapping[OwnerId, KnownOwner] = {}
+        self._numbers = itertools.count()
+        self._reports: dict[OwnerId, OwnerReport] = {}
+        self._lost: set[OwnerId] = set()
+        self._book = AddressBook()
+        self._watch: asyncio.Task[None] | None = None
+        self._beats: dict[OwnerId, asyncio.Task[None]] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+        self._doubted: set[OwnerId] = set()
+        """An engine of theirs has failed since their last report."""
+        self._owed: dict[OwnerId, dict[TicketId, str | None]] = {}
+        """Given back, but their owner could not be told; with the failure, if any."""
+
+    async def start(self) -> None:
+        self._watch = asyncio.create_task(self._follow_owners())
+
+    async def stop(self) -> None:
+        tasks = [*self._beats.values(), *([self._watch] if self._watch else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._book.close()
+
+    @property
+    def reports(self) -> Mapping[OwnerId, OwnerReport]:
+        """The last one of each owner; of one that is lost, too."""
+        return self._reports
+
+    @property
+    def lost(self) -> frozenset[OwnerId]:
+        """Owners that did not answer the last heartbeat."""
+        return frozenset(self._lost)
+
+    def change_to(self, version: Version) -> None:
+        """Leases from now on go by another generation, which every owner is told of."""
+        self._version = version
+
+    def forecast(self, expert: ExpertId) -> float:
+        """Seconds of waiting at the best owner, by its last report; ``inf`` if none would take it."""
+        if expert not in self._version.hosts:
+            return self._own.forecast(expert)
+        costs = [self._cost(owner, expert) for owner in self._candidates(expert) if owner in self._reports]
+        return min(costs)[-1] if costs else math.inf
+
+    @asynccontextmanager
+    async def lease(
+        self,
+        request_id: RequestId,
+        expert: ExpertId,
+        deadline_class: DeadlineClass = "standard",
+        timeout_s: float = math.inf,
+        *,
+        group: RequestId | None = None,
+        alternatives: Sequence[ExpertId] = (),
+    ) -> AsyncIterator[Lease]:
+        """See :meth:`coe.pool.pool.Pool.lease`. Also raises ExpertUnavailable while no owner is there."""
+        wanted = Wanted(
+            session=self._session,
+            ticket=self._ticket(),
+            machine=self._machine,
+            request=request_id,
+            expert=expert,
+            deadline_class=deadline_class,
+            timeout_s=timeout_s,
+            group=group,
+            alternatives=tuple(alternatives),
+        )
+        if expert not in self._version.hosts:
+            async with self._own.lease(
+                request_id, expert, deadline_class, timeout_s, group=group, alternatives=alternatives
+            ) as own:
+                yield own
+            return
+        asked, granted = await self._granted(wanted)
+        failure: str | None = None
+        try:
+            yield self._lease(expert, granted)
+        except EngineError as error:
+            failure = error.message
+            self._doubted.add(asked.owner)
+            raise
+        finally:
+            await self._give_back(asked, granted.ticket, failure)
+
+    @contextmanager
+    def expect(
+        self, request_id: RequestId, expert: ExpertId, group: RequestId | None = None
+    ) -> Iterator[None]:
+        """See :meth:`coe.pool.pool.Pool.expect`. A hint that does not arrive is no error."""
+        if expert not in self._version.hosts:
+            with self._own.expect(request_id, expert, group):
+                yield
+            return
+        wanted = Wanted(self._session, self._ticket(), self._machine, request_id, expert, group=group)
+        owner = self._best(expert)
+        if owner is None:
+            yield
+            return
+        asked = _Asked(owner, self._owners[owner].calls)
+        self._hint(asked.calls.expect(wanted))
+        try:
+            yield
+        finally:
+            self._hint(self._give_back(asked, wanted.ticket, None))
+
+    def _hint(self, call: Coroutine[Any, Any, None]) -> None:
+        async def quietly() -> None:
+            with contextlib.suppress(OwnerLost):
+                await call
+
+        self._tell(quietly())
+
+    def _tell(self, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(call)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+        return task
+
+    def _ticket(self) -> TicketId:
+        return f"{self._session}#{next(self._numbers)}"
+
+    def _lease(self, asked_for: ExpertId, granted: Granted) -> ClusterLease:
+        return ClusterLease(
+            expert=granted.expert,
+            asked_for=asked_for,
+            engine=AddressedEngine(granted.host, granted.address, self._book),
+            queue_ms=granted.queue_ms,
+            swap_ms=granted.swap_ms,
+            wake_from=granted.wake_from,
+        )
+
+    async def _granted(self, wanted: Wanted) -> tuple[_Asked, Granted]:
+        """Ask the owner with the shortest wait; where that one vanishes meanwhile, the next one or its
+        successor, by another ticket: it may have granted the first, if only its answer was lost."""
+        deadline = self._clock() + min(wanted.timeout_s, OWNER_RETURN_S)
+        while True:
+            owner = self._best(wanted.expert)
+            if owner is None:
+                self._directory.miss(self._version.hosts[wanted.expert])
+            else:
+                asked = _Asked(owner, self._owners[owner].calls)
+                try:
+                    answer = await self._acquire(asked, wanted)
+                except OwnerLost:
+                    self._owe(owner, wanted.ticket, None)
+                    wanted = replace(wanted, ticket=self._ticket())
+                    continue
+                if isinstance(answer, Refused):
+                    error = answer.error()
+                    if isinstance(error, EngineError):
+                        self._doubted.add(owner)
+                    raise error
+                return asked, answer
+            if self._clock() >= deadline:
+                raise ExpertUnavailable(
+                    f"no pool owner of {wanted.expert} is there",
+                    hint="It is started or restarted by itself; ask again in a moment.",
+                    retry_after_s=5.0,
+                )
+            await asyncio.sleep(RETRY_S)
+
+    async def _acquire(self, asked: _Asked, wanted: Wanted) -> Granted | Refused:
+        try:
+            return await asked.calls.acquire(wanted)
+        except BaseException as error:
+            if not isinstance(error, OwnerLost):
+                await self._give_back(asked, wanted.ticket, None)
+            raise
+
+    async def _give_back(self, asked: _Asked, ticket: TicketId, failure: str | None) -> None:
+        """Goes on when the caller is cancelled."""
+
+        async def give_back() -> None:
+            try:
+                await asked.calls.give_back(self._session, ticket, failure)
+            except OwnerLost:
+                self._owe(asked.owner, ticket, failure)
+
+        await asyncio.shield(self._tell(give_back()))
+
+    def _owe(self, owner: OwnerId, ticket: TicketId, failure: str | None) -> None:
+        """Its leases went with it, or it is told with the next heartbeat that it answers."""
+        self._lost.add(owner)
+        if owner in self._beats:
+            self._owed.setdefault(owner, {})[ticket] = failure
+
+    def _best(self, expert: ExpertId) -> OwnerId | None:
+        """The owner with the shortest expected wait, of those that answer."""
+        return min(self._candidates(expert), key=lambda owner: self._cost(owner, expert), default=None)
+
+    def _cost(self, owner: OwnerId, expert: ExpertId) -> tuple[bool, bool, float]:
+        """Whether it refuses, whether its engine may not run, seconds of waiting. Where an engine has died
+        nobody waits and forecasts are short, but to start it takes long."""
+        report, doubted = self._reports.get(owner), owner in self._doubted
+        if report is None:
+            return False, doubted, 0.0
+        engine = report.engines.get(self._version.hosts[expert])
+        wait_s = report.waits_s.get(expert, math.inf)
+        return math.isinf(wait_s), doubted or (engine is not None and engine.state != "ready"), wait_s
+
+    def _candidates(self, expert: ExpertId) -> list[OwnerId]:
+        host = self._version.hosts[expert]
+        return [o for o, known in self._owners.items() if host in known.hosts and o not in self._lost]
+
+    async def _follow_owners(self) -> None:
+        """Owners come and go: send heartbeats to those that are there."""
+        while True:
+            self._owners = await self._directory.owners()
+            for owner in self._owners.keys() - self._beats.keys():
+                self._beats[owner] = asyncio.create_task(self._beat(owner))
+            for owner in self._beats.keys() - self._owners.keys():
+                self._beats.pop(owner).cancel()
+                self._owed.pop(owner, None)
+                self._reports.pop(owner, None)
+                self._doubted.discard(owner)
+                self._lost.discard(owner)
+            await asyncio.sleep(BEAT_S)
+
+    async def _beat(self, owner: OwnerId) -> None:
+        while True:
+            try:
+                calls = self._owners[owner].calls
+                report = await calls.beat(self._session)
+                if report.generation < self._version.number:
+                    await calls.adopt(self._version.number, self._version.registry)
+                for ticket, failure in self._owed.pop(owner, {}).items():
+                    await self._give_back(_Asked(owner, calls), ticket, failure)
+                self._reports[owner] = report
+                self._doubted.discard(owner)
+                self._lost.discard(owner)
+            except OwnerLost as error:
+                if owner not in self._lost:
+                    log.warning("pool owner %s is lost: %s", owner, error)
+                self._lost.add(owner)
+            except Exception:  # The heart must not stop: without it every lease would be taken back.
+                log.exception("pool owner %s reports nonsense", owner)
+                self._lost.add(owner)
+            await asyncio.sleep(BEAT_S)
+
+
+class AddressedEngine:
+    """A leased expert's server. Asking is a gateway's part of :class:`coe.core.types.Engine`; the rest is its
+    owner's, and does nothing here."""
+
+    def __init__(self, host: HostId, address: Address, book: AddressBook) -> None:
+        self.id = host
+        self._address, self._book = address, book
+
+    async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
+        return await self._book.ask(self._address, expert, call)
+
+    async def start(self) -> None: ...
+    async def ensure_ready(self, expert: ExpertId) -> None: ...
+    async def sleep(self, expert: ExpertId, level: int = 1) -> None: ...
+    async def adopt(self, experts: Sequence[ExpertSpec]) -> None: ...
+    async def stop(self) -> None: ...
+
+    def stats(self) -> EngineStats:
+        return EngineStats("ready")
+
+
+@dataclass(frozen=True)
+class ClusterLease:
+    """See :class:`coe.pipeline.Lease`."""
+
+    expert: ExpertId
+    asked_for: ExpertId
+    engine: Engine
+    queue_ms: float
+    swap_ms: float
+    wake_from: WakeFrom

@@ -1,0 +1,137 @@
+"""One gateway of a cluster: the same pipeline and API as under `coe serve`, with leases from owners."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from starlette.types import ASGIApp
+
+from coe.cluster.cluster_pool import ClusterPool, Version
+from coe.cluster.messages import Directory, SessionId
+from coe.cluster.partition import change_pool, make_pool, placed_experts, remote_part
+from coe.core.status import ExpertStatus, Readiness
+from coe.core.types import EngineStats, ExpertId
+from coe.engines import build_engine
+from coe.gateway.app import Gateway
+from coe.gateway.metrics import Metrics
+from coe.gateway.middlewares import build_reception
+from coe.pipeline import Leases, Pipeline
+from coe.pipeline.feedback import open_marks
+from coe.pipeline.generation import Generations
+from coe.registry.changes import needs_another_gateway
+from coe.registry.schema import Registry
+from coe.service.build_generation import GenerationBuilder, embedder
+
+log = logging.getLogger(__name__)
+
+
+class GatewayReplica:
+    """Use from one event loop: ``start``, serve ``app``, ``change_to`` new generations, ``stop``."""
+
+    def __init__(
+        self,
+        session: SessionId,
+        machine: str,
+        directory: Directory,
+        number: int,
+        registry: Registry,
+        root: Path,
+    ) -> None:
+        self._root, self._first = root, registry
+        marks = open_marks(registry.feedback, root)
+        self._builder = GenerationBuilder(root, marks.counts if marks else None)
+        self._generations = Generations(self._builder.build(registry, number))
+        self._own = make_pool(remote_part(registry), registry.pool, root, build_engine)
+        self._pool = ClusterPool(session, machine, directory, _version(number, registry), self._own)
+        self._draining = False
+        self._reception = build_reception(registry, root, embedder, marks)
+        leases: Leases = self._pool
+        pipeline = Pipeline(self._generations, leases)
+        metrics = Metrics(self, self._reception, pipeline.notes.counts)
+        gateway = Gateway(pipeline, self._generations, metrics, self, self._reception)
+        self.app: ASGIApp = gateway.app()
+
+    async def start(self) -> None:
+        await self._own.start()
+        await self._pool.start()
+        self._reception.start()
+
+    async def stop(self, drain_s: float = 30.0) -> None:
+        """Refuse those who wait for a remote expert; answers under way have ended before (Ray drains)."""
+        self._draining = True
+        await self._pool.stop()
+        await self._own.stop(drain_s)
+        await self._reception.close()
+
+    async def change_to(self, number: int, registry: Registry) -> None:
+        """Serve another generation; owners are told by the next heartbeat. Raises ConfigError, with the
+        present one serving on."""
+        if number <= self._generations.current.number:
+            return
+        generation = await asyncio.to_thread(self._builder.build, registry, number)
+        await change_pool(self._own, remote_part(registry), self._root, build_engine)
+        self._pool.change_to(_version(number, registry))
+        self._generations.publish(generation)
+        log.info("generation %d serves", number)
+        if self.outdated:
+            log.warning("changed, but only for gateways that start from now on: %s", ", ".join(self.outdated))
+
+    @property
+    def generation(self) -> int:
+        """The number of the one that serves."""
+        return self._generations.current.number
+
+    @property
+    def outdated(self) -> tuple[str, ...]:
+        """Settings of the generation that this gateway was made without, and does not follow."""
+        return needs_another_gateway(self._first, self._generations.current.registry)
+
+    def readiness(self) -> Readiness:
+        """Ready when every host of the generation is ready at some owner, or has failed there."""
+        if self._draining:
+            return Readiness(False, ("the service is stopping",))
+        registry = self._generations.current.registry
+        engines = self.engines()
+        missing = [h.id for h in registry.pool.hosts if h.id not in engines]
+        reasons = [f"host {host} has no owner yet" for host in missing]
+        reasons += [
+            f"engine {host} is {stats.state}" + (f": {stats.last_error}" if stats.last_error else "")
+            for host, stats in engines.items()
+            if stats.state != "ready"
+        ]
+        states = {stats.state for stats in engines.values()}
+        return Readiness("ready" in states and not missing and states <= {"ready", "failed"}, tuple(reasons))
+
+    def engines(self) -> Mapping[str, EngineStats]:
+        """By host, or host@owner where several owners have it."""
+        found = {host: engine.stats() for host, engine in self._own.engines.items()}
+        for owner, report in self._pool.reports.items():
+            if owner in self._pool.lost:
+                continue
+            for host, stats in report.engines.items():
+                found[f"{host}@{owner}" if host in found else host] = stats
+        return found
+
+    def experts(self) -> Mapping[ExpertId, ExpertStatus]:
+        """Requests are summed over owners; the state is that of the first one that has it awake."""
+        found = {
+            each.expert: ExpertStatus(each.shown, each.queued, each.running)
+            for each in self._own.snapshot().experts
+        }
+        for owner, report in self._pool.reports.items():
+            if owner not in self._pool.lost:
+                for expert, status in report.experts.items():
+                    found[expert] = _sum(found[expert], status) if expert in found else status
+        return found
+
+
+def _sum(one: ExpertStatus, other: ExpertStatus) -> ExpertStatus:
+    state = "awake" if "awake" in (one.state, other.state) else one.state
+    return ExpertStatus(state, one.queued + other.queued, one.running + other.running)
+
+
+def _version(number: int, registry: Registry) -> Version:
+    return Version(number, registry.model_dump_json(), placed_experts(registry))

@@ -1,0 +1,1 @@
+"""Types, errors and helpers that every layer may use; imports nothing of ours."""

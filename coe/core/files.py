@@ -1,0 +1,72 @@
+"""Files: written so that a reader, or a crash, never meets half of one, and watched for changes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8), keeping its permissions; a symbolic link stays one. Blocking.
+
+    Raises OSError, with the old file untouched, where the folder or the disk refuses.
+    """
+    target = path.resolve()
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".new")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, _mode(target))
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _mode(path: Path) -> int:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return 0o644
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+POLL_S = 0.25
+
+
+async def watch(path: Path, take_up: Callable[[], Awaitable[None]], poll_s: float = POLL_S) -> None:
+    """Await ``take_up``, which must not raise, for the file as it is and after each edit, until cancelled.
+
+    A file is taken up once it has stopped changing; that it went away is an edit too.
+    """
+    seen: object = None
+    last: object = None
+    while True:
+        stamp = await asyncio.to_thread(_stamp, path)
+        if stamp == last and stamp != seen:
+            seen = stamp
+            await take_up()
+        last = stamp
+        await asyncio.sleep(poll_s)
+
+
+def _stamp(path: Path) -> object:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        return error.errno
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

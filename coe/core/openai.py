@@ -1,0 +1,177 @@
+"""OpenAI completion bodies: what stands in them, their sum of usage, and one replayed as a stream."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from coe.core.types import Endpoint
+
+Body = Mapping[str, Any]
+DONE = b"data: [DONE]\n\n"
+
+_WORDS = re.compile(r"\s*\S+|\s+$")
+
+
+def first_choice(body: Body) -> Mapping[str, Any]:
+    """The first choice of a completion; empty when there is none."""
+    choices = body.get("choices")
+    found = choices[0] if isinstance(choices, list) and choices else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def message_of(body: Body) -> Mapping[str, Any]:
+    """The first choice's message; for plain completions one that holds the text."""
+    choice = first_choice(body)
+    message = choice.get("message")
+    if isinstance(message, Mapping):
+        return message
+    return {"role": "assistant", "content": choice.get("text")}
+
+
+def text_of(body: Body) -> str:
+    """The text of the first choice; empty when it has none (a tool call)."""
+    content = message_of(body).get("content")
+    return content if isinstance(content, str) else ""
+
+
+def tool_calls_of(body: Body) -> tuple[Mapping[str, Any], ...]:
+    """The first choice's tool calls."""
+    calls = message_of(body).get("tool_calls")
+    return tuple(call for call in calls if isinstance(call, Mapping)) if isinstance(calls, list) else ()
+
+
+def usage_of(body: Body) -> dict[str, int]:
+    """Token counts of the body's usage that are whole numbers; empty when it has none."""
+    usage = body.get("usage")
+    return {k: v for k, v in usage.items() if type(v) is int} if isinstance(usage, Mapping) else {}
+
+
+def summed(usages: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Token counts added up, key by key."""
+    total: dict[str, int] = {}
+    for usage in usages:
+        for key, count in usage.items():
+            total[key] = total.get(key, 0) + count
+    return total
+
+
+def to_json(payload: Body) -> bytes:
+    return json.dumps(payload, separators=(",", ":")).encode()
+
+
+def event(payload: Body) -> bytes:
+    """One server-sent event."""
+    return b"data: " + to_json(payload) + b"\n\n"
+
+
+def comment(text: str) -> bytes:
+    """A comment of an event stream; clients skip it."""
+    return b": " + " ".join(text.split()).encode() + b"\n\n"
+
+
+def parse_event(raw: bytes) -> dict[str, Any] | None:
+    """The JSON object of one ``data:`` line; None for anything else, ``[DONE]`` too."""
+    if not raw.startswith(b"data:"):
+        return None
+    try:
+        payload = json.loads(raw[5:])
+    except ValueError:
+        return None
+    return payload if isinstance(payload, dict) else None
+
+
+def replay(body: Body, endpoint: Endpoint) -> Iterator[bytes]:
+    """A whole answer as stream events, without usage and ``[DONE]``: a piece for each token whose
+    log-probability is known, else for each word; tool calls in one piece each."""
+    choice = first_choice(body)
+    head = _head(body, endpoint)
+    if endpoint == "completions":
+        pieces: Iterator[dict[str, Any]] = _text_pieces(choice)
+    else:
+        pieces = _chat_pieces(choice)
+    for piece in pieces:
+        yield event({**head, "choices": [{"index": 0, "logprobs": None, "finish_reason": None, **piece}]})
+    last: dict[str, Any] = {"text": ""} if endpoint == "completions" else {"delta": {}}
+    finish = {"index": 0, **last, "logprobs": None, "finish_reason": choice.get("finish_reason")}
+    yield event({**head, "choices": [finish]})
+
+
+def usage_event(body_or_chunk: Body, endpoint: Endpoint, usage: Mapping[str, Any]) -> bytes:
+    """The chunk without choices that carries the usage of a stream."""
+    return event({**_head(body_or_chunk, endpoint), "choices": [], "usage": dict(usage)})
+
+
+def _head(body: Body, endpoint: Endpoint) -> dict[str, Any]:
+    kind = "chat.completion.chunk" if endpoint == "chat/completions" else "text_completion"
+    kept = {key: body[key] for key in ("id", "created", "model", "system_fingerprint") if key in body}
+    return {**kept, "object": kind}
+
+
+def _chat_pieces(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    message = choice.get("message") or {}
+    yield {"delta": {"role": message.get("role", "assistant"), "content": ""}}
+    for key in ("reasoning_content", "reasoning", "refusal"):
+        if isinstance(message.get(key), str) and message[key]:
+            yield {"delta": {key: message[key]}}
+    tokens = (choice.get("logprobs") or {}).get("content")
+    content = message.get("content") or ""
+    if tokens and "".join(token["token"] for token in tokens) == content:
+        for token in tokens:
+            yield {"delta": {"content": token["token"]}, "logprobs": {"content": [token], "refusal": None}}
+    else:
+        for number, word in enumerate(_WORDS.findall(content)):
+            # Tokens that do not spell the text (bytes, specials) go with the first piece, none is lost.
+            known = {"logprobs": {"content": tokens, "refusal": None}} if tokens and not number else {}
+            yield {"delta": {"content": word}, **known}
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        yield {"delta": {"tool_calls": [{"index": index, **call}]}}
+
+
+def _text_pieces(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    text, logprobs = choice.get("text") or "", choice.get("logprobs")
+    if logprobs:
+        yield {"text": text, "logprobs": logprobs}
+        return
+    for word in _WORDS.findall(text):
+        yield {"text": word}
+
+
+def named_elsewhere(part: Mapping[str, Any], hosts: Collection[str] = ()) -> bool:
+    """Whether a content part, but for its text, has something to be fetched elsewhere than from ``hosts``."""
+    return any(not _may_be_fetched(url, hosts) for url in _urls(part))
+
+
+def _urls(value: Any, named: str = "") -> Iterator[str]:
+    """What is, or may be taken for, a URL or a file, at any depth."""
+    if isinstance(value, str):
+        start = value[:2_000].strip().lower()
+        if named.endswith(("url", "uri")) or "://" in start[:64] or start.startswith("file:"):
+            yield value.strip()
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _urls(inner, str(name).lower())
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _urls(inner, named)
+
+
+def _may_be_fetched(url: str, hosts: Collection[str]) -> bool:
+    if url[:5].lower() == "data:":
+        return True
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        return False
+    # Where http://one.example\@another.example/ leads depends on who reads it: urllib3 goes to the first.
+    if "\\" in url or "@" in parts.netloc or any(sign <= " " for sign in url):
+        return False
+    return (
+        parts.scheme in ("http", "https")
+        and host is not None
+        and not {"*", host}.isdisjoint(map(str.lower, hosts))
+    )

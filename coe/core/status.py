@@ -1,0 +1,79 @@
+"""What the service says of its experts and of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from coe.core.types import EngineStats, ExpertId
+
+GIVEN_UP = frozenset({"quarantined", "leaving"})
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """``ready``: some engine can answer and none is still starting. ``reasons``: what is amiss."""
+
+    ready: bool
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExpertStatus:
+    """``state``: awake, sleeping, cold, or on the way between them. ``queued``, ``running``: requests."""
+
+    state: str
+    queued: int
+    running: int
+
+
+@dataclass
+class ReplanCounts:
+    """How often experts were ``moved``, ``kept`` where they are, or looking ``failed``; and how many
+    ``experts`` moved."""
+
+    moved: int = 0
+    kept: int = 0
+    failed: int = 0
+    experts: int = 0
+
+
+class Status(Protocol):
+    """What the gateway may ask about the service at any moment. All methods are quick."""
+
+    def readiness(self) -> Readiness: ...
+    def engines(self) -> Mapping[str, EngineStats]: ...
+    def experts(self) -> Mapping[ExpertId, ExpertStatus]: ...
+
+
+def judge(
+    engines: Mapping[str, EngineStats], draining: bool = False, joined: Collection[str] = ()
+) -> Readiness:
+    """Readiness by the engines' stats. A failed engine beside a ready one is a reason, not an end; nor is
+    one that ``joined`` the running service and is not ready yet."""
+    reasons = [_reason(engine, stats) for engine, stats in engines.items() if stats.state != "ready"]
+    if draining:
+        return Readiness(False, ("the service is stopping", *reasons))
+    states = {stats.state for stats in engines.values()}
+    first = {stats.state for engine, stats in engines.items() if engine not in joined}
+    return Readiness("ready" in states and first <= {"ready", "failed"}, tuple(reasons))
+
+
+def can_answer(
+    expert: ExpertId,
+    host: str | None,
+    experts: Mapping[ExpertId, ExpertStatus],
+    engines: Mapping[str, EngineStats],
+) -> bool:
+    """Whether a request for ``expert`` would be tried now. Not so while it is given up, or its host has
+    failed or does not start; an expert of a host that is not there yet is waited for."""
+    its = [stats for name, stats in engines.items() if name.partition("@")[0] == host]
+    if expert in experts and experts[expert].state in GIVEN_UP:
+        return False
+    return not its or any(stats.state == "ready" and expert not in stats.broken for stats in its)
+
+
+def _reason(engine: str, stats: EngineStats) -> str:
+    cause = f": {stats.last_error}" if stats.last_error else ""
+    return f"engine {engine} is {stats.state}{cause}"

@@ -1,0 +1,1 @@
+"""Experts behind an HTTP API that we do not manage."""

@@ -1,0 +1,170 @@
+"""Experts that run elsewhere: behind an OpenAI-compatible URL, or at a provider through LiteLLM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from coe.core.errors import ConfigError, EngineError
+from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
+from coe.engines.http import PRIVATE, HttpClient, Rename, Upstream
+from coe.engines.remote.breaker import Breaker
+from coe.engines.remote.ssrf_guard import is_metadata
+from coe.engines.vllm.experts import Experts
+from coe.registry.schema import Expert, RemoteHost
+
+
+class Backend(Protocol):
+    """A way to reach remote models. ``open`` and ``close`` are idempotent."""
+
+    async def open(self) -> None: ...
+    async def ask(self, model: str, call: EngineCall, shown: ExpertId) -> EngineAnswer: ...
+    async def close(self) -> None: ...
+
+
+class RemoteEngine:
+    """Nothing to load: every expert is ready while the connection is set up (:class:`coe.core.types.Engine`).
+
+    That its key or name is wrong shows at the first request, as EngineError: a probe would cost money.
+    """
+
+    def __init__(self, host: RemoteHost, experts: Sequence[Expert], root: Path) -> None:
+        self.id = host.id
+        self._experts = Experts(host.id, experts)
+        self._backend = _backend(host, root)
+        self._host = host
+        self._breakers: dict[ExpertId, Breaker] = {}
+        self._open = False
+        self._last_error: str | None = None
+
+    async def start(self) -> None:
+        try:
+            await self._backend.open()
+        except EngineError as error:
+            self._last_error = error.message
+            raise
+        self._open, self._last_error = True, None
+
+    async def ensure_ready(self, expert: ExpertId) -> None:
+        if self._experts[expert]:  # raises for one that it does not have
+            await self.start()
+
+    async def sleep(self, expert: ExpertId, level: int = 1) -> None:
+        """Nothing to free."""
+
+    async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
+        self._experts.adopt(experts)
+
+    async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
+        model = self._experts[expert].model
+        if not self._open:
+            raise self._experts.not_ready(expert)
+        with self._breaker(expert).guard():
+            return await self._backend.ask(model, call, expert)
+
+    def _breaker(self, expert: ExpertId) -> Breaker:
+        found = self._breakers.get(expert)
+        if found is None:
+            found = Breaker(expert, self._host.max_failures, self._host.pause_s)
+            self._breakers[expert] = found
+        return found
+
+    async def stop(self) -> None:
+        self._open = False
+        await self._backend.close()
+
+    def stats(self) -> EngineStats:
+        if self._open:
+            return EngineStats(
+                "ready",
+                tuple(expert.id for expert in self._experts),
+                last_error=self._last_error,
+                broken=tuple(name for name, breaker in self._breakers.items() if breaker.open),
+            )
+        return EngineStats("failed" if self._last_error else "stopped", last_error=self._last_error)
+
+
+class UrlBackend:
+    """An OpenAI-compatible server at ``host.url`` (as given to an OpenAI client: it ends in ``/v1``)."""
+
+    def __init__(self, host: RemoteHost, root: Path) -> None:
+        self._host, self._root = host, root
+        self._url = api_url(str(host.url), host.link_local)
+        self._client: HttpClient | None = None
+
+    async def open(self) -> None:
+        if self._client is None:
+            self._client = HttpClient(
+                Upstream(
+                    self._host.id,
+                    self._url,
+                    api_key=read_key(self._host, self._root),
+                    read_timeout_s=self._host.timeout_s,
+                    guarded=not self._host.link_local,
+                    hint=f"Check url, key and model names of the host {self._host.id} in experts.yaml.",
+                )
+            )
+
+    async def ask(self, model: str, call: EngineCall, shown: ExpertId) -> EngineAnswer:
+        if self._client is None:
+            raise EngineError(f"{self._host.id} is not open.", code="engine_not_running")
+        headers = {**call.trace, **PRIVATE} if call.private else call.trace
+        return await self._client.ask(
+            f"/{call.endpoint}", {**call.body, "model": model}, Rename(model, shown), headers
+        )
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+
+def api_url(url: str, link_local: bool = False) -> str:
+    """``url`` checked: http or https, a host, no user or password, and not where clouds keep credentials
+    unless ``link_local`` allows it; ``/v1`` is added to a bare host.
+
+    Raises ConfigError. The URL comes from experts.yaml alone; nothing in a request can change it.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigError(
+            f"{url!r} is not the URL of an API.", hint="Write it like https://api.example.com/v1"
+        )
+    if parts.username or parts.password:
+        raise ConfigError(
+            f"The URL of {parts.hostname} holds a password.", hint="Use api_key_env or api_key_file."
+        )
+    if not link_local and is_metadata(parts.hostname):
+        raise ConfigError(
+            f"{parts.hostname} is a link-local or metadata address.",
+            hint="If an expert really is there, write link_local: true at its host.",
+        )
+    bare = url.rstrip("/")
+    return bare if parts.path.strip("/") else f"{bare}/v1"
+
+
+def read_key(host: RemoteHost, root: Path) -> str | None:
+    """The API key, from where experts.yaml says it is. Raises EngineError when it is not there."""
+    if host.api_key_env is not None:
+        key = os.environ.get(host.api_key_env, "").strip()
+        where, hint = f"environment variable {host.api_key_env}", "Set it before starting the service."
+    elif host.api_key_file is not None:
+        file = root / Path(host.api_key_file).expanduser()
+        key = file.read_text().strip() if file.is_file() else ""
+        where, hint = f"file {file}", "Write the key, and nothing else, into that file."
+    else:
+        return None
+    if not key:
+        raise EngineError(f"The API key of {host.id} is missing: {where}.", code="key_missing", hint=hint)
+    return key
+
+
+def _backend(host: RemoteHost, root: Path) -> Backend:
+    if host.provider is None:
+        return UrlBackend(host, root)
+    from coe.engines.remote.litellm import LiteLlmBackend
+
+    return LiteLlmBackend(host, root)

@@ -1,0 +1,1 @@
+"""Experts in vLLM processes that we start, swap and watch."""

@@ -1,0 +1,101 @@
+"""One vLLM server through its life: booted, watched, lost, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from coe.core.errors import EngineError
+from coe.engines.vllm.server import VllmServer
+
+LOG = logging.getLogger(__name__)
+
+DEATH_NOTICE_S = 0.5
+State = Literal["stopped", "starting", "ready", "failed"]
+
+
+class Lifecycle:
+    """Holds the server while there is one and knows why there is none. One engine owns it; the engine
+    calls ``boot`` and ``stop`` one at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._server: VllmServer | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._booting = False
+        self._failed = False
+        self._last_error: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._server is not None and self._server.alive
+
+    @property
+    def server(self) -> VllmServer:
+        """Raises EngineError when there is none, or it has died."""
+        if self._server is None or not self._server.alive:
+            # Only the first line: the end of a log is for whoever starts engines, not for their clients.
+            why = self.last_error.partition("\n")[0] if self.last_error else "it was not started"
+            raise EngineError(f"{self._name} is not running: {why}", code="engine_not_running")
+        return self._server
+
+    @property
+    def state(self) -> State:
+        if self._booting:
+            return "starting"
+        if self.alive:
+            return "ready"
+        return "failed" if self._failed or self._server is not None else "stopped"
+
+    @property
+    def last_error(self) -> str | None:
+        """Why there is no server; of one that has just ended also before its death was noticed."""
+        if not self._failed and self._server is not None and not self._server.alive:
+            return self._server.death().message
+        return self._last_error
+
+    async def boot(self, connect: Callable[[], Awaitable[VllmServer]], timeout_s: float) -> None:
+        """Replace the server by the one ``connect`` gives, once that is healthy. Raises EngineError with
+        the end of its log when it dies first, or is not healthy after ``timeout_s``."""
+        self._booting = True
+        try:
+            await self.stop()
+            self._server = await connect()
+            self._watch = asyncio.create_task(self._notice_death(self._server))
+            await self._server.until_healthy(timeout_s)
+        except BaseException:
+            await self.stop()
+            raise
+        finally:
+            self._booting = False
+
+    async def stop(self) -> None:
+        """Idempotent; afterwards the state is ``stopped``."""
+        watch, self._watch = self._watch, None
+        server, self._server = self._server, None
+        if watch is not None:
+            watch.cancel()
+        if server is not None:
+            await server.stop()
+        self._failed = False
+
+    async def cause(self, error: EngineError | TimeoutError) -> EngineError | TimeoutError:
+        """``error``, or what is behind it: a process that has just died shows first as a lost connection."""
+        death = await self._server.death_within(DEATH_NOTICE_S) if self._server is not None else None
+        return death or error
+
+    def failed(self, error: EngineError) -> None:
+        """Note why the last load went wrong; the state is ``failed`` if no server is left."""
+        self._last_error = error.message
+        self._failed = True
+
+    def healthy(self) -> None:
+        self._failed, self._last_error = False, None
+
+    async def _notice_death(self, server: VllmServer) -> None:
+        death = await server.died()
+        self.failed(death)
+        LOG.error("%s: %s", self._name, death.message)
+        await server.sweep()

@@ -1,0 +1,98 @@
+"""The doorman and the response cache that a registry asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from coe.access.api_keys import KeysFile
+from coe.access.limits import Doorman
+from coe.access.response_cache import Embed, KeptAnswers, SimilarTexts
+from coe.core.errors import ConfigError
+from coe.observe.capture import Recorder, open_recorder
+from coe.observe.otel import open_tracer
+from coe.observe.tracing import Tracer
+from coe.pipeline.feedback import MarkTaker
+from coe.registry.schema import Registry
+from coe.registry.service_settings import State
+from coe.state.memory import MemoryStore
+from coe.state.redis_store import RedisStore
+from coe.state.store import Store
+
+
+@dataclass(frozen=True)
+class Reception:
+    """What stands between the API and the pipeline."""
+
+    doorman: Doorman
+    answers: KeptAnswers | None = None
+    store: Store | None = None
+    """to be closed at the end"""
+    marks: MarkTaker | None = None
+    tracer: Tracer | None = None
+    recorder: Recorder | None = None
+    keys: KeysFile | None = None
+
+    def start(self) -> None:
+        """From now on edits of the keys file count. Needs the service's event loop; idempotent."""
+        if self.keys is not None:
+            self.keys.start(self.doorman.change_keys)
+
+    async def close(self) -> None:
+        if self.keys is not None:
+            self.keys.close()
+        if self.marks is not None:
+            self.marks.close()
+        if self.store is not None:
+            await self.store.close()
+        if self.recorder is not None:
+            await asyncio.to_thread(self.recorder.close)
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
+
+
+def open_door() -> Reception:
+    """Everybody may come, and nothing is kept."""
+    return Reception(Doorman(None, MemoryStore()))
+
+
+def build_reception(
+    registry: Registry,
+    root: Path,
+    embedder: Callable[[str, Path], Embed],
+    marks: MarkTaker | None = None,
+) -> Reception:
+    """Blocking: reads the keys file and may load an encoder. Raises ConfigError."""
+    store = open_store(registry.state)
+    access, kept = registry.access, registry.answers
+    keys = KeysFile(root / Path(access.keys_file).expanduser()) if access.keys_file else None
+    doorman = Doorman(keys.ring if keys else None, store, access.when_down)
+    answers = None
+    if kept is not None:
+        words = kept.similarity and SimilarTexts(embedder(kept.encoder, root), kept.similarity)
+        answers = KeptAnswers(store, kept.ttl_s, words or None)
+    observe = registry.observe
+    recorder = open_recorder(observe.capture, root)
+    return Reception(doorman, answers, store, marks, open_tracer(observe.traces), recorder, keys)
+
+
+def open_store(state: State) -> Store:
+    """Redis where the registry names one. It need not be there yet. Raises ConfigError."""
+    url = state.redis_url
+    if state.redis_url_env is not None:
+        url = os.environ.get(state.redis_url_env, "").strip() or url
+        if url is None:
+            raise ConfigError(
+                f"the environment variable {state.redis_url_env} is not set",
+                hint="Set it to the URL of Redis, or take state.redis_url_env out of experts.yaml.",
+            )
+    if url is None:
+        return MemoryStore()
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ConfigError(
+            "what state names is no URL of a Redis", hint="Write it like redis://127.0.0.1:6379/0."
+        )
+    return RedisStore(url, state.prefix)

@@ -1,0 +1,186 @@
+"""Traces of requests: one span for each hop, by names that any backend may implement.
+
+    POST /v1/chat/completions     the gateway, under the caller's own span (W3C ``traceparent``)
+    ├── route                     the choice of experts
+    ├── queue EXPERT              the wait for a lease
+    │   └── swap EXPERT           the part of it in which weights moved
+    ├── chat EXPERT               the expert at work; it is told of this span, and may add its own
+    └── aggregate NAME            several answers become one
+
+Off, which is the default, a hop costs one look at a context variable. Attributes have the names of
+OpenTelemetry's conventions for HTTP and generative AI; ours start with ``coe.``. No text of a prompt or of an
+answer is among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, Protocol
+
+from coe.core.errors import CoeError
+from coe.core.types import Decision, Endpoint, Leg, Receipt, Request
+
+Kind = Literal["server", "client", "internal"]
+Attributes = Mapping[str, str | int | float | bool | Sequence[str] | None]
+"""None: not known, left out"""
+
+SPAN: ContextVar[Span | None] = ContextVar("span", default=None)
+"""The span that is under way in this task; None while nothing is traced."""
+
+
+class Span(Protocol):
+    """One hop under way. Quick, never raises, and may be used from one event loop."""
+
+    def child(
+        self, name: str, kind: Kind = "internal", attributes: Attributes | None = None, since_s: float = 0.0
+    ) -> Span:
+        """A hop within this one. ``since_s``: how many seconds ago it began."""
+        ...
+
+    def note(self, attributes: Attributes) -> None: ...
+
+    def fail(self, code: str) -> None:
+        """It did not do what it was for; ``code`` says why."""
+        ...
+
+    def headers(self) -> Mapping[str, str]:
+        """What tells another service to put its spans under this one."""
+        ...
+
+    def end(self) -> None:
+        """Idempotent."""
+        ...
+
+
+class Tracer(Protocol):
+    """Where spans go."""
+
+    def request(self, name: str, headers: Mapping[bytes, bytes]) -> Span:
+        """The span of a request that came with ``headers``."""
+        ...
+
+    def close(self) -> None:
+        """Send what is left. Blocking, a few seconds at most."""
+        ...
+
+
+class _NoSpan:
+    """What hops note when nothing is traced."""
+
+    def child(
+        self,
+        name: str,  # noqa: ARG002
+        kind: Kind = "internal",  # noqa: ARG002
+        attributes: Attributes | None = None,  # noqa: ARG002
+        since_s: float = 0.0,  # noqa: ARG002
+    ) -> Span:
+        return self
+
+    def note(self, attributes: Attributes) -> None: ...
+    def fail(self, code: str) -> None: ...
+    def headers(self) -> Mapping[str, str]:
+        return _NO_HEADERS
+
+    def end(self) -> None: ...
+
+
+_NO_HEADERS: Mapping[str, str] = {}
+_NO_SPAN = _NoSpan()
+
+
+def begin(name: str, kind: Kind = "internal", attributes: Attributes | None = None) -> Span:
+    """A hop of the request that this task works on; the caller ends it."""
+    parent = SPAN.get()
+    return _NO_SPAN if parent is None else parent.child(name, kind, attributes)
+
+
+@contextmanager
+def hop(name: str, attributes: Attributes | None = None) -> Iterator[Span]:
+    """A hop that the block is; what is begun inside belongs to it."""
+    parent = SPAN.get()
+    if parent is None:
+        yield _NO_SPAN
+        return
+    span = parent.child(name, "internal", attributes)
+    before = SPAN.set(span)
+    try:
+        yield span
+    except BaseException as error:
+        span.fail(code_of(error))
+        raise
+    finally:
+        SPAN.reset(before)
+        span.end()
+
+
+def code_of(error: BaseException) -> str:
+    """One of our error codes, or the name of an exception (``CancelledError``: nobody waited any more)."""
+    return error.code if isinstance(error, CoeError) else type(error).__name__
+
+
+def of_request(request: Request) -> Attributes:
+    """What is asked, as far as it is a number or a name."""
+    return {"coe.request_id": request.id, **of_question(request.endpoint, request.model, request.body)}
+
+
+def of_question(endpoint: Endpoint, model: str, body: Mapping[str, Any]) -> Attributes:
+    """A question to ``model``."""
+    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    return {
+        "gen_ai.operation.name": operation(endpoint),
+        "gen_ai.provider.name": "coe",
+        "gen_ai.request.model": model,
+        "gen_ai.request.stream": bool(body.get("stream")),
+        "gen_ai.request.max_tokens": limit,
+        "gen_ai.request.temperature": body.get("temperature"),
+        "gen_ai.request.top_p": body.get("top_p"),
+        "gen_ai.request.seed": body.get("seed"),
+        "gen_ai.request.choice.count": body.get("n"),
+        "gen_ai.request.frequency_penalty": body.get("frequency_penalty"),
+        "gen_ai.request.presence_penalty": body.get("presence_penalty"),
+    }
+
+
+def operation(endpoint: Endpoint) -> str:
+    return "chat" if endpoint == "chat/completions" else "text_completion"
+
+
+def of_decision(decision: Decision) -> Attributes:
+    return {
+        "coe.router": decision.router,
+        "coe.experts": list(decision.chosen),
+        "coe.confidence": decision.confidence,
+        "coe.category": decision.category,
+    }
+
+
+def of_leg(leg: Leg) -> Attributes:
+    return {
+        "gen_ai.response.model": leg.expert,
+        "gen_ai.usage.input_tokens": leg.prompt_tokens,
+        "gen_ai.usage.output_tokens": leg.tokens,
+        "coe.role": leg.role,
+        "coe.outcome": leg.outcome,
+    }
+
+
+def of_receipt(receipt: Receipt, completion: str | None) -> Attributes:
+    """What was answered. Tokens are summed over all legs that reported them."""
+    return {
+        "gen_ai.response.model": receipt.expert,
+        "gen_ai.response.id": completion,
+        "gen_ai.usage.input_tokens": _sum(leg.prompt_tokens for leg in receipt.legs),
+        "gen_ai.usage.output_tokens": _sum(leg.tokens for leg in receipt.legs),
+        "coe.pipeline.generation": receipt.generation,
+        "coe.router": receipt.router,
+        "coe.aggregator": receipt.aggregator,
+        "coe.confidence": receipt.confidence,
+        "coe.legs": len(receipt.legs),
+    }
+
+
+def _sum(counts: Iterator[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None

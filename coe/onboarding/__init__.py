@@ -1,0 +1,1 @@
+"""How an expert joins: profile, gate, registry edit."""

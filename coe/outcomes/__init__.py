@@ -1,0 +1,1 @@
+"""Recorded outcomes of experts on questions, and what is fitted on them."""

@@ -1,0 +1,214 @@
+"""What clients said about answers, as a small and bounded change of the routers' probabilities.
+
+For each category and expert the good and bad marks are counted as a Beta distribution's parameters:
+
+    n = good + bad, scaled down to at most ``cap``    (so that old marks fade and no campaign weighs more)
+    step = log((good + 1) / (bad + 1)) * n / (n + PRIOR)
+    p' = sigmoid(logit(p) + clip(step, -bound, bound))
+
+One mark moves a probability by little, many by at most ``bound`` in log-odds. Marks by ``score`` in 0..1
+count in parts. A second mark for an answer replaces the first.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from coe.core.errors import BadRequest
+from coe.core.types import Decision, ExpertId, Ranked, Receipt
+from coe.registry.service_settings import FeedbackSettings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PRIOR = 10.0
+ANY = ""
+"""The category of decisions of routers that know none."""
+REMEMBERED = 10_000
+MAX_LOG_BYTES = 50_000_000
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One client's word on one answer: 0 is useless, 1 is right."""
+
+    request: str
+    category: str
+    expert: ExpertId
+    score: float
+
+
+@dataclass
+class _Counts:
+    good: float = 0.0
+    bad: float = 0.0
+
+    def add(self, score: float, cap: float) -> None:
+        self.good, self.bad = self.good + score, self.bad + 1.0 - score
+        total = self.good + self.bad
+        if total > cap:
+            self.good, self.bad = self.good * cap / total, self.bad * cap / total
+
+    def take_back(self, score: float) -> None:
+        self.good, self.bad = max(0.0, self.good - score), max(0.0, self.bad - 1.0 + score)
+
+
+class Feedback:
+    """Counts marks and applies them. Belongs to one event loop; nothing in it waits or reads a disk."""
+
+    def __init__(self, cap: float = 50.0, bound: float = 1.0) -> None:
+        self._cap, self._bound = cap, bound
+        self._counts: dict[tuple[str, ExpertId], _Counts] = {}
+        self._routed: OrderedDict[str, str] = OrderedDict()
+        self._answered: OrderedDict[str, Mark] = OrderedDict()
+        self._names: OrderedDict[str, str] = OrderedDict()
+
+    def applied(self, request: str, decision: Decision) -> Decision:
+        """``decision`` with its probabilities moved and its experts in their new order.
+
+        Experts that were chosen stay as many; remembers the category for :meth:`answered`.
+        """
+        category = decision.category or ANY
+        _remember(self._routed, request, category)
+        if not any((category, ranked.expert) in self._counts for ranked in decision.ranking):
+            return decision
+        moved = [Ranked(r.expert, self._moved(category, r)) for r in decision.ranking]
+        ranking = tuple(sorted(moved, key=lambda ranked: -ranked.probability))
+        if tuple(r.expert for r in ranking) == tuple(r.expert for r in decision.ranking):
+            return replace(decision, ranking=ranking)
+        chosen = tuple(ranked.expert for ranked in ranking[: len(decision.chosen)])
+        reason = f"{decision.reason}; feedback puts {chosen[0]} before {decision.expert}"
+        if chosen[0] == decision.expert:
+            reason = decision.reason
+        return replace(
+            decision, ranking=ranking, chosen=chosen, confidence=ranking[0].probability, reason=reason
+        )
+
+    def answered(self, receipt: Receipt, completion: str | None) -> None:
+        """An answer was given, which may be marked by its request's id or its completion's."""
+        category = self._routed.pop(receipt.request_id, None)
+        if category is None or receipt.expert is None:  # pinned, or written by several
+            return
+        mark = Mark(receipt.request_id, category, receipt.expert, math.nan)
+        _remember(self._answered, receipt.request_id, mark)
+        if completion is not None:
+            _remember(self._names, completion, receipt.request_id)
+
+    def mark(self, name: str, score: float) -> Mark:
+        """Count a mark, in the place of an earlier one. Raises BadRequest (404) for an unknown id."""
+        request = self._names.get(name, name)
+        known = self._answered.get(request)
+        if known is None:
+            raise UnknownAnswer(
+                f'no answer "{name[:100]}" is remembered',
+                param="id",
+                hint=f"Give the id of one of the last {REMEMBERED:,} routed answers, by this process.",
+            )
+        counts = self._counts.setdefault((known.category, known.expert), _Counts())
+        if not math.isnan(known.score):
+            counts.take_back(known.score)
+        counts.add(score, self._cap)
+        self._answered[request] = replace(known, score=score)
+        return self._answered[request]
+
+    def replay(self, mark: Mark) -> None:
+        """Count a mark of an earlier run."""
+        self._counts.setdefault((mark.category, mark.expert), _Counts()).add(mark.score, self._cap)
+
+    def step(self, category: str, expert: ExpertId) -> float:
+        """By how much an expert's log-odds are moved in a category."""
+        counts = self._counts.get((category, expert))
+        if counts is None:
+            return 0.0
+        total = counts.good + counts.bad
+        step = math.log((counts.good + 1) / (counts.bad + 1)) * total / (total + PRIOR)
+        return max(-self._bound, min(self._bound, step))
+
+    def _moved(self, category: str, ranked: Ranked) -> float:
+        p, step = ranked.probability, self.step(category, ranked.expert)
+        if not 0.0 < p < 1.0 or not step:
+            return p
+        return 1.0 / (1.0 + math.exp(-(math.log(p / (1.0 - p)) + step)))
+
+
+class UnknownAnswer(BadRequest):
+    status, default_code = 404, "unknown_answer"
+
+
+class FeedbackLog:
+    """Marks on disk, one JSON line each: what a restart counts again and `coe eval import` reads.
+
+    Blocking; call ``append`` from a thread. A file over :data:`MAX_LOG_BYTES` is moved aside.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, mark: Mark) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.exists() and self._path.stat().st_size > MAX_LOG_BYTES:
+            self._path.replace(self._path.with_suffix(".previous.jsonl"))
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(mark)) + "\n")
+
+    def marks(self) -> Iterator[Mark]:
+        """All of the present file; of several marks of an answer the last one. A broken line is skipped."""
+        found: dict[str, Mark] = {}
+        if not self._path.exists():
+            return
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                mark = Mark(**json.loads(line))
+                found[mark.request] = replace(mark, score=min(1.0, max(0.0, float(mark.score))))
+            except (ValueError, TypeError):
+                log.warning("%s has a line that is no mark", self._path)
+        yield from found.values()
+
+
+class MarkTaker:
+    """Counts marks at once and writes them behind the request's back, in order. One event loop."""
+
+    def __init__(self, counts: Feedback, kept: FeedbackLog) -> None:
+        self.counts, self._kept = counts, kept
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="feedback")
+
+    def take(self, name: str, score: float) -> Mark:
+        """Raises UnknownAnswer. A mark that cannot be written is logged and counts all the same."""
+        mark = self.counts.mark(name, score)
+        self._writer.submit(self._write, mark)
+        return mark
+
+    def close(self) -> None:
+        """Wait for what is being written. Blocking (milliseconds)."""
+        self._writer.shutdown()
+
+    def _write(self, mark: Mark) -> None:
+        try:
+            self._kept.append(mark)
+        except OSError as error:
+            log.warning("a mark could not be written: %s", error)
+
+
+def open_marks(settings: FeedbackSettings | None, root: Path) -> MarkTaker | None:
+    """With the marks of earlier runs counted; None where the registry wants none. Blocking."""
+    if settings is None:
+        return None
+    counts, kept = Feedback(settings.cap, settings.bound), FeedbackLog(root / settings.file)
+    for mark in kept.marks():
+        counts.replay(mark)
+    return MarkTaker(counts, kept)
+
+
+def _remember(known: OrderedDict[str, T], name: str, value: T) -> None:
+    known[name] = value
+    while len(known) > REMEMBERED:
+        known.popitem(last=False)

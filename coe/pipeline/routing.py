@@ -1,0 +1,161 @@
+"""From a request to a decision: which router is asked, or which expert the client named itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from coe.core.errors import BadRequest, CoeError, RoutingError, UnknownModel
+from coe.core.suggest import suggest
+from coe.core.types import Decision, Errand, ExpertId, Note, Options, Ranked, Request, Router
+from coe.pipeline.generation import Generation
+from coe.pipeline.utility import Wishes, weighed
+
+log = logging.getLogger(__name__)
+
+PINNED = "pinned"
+"""The router's name in decisions that the client made by naming an expert."""
+
+
+Write = Callable[[Errand], Awaitable[Note]]
+"""Has an expert write what a router wants to know first. Raises nothing but what cancels it."""
+
+
+async def nobody_writes(errand: Errand) -> Note:  # noqa: ARG001
+    return Note(None, "not asked")
+
+
+async def choose(
+    request: Request,
+    generation: Generation,
+    wait_s: Callable[[ExpertId], float] = lambda _: 0.0,
+    write: Write = nobody_writes,
+) -> Decision:
+    """The decision for ``request``, by the router that it, its route or experts.yaml names, weighed by its
+    wishes for cost and time; ``wait_s`` forecasts an expert's wait.
+
+    Raises BadRequest (unknown router, no text to route by), UnknownModel or RoutingError.
+    """
+    route = generation.registry.routed_names.get(request.model)
+    if route is not None:
+        decision = await _routed(request, request.options.router or route.router, generation, write)
+        return _as_wished(decision, request.options, generation, wait_s)
+    if generation.registry.expert(request.model) is None:
+        raise _unknown_model(request.model, generation)
+    return _pinned(request.model)
+
+
+def nearly_as_good(decision: Decision, within: float) -> tuple[ExpertId, ...]:
+    """Experts beside the chosen ones that may answer instead of the best: by the router's own estimate at
+    most ``within`` less likely to be right. None with ``within`` 0, and none for a pinned expert."""
+    chances = {ranked.expert: ranked.probability for ranked in decision.ranking}
+    if within <= 0.0 or decision.expert not in chances:
+        return ()
+    floor = chances[decision.expert] - within
+    return tuple(e for e, chance in chances.items() if chance >= floor and e not in decision.chosen)
+
+
+async def _routed(request: Request, named: str | None, generation: Generation, write: Write) -> Decision:
+    router = _router(named or generation.registry.routers.default, generation)
+    _check_text(request)
+    try:
+        decide = await _prepared(router, request.text, write)
+        if getattr(router, "blocking", False):
+            decision = await asyncio.to_thread(decide, request.text, generation.experts)
+        else:
+            decision = decide(request.text, generation.experts)
+    except CoeError:
+        raise
+    except Exception as error:
+        log.exception("request %s: router %s failed", request.id, router.name)
+        raise RoutingError(
+            f"the router {router.name} could not decide ({type(error).__name__})",
+            hint="Name an expert as the model, or another router in coe.router; the log has the cause.",
+        ) from error
+    _check_decision(decision, generation)
+    if generation.feedback is not None:
+        decision = generation.feedback.applied(request.id, decision)
+    return decision
+
+
+async def _prepared(router: Router, text: str, write: Write) -> Callable[..., Decision]:
+    """The router's ``route``, once what it wants written was written, if anything."""
+    wanted: Callable[[str], Errand | None] | None = getattr(router, "errand", None)
+    errand = wanted(text) if wanted is not None else None
+    if errand is None:
+        return router.route
+    return partial(router.route_with, note=await write(errand))  # type: ignore[attr-defined]
+
+
+def _as_wished(
+    decision: Decision, options: Options, generation: Generation, wait_s: Callable[[ExpertId], float]
+) -> Decision:
+    wishes = Wishes(
+        quality=1.0 if options.quality is None else options.quality,
+        cost=options.cost or 0.0,
+        patience_s=options.patience_s,
+    )
+    if not wishes.cost and wishes.patience_s is None:
+        return decision
+    waits = {ranked.expert: wait_s(ranked.expert) for ranked in decision.ranking}
+    return weighed(decision, generation.experts, wishes, waits)
+
+
+def _router(name: str, generation: Generation) -> Router:
+    router = generation.routers.get(name)
+    if router is None:
+        raise BadRequest(
+            f'the router "{name}" does not exist; {suggest(name, generation.routers)}',
+            code="unknown_router",
+            param="coe.router",
+            hint="Leave coe.router out to use the default router.",
+        )
+    return router
+
+
+def _pinned(expert: str) -> Decision:
+    return Decision(
+        router=PINNED,
+        ranking=(Ranked(expert, 1.0),),
+        chosen=(expert,),
+        confidence=1.0,
+        reason=f"the request named {expert}",
+    )
+
+
+def _unknown_model(model: str, generation: Generation) -> UnknownModel:
+    if model in generation.left:
+        return UnknownModel(
+            f'the expert "{model}" left in generation {generation.left[model]} and takes no new requests',
+            param="model",
+            hint="GET /v1/models lists those that are here.",
+        )
+    service = generation.registry.service
+    names = [*generation.registry.routed_names, *(expert.id for expert in generation.registry.experts)]
+    return UnknownModel(
+        f'the model "{model}" does not exist; {suggest(model, names)}',
+        param="model",
+        hint=f'Use "{service.model_name}" to have an expert chosen, or name one; GET /v1/models lists them.',
+    )
+
+
+def _check_text(request: Request) -> None:
+    if request.endpoint == "completions" and not request.text and not isinstance(request.body["prompt"], str):
+        raise BadRequest(
+            "a prompt of token ids cannot be routed: each expert has its own tokens",
+            code="prompt_not_text",
+            param="prompt",
+            hint="Send text, or name the expert that the tokens are for as the model.",
+        )
+
+
+def _check_decision(decision: Decision, generation: Generation) -> None:
+    known = {expert.id for expert in generation.experts}
+    named = {*decision.chosen, *(ranked.expert for ranked in decision.ranking)}
+    if not decision.chosen or not named <= known:
+        raise RoutingError(
+            f"the router {decision.router} chose an expert that does not exist",
+            hint="Correct the router; name another one in coe.router meanwhile.",
+        )

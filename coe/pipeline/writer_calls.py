@@ -1,0 +1,209 @@
+"""What experts write for routers, through the same pool as everything else, and kept.
+
+An errand is a leg of its own: its lease is given back before the request's own leg is queued, so a pool with
+a single slot serves both one after the other. The writer is asked by name and nothing is routed for it.
+Nobody waits for a writer longer than its deadline, and one that keeps failing is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import unicodedata
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from coe.core.errors import CoeError, ExpertTimeout
+from coe.core.openai import text_of, usage_of
+from coe.core.types import Errand, ExpertId, Leg, Note, Request
+from coe.pipeline.leases import Clock, Leases
+from coe.pipeline.legs import Asker, LegError, LiveLeg
+from coe.registry.schema import Expert
+
+log = logging.getLogger(__name__)
+
+KEPT = 10_000
+MISSES = 3
+"""So many errands in a row without a text, and the writer is not asked for :data:`PAUSE_S`."""
+PAUSE_S = 10.0
+RESULTS = ("kept", "shared", "written", "empty", "late", "failed", "paused")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A note, and the leg that it took: None where nobody was asked."""
+
+    note: Note
+    leg: Leg | None = None
+
+
+@dataclass
+class _Misses:
+    """Of one writer: how many in a row, and until when it is left alone."""
+
+    count: int = 0
+    until: float = 0.0
+
+
+class Notes:
+    """Runs errands, equal ones one at a time: who comes meanwhile waits for the text. Keeps the last ``size``
+    texts by writer, model and prompt, the prompt without regard to case and spaces. A private request neither
+    leaves its text nor shares it. Belongs to one event loop."""
+
+    def __init__(self, pool: Leases, clock: Clock, size: int = KEPT) -> None:
+        self._pool, self._clock, self._size = pool, clock, size
+        self._texts: OrderedDict[bytes, str] = OrderedDict()
+        self._under_way: dict[bytes, asyncio.Event] = {}
+        self._misses: dict[ExpertId, _Misses] = {}
+        self._counts = Counter(dict.fromkeys(RESULTS, 0))
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Errands so far by what came of them, see :data:`RESULTS`."""
+        return self._counts
+
+    def kept(self, errand: Errand, writer: Expert | None) -> Note | None:
+        """What was written before; asks nobody. ``writer``: the expert as the registry has it."""
+        key = _key(errand, writer)
+        text = self._texts.get(key)
+        if text is None:
+            return None
+        self._texts.move_to_end(key)
+        return _note(text)
+
+    async def run(self, errand: Errand, writer: Expert | None, request: Request, patience_s: float) -> Run:
+        """The note, and the ended leg if the writer was asked. Raises nothing but what cancels it."""
+        if writer is None or writer.shadow:
+            return self._without("failed", f"{errand.writer} is not routed to")
+        until, key = self._clock() + min(errand.deadline_s, patience_s), _key(errand, writer)
+        result = "kept"
+        while (note := self.kept(errand, writer)) is None and not request.private and key in self._under_way:
+            result = "shared"
+            if not await self._ended(key, until):
+                return self._without("late", "late")
+        if note is not None:
+            self._counts[result] += 1
+            return Run(note)
+        misses = self._misses.setdefault(errand.writer, _Misses())
+        if self._clock() < misses.until:
+            return self._without("paused", "paused: it gave nothing several times")
+        text, leg = await self._asked_for_all(errand, request, until, key)
+        if text is None:
+            self._missed(errand.writer, misses, leg)
+            return Run(Note(None, leg.outcome), leg)
+        misses.count = 0
+        self._counts["written" if text else "empty"] += 1
+        return Run(_note(text), leg)
+
+    def _without(self, result: str, why: str) -> Run:
+        self._counts[result] += 1
+        return Run(Note(None, why))
+
+    async def _ended(self, key: bytes, until: float) -> bool:
+        """Wait for the errand under way: whether it ended in time. Where it left no text, because it failed
+        or its own request went away, the first who waited runs it anew, in what is left of its time."""
+        try:
+            async with asyncio.timeout(until - self._clock()):
+                await self._under_way[key].wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _asked_for_all(
+        self, errand: Errand, request: Request, until: float, key: bytes
+    ) -> tuple[str | None, Leg]:
+        """As :meth:`_asked`; the text is kept, and who waits for it is told of the end."""
+        if request.private:
+            return await self._asked(errand, request, until - self._clock())
+        ended = self._under_way[key] = asyncio.Event()
+        try:
+            text, leg = await self._asked(errand, request, until - self._clock())
+            if text is not None:
+                self._keep(key, text)
+            return text, leg
+        finally:
+            del self._under_way[key]
+            ended.set()
+
+    async def _asked(self, errand: Errand, request: Request, deadline_s: float) -> tuple[str | None, Leg]:
+        question = _question(errand, request)
+        asker = Asker(question, self._pool, deadline_s, self._clock)
+        live: LiveLeg | None = None
+        try:
+            async with asyncio.timeout(deadline_s):
+                live = await asker.ask(errand.writer, question.body, "router")
+                async with contextlib.aclosing(live):
+                    raw = b"".join([chunk async for chunk in live.chunks()])
+        except (LegError, CoeError, TimeoutError) as failure:
+            return None, replace(_leg(errand, live), outcome=_outcome(failure))
+        except Exception:
+            log.exception("request %s: the errand of %s broke", request.id, errand.writer)
+            return None, replace(_leg(errand, live), outcome="failed: internal_error")
+        body = _body(raw)
+        return text_of(body).strip(), replace(live.leg(), usage=usage_of(body) or None)
+
+    def _keep(self, key: bytes, text: str) -> None:
+        self._texts[key] = text
+        self._texts.move_to_end(key)
+        while len(self._texts) > self._size:
+            self._texts.popitem(last=False)
+
+    def _missed(self, writer: ExpertId, misses: _Misses, leg: Leg) -> None:
+        self._counts["late" if leg.outcome == "late" else "failed"] += 1
+        misses.count += 1
+        log.info("%s wrote nothing for a router: %s", writer, leg.outcome)
+        if misses.count >= MISSES:
+            misses.count, misses.until = 0, self._clock() + PAUSE_S
+            log.warning("%s is not asked to write for routers for %g s", writer, PAUSE_S)
+
+
+def _question(errand: Errand, request: Request) -> Request:
+    """A request of its own, so that the pool schedules it apart from the one that it is for."""
+    body = {
+        "model": errand.writer,
+        "messages": [{"role": "user", "content": errand.prompt}],
+        "max_tokens": errand.max_tokens,
+        "temperature": 0.0,
+    }
+    return Request(
+        f"{request.id}/router",
+        "chat/completions",
+        errand.writer,
+        body,
+        errand.prompt,
+        request.options,
+        request.private,
+    )
+
+
+def _outcome(failure: BaseException) -> str:
+    error = failure.error if isinstance(failure, LegError) else failure
+    if isinstance(error, CoeError) and not isinstance(error, ExpertTimeout):
+        return f"failed: {error.code}"
+    return "late"
+
+
+def _leg(errand: Errand, live: LiveLeg | None) -> Leg:
+    return live.leg() if live is not None else Leg(errand.writer, "router")
+
+
+def _body(raw: bytes) -> Mapping[str, object]:
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _note(text: str) -> Note:
+    return Note(text) if text else Note(None, "it wrote nothing")
+
+
+def _key(errand: Errand, writer: Expert | None) -> bytes:
+    model = "" if writer is None else f"{writer.model}\0{writer.adapter}"
+    prompt = " ".join(unicodedata.normalize("NFKC", errand.prompt).casefold().split())
+    return hashlib.sha256(f"{errand.writer}\0{model}\0{prompt}".encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,1 @@
+"""Which expert belongs on which host."""

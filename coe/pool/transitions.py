@@ -1,0 +1,180 @@
+"""Moves experts on the engines, one task per order, and reports how each order ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+
+from coe.core.errors import CoeError, EngineError
+from coe.core.types import Engine, ExpertId, ReadsAhead
+from coe.scheduler.events import Failed, HostId, Prefetched, Ready, Slept
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+MoveEnded = Ready | Slept | Prefetched | Failed
+"""How an order to an engine ended."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Experts that were resident and that the engine no longer has."""
+
+    experts: tuple[ExpertId, ...]
+    reason: str
+
+
+class Machinery:
+    """Owns the engines. Every load answers Ready or Failed, every sleep Slept or Failed, every prefetch
+    Prefetched or Failed, exactly once, through ``report`` and never within the call that ordered it."""
+
+    def __init__(
+        self,
+        engines: Mapping[HostId, Engine],
+        report: Callable[[MoveEnded], None],
+        clock: Clock = time.monotonic,
+        load_timeout_s: float = 120.0,
+    ) -> None:
+        self.engines = dict(engines)
+        self._report = report
+        self._clock = clock
+        self._load_timeout_s = load_timeout_s
+        self._starts: dict[HostId, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def add(self, host: HostId, engine: Engine) -> None:
+        """Take over an engine and start it."""
+        self.engines[host] = engine
+        self.start(host)
+
+    def start(self, host: HostId) -> asyncio.Task[None]:
+        """Start the engine unless it runs or is being started. The task raises what the engine raises."""
+        task, engine = self._starts.get(host), self.engines[host]
+        # A start may fail and leave a process that runs, with weights that are none to trust.
+        if task is None or _failed(task) or (task.done() and engine.stats().state in ("failed", "stopped")):
+            task = asyncio.create_task(engine.start(), name=f"start {host}")
+            task.add_done_callback(lambda done: _log_start(host, done))
+            self._starts[host] = task
+        return task
+
+    def load(self, expert: ExpertId, host: HostId) -> None:
+        self._spawn(self._load(expert, host))
+
+    def sleep(self, expert: ExpertId, host: HostId, level: int) -> None:
+        self._spawn(self._sleep(expert, host, level))
+
+    def prefetch(self, expert: ExpertId, host: HostId) -> None:
+        self._spawn(self._prefetch(expert, host))
+
+    def release(self, expert: ExpertId, host: HostId) -> None:
+        engine = self.engines[host]
+        if isinstance(engine, ReadsAhead):
+            engine.release(expert)
+
+    def retire(self, host: HostId) -> None:
+        """Stop an engine that is not needed any more, in the background."""
+        start = self._starts.pop(host, None)
+        if start:
+            start.cancel()
+        self._spawn(self._stop(host, self.engines.pop(host)))
+
+    def lost(self, host: HostId, residents: tuple[ExpertId, ...]) -> Loss | None:
+        """Which of ``residents`` the engine has lost, if any."""
+        stats = self.engines[host].stats()
+        alive = stats.awake if stats.state == "ready" else ()
+        gone = tuple(expert for expert in residents if expert not in alive)
+        return Loss(gone, stats.last_error or f"host {host} is {stats.state}") if gone else None
+
+    async def stop(self) -> None:
+        """Give up what is under way, stop all engines and take no further orders. Errors are logged."""
+        self._closed = True
+        tasks = [*self._tasks, *self._starts.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(self._stop(host, engine) for host, engine in self.engines.items()))
+        self._starts.clear()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        if self._closed:  # A lease that outlived the drain came back: there is nothing left to move.
+            work.close()
+            return
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _load(self, expert: ExpertId, host: HostId) -> None:
+        event: MoveEnded
+        try:
+            await asyncio.shield(self.start(host))
+            began = self._clock()
+            async with asyncio.timeout(self._load_timeout_s):
+                await self.engines[host].ensure_ready(expert)
+            event = Ready(expert, host, took_s=self._clock() - began)
+            log.info("%s is ready on %s after %.2f s", expert, host, event.took_s)
+        except TimeoutError:
+            event = Failed(expert, host, f"not ready within {self._load_timeout_s:g} s", "load")
+        except Exception as error:
+            event = Failed(expert, host, _reason(error), "load")
+        self._tell(event)
+
+    async def _sleep(self, expert: ExpertId, host: HostId, level: int) -> None:
+        event: MoveEnded
+        try:
+            async with asyncio.timeout(self._load_timeout_s):
+                await self.engines[host].sleep(expert, level)
+            event = Slept(expert, host)
+        except TimeoutError:
+            event = Failed(expert, host, f"not asleep within {self._load_timeout_s:g} s", "sleep")
+        except Exception as error:
+            event = Failed(expert, host, _reason(error), "sleep")
+        self._tell(event)
+
+    async def _prefetch(self, expert: ExpertId, host: HostId) -> None:
+        event: MoveEnded
+        engine = self.engines[host]
+        try:
+            if not isinstance(engine, ReadsAhead):
+                raise EngineError(f"{host} cannot read ahead")
+            async with asyncio.timeout(self._load_timeout_s):
+                await engine.prefetch(expert)
+            event = Prefetched(expert, host)
+        except TimeoutError:
+            event = Failed(expert, host, f"not read within {self._load_timeout_s:g} s", "prefetch")
+        except Exception as error:
+            event = Failed(expert, host, _reason(error), "prefetch")
+        self._tell(event)
+
+    async def _stop(self, host: HostId, engine: Engine) -> None:
+        try:
+            await engine.stop()
+        except Exception:
+            log.exception("host %s did not stop properly", host)
+
+    def _tell(self, event: MoveEnded) -> None:
+        if isinstance(event, Failed):
+            log.warning("%s of %s on %s failed: %s", event.during, event.expert, event.host, event.reason)
+        self._report(event)
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+def _log_start(host: HostId, task: asyncio.Task[None]) -> None:
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is None:
+        log.info("host %s is up", host)
+    else:
+        log.warning("host %s did not start: %s", host, error)
+
+
+def _reason(error: Exception) -> str:
+    """For the log and the client: an engine's own words, else also what kind of error it was."""
+    return error.message if isinstance(error, CoeError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,295 @@
+"""The swap-aware scheduler: events in, actions out. Pure: no clock, log, random numbers or asyncio.
+
+The service, the simulator and the property tests run this same object. It guarantees, whatever the
+policy answers: every request ends once (granted and finished, rejected, or cancelled); an expert with
+leases out is never put to sleep or evicted; capacity and batch bounds hold; the same events give the same
+actions. ``step`` costs time in the number of experts with work on the hosts concerned, not of requests.
+"""
+
+from __future__ import annotations
+
+import math
+
+from coe.core.types import ExpertId, RequestId, WakeFrom
+from coe.scheduler.admission import Admission
+from coe.scheduler.dispatch import Decider
+from coe.scheduler.events import (
+    Action,
+    Arrived,
+    Cancelled,
+    Event,
+    Expected,
+    Failed,
+    Finished,
+    Grant,
+    HostId,
+    Prefetched,
+    Ready,
+    Slept,
+    Tick,
+)
+from coe.scheduler.forecast import expected_wait
+from coe.scheduler.groups import expect, fulfil, got, leave
+from coe.scheduler.plan import PoolPlan
+from coe.scheduler.policies import Policy
+from coe.scheduler.reconfigure import apply_plan, check_plan
+from coe.scheduler.snapshot import PoolSnapshot, take_snapshot
+from coe.scheduler.state import Books, Lease, Replica
+from coe.scheduler.swaps import Turn, put_away, withdraw
+from coe.scheduler.usage import WorkDone
+
+
+class Scheduler:
+    """Owns which experts are in memory and who may use them. Not thread-safe: one caller.
+
+    ``now`` (seconds, any origin) must not go backwards between calls.
+    """
+
+    def __init__(self, plan: PoolPlan, policy: Policy) -> None:
+        self._books = Books(plan)
+        self._admission = Admission(self._books, policy.rules)
+        self._decider = Decider(policy, self._take_head, self._admission.adopt)
+        apply_plan(self._books, plan, Turn(-math.inf))
+
+    def step(self, event: Event, now: float) -> list[Action]:
+        """Take note of ``event`` and decide. Actions are to be carried out in order.
+
+        Reports that no longer fit (of a host or expert that is gone) are ignored. Raises ValueError for an
+        Arrived whose request is already here.
+        """
+        turn = Turn(now)
+        match event:
+            case Arrived():
+                self._admission.arrived(event, turn)
+            case Expected():
+                if self._admission.rules.groups:
+                    expect(self._books, event, turn)
+            case Finished():
+                self._release(event.request, turn, ok=event.ok)
+            case Cancelled():
+                self._cancelled(event.request, turn)
+            case Ready():
+                self._ready(event, turn)
+            case Slept():
+                self._slept(event, turn)
+            case Prefetched():
+                self._prefetched(event, turn)
+            case Failed():
+                self._failed(event, turn)
+            case Tick():
+                pass
+        return self._settle(turn)
+
+    def reconfigure(self, plan: PoolPlan, now: float) -> list[Action]:
+        """Change to another plan. A removed expert takes no new requests, serves its queue, then leaves."""
+        turn = Turn(now)
+        for host in self._books.hosts.values():
+            for commitment in host.commitments:
+                withdraw(commitment, turn)
+            host.commitments = []
+        apply_plan(self._books, plan, turn)
+        return self._settle(turn)
+
+    def check(self, plan: PoolPlan) -> None:
+        """Raises ConfigError where :meth:`reconfigure` would."""
+        check_plan(self._books, plan)
+
+    def next_tick(self) -> float:
+        """When to send a Tick if nothing else happens before; ``inf``: never."""
+        return min((host.wake_at for host in self._books.hosts.values()), default=math.inf)
+
+    def forecast(self, expert: ExpertId, now: float) -> float:
+        """Expected wait in seconds of a request that came now; ``inf`` if it would be rejected."""
+        state = self._books.experts.get(expert)
+        return math.inf if state is None else expected_wait(state, now)
+
+    def snapshot(self) -> PoolSnapshot:
+        return take_snapshot(self._books)
+
+    def work_done(self, now: float) -> WorkDone:
+        """Until ``now``, that of leases still out included."""
+        books = self._books
+        leases = ((lease.replica, lease.began) for lease in books.leases.values())
+        under_way = ((r.expert.id, books.account.share_s(r.host.plan.id, b, now)) for r, b in leases)
+        load_s = {e.id: r.costs.load.mean for e in books.experts.values() for r in e.replicas.values()}
+        return books.account.so_far(under_way, load_s)
+
+    def hosts(self) -> tuple[HostId, ...]:
+        """Hosts in use, those included that leave as soon as their last expert has."""
+        return tuple(self._books.hosts)
+
+    def residents(self, host: HostId) -> tuple[ExpertId, ...]:
+        """Experts that are awake or draining on ``host``; none where all always are."""
+        state = self._books.hosts.get(host)
+        residents = state.residents.values() if state and not state.plan.always_awake else ()
+        return tuple(r.expert.id for r in residents if r.state in ("awake", "draining"))
+
+    def _settle(self, turn: Turn) -> list[Action]:
+        for host in self._books.hosts.values():
+            if host.wake_at <= turn.now:
+                turn.touch(host)
+        while turn.dirty:
+            host = next(iter(turn.dirty.values()))
+            changes = turn.changes
+            self._decider.decide(host, turn)
+            turn.dirty.pop(host.plan.id, None)
+            if turn.changes > changes and self._decider.policy.across_hosts:
+                for other in self._books.hosts.values():
+                    if other is not host:
+                        turn.touch(other)
+        self._books.forget_the_gone()
+        return turn.actions
+
+    def _take_head(self, replica: Replica, turn: Turn) -> Grant:
+        """Turn the oldest request of a replica's expert into a lease."""
+        expert, now = replica.expert, turn.now
+        chosen = expert.queue.next(now, expert.run_s, self._decider.policy.rules.timely_first)
+        waiter = self._admission.gone(chosen.request)
+        began = self._books.account.begin(replica.host.plan.id, now)
+        self._books.leases[waiter.request] = Lease(replica, now, waiter.group, began)
+        got(self._books, waiter.group, expert.id)
+        replica.running += 1
+        replica.host.running += 1
+        replica.used_at = now
+        replica.frame_left = max(0, replica.frame_left - 1)
+        loaded: WakeFrom = "awake" if replica.ready_at <= waiter.arrived else replica.loaded_from
+        swap_s = max(0.0, replica.ready_at - max(waiter.arrived, replica.load_started))
+        return Grant(
+            waiter.request,
+            expert.id,
+            replica.host.plan.id,
+            queued_s=now - waiter.arrived,
+            swap_s=0.0 if loaded == "awake" else swap_s,
+            wake_from=loaded,
+        )
+
+    def _release(self, request: RequestId, turn: Turn, ok: bool) -> None:
+        lease = self._books.leases.pop(request, None)
+        if lease is None:
+            return
+        replica = lease.replica
+        self._books.account.end(replica.expert.id, replica.host.plan.id, lease.began, turn.now)
+        if lease.group is None:
+            self._books.account.used({replica.expert.id})
+        leave(self._books, lease.group)
+        replica.running -= 1
+        replica.host.running -= 1
+        replica.used_at = turn.now
+        if ok:
+            self._books.longest.ran(turn.now - lease.granted)
+            replica.expert.run.add(turn.now - lease.granted)
+            if replica.state == "awake":
+                replica.failures, replica.quarantined = 0, False
+        put_away(replica, turn)
+        turn.touch(replica.host)
+
+    def _cancelled(self, request: RequestId, turn: Turn) -> None:
+        fulfil(self._books, request, turn)
+        expert = self._books.waiting.get(request)
+        if expert is None:
+            self._release(request, turn, ok=False)
+            return
+        leave(self._books, self._admission.gone(request).group)
+        for replica in expert.replicas.values():
+            turn.touch(replica.host)
+
+    def _ready(self, event: Ready, turn: Turn) -> None:
+        replica = self._books.replica(event.expert, event.host)
+        if replica is None or replica.state != "loading":
+            return
+        took = turn.now - replica.load_started if event.took_s is None else event.took_s
+        self._books.longest.loaded(took)
+        (replica.bring or replica.costs.load).add(took)
+        replica.swaps += 1
+        replica.ready_at = replica.used_at = turn.now
+        replica.move("awake")
+        replica.frame_left = min(self._decider.policy.frame(replica), replica.expert.queued)
+        turn.touch_hosts_of(replica)
+
+    def _slept(self, event: Slept, turn: Turn) -> None:
+        replica = self._books.replica(event.expert, event.host)
+        if replica is None or replica.state != "going_to_sleep":
+            return
+        self._books.longest.slept(turn.now - replica.left_at)
+        if replica.sleeps_to == "sleeping":
+            replica.costs.sleep.add(turn.now - replica.left_at)
+        replica.retry_at, replica.sleep_failures = -math.inf, 0
+        replica.move(replica.sleeps_to)
+        turn.touch_hosts_of(replica)
+        self._touch_node(replica, turn)
+
+    def _prefetched(self, event: Prefetched, turn: Turn) -> None:
+        replica = self._read_ended(event, turn)
+        if replica is None or replica.ahead != "reading":
+            return
+        replica.costs.read.add(turn.now - replica.read_started)
+        if replica.state == "cold":
+            replica.ahead = "read"
+        self._touch_node(replica, turn)
+
+    def _read_ended(self, event: Prefetched | Failed, turn: Turn) -> Replica | None:
+        """Of whom; it may be read again from now on."""
+        host = self._books.hosts.get(event.host)
+        if host is not None and event.expert in host.reads:
+            host.reads.remove(event.expert)
+            turn.touch(host)
+        return self._books.replica(event.expert, event.host)
+
+    def _touch_node(self, replica: Replica, turn: Turn) -> None:
+        """Whoever shares its RAM may have something to do."""
+        for host in self._books.hosts.values():
+            if host.ram is replica.host.ram:
+                turn.touch(host)
+
+    def _prefetch_failed(self, event: Failed, turn: Turn) -> None:
+        replica = self._read_ended(event, turn)
+        if replica is not None and replica.ahead == "reading":
+            replica.forget_ram()
+            replica.ahead = "failed"
+            self._touch_node(replica, turn)
+
+    def _failed(self, event: Failed, turn: Turn) -> None:
+        if event.during == "prefetch":
+            self._prefetch_failed(event, turn)
+            return
+        replica = self._books.replica(event.expert, event.host)
+        if replica is None:
+            return
+        if event.during == "sleep" and replica.state == "going_to_sleep":
+            self._sleep_failed(replica, turn)
+        elif event.during == "load" and replica.state == "loading":
+            replica.move("cold")
+            self._count_failure(replica, event.reason, turn)
+        elif event.during == "run" and replica.state in ("awake", "draining"):
+            if replica.crashed or replica.host.plan.always_awake:
+                return
+            replica.crashed = True
+            replica.move("draining")
+            self._count_failure(replica, event.reason, turn)
+            put_away(replica, turn)
+
+    def _sleep_failed(self, replica: Replica, turn: Turn) -> None:
+        """Try again. After too many failures take the room to be free: a load that does not fit fails by
+        itself, while a place held for ever would fail everyone."""
+        replica.sleep_failures += 1
+        turn.touch_hosts_of(replica)
+        if replica.sleep_failures < self._books.plan.max_failures:
+            replica.retry(turn.now + self._backoff(replica.sleep_failures))
+        else:
+            replica.retry_at, replica.sleep_failures = -math.inf, 0
+            replica.move("cold")
+
+    def _count_failure(self, replica: Replica, reason: str, turn: Turn) -> None:
+        """Try again later; give up on those who wait when no host is left to try."""
+        plan = self._books.plan
+        replica.failures += 1
+        replica.quarantined = replica.failures >= plan.max_failures
+        pause_s = plan.quarantine_s if replica.quarantined else self._backoff(replica.failures)
+        replica.retry(turn.now + pause_s)
+        turn.touch_hosts_of(replica)
+        expert = replica.expert
+        if expert.quarantined_until(turn.now) is not None:
+            self._admission.hand_over(expert, f"could not be loaded: {reason}", turn)
+
+    def _backoff(self, failures: int) -> float:
+        return self._books.plan.retry_s * 2.0 ** (failures - 1)

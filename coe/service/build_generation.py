@@ -1,0 +1,134 @@
+"""From a registry to a generation: its routers and its aggregators, taking over what did not change."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coe.access.response_cache import Embed
+from coe.aggregators import Outcomes, Setting, build_aggregators
+from coe.core.types import ExpertId, ExpertView, Router
+from coe.pipeline.feedback import Feedback
+from coe.pipeline.generation import Generation
+from coe.profiles.aggregating import best_aggregators
+from coe.profiles.evidence import encoder_of, evidence_of
+from coe.profiles.store import ProfileStore, digest, fitted_combiner, open_store
+from coe.registry.schema import Registry, RouterSpec
+from coe.routers import build_router, renew_router
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What a router was built from, but for the experts. ``files``: of its options, name, size and time of
+    change, so that a file edited meanwhile is read again."""
+
+    spec: str
+    files: tuple[tuple[str, int, int], ...]
+    profiles: tuple[tuple[ExpertId, str], ...]
+    """of the experts that have one, with a digest of it"""
+
+
+@dataclass(frozen=True)
+class _Built:
+    recipe: _Recipe
+    experts: tuple[ExpertView, ...]
+    router: Router
+
+
+class GenerationBuilder:
+    """Builds the generations of one service. ``root`` is the folder of experts.yaml.
+
+    A router whose spec, files and experts are unchanged is taken over; one whose experts alone changed is
+    renewed where its class can do that. One build at a time, in any thread.
+    """
+
+    def __init__(self, root: Path, feedback: Feedback | None = None) -> None:
+        self._root, self._feedback = root, feedback
+        self._built: dict[str, _Built] = {}
+
+    def build(
+        self, registry: Registry, number: int, left: Mapping[ExpertId, int] | None = None
+    ) -> Generation:
+        """Blocking (seconds, where a router is new). Raises ConfigError, and then changes nothing."""
+        store = open_store(registry, self._root)
+        built = {spec.name: self._router(spec, registry, store) for spec in _specs(registry)}
+        experts = tuple(expert.view() for expert in registry.routed)
+        generation = Generation(
+            number=number,
+            registry=registry,
+            experts=experts,
+            routers={name: each.router for name, each in built.items()},
+            aggregators=build_aggregators(registry, self._setting(registry, experts, store)),
+            created=int(time.time()),
+            left=left or {},
+            feedback=self._feedback,
+        )
+        self._built = built
+        return generation
+
+    def _setting(self, registry: Registry, experts: tuple[ExpertView, ...], store: ProfileStore) -> Setting:
+        """What aggregators may know: which experts err together, and who aggregates well."""
+        evidence = evidence_of(store, registry.routed)
+        outcomes = None if evidence is None else Outcomes(evidence.experts, evidence.scores)
+        return Setting(
+            experts,
+            self._root,
+            outcomes,
+            fitted_combiner(registry, self._root),
+            best_aggregators(registry, self._root, store),
+        )
+
+    def _router(self, spec: RouterSpec, registry: Registry, store: ProfileStore) -> _Built:
+        recipe = _Recipe(
+            spec.model_dump_json(),
+            tuple(_files(spec.options, self._root)),
+            tuple((e.id, digest(found)) for e in registry.routed if (found := store.of(e))),
+        )
+        experts = tuple(expert.view() for expert in registry.routed)
+        known = self._built.get(spec.name)
+        if known is not None and known.recipe == recipe:
+            if known.experts == experts:
+                return known
+            renewed = renew_router(known.router, spec, registry.routed, self._root)
+            if renewed is not None:
+                return _Built(recipe, experts, renewed)
+        log.info("building router %s", spec.name)
+        evidence = evidence_of(store, registry.routed, encoder_of(spec))
+        return _Built(recipe, experts, build_router(spec, registry.routed, self._root, evidence))
+
+
+def embedder(encoder: str, root: Path) -> Embed:
+    """Unit vectors of texts by the named encoder. Blocking; raises ConfigError for an unknown one."""
+    from coe.routers.encoders.encoder import open_encoder
+
+    opened = open_encoder(encoder, root)
+    return lambda text: opened.encode([text])[0]
+
+
+def _specs(registry: Registry) -> tuple[RouterSpec, ...]:
+    """Those of the registry, and the default one if it is a built-in that the registry does not list."""
+    available, default = registry.routers.available, registry.routers.default
+    if any(spec.name == default for spec in available):
+        return available
+    return (*available, RouterSpec(name=default, kind=default))
+
+
+def _files(value: Any, root: Path) -> Iterator[tuple[str, int, int]]:
+    """The files that options name."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _files(inner, root)
+    elif isinstance(value, str) and "\0" not in value:
+        try:
+            stat = (root / Path(value).expanduser()).stat()
+        except (OSError, RuntimeError):
+            return
+        yield value, stat.st_size, stat.st_mtime_ns

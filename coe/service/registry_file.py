@@ -1,0 +1,46 @@
+"""Reading experts.yaml whole: with the kinds of routers and aggregators that exist, and a host for every
+expert."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from coe.aggregators import AGGREGATOR_KIND, NEEDS_OPTIONS
+from coe.core.errors import ConfigError
+from coe.core.plugins import Plugins
+from coe.core.types import ExpertId
+from coe.registry.errors import Problem, RegistryError
+from coe.registry.load import validate
+from coe.registry.schema import Registry
+from coe.registry.source import Source, parse_source, read_text
+from coe.routers import ROUTER_KIND
+
+PLUGINS = Plugins(ROUTER_KIND, AGGREGATOR_KIND, NEEDS_OPTIONS)
+
+
+def load_registry(path: Path | str) -> Registry:
+    """Read, validate and freeze a registry file. Blocking (file I/O), no network, no side effects.
+
+    Raises :class:`coe.core.errors.ConfigError` as :func:`coe.registry.load.validate` does.
+    """
+    return parse_registry(read_text(Path(path)), Path(path))
+
+
+def parse_registry(text: str, path: Path, former: Mapping[ExpertId, str] | None = None) -> Registry:
+    """The registry of ``text``, which stands in ``path`` or is to stand there; every expert has a host, where
+    the text names none the one that it had (``former``). Pure; raises as above."""
+    source = parse_source(text, path)
+    return _placed(validate(source, PLUGINS), former, source)
+
+
+def _placed(registry: Registry, former: Mapping[ExpertId, str] | None, source: Source) -> Registry:
+    if all(expert.host is not None for expert in registry.experts):
+        return registry
+    from coe.placement.assign import with_hosts  # the solver is heavy, and most files name every host
+
+    try:
+        return with_hosts(registry, former)
+    except ConfigError as error:
+        message = f"{error.message}; {error.hint}" if error.hint else error.message
+        raise RegistryError(source.path, [Problem(message, source.position(("experts",)))]) from None

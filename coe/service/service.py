@@ -1,0 +1,306 @@
+"""One process: registry, routers, pool, engines, pipeline and gateway bound together and served.
+
+:func:`build_service` is the composition root, by plain constructor injection; nothing else makes these
+objects. :func:`run_service` is what `coe serve` runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import uvloop
+from starlette.types import ASGIApp
+
+from coe.core.errors import ConfigError
+from coe.core.status import ExpertStatus, Readiness, ReplanCounts, judge
+from coe.core.types import Engine, EngineStats, ExpertId
+from coe.engines import build_engine
+from coe.gateway.app import Gateway
+from coe.gateway.metrics import Metrics
+from coe.gateway.middlewares import Reception, build_reception, open_door
+from coe.observe.logs import LogFormat, set_up_logs
+from coe.pipeline import Pipeline
+from coe.pipeline.feedback import open_marks
+from coe.pipeline.generation import Generation, Generations
+from coe.pool.pool import Pool
+from coe.registry.changes import fixed_fields, fixed_hosts
+from coe.registry.consistency import Inconsistency
+from coe.registry.history import History
+from coe.registry.load import hosts_of
+from coe.registry.schema import Expert, Host, Registry
+from coe.scheduler.plan import build_plan
+from coe.scheduler.policies import make_policy
+from coe.scheduler.scheduler import Scheduler
+from coe.service.admin import Admin, read_token
+from coe.service.admin_api import AdminGateway
+from coe.service.build_generation import GenerationBuilder, embedder
+from coe.service.build_onboarding import build_gate, build_profiler
+from coe.service.check import new_errors
+from coe.service.http_server import Door, HttpServer, Tls, bind, http_server
+from coe.service.live_registry import HOST_LEAVING, LiveRegistry, RegistryFile
+from coe.service.rebalancer import LivePlacement
+from coe.service.shared_registry import SharedRegistry
+
+log = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
+
+EngineBuilder = Callable[[Host, Sequence[Expert], Path], Engine]
+
+
+class LocalService:
+    """The bound objects. Use from one event loop: ``start``, then serve ``app``, then ``stop``."""
+
+    def __init__(
+        self,
+        generations: Generations,
+        pool: Pool,
+        root: Path,
+        engine_builder: EngineBuilder = build_engine,
+        reception: Reception | None = None,
+    ) -> None:
+        self.generations = generations
+        self.pool = pool
+        self.live: LiveRegistry | None = None
+        self.placement: LivePlacement | None = None
+        self._root, self._engine_builder = root, engine_builder
+        self._hosts = {host.id: host for host in _used_hosts(generations.current.registry)}
+        self._joined: set[str] = set()
+        self._draining = False
+        self._following: list[asyncio.Task[None]] = []
+        self.pipeline = Pipeline(generations, pool)
+        self._reception = reception or open_door()
+        self._replans = ReplanCounts()
+        self._metrics = Metrics(self, self._reception, self.pipeline.notes.counts, self._replans)
+        self.app = Gateway(self.pipeline, generations, self._metrics, self, self._reception).app()
+
+    def follow(self, live: LiveRegistry) -> None:
+        """Have the registry followed from the start on."""
+        self.live = live
+        self.placement = LivePlacement(
+            live, self.generations, self.pool.work_done, self.engines, self._replans
+        )
+
+    def admin_app(self, token: str) -> ASGIApp:
+        """The admin API of a service that follows its registry, for those who have the token."""
+        if self.live is None:
+            raise ConfigError(
+                "the admin API needs a file to edit", hint="Start the service with `coe serve`."
+            )
+        gate, profiler = build_gate(self._root), build_profiler(self._root)
+        admin = Admin(self.live, self.generations, self, self.pipeline, gate, profiler)
+        return AdminGateway(admin, self._metrics, token).app()
+
+    async def start(self) -> None:
+        """Returns at once; the engines start behind it (:meth:`readiness`). Idempotent."""
+        await self.pool.start()
+        self._reception.start()
+        if self.live is None or self.placement is None or self._following:
+            return
+        registry, store = self.generations.current.registry, self._reception.store
+        watching = self.live.run(registry.service.watch)
+        self._following = [
+            asyncio.create_task(watching, name="watch experts.yaml"),
+            asyncio.create_task(self.placement.run(), name="place experts anew"),
+        ]
+        if registry.state.share_registry and store is not None:
+            sharing = SharedRegistry(self.live, store).run()
+            self._following.append(asyncio.create_task(sharing, name="share experts.yaml"))
+
+    async def stop(self, drain_s: float = 30.0) -> None:
+        """Refuse those who wait, let answers under way end for up to ``drain_s`` s, stop the engines.
+        :meth:`close` follows."""
+        self._draining = True
+        for task in self._following:
+            task.cancel()
+        await self.pool.stop(drain_s)
+
+    async def close(self) -> None:
+        """After the last answer was sent: write what is left, and let go of the shared state."""
+        await self._reception.close()
+
+    async def switch(self, generation: Generation) -> None:
+        """Go over to ``generation``: requests that come from now on use it, those under way keep theirs.
+
+        Raises ConfigError, with nothing changed. One call at a time.
+        """
+        old, new = self.generations.current.registry, generation.registry
+        engines: dict[str, Engine] = {}
+        adopted: dict[str, tuple[Expert, ...]] = {}
+        for host in _used_hosts(new):
+            if host.id not in self.pool.engines:
+                engines[host.id] = await asyncio.to_thread(
+                    self._engine_builder, host, new.experts_on(host.id), self._root
+                )
+            elif fixed_fields(self._hosts[host.id], host):
+                raise _still_leaving(host)
+            elif old.experts_on(host.id) != new.experts_on(host.id):
+                adopted[host.id] = new.experts_on(host.id)
+        await self.pool.reconfigure(build_plan(new), engines, adopted)
+        self.generations.publish(generation)
+        self._joined |= engines.keys()
+        self._hosts |= {host.id: host for host in _used_hosts(new)}
+
+    def readiness(self) -> Readiness:
+        verdict = judge(self.engines(), self._draining, self._joined)
+        if self.live is None or self.live.refusal is None:
+            return verdict
+        number = self.generations.current.number
+        reason = f"the last edit of experts.yaml was refused; generation {number} serves on"
+        return Readiness(verdict.ready, (*verdict.reasons, reason))
+
+    def engines(self) -> Mapping[str, EngineStats]:
+        return {name: engine.stats() for name, engine in self.pool.engines.items()}
+
+    def experts(self) -> Mapping[ExpertId, ExpertStatus]:
+        return {
+            expert.expert: ExpertStatus(expert.shown, expert.queued, expert.running)
+            for expert in self.pool.snapshot().experts
+        }
+
+
+def _used_hosts(registry: Registry) -> tuple[Host, ...]:
+    """A host without experts is not started."""
+    return tuple(host for host in registry.pool.hosts if registry.experts_on(host.id))
+
+
+def _still_leaving(host: Host) -> ConfigError:
+    return ConfigError(
+        f"host {host.id} still finishes its work under its former settings",
+        code=HOST_LEAVING,
+        hint="Save the file again in a moment, or give the host another id.",
+    )
+
+
+def build_service(
+    registry: Registry,
+    root: Path,
+    engine_builder: EngineBuilder = build_engine,
+    file: RegistryFile | None = None,
+) -> LocalService:
+    """Bind everything that ``registry`` describes; nothing is started. ``root`` is its folder. With a
+    ``file`` the service follows its edits.
+
+    Blocking: routers may load an encoder and learn from examples (seconds). Raises ConfigError.
+    """
+    history = History(root / registry.history.folder, registry.history.keep)
+    engines = {
+        host.id: engine_builder(host, registry.experts_on(host.id), root) for host in _used_hosts(registry)
+    }
+    scheduler = Scheduler(build_plan(registry), make_policy(registry.pool))
+    pool = Pool(scheduler, engines, load_timeout_s=registry.pool.load_timeout_s)
+    marks = open_marks(registry.feedback, root)
+    builder = GenerationBuilder(root, marks.counts if marks else None)
+    number = history.number_of(file.text, hosts_of(registry)) if file else 1
+    first = builder.build(registry, number)
+    reception = build_reception(registry, root, embedder, marks)
+    service = LocalService(Generations(first), pool, root, engine_builder, reception)
+    if file is not None:
+        live = LiveRegistry(file, service, builder, history, lambda old, new: _faults(old, new, root))
+        service.follow(live)
+    return service
+
+
+def _faults(old: Registry, new: Registry, root: Path) -> list[Inconsistency]:
+    return [*fixed_hosts(old, new), *new_errors(old, new, root)]
+
+
+def run_service(
+    registry: Registry,
+    root: Path,
+    engine_builder: EngineBuilder = build_engine,
+    file: RegistryFile | None = None,
+    tls: Tls | None = None,
+    log_format: LogFormat = "text",
+) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit code. Logs go to stderr, the URL to stdout.
+
+    ``tls`` is for both doors: the API and the admin API.
+    """
+    set_up_logs(log_format)
+    try:
+        if tls is not None:
+            tls.check()
+        with contextlib.ExitStack() as held:
+            listener = held.enter_context(contextlib.closing(bind(registry.service)))
+            service = build_service(registry, root, engine_builder, file)
+            drain_s = registry.service.drain_s
+            doors = [Door(http_server(service.app, drain_s, tls), listener)]
+            admin = registry.service.admin
+            if admin is not None:
+                app = service.admin_app(read_token(admin, root))
+                held_open = held.enter_context(contextlib.closing(bind(admin)))
+                doors.append(Door(http_server(app, drain_s, tls), held_open))
+            return uvloop.run(_serve(service, doors, drain_s))
+    except ConfigError as error:
+        log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
+        return EXIT_CONFIG
+
+
+async def _serve(service: LocalService, doors: Sequence[Door], drain_s: float) -> int:
+    """The first door is the public one."""
+    stop = _stop_on_signals([door.server for door in doors])
+    serving = [asyncio.create_task(door.server.serve(sockets=[door.listener])) for door in doors]
+    await service.start()
+    for door in doors[1:]:
+        log.info("admin API on %s/admin", door.url)
+    exit_code = await _announce_and_wait(service, doors[0].url, stop)
+    log.info("stopping: answers under way have %g s", drain_s)
+    for door in doors:
+        door.server.should_exit = True
+    await service.stop(drain_s)
+    await asyncio.gather(*serving)
+    await service.close()
+    log.info("stopped")
+    return exit_code
+
+
+async def _announce_and_wait(service: LocalService, url: str, stop: asyncio.Event) -> int:
+    """Returns when told to stop, or at once when no engine could start."""
+    log.info("listening on %s, starting engines: %s", url, ", ".join(service.engines()))
+    while not stop.is_set():
+        engines = service.engines().values()
+        if all(stats.state == "failed" for stats in engines):
+            log.error("no engine could start: %s", "; ".join(service.readiness().reasons))
+            return EXIT_FAILED
+        if service.readiness().ready:
+            _settle_memory()
+            _announce(url, service.generations.current.registry.service.model_name)
+            await stop.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), timeout=0.2)
+    return EXIT_OK
+
+
+def _settle_memory() -> None:
+    """What is here now stays: without it each full garbage collection holds all requests up."""
+    gc.collect()
+    gc.freeze()
+
+
+def _announce(url: str, model: str) -> None:
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "What is 12 + 30?"}]})
+    print(f"CoE answers at {url}/v1, for example:\n", flush=True)
+    print(f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n", flush=True)
+
+
+def _stop_on_signals(servers: Sequence[HttpServer]) -> asyncio.Event:
+    """Set by the first SIGINT or SIGTERM; a second one gives up what is under way."""
+    stop = asyncio.Event()
+
+    def signalled() -> None:
+        if stop.is_set():
+            for server in servers:
+                server.abort()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, signalled)
+    return stop

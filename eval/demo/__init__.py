@@ -1,0 +1,1 @@
+"""The demonstration questions through the HTTP API."""

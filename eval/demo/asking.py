@@ -1,0 +1,69 @@
+"""Many questions to a running service, some at once, each answer kept in a JSONL record as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from coe.core.errors import ExpertUnavailable
+
+Row = dict[str, Any]
+Job = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Row]]
+"""Asks one question; the row says what came of it."""
+
+
+def rows_of(record: Path | None) -> list[Row]:
+    """What an earlier run kept; a line that was cut off by an interruption is left out."""
+    if record is None or not record.exists():
+        return []
+    rows = []
+    for line in record.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+async def run_jobs(
+    jobs: Sequence[Job], record: Path | None, concurrency: int, timeout_s: float = 600.0
+) -> AsyncIterator[Row]:
+    """Rows in the order in which the answers come. Raises what a job raises; the others are cancelled."""
+    waiting, running = list(reversed(jobs)), set[asyncio.Task[Row]]()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s)) as session:
+        try:
+            while waiting or running:
+                while waiting and len(running) < concurrency:
+                    running.add(asyncio.create_task(waiting.pop()(session)))
+                finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in finished:
+                    row = task.result()
+                    _keep(record, row)
+                    yield row
+        finally:
+            for task in running:
+                task.cancel()
+
+
+async def complete(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """One chat completion. Raises ExpertUnavailable with the service's own message where it is refused."""
+    async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+        answer = await response.json()
+        if response.status != 200:
+            raise ExpertUnavailable(
+                f"{body['model']} answered {response.status}: {answer['error']['message']}"
+            )
+    return dict(answer)
+
+
+def _keep(record: Path | None, row: Row) -> None:
+    if record is None:
+        return
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with record.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")

@@ -1,0 +1,1 @@
+"""Tasks asked of a running endpoint."""

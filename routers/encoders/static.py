@@ -1,0 +1,63 @@
+"""The static encoder: a table of token vectors, and no model to run.
+
+A text's vector is the mean of its word pieces' rows. The rows were learned so that the mean comes near to
+MiniLM's vector of the whole text (``python -m benchmarks.distil``), so a frequent word weighs little
+without any weights at run time. A tenth of a millisecond a query; what it loses stands in docs/encoders.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+
+PACKAGED = Path(__file__).parents[1] / "data"
+"""Holds the table and the tokenizer."""
+
+TABLE_FILE = "static.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
+
+STATIC = "static:"
+"""How identities of static encoders begin."""
+
+
+class StaticEncoder:
+    """Unit vectors from the table in ``folder``. Thread-safe: nothing changes after construction."""
+
+    def __init__(self, folder: Path = PACKAGED) -> None:
+        from safetensors.numpy import load_file
+        from tokenizers import Tokenizer
+
+        tensors = load_file(folder / TABLE_FILE)
+        self._rows: npt.NDArray[np.int8] = tensors["rows"]
+        self._scales: Array = tensors["scales"].astype(np.float32)
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._unknown = self._tokenizer.get_vocab()["[UNK]"]
+        content = b"".join((folder / name).read_bytes() for name in (TABLE_FILE, TOKENIZER_FILE))
+        self.identity = f"{STATIC}{hashlib.sha256(content).hexdigest()}"
+
+    def encode(self, texts: Sequence[str]) -> Array:
+        """One row of length 1 per text; shape (len(texts), dimensions)."""
+        vectors = np.zeros((len(texts), self._rows.shape[1]), dtype=np.float32)
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        for vector, encoding in zip(vectors, encodings, strict=True):
+            ids = np.asarray(encoding.ids or [self._unknown])
+            np.matmul(self._scales[ids], self._rows[ids].astype(np.float32), out=vector)
+            vector /= np.linalg.norm(vector)
+        return vectors
+
+
+def save_table(vectors: Array, folder: Path) -> None:
+    """Write token vectors, shape (vocabulary, dimensions), in 8 bits with one scale a row."""
+    from safetensors.numpy import save_file
+
+    scales = np.maximum(np.abs(vectors).max(axis=1), 1e-6).astype(np.float32) / np.float32(127)
+    rows = np.rint(vectors / scales[:, None]).astype(np.int8)
+    save_file({"rows": rows, "scales": scales}, folder / TABLE_FILE)

@@ -1,0 +1,1 @@
+"""What routers learn from outcomes."""

@@ -1,0 +1,149 @@
+"""What all routers that learn from evidence share: text -> vector -> estimate -> decision."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from coe.core.errors import ConfigError
+from coe.core.types import Decision, ExpertId, ExpertView, Ranked
+from coe.routers.base import RouterOptions, Setting
+from coe.routers.encoders.encoder import Encoder, Vectors, open_encoder
+from coe.routers.learning.cards import described, with_newcomers
+from coe.routers.learning.evidence import Estimator, Evidence
+from coe.routers.per_pool import PerPool
+
+Floats = npt.NDArray[np.float64]
+SHOWN = 3
+"""Examples in a reason."""
+
+
+class LearnedOptions(RouterOptions):
+    """Options of every router that learns. ``encoder``: the one that the profiles were made with."""
+
+    encoder: str = "minilm"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as the router sees it."""
+
+    text: str
+    vector: Vectors
+    """(1, d)"""
+    note: str | None = None
+    """what an expert wrote about it"""
+
+
+class LearnedRouter(ABC):
+    """Ranks experts by an estimator's calibrated probability that they answer rightly.
+
+    A subclass names its estimator and says why (``_because``). Experts without evidence compete by their
+    cards; when no expert has any, cards alone decide. Thread-safe; deterministic.
+    """
+
+    options_type: ClassVar[type[RouterOptions]] = LearnedOptions
+    blocking = True
+
+    def __init__(
+        self, name: str, options: LearnedOptions, setting: Setting, encoder: Encoder | None = None
+    ) -> None:
+        self.name = name
+        self._options = options
+        self._encoder = encoder or open_encoder(options.encoder, setting.root)
+        self._cards = PerPool(self._read_cards)
+        self._places = PerPool(self._find_places)
+        self._read_cards(setting.experts)  # into the encoder's cache
+        self._evidence = setting.evidence if setting.evidence and len(setting.evidence) else None
+        self._estimator: Any = None
+        self._place: dict[ExpertId, int] = {}
+        if self._evidence is not None:
+            check_encoder(name, self._evidence, (options.encoder, self._encoder.identity))
+            self._estimator = self._make(options).fit(self._evidence)
+            self._place = {expert: i for i, expert in enumerate(self._estimator.experts_)}
+
+    def renewed(self, setting: Setting) -> Self:
+        """What was learned stays: experts without evidence are judged by their cards at each decision."""
+        self._read_cards(setting.experts)
+        return self
+
+    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
+        return self._decided(Asked(text, self._encoder.encode([text])), experts)
+
+    def _decided(self, asked: Asked, experts: Sequence[ExpertView]) -> Decision:
+        known = self._known(asked, experts)
+        chances = known
+        if not np.isfinite(known).all():
+            chances = with_newcomers(known, self._card_cosines(asked.vector, experts))
+        order = np.argsort(-chances, kind="stable").tolist()
+        ids = [experts[i].id for i in order]
+        ranking = tuple(map(Ranked, ids, chances[order].tolist()))
+        reason = self._reason(asked, ranking, known_first=bool(np.isfinite(known[order[0]])))
+        return Decision(self.name, ranking, (ranking[0].expert,), ranking[0].probability, reason)
+
+    def _known(self, asked: Asked, experts: Sequence[ExpertView]) -> Floats:
+        """(m,) calibrated probabilities; NaN for experts without evidence."""
+        places = self._places.of(experts)
+        if self._estimator is None or not (places >= 0).any():
+            return np.full(len(experts), np.nan)
+        estimates = self._estimator.estimate([asked.text], asked.vector)[0]
+        found: Floats = np.where(places >= 0, estimates[places], np.nan)
+        return found
+
+    def _find_places(self, experts: Sequence[ExpertView]) -> npt.NDArray[np.intp]:
+        """(m,) columns of the estimator; -1 for experts without evidence."""
+        return np.asarray([self._place.get(view.id, -1) for view in experts], dtype=np.intp)
+
+    def _read_cards(self, experts: Sequence[ExpertView]) -> Vectors:
+        """(m, d)"""
+        return self._encoder.encode([described(view) for view in experts])
+
+    def _card_cosines(self, vector: Vectors, experts: Sequence[ExpertView]) -> Floats:
+        """(m,) cosine of each expert's card with a text whose vector (1, d) is given."""
+        cosines: Floats = (self._cards.of(experts) @ vector[0]).astype(np.float64)
+        return cosines
+
+    def _reason(self, asked: Asked, ranking: Sequence[Ranked], known_first: bool) -> str:
+        first = ranking[0]
+        parts = [f"{first.expert} right {first.probability:.2f}"]
+        if len(ranking) > 1:
+            parts.append(f"runner-up {ranking[1].expert} {ranking[1].probability:.2f}")
+        if self._estimator is None:
+            parts.append("by cards alone, there are no profiles yet: `coe experts profile` makes them")
+        elif not known_first:
+            parts.append("by its card, as it has no profile yet")
+        if self._estimator is not None and (because := self._because(asked, first.expert)):
+            parts.append(because)
+        return "; ".join(parts)
+
+    def _examples(self, rows: Sequence[int], cosines: Sequence[float]) -> str:
+        """Questions of the evidence for people: ids and categories, as it holds no text."""
+        if self._evidence is None:
+            return ""
+        shown = [
+            f"{self._evidence.ids[row]} ({self._evidence.categories[row]}) {cosine:.2f}"
+            for row, cosine in zip(rows, cosines, strict=True)
+        ]
+        return "nearest " + ", ".join(shown)
+
+    @abstractmethod
+    def _make(self, options: Any) -> Estimator:
+        """The estimator that these options ask for, not fitted yet."""
+
+    def _because(self, asked: Asked, expert: ExpertId) -> str:  # noqa: ARG002
+        """What in the evidence speaks for ``expert``, in one line; empty when there is nothing to say."""
+        return ""
+
+
+def check_encoder(name: str, evidence: Evidence, encoders: Sequence[str]) -> None:
+    """Raises ConfigError when the vectors of the evidence are by none of ``encoders`` (names of one)."""
+    if evidence.encoder and evidence.encoder not in encoders:
+        raise ConfigError(
+            f'router "{name}": the profiles were made with another sentence encoder ({evidence.encoder})',
+            hint="Name that encoder in the router's options, or make the profiles anew.",
+        )

@@ -1,0 +1,89 @@
+"""Routers that let an expert of the pool write about a question before they decide.
+
+A router does no I/O: it says what it wants written (:class:`coe.core.types.Errand`), the pipeline has it
+written or finds it among what was written before, and the router decides with the note. Without one (the
+writer was slow, failed, or nobody was to be asked) the question's own embedding takes the note's place, and
+the reason says so.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from coe.core.suggest import suggest
+from coe.core.types import Decision, Errand, ExpertId, ExpertView, Note
+from coe.routers.base import Setting
+from coe.routers.encoders.encoder import Encoder
+from coe.routers.learning.learned_router import Asked, LearnedOptions, LearnedRouter
+
+NOT_ASKED = Note(None, "not asked")
+READ_CHARS = 2000
+_SHOWN_CHARS = 80
+
+
+class WriterOptions(LearnedOptions):
+    """Options of routers with a writer.
+
+    writer: an expert of the pool that writes about each new question before it is routed
+    writer_deadline_s: seconds for waiting for it and writing; without a text by then the router decides
+        without
+    writer_tokens: of a text, at most
+    """
+
+    writer: ExpertId | None = None
+    writer_deadline_s: Annotated[float, Field(gt=0, le=600)] = 2.0
+    writer_tokens: Annotated[int, Field(ge=1, le=1000)] = 32
+
+    def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:
+        if self.writer is None or self.writer in experts:
+            return {}
+        found = suggest(self.writer, experts)
+        return {"writer": f'there is no expert "{self.writer}" that is no shadow; {found}'}
+
+
+class WritingRouter(LearnedRouter):
+    """A learned router that may have a writer."""
+
+    prompt: ClassVar[str]
+    """with ``{question}`` in it"""
+    written: ClassVar[str]
+    """what the writer writes, as the reason names it"""
+
+    def __init__(
+        self, name: str, options: WriterOptions, setting: Setting, encoder: Encoder | None = None
+    ) -> None:
+        super().__init__(name, options, setting, encoder)
+        self._writing = options
+
+    def errand(self, text: str) -> Errand | None:
+        """What to have written about ``text``; None without a writer."""
+        options = self._writing
+        if options.writer is None:
+            return None
+        prompt = self.prompt.format(question=text[:READ_CHARS])
+        return Errand(options.writer, prompt, options.writer_tokens, options.writer_deadline_s)
+
+    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
+        return self.route_with(text, experts, NOT_ASKED)
+
+    def route_with(self, text: str, experts: Sequence[ExpertView], note: Note) -> Decision:
+        """Decide with what the writer wrote."""
+        decision = self._decided(self._noted(text, note.text), experts)
+        if self._writing.writer is None:
+            return decision
+        return replace(decision, reason=f"{decision.reason}; {self._account(note)}")
+
+    @abstractmethod
+    def _noted(self, text: str, note: str | None) -> Asked:
+        """The question as the router sees it beside the note, where there is one."""
+
+    def _account(self, note: Note) -> str:
+        if note.text is None:
+            return f"without {self.written} by {self._writing.writer} ({note.missing})"
+        shown = " ".join(note.text.split())[:_SHOWN_CHARS]
+        return f'{self.written} by {self._writing.writer} "{shown}"'
