@@ -15,14 +15,14 @@ import pytest
 from click.testing import CliRunner
 
 from coe.access.api_keys import Holder, KeyLimits, KeyRing, digest, make_key, read_keys
-from coe.access.limits import Doorman, used
-from coe.access.response_cache import KeptAnswers, Place, SimilarTexts, place_of
+from coe.access.limits import AccessControl, used
+from coe.access.response_cache import CacheKey, ResponseCache, SimilarTexts, cache_key
 from coe.cli import main
 from coe.core.errors import ConfigError
 from coe.core.types import Leg, Options, Receipt, Request
 from coe.gateway import middlewares as building
 from coe.gateway.http import WATCH_AFTER_S
-from coe.gateway.middlewares import Reception, open_store
+from coe.gateway.middlewares import Middlewares, open_store
 from coe.registry.schema import Registry
 from coe.registry.service_settings import State
 from coe.service.service import build_service
@@ -226,16 +226,16 @@ def request(**fields: Any) -> Request:
 
 @pytest.mark.parametrize("fields", [{"stream": True}, {"temperature": 0.7}, {"n": 2}])
 def test_what_is_meant_to_differ_is_not_kept(fields: dict[str, Any]) -> None:
-    assert place_of(request(**fields), "alice", "one") is None
+    assert cache_key(request(**fields), "alice", "one") is None
 
 
 def test_answers_are_kept_apart_by_tenant_generation_and_parameters() -> None:
     places = [
-        place_of(request(), "alice", "one"),
-        place_of(request(), "bob", "one"),
-        place_of(request(), "alice", "two"),
-        place_of(request(max_tokens=7), "alice", "one"),
-        place_of(request(messages=[{"role": "user", "content": "3+3?"}]), "alice", "one"),
+        cache_key(request(), "alice", "one"),
+        cache_key(request(), "bob", "one"),
+        cache_key(request(), "alice", "two"),
+        cache_key(request(max_tokens=7), "alice", "one"),
+        cache_key(request(messages=[{"role": "user", "content": "3+3?"}]), "alice", "one"),
     ]
     assert len({place.exact for place in places if place}) == 5
     scopes = [place.scope for place in places if place]
@@ -245,9 +245,9 @@ def test_answers_are_kept_apart_by_tenant_generation_and_parameters() -> None:
 
 @pytest.mark.parametrize("text", ["0", ",", "user", '"', "messages"])
 def test_whatever_the_words_are_they_are_all_that_a_scope_leaves_out(text: str) -> None:
-    asked = place_of(request(messages=[{"role": "user", "content": text}]), "alice", "one")
+    asked = cache_key(request(messages=[{"role": "user", "content": text}]), "alice", "one")
     system = {"role": "system", "content": "Answer 0 to everything, user."}
-    told = place_of(request(messages=[system, {"role": "user", "content": text}]), "alice", "one")
+    told = cache_key(request(messages=[system, {"role": "user", "content": text}]), "alice", "one")
     assert asked is not None
     assert told is not None
     assert asked.scope != told.scope
@@ -259,17 +259,17 @@ def embed(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 async def test_a_similar_question_in_the_same_scope_gets_the_kept_answer() -> None:
-    kept = KeptAnswers(MemoryStore(), 60.0, SimilarTexts(embed, threshold=0.95))
-    await kept.keep(Place("one", "scope", "a cat"), b"meow")
-    assert await kept.find(Place("two", "scope", "the cat")) == b"meow"
-    assert await kept.find(Place("three", "scope", "a dog")) is None
-    assert await kept.find(Place("four", "another scope", "the cat")) is None
+    kept = ResponseCache(MemoryStore(), 60.0, SimilarTexts(embed, threshold=0.95))
+    await kept.keep(CacheKey("one", "scope", "a cat"), b"meow")
+    assert await kept.find(CacheKey("two", "scope", "the cat")) == b"meow"
+    assert await kept.find(CacheKey("three", "scope", "a dog")) is None
+    assert await kept.find(CacheKey("four", "another scope", "the cat")) is None
     assert (kept.hits, kept.similar_hits, kept.misses) == (0, 1, 2)
 
 
 async def test_without_the_store_answers_are_made_as_if_nothing_were_kept() -> None:
-    kept = KeptAnswers(DownStore(), 60.0)
-    assert await kept.find(Place("one", "scope", "a cat")) is None
+    kept = ResponseCache(DownStore(), 60.0)
+    assert await kept.find(CacheKey("one", "scope", "a cat")) is None
     assert (kept.misses, kept.down) == (1, 1)
 
 
@@ -279,16 +279,16 @@ async def test_without_the_store_limits_hold_in_this_process_or_nobody_comes_in(
 ) -> None:
     limits = KeyLimits(requests_per_minute=2)
     ring = KeyRing([Holder(id="alice", sha256=digest(KEY), limits=limits)])
-    doorman = Doorman(ring, DownStore(), when_down)
+    access_control = AccessControl(ring, DownStore(), when_down)
     found = []
     for _ in range(3):
         try:
-            await doorman.admit({b"authorization": f"Bearer {KEY}".encode()})
+            await access_control.admit({b"authorization": f"Bearer {KEY}".encode()})
             found.append(200)
         except Exception as error:
             found.append(getattr(error, "http_status", 500))
     assert found == statuses
-    assert doorman.down == 3
+    assert access_control.down == 3
 
 
 def test_what_was_used_is_summed_over_all_legs() -> None:
@@ -352,4 +352,4 @@ def test_the_url_of_redis_comes_from_the_environment_or_is_refused(monkeypatch: 
 
 def test_a_reception_needs_nothing_to_let_everybody_in() -> None:
     store: Store = MemoryStore()
-    assert Reception(Doorman(None, store)).answers is None
+    assert Middlewares(AccessControl(None, store)).answers is None

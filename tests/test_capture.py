@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 import coe.observe.capture
 from coe.core.types import Request
-from coe.observe.capture import BoundedFile, Recorder, Told, answer_text, redactor
+from coe.observe.capture import BoundedFile, CapturedExchange, Recorder, answer_text, redactor
 from coe.registry.schema import Registry
 from coe.registry.service_settings import CaptureSettings
 from coe.service.service import build_service
@@ -108,7 +108,7 @@ def test_what_waits_to_be_written_is_bounded_in_number_and_in_bytes(
         fcntl.flock(held, fcntl.LOCK_EX)  # as another process that writes: nothing gets on meanwhile
         for number in range(10):
             request = Request(str(number), "chat/completions", "sums", body, "2+2?", size=1_000 - len(choice))
-            recorder.take(Told(request, "alice", None, choice))
+            recorder.take(CapturedExchange(request, "alice", None, choice))
         assert (recorder.written, recorder.dropped) == (0, 7)
     recorder.close()
     assert (recorder.written, recorder.dropped) == (3, 7)
@@ -116,12 +116,12 @@ def test_what_waits_to_be_written_is_bounded_in_number_and_in_bytes(
 
 
 async def test_a_request_weighs_what_its_body_does(tmp_path: Path) -> None:
-    told: list[Told] = []
+    exchange: list[CapturedExchange] = []
     async with service(tmp_path, {}) as http:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Recorder, "take", lambda _, each: told.append(each))
+            patch.setattr(Recorder, "take", lambda _, each: exchange.append(each))
             answer = await ask(http, "2+2?")
-    assert told[0].size == len(answer.request.content) + len(answer.content)
+    assert exchange[0].size == len(answer.request.content) + len(answer.content)
 
 
 @pytest.mark.parametrize(

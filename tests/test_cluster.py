@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from coe.cluster.journal import Journal
-from coe.cluster.messages import Granted, OwnerLost, Refused, Wanted
+from coe.cluster.messages import Granted, LeaseRequest, OwnerLost, Refused
 from coe.cluster.owner import SILENCE_S
 from coe.core.errors import EngineError, ExpertUnavailable, Overloaded
 from coe.core.types import EngineCall
@@ -50,7 +50,7 @@ async def test_an_expert_on_another_machine_is_asked_through_a_door_that_lets_on
         completion = await client.post(f"{url}/v1/chat/completions", json=body, headers=key, timeout=60)
         without_key = await client.post(f"{url}/v1/chat/completions", json=body)
         control = await client.post(f"{url}/collective_rpc", json={"method": "reload_weights"}, headers=key)
-        await owner.give_back("gateway-1", "t", None)
+        await owner.release("gateway-1", "t", None)
     assert completion.json()["choices"][0]["message"]["content"]
     assert (without_key.status_code, control.status_code) == (401, 404)
 
@@ -65,7 +65,7 @@ async def test_an_error_of_the_pool_reaches_the_gateways_client_whole(tmp_path: 
                 pass
         assert (refused.value.code, refused.value.hint is not None) == ("queue_full", True)
         for number, task in enumerate(waiting):
-            await owner.give_back("gateway-1", f"t{number}", None)
+            await owner.release("gateway-1", f"t{number}", None)
             assert isinstance(await task, Refused)
 
 
@@ -76,7 +76,7 @@ async def test_a_silent_gateway_loses_its_leases_and_the_next_one_gets_them(tmp_
         assert isinstance(await owner.acquire(wanted("t1", session="dead")), Granted)
         waiting = asyncio.create_task(owner.acquire(wanted("t2", session="alive")))
         time.now = SILENCE_S + 1
-        await owner.beat("alive")
+        await owner.heartbeat("alive")
         await owner.forget_the_silent()
         assert isinstance(await waiting, Granted)
 
@@ -89,7 +89,7 @@ async def test_a_wish_of_a_gateway_that_vanished_is_not_granted_to_nobody(tmp_pa
         wish = asyncio.create_task(owner.acquire(wanted("t2", "b", session="dead")))
         await asyncio.sleep(0.01)
         time.now = SILENCE_S + 1
-        await owner.beat("alive")
+        await owner.heartbeat("alive")
         await owner.forget_the_silent()
         assert isinstance(await wish, Refused)
         assert owner.holdings == 0
@@ -116,7 +116,7 @@ async def test_a_client_that_hangs_up_while_waiting_leaves_no_lease_behind(tmp_p
 async def test_what_was_given_up_before_it_was_wished_for_is_not_granted(tmp_path: Path) -> None:
     owner = owner_of(Slot("slot", Script()), tmp_path)
     async with running(owner):
-        await owner.give_back("gateway-1", "t", None)
+        await owner.release("gateway-1", "t", None)
         assert isinstance(await owner.acquire(wanted("t")), Refused)
         assert owner.report().experts["a"].running == 0
 
@@ -159,7 +159,7 @@ async def test_an_owner_that_stops_sends_those_who_wait_elsewhere_and_lets_the_o
     with pytest.raises(OwnerLost):
         await owner.acquire(wanted("t3"))
     assert not stopping.done()
-    await owner.give_back("gateway-1", "t1", None)
+    await owner.release("gateway-1", "t1", None)
     await stopping
 
 
@@ -187,7 +187,7 @@ async def test_an_expert_whose_lease_was_lost_on_the_way_serves_the_same_request
     class LosesTheFirstAnswer(Calls):
         lost = False
 
-        async def acquire(self, wanted: Wanted) -> Granted | Refused:
+        async def acquire(self, wanted: LeaseRequest) -> Granted | Refused:
             answer = await super().acquire(wanted)
             if not self.lost:
                 self.lost = True
@@ -205,10 +205,10 @@ async def test_a_lease_is_given_back_though_its_request_is_cancelled_again_meanw
     class Slow(Calls):
         asked, go_on = asyncio.Event(), asyncio.Event()
 
-        async def give_back(self, session: str, ticket: str, failure: str | None) -> None:
+        async def release(self, session: str, ticket: str, failure: str | None) -> None:
             self.asked.set()
             await self.go_on.wait()
-            await super().give_back(session, ticket, failure)
+            await super().release(session, ticket, failure)
 
     calls = Slow(owner_of(Slot("slot", Script()), tmp_path))
     async with running(calls.owner), gateway(calls) as pool:

@@ -13,15 +13,15 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from coe.access.limits import Doorman
-from coe.access.response_cache import KeptAnswers
+from coe.access.limits import AccessControl
+from coe.access.response_cache import ResponseCache
 from coe.cli import main
 from coe.cluster.scaling import ScaleByForecast
 from coe.cluster.serve_config import application, kuberay_manifest, serve_config
 from coe.cluster.settings import Deployed, set_local_env
 from coe.core.status import Readiness
 from coe.gateway.metrics import Metrics
-from coe.gateway.middlewares import Reception
+from coe.gateway.middlewares import Middlewares
 from coe.registry.schema import Registry
 from coe.service.registry_file import load_registry
 from coe.state.memory import MemoryStore
@@ -231,7 +231,7 @@ class NoStatus:
 
 
 def test_the_dashboard_uses_metrics_that_exist() -> None:
-    reception = Reception(Doorman(None, MemoryStore()), KeptAnswers(MemoryStore(), 60.0))
+    reception = Middlewares(AccessControl(None, MemoryStore()), ResponseCache(MemoryStore(), 60.0))
     shown = Metrics(NoStatus(), reception).render().decode()
     exported = set(re.findall(r"^# TYPE (coe_\w+)", shown, re.MULTILINE))
     panels = json.loads((DEPLOY / "grafana" / "coe.json").read_text())["panels"]

@@ -215,7 +215,7 @@ async def test_the_expert_that_stays_when_others_move_away_needs_no_new_process(
         for expert in ("a", "b", "a"):  # the process began with a
             await engine.ensure_ready(expert)
         process = process_of(engine._life)
-        await engine.adopt(experts(tiny_family, "b"))
+        await engine.set_experts(experts(tiny_family, "b"))
         await engine.sleep("a")
         await engine.ensure_ready("b")
         assert process_of(engine._life) is process

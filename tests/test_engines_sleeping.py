@@ -72,7 +72,7 @@ async def test_the_process_of_an_expert_that_leaves_is_stopped_when_its_work_is_
     await engine.ensure_ready("b")
     await engine.sleep("b")
     leaving, dormant = process(engine, "a"), process(engine, "b")
-    await engine.adopt(experts(tiny_family, "wide"))
+    await engine.set_experts(experts(tiny_family, "wide"))
     assert not dormant.running
     assert await text(engine, "a")
     await engine.sleep("a", 2)
@@ -86,7 +86,7 @@ async def test_an_expert_with_another_checkpoint_gets_another_process(
     engine = sleepers(tiny_family, tmp_path)
     await engine.ensure_ready("a")
     before, old = await text(engine, "a"), process(engine, "a")
-    await engine.adopt((Expert(id="a", host="slot", model=str(tiny_family.b)),))
+    await engine.set_experts((Expert(id="a", host="slot", model=str(tiny_family.b)),))
     await engine.sleep("a", 2)
     await engine.ensure_ready("a")
     assert not old.running

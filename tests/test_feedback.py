@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coe.core.types import Decision, Leg, Ranked, Receipt
-from coe.pipeline.feedback import Feedback, FeedbackLog, Mark, UnknownAnswer, open_marks
+from coe.pipeline.feedback import Feedback, FeedbackLog, Rating, UnknownAnswer, open_marks
 from coe.registry.schema import Registry
 from coe.registry.service_settings import FeedbackSettings
 from coe.service.service import build_service
@@ -116,7 +116,7 @@ def test_a_long_log_is_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("coe.pipeline.feedback.MAX_LOG_BYTES", 10)
     kept = FeedbackLog(tmp_path / "marks.jsonl")
     for number in range(2):
-        kept.append(Mark(f"r{number}", "sums", "a", 1.0))
+        kept.append(Rating(f"r{number}", "sums", "a", 1.0))
     assert [mark.request for mark in kept.marks()] == ["r1"]
     assert json.loads((tmp_path / "marks.previous.jsonl").read_text())["request"] == "r0"
 

@@ -248,8 +248,8 @@ async def test_an_engine_that_stays_adopts_its_experts_before_a_new_one_is_loade
         assert await take(pool, "z") == "cold"
         with pytest.raises(ExpertUnavailable, match="not in the pool"):
             await take(pool, "a")
-    assert [call.method for call in engine.calls if call.method in ("adopt", "ensure_ready")] == [
-        "adopt",
+    assert [call.method for call in engine.calls if call.method in ("set_experts", "ensure_ready")] == [
+        "set_experts",
         "ensure_ready",
     ]
 

@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 
 from coe.core.errors import BadRequest, EngineError
-from coe.onboarding.profiler import ProbeProfiler, Probes, profile_asked
 from coe.onboarding import profiler
+from coe.onboarding.profiler import ProbeProfiler, Probes, profile_asked
 from coe.profiles.evidence import evidence_of
 from coe.profiles.store import open_store
 from tests.support.profiles import choice_data, registry_of

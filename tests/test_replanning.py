@@ -305,7 +305,7 @@ async def test_what_the_service_cannot_go_over_to_leaves_everybody_where_they_ar
     script = Script(**QUICK)
     async with live_world(tmp_path, script, TEXT) as w:
         before = where(w)
-        script.fail("adopt", *["no"] * 3)
+        script.fail("set_experts", *["no"] * 3)
         with pytest.raises(AssertionError, match="nobody moved"):
             await moved(w)
         assert (w.generation, where(w)) == (1, before)

@@ -14,7 +14,7 @@ import pytest
 
 from coe.core.errors import ConfigError
 from coe.core.types import Decision, ExpertView, Ranked, Router
-from coe.pipeline.utility import Wishes, relative_prices, weighed
+from coe.pipeline.utility import Preferences, relative_prices, weighed
 from coe.registry.schema import Expert, RouterSpec
 from coe.routers import BUILTINS, ESTIMATORS, build_router, estimator_class, router_class
 from coe.routers.base import Setting
@@ -360,21 +360,21 @@ DECISION = Decision("r", (Ranked("dear", 0.8), Ranked("cheap", 0.6)), ("dear",),
 
 
 @pytest.mark.parametrize(
-    ("wishes", "waits", "expert"),
+    ("preferences", "waits", "expert"),
     [
-        (Wishes(), {}, "dear"),
-        (Wishes(cost=0.1), {}, "dear"),
-        (Wishes(cost=0.5), {}, "cheap"),
-        (Wishes(cost=0.5, quality=3.0), {}, "dear"),
-        (Wishes(patience_s=10.0), {"dear": 0.0}, "dear"),
-        (Wishes(patience_s=10.0), {"dear": 5.0}, "cheap"),
-        (Wishes(patience_s=100.0), {"dear": 5.0}, "dear"),
+        (Preferences(), {}, "dear"),
+        (Preferences(cost=0.1), {}, "dear"),
+        (Preferences(cost=0.5), {}, "cheap"),
+        (Preferences(cost=0.5, quality=3.0), {}, "dear"),
+        (Preferences(patience_s=10.0), {"dear": 0.0}, "dear"),
+        (Preferences(patience_s=10.0), {"dear": 5.0}, "cheap"),
+        (Preferences(patience_s=100.0), {"dear": 5.0}, "dear"),
     ],
 )
 def test_utility_weighs_quality_cost_and_waiting(
-    wishes: Wishes, waits: dict[str, float], expert: str
+    preferences: Preferences, waits: dict[str, float], expert: str
 ) -> None:
-    found = weighed(DECISION, [DEAR, CHEAP], wishes, waits)
+    found = weighed(DECISION, [DEAR, CHEAP], preferences, waits)
     assert found.expert == expert
     assert (found == DECISION) == (expert == "dear")
     assert found.ranking == DECISION.ranking

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from coe.core.errors import ConfigError
-from coe.core.types import EngineAnswer, EngineCall, Errand, ExpertView, Note, Request
+from coe.core.types import EngineAnswer, EngineCall, ExpertView, Request, RouterCall, RouterText
 from coe.pipeline.writer_calls import MISSES, Notes, Run
 from coe.registry.schema import Expert, Registry, RouterSpec
 from coe.routers import build_router
@@ -47,11 +47,11 @@ def router(kind: str, **options: Any) -> WritingRouter:
 @pytest.mark.parametrize("kind", ["skill", "instruction"])
 def test_the_note_is_compared_with_cards_in_the_place_of_the_question(kind: str) -> None:
     asking = router(kind)
-    errand = asking.errand(MEANINGLESS)
-    assert errand is not None
-    assert (errand.writer, MEANINGLESS in errand.prompt) == ("money", True)
+    call = asking.call(MEANINGLESS)
+    assert call is not None
+    assert (call.writer, MEANINGLESS in call.prompt) == ("money", True)
     for note, expert in ((NOTE, "money"), ("flowers and trees", "garden")):
-        decision = asking.route_with(MEANINGLESS, VIEWS, Note(note))
+        decision = asking.route_with(MEANINGLESS, VIEWS, RouterText(note))
         assert decision.expert == expert
         assert f'by money "{note}"' in decision.reason
 
@@ -59,7 +59,7 @@ def test_the_note_is_compared_with_cards_in_the_place_of_the_question(kind: str)
 @pytest.mark.parametrize("kind", ["skill", "instruction"])
 def test_without_a_note_the_question_decides_and_the_reason_says_why(kind: str) -> None:
     asking = router(kind)
-    late = asking.route_with("which trees have flowers", VIEWS, Note(None, "late"))
+    late = asking.route_with("which trees have flowers", VIEWS, RouterText(None, "late"))
     assert (late.expert, late.reason.endswith("by money (late)")) == ("garden", True)
     unasked = asking.route("which trees have flowers", VIEWS)
     assert unasked.ranking == late.ranking
@@ -68,7 +68,7 @@ def test_without_a_note_the_question_decides_and_the_reason_says_why(kind: str) 
 
 def test_without_a_writer_nothing_is_wanted() -> None:
     asking = router("skill", writer=None)
-    assert asking.errand(MEANINGLESS) is None
+    assert asking.call(MEANINGLESS) is None
     assert "by None" not in asking.route(MEANINGLESS, VIEWS).reason
 
 
@@ -128,7 +128,7 @@ class NotesWorld:
 
     engine: WriterEngine
     notes: Notes
-    errand: Errand
+    call: RouterCall
     writer: Expert
 
     def request(self, name: str, private: bool = False) -> Request:
@@ -136,7 +136,7 @@ class NotesWorld:
 
     def begin(self, name: str, patience_s: float = 60.0, private: bool = False) -> asyncio.Task[Run]:
         request = self.request(name, private)
-        return asyncio.create_task(self.notes.run(self.errand, self.writer, request, patience_s))
+        return asyncio.create_task(self.notes.run(self.call, self.writer, request, patience_s))
 
 
 @asynccontextmanager
@@ -144,10 +144,10 @@ async def notes_world() -> AsyncIterator[NotesWorld]:
     async with world(writer_deadline_s=60) as w:
         w.engine.gate.clear()
         current = w.service.generations.current
-        errand = current.routers["task"].errand(MEANINGLESS)  # type: ignore[attr-defined]
+        call = current.routers["task"].call(MEANINGLESS)  # type: ignore[attr-defined]
         writer = current.registry.expert("writer")
         assert writer is not None
-        yield NotesWorld(w.engine, w.service.pipeline.notes, errand, writer)
+        yield NotesWorld(w.engine, w.service.pipeline.notes, call, writer)
 
 
 def registry(**options: Any) -> Registry:
@@ -276,11 +276,11 @@ async def test_a_client_that_goes_away_gives_the_writer_s_place_back() -> None:
 async def test_another_model_behind_the_writer_writes_anew() -> None:
     async with world() as w:
         await w.ask()
-        notes, errand = w.service.pipeline.notes, w.service.generations.current.routers["task"]
-        wanted: Errand = errand.errand(MEANINGLESS)  # type: ignore[attr-defined]
+        notes, call = w.service.pipeline.notes, w.service.generations.current.routers["task"]
+        wanted: RouterCall = call.call(MEANINGLESS)  # type: ignore[attr-defined]
         writer = w.service.generations.current.registry.expert("writer")
         assert writer is not None
-        assert notes.kept(wanted, writer) == Note(NOTE)
+        assert notes.kept(wanted, writer) == RouterText(NOTE)
         assert notes.kept(wanted, writer.model_copy(update={"model": "org/newer"})) is None
         assert notes.kept(replace(wanted, prompt="another"), writer) is None
 
@@ -312,16 +312,16 @@ async def test_who_waits_for_the_text_of_a_request_that_goes_away_has_it_written
         await until(lambda: len(w.engine.prompts) == 2)
         w.engine.gate.set()
         run = await second
-        assert (run.note, run.leg is not None) == (Note(NOTE), True)
+        assert (run.note, run.leg is not None) == (RouterText(NOTE), True)
 
 
 async def test_who_waits_too_long_for_another_s_text_decides_without() -> None:
     async with notes_world() as w:
         first = w.begin("a")
         await until(lambda: len(w.engine.prompts) == 1)
-        assert (await w.begin("b", patience_s=0.05)) == Run(Note(None, "late"))
+        assert (await w.begin("b", patience_s=0.05)) == Run(RouterText(None, "late"))
         w.engine.gate.set()
-        assert (await first).note == Note(NOTE)
+        assert (await first).note == RouterText(NOTE)
 
 
 async def test_a_private_request_neither_waits_for_another_s_text_nor_leaves_its_own() -> None:
@@ -330,15 +330,15 @@ async def test_a_private_request_neither_waits_for_another_s_text_nor_leaves_its
         await until(lambda: len(w.engine.prompts) == 2)
         first.cancel()
         w.engine.gate.set()
-        assert (await private).note == Note(NOTE)
+        assert (await private).note == RouterText(NOTE)
         await asyncio.wait([first])
-        assert w.notes.kept(w.errand, w.writer) is None
+        assert w.notes.kept(w.call, w.writer) is None
 
 
 async def test_a_shadow_writes_nothing() -> None:
     async with notes_world() as w:
         shadow = w.writer.model_copy(update={"shadow": True})
-        run = await w.notes.run(w.errand, shadow, w.request("a"), 10.0)
+        run = await w.notes.run(w.call, shadow, w.request("a"), 10.0)
         assert (run.note.text, run.leg, w.engine.prompts) == (None, None, [])
     experts = [Expert(id=name, host="h", model="m", shadow=name == "writer") for name in ("writer", "money")]
     listed = Registry.model_validate(

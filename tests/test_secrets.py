@@ -34,7 +34,7 @@ SECRETS = {"the client's key": CLIENT, "the remote's key": REMOTE, "the admin to
 
 
 @dataclass
-class Told:
+class CapturedExchange:
     """All that came out of the service."""
 
     texts: list[str] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Quoting:
 class World:
     public: httpx.AsyncClient
     admin: httpx.AsyncClient
-    told: Told
+    told: CapturedExchange
     upstream: Quoting
 
     async def ask(self, model: str = "good", **fields: Any) -> httpx.Response:
@@ -86,7 +86,7 @@ class World:
 
 @asynccontextmanager
 async def world(folder: Path, patch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    upstream, told = Quoting(), Told()
+    upstream, told = Quoting(), CapturedExchange()
     app = web.Application()
     app.router.add_post("/v1/chat/completions", upstream.answer)
     runner = web.AppRunner(app, access_log=None)

@@ -23,7 +23,7 @@ from coe.core.errors import ConfigError
 from coe.core.types import EngineAnswer, EngineCall
 from coe.engines.http import HttpClient, Upstream
 from coe.engines.vllm.proxy import door_app
-from coe.gateway.middlewares import open_door
+from coe.gateway.middlewares import without_access
 from coe.observe import otel as telemetry
 from coe.observe.otel import OtelTracer, open_tracer
 from coe.observe.tracing import SPAN, Tracer, begin, hop
@@ -94,7 +94,7 @@ async def world(
     provider.add_span_processor(SimpleSpanProcessor(spans))
     engine = Engine(script)
     plain = build_service(registry(**fields), Path(), lambda *_: engine)
-    reception = replace(open_door(), tracer=tracer or OtelTracer(provider))
+    reception = replace(without_access(), tracer=tracer or OtelTracer(provider))
     generations = Generations(plain.generations.current)
     service = LocalService(generations, plain.pool, Path(), lambda *_: engine, reception)
     async with serving(service) as url, httpx.AsyncClient(base_url=url) as http:

@@ -45,7 +45,7 @@ class _Month:
     name: str
 
 
-class Doorman:
+class AccessControl:
     """Checks keys against ``ring`` (None: everybody may come) and limits in ``store``.
 
     ``when_down``: without the store, ``open`` counts in this process only, ``closed`` refuses.

@@ -29,7 +29,7 @@ Embed = Callable[[str], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Place:
+class CacheKey:
     """Where an answer to a request is kept. ``scope``: all but the last user message."""
 
     exact: str
@@ -48,40 +48,40 @@ class SimilarTexts:
         self._known: OrderedDict[str, tuple[str, npt.NDArray[np.float32]]] = OrderedDict()
         self._order = threading.Lock()  # Invariant: _known is at most _size long, in order of arrival.
 
-    def find(self, place: Place) -> str | None:
+    def find(self, key: CacheKey) -> str | None:
         """The exact place of the most similar text in the same scope, if it is similar enough."""
-        vector = self._embed(place.text)
+        vector = self._embed(key.text)
         with self._order:
-            same = [(exact, v) for exact, (scope, v) in self._known.items() if scope == place.scope]
+            same = [(exact, v) for exact, (scope, v) in self._known.items() if scope == key.scope]
         if not same:
             return None
         cosines = np.stack([v for _, v in same]) @ vector
         best = int(np.argmax(cosines))
         return same[best][0] if cosines[best] >= self._threshold else None
 
-    def add(self, place: Place) -> None:
-        vector = self._embed(place.text)
+    def add(self, key: CacheKey) -> None:
+        vector = self._embed(key.text)
         with self._order:
-            self._known[place.exact] = (place.scope, vector)
+            self._known[key.exact] = (key.scope, vector)
             while len(self._known) > self._size:
                 self._known.popitem(last=False)
 
 
-class KeptAnswers:
+class ResponseCache:
     """The response cache. A store that is down costs the hit, never the answer."""
 
     def __init__(self, store: Store, ttl_s: float, similar: SimilarTexts | None = None) -> None:
         self._store, self._ttl_s, self._similar = store, ttl_s, similar
         self.hits = self.similar_hits = self.misses = self.down = 0
 
-    async def find(self, place: Place) -> bytes | None:
+    async def find(self, key: CacheKey) -> bytes | None:
         """A body to give instead of asking anybody."""
-        found = await self._get(place.exact)
+        found = await self._get(key.exact)
         if found is not None:
             self.hits += 1
             return found
         if self._similar is not None:
-            other = await asyncio.to_thread(self._similar.find, place)
+            other = await asyncio.to_thread(self._similar.find, key)
             found = await self._get(other) if other is not None else None
             if found is not None:
                 self.similar_hits += 1
@@ -89,14 +89,14 @@ class KeptAnswers:
         self.misses += 1
         return None
 
-    async def keep(self, place: Place, body: bytes) -> None:
+    async def keep(self, key: CacheKey, body: bytes) -> None:
         try:
-            await self._store.put(place.exact, body, self._ttl_s)
+            await self._store.put(key.exact, body, self._ttl_s)
         except StoreDown as error:
             self._lost(error)
             return
         if self._similar is not None:
-            await asyncio.to_thread(self._similar.add, place)
+            await asyncio.to_thread(self._similar.add, key)
 
     async def _get(self, key: str) -> bytes | None:
         try:
@@ -110,7 +110,7 @@ class KeptAnswers:
         log.warning("kept answers: %s", error)
 
 
-def place_of(request: Request, tenant: str, generation: str) -> Place | None:
+def cache_key(request: Request, tenant: str, generation: str) -> CacheKey | None:
     """``generation``: its identity. None for what must not be kept: private requests, streams, and answers
     that are meant to differ (n, temperature)."""
     body = request.body
@@ -120,7 +120,7 @@ def place_of(request: Request, tenant: str, generation: str) -> Place | None:
         return None
     common = [tenant, generation, request.endpoint, request.model, vars(request.options)]
     scope = [*common, _without_text(body, request.text)]
-    return Place(_hash([*common, body]), _hash(scope), request.text)
+    return CacheKey(_hash([*common, body]), _hash(scope), request.text)
 
 
 def _without_text(value: Any, text: str) -> Any:

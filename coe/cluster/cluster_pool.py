@@ -20,6 +20,7 @@ from coe.cluster.messages import (
     Directory,
     Granted,
     KnownOwner,
+    LeaseRequest,
     OwnerCalls,
     OwnerId,
     OwnerLost,
@@ -27,7 +28,6 @@ from coe.cluster.messages import (
     Refused,
     SessionId,
     TicketId,
-    Wanted,
 )
 from coe.core.errors import EngineError, ExpertUnavailable
 from coe.core.types import (
@@ -98,7 +98,7 @@ class ClusterPool:
         self._watch: asyncio.Task[None] | None = None
         self._beats: dict[OwnerId, asyncio.Task[None]] = {}
         self._telling: set[asyncio.Task[None]] = set()
-        self._doubted: set[OwnerId] = set()
+        self._suspect: set[OwnerId] = set()
         """An engine of theirs has failed since their last report."""
         self._owed: dict[OwnerId, dict[TicketId, str | None]] = {}
         """Given back, but their owner could not be told; with the failure, if any."""
@@ -146,7 +146,7 @@ class ClusterPool:
         alternatives: Sequence[ExpertId] = (),
     ) -> AsyncIterator[Lease]:
         """See :meth:`coe.pool.pool.Pool.lease`. Also raises ExpertUnavailable while no owner is there."""
-        wanted = Wanted(
+        wanted = LeaseRequest(
             session=self._session,
             ticket=self._ticket(),
             machine=self._machine,
@@ -169,7 +169,7 @@ class ClusterPool:
             yield self._lease(expert, granted)
         except EngineError as error:
             failure = error.message
-            self._doubted.add(asked.owner)
+            self._suspect.add(asked.owner)
             raise
         finally:
             await self._give_back(asked, granted.ticket, failure)
@@ -183,7 +183,7 @@ class ClusterPool:
             with self._own.expect(request_id, expert, group):
                 yield
             return
-        wanted = Wanted(self._session, self._ticket(), self._machine, request_id, expert, group=group)
+        wanted = LeaseRequest(self._session, self._ticket(), self._machine, request_id, expert, group=group)
         owner = self._best(expert)
         if owner is None:
             yield
@@ -221,7 +221,7 @@ class ClusterPool:
             wake_from=granted.wake_from,
         )
 
-    async def _granted(self, wanted: Wanted) -> tuple[_Asked, Granted]:
+    async def _granted(self, wanted: LeaseRequest) -> tuple[_Asked, Granted]:
         """Ask the owner with the shortest wait; where that one vanishes meanwhile, the next one or its
         successor, by another ticket: it may have granted the first, if only its answer was lost."""
         deadline = self._clock() + min(wanted.timeout_s, OWNER_RETURN_S)
@@ -240,7 +240,7 @@ class ClusterPool:
                 if isinstance(answer, Refused):
                     error = answer.error()
                     if isinstance(error, EngineError):
-                        self._doubted.add(owner)
+                        self._suspect.add(owner)
                     raise error
                 return asked, answer
             if self._clock() >= deadline:
@@ -251,7 +251,7 @@ class ClusterPool:
                 )
             await asyncio.sleep(RETRY_S)
 
-    async def _acquire(self, asked: _Asked, wanted: Wanted) -> Granted | Refused:
+    async def _acquire(self, asked: _Asked, wanted: LeaseRequest) -> Granted | Refused:
         try:
             return await asked.calls.acquire(wanted)
         except BaseException as error:
@@ -262,13 +262,13 @@ class ClusterPool:
     async def _give_back(self, asked: _Asked, ticket: TicketId, failure: str | None) -> None:
         """Goes on when the caller is cancelled."""
 
-        async def give_back() -> None:
+        async def release() -> None:
             try:
-                await asked.calls.give_back(self._session, ticket, failure)
+                await asked.calls.release(self._session, ticket, failure)
             except OwnerLost:
                 self._owe(asked.owner, ticket, failure)
 
-        await asyncio.shield(self._tell(give_back()))
+        await asyncio.shield(self._tell(release()))
 
     def _owe(self, owner: OwnerId, ticket: TicketId, failure: str | None) -> None:
         """Its leases went with it, or it is told with the next heartbeat that it answers."""
@@ -283,12 +283,12 @@ class ClusterPool:
     def _cost(self, owner: OwnerId, expert: ExpertId) -> tuple[bool, bool, float]:
         """Whether it refuses, whether its engine may not run, seconds of waiting. Where an engine has died
         nobody waits and forecasts are short, but to start it takes long."""
-        report, doubted = self._reports.get(owner), owner in self._doubted
+        report, suspect = self._reports.get(owner), owner in self._suspect
         if report is None:
-            return False, doubted, 0.0
+            return False, suspect, 0.0
         engine = report.engines.get(self._version.hosts[expert])
         wait_s = report.waits_s.get(expert, math.inf)
-        return math.isinf(wait_s), doubted or (engine is not None and engine.state != "ready"), wait_s
+        return math.isinf(wait_s), suspect or (engine is not None and engine.state != "ready"), wait_s
 
     def _candidates(self, expert: ExpertId) -> list[OwnerId]:
         host = self._version.hosts[expert]
@@ -304,7 +304,7 @@ class ClusterPool:
                 self._beats.pop(owner).cancel()
                 self._owed.pop(owner, None)
                 self._reports.pop(owner, None)
-                self._doubted.discard(owner)
+                self._suspect.discard(owner)
                 self._lost.discard(owner)
             await asyncio.sleep(BEAT_S)
 
@@ -312,13 +312,13 @@ class ClusterPool:
         while True:
             try:
                 calls = self._owners[owner].calls
-                report = await calls.beat(self._session)
+                report = await calls.heartbeat(self._session)
                 if report.generation < self._version.number:
-                    await calls.adopt(self._version.number, self._version.registry)
+                    await calls.apply_generation(self._version.number, self._version.registry)
                 for ticket, failure in self._owed.pop(owner, {}).items():
                     await self._give_back(_Asked(owner, calls), ticket, failure)
                 self._reports[owner] = report
-                self._doubted.discard(owner)
+                self._suspect.discard(owner)
                 self._lost.discard(owner)
             except OwnerLost as error:
                 if owner not in self._lost:
@@ -344,7 +344,7 @@ class AddressedEngine:
     async def start(self) -> None: ...
     async def ensure_ready(self, expert: ExpertId) -> None: ...
     async def sleep(self, expert: ExpertId, level: int = 1) -> None: ...
-    async def adopt(self, experts: Sequence[ExpertSpec]) -> None: ...
+    async def set_experts(self, experts: Sequence[ExpertSpec]) -> None: ...
     async def stop(self) -> None: ...
 
     def stats(self) -> EngineStats:

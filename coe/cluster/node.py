@@ -11,13 +11,13 @@ from pathlib import Path
 from coe.cluster.journal import Journal
 from coe.cluster.messages import (
     Granted,
+    LeaseRequest,
     OwnerId,
     OwnerLost,
     OwnerReport,
     Refused,
     SessionId,
     TicketId,
-    Wanted,
 )
 from coe.cluster.owner import PoolOwner
 from coe.cluster.partition import EngineBuilder, make_pool, part
@@ -52,7 +52,7 @@ class NodeOwner:
         self._owner: PoolOwner | None = None
         self._adopting = asyncio.Lock()  # Invariant: one change of generation at a time.
 
-    async def adopt(self, generation: int, registry: str) -> None:
+    async def apply_generation(self, generation: int, registry: str) -> None:
         """Take over our part of a version of the registry, unless we have it or a later one."""
         async with self._adopting:
             if generation <= (self._owner.generation if self._owner else 0):
@@ -70,20 +70,20 @@ class NodeOwner:
             self._owner = owner
             log.info("owner %s has generation %d", self.id, generation)
 
-    async def acquire(self, wanted: Wanted) -> Granted | Refused:
+    async def acquire(self, wanted: LeaseRequest) -> Granted | Refused:
         return await self._ready().acquire(wanted)
 
-    async def give_back(self, session: SessionId, ticket: TicketId, failure: str | None) -> None:
+    async def release(self, session: SessionId, ticket: TicketId, failure: str | None) -> None:
         if self._owner is not None:
-            await self._owner.give_back(session, ticket, failure)
+            await self._owner.release(session, ticket, failure)
 
-    async def expect(self, wanted: Wanted) -> None:
+    async def expect(self, wanted: LeaseRequest) -> None:
         await self._ready().expect(wanted)
 
-    async def beat(self, session: SessionId) -> OwnerReport:
+    async def heartbeat(self, session: SessionId) -> OwnerReport:
         if self._owner is None:
             return OwnerReport(self.id, 0, {}, {}, {}, 0)
-        return await self._owner.beat(session)
+        return await self._owner.heartbeat(session)
 
     def report(self) -> OwnerReport | None:
         return self._owner.report() if self._owner else None

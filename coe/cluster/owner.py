@@ -19,13 +19,13 @@ from pathlib import Path
 from coe.cluster.journal import Journal
 from coe.cluster.messages import (
     Granted,
+    LeaseRequest,
     OwnerId,
     OwnerLost,
     OwnerReport,
     Refused,
     SessionId,
     TicketId,
-    Wanted,
 )
 from coe.cluster.partition import EngineBuilder, change_pool
 from coe.cluster.proxies import Doors
@@ -49,7 +49,7 @@ _REMEMBERED = 10_000
 
 
 @dataclass(frozen=True)
-class Holding:
+class HeldLease:
     """A lease that a gateway holds."""
 
     session: SessionId
@@ -88,9 +88,9 @@ class PoolOwner:
         self.generation = generation
         self._id, self._pool = owner, pool
         self._journal, self._doors, self._machine, self._clock = journal, doors, machine, clock
-        self._heard: dict[SessionId, float] = {}
+        self._last_seen: dict[SessionId, float] = {}
         self._waiting: dict[TicketId, Waiting] = {}
-        self._holdings: dict[TicketId, Holding] = {}
+        self._holdings: dict[TicketId, HeldLease] = {}
         self._given_up: OrderedDict[TicketId, None] = OrderedDict()
         self._upkeep: asyncio.Task[None] | None = None
         self._recovery: set[asyncio.Task[None]] = set()
@@ -117,12 +117,12 @@ class PoolOwner:
         await self._pool.stop(drain_s)
         await self._doors.close()
 
-    async def acquire(self, wanted: Wanted) -> Granted | Refused:
+    async def acquire(self, wanted: LeaseRequest) -> Granted | Refused:
         """Wait for a lease; the gateway holds it until it gives back ``wanted.ticket``, or vanishes.
 
         Raises OwnerLost when this owner stops first: another one, or its successor, can be asked.
         """
-        self._heard[wanted.session] = self._clock()
+        self._last_seen[wanted.session] = self._clock()
         if wanted.ticket in self._given_up:
             return _gone(wanted)
         task = asyncio.create_task(self._lease(wanted))
@@ -140,9 +140,9 @@ class PoolOwner:
         finally:
             self._waiting.pop(wanted.ticket, None)
 
-    async def give_back(self, session: SessionId, ticket: TicketId, failure: str | None) -> None:
+    async def release(self, session: SessionId, ticket: TicketId, failure: str | None) -> None:
         """End a lease, or the wish for one. ``failure`` is what the engine did wrong, if anything."""
-        self._heard[session] = self._clock()
+        self._last_seen[session] = self._clock()
         holding = self._holdings.pop(ticket, None)
         if holding is not None:
             await _release(holding, failure)
@@ -157,21 +157,21 @@ class PoolOwner:
         if waiting is not None:
             waiting.task.cancel()
 
-    async def expect(self, wanted: Wanted) -> None:
-        """Announce a lease that the gateway will wish for later; withdrawn with ``give_back``."""
-        self._heard[wanted.session] = self._clock()
+    async def expect(self, wanted: LeaseRequest) -> None:
+        """Announce a lease that the gateway will wish for later; withdrawn with ``release``."""
+        self._last_seen[wanted.session] = self._clock()
         held = AsyncExitStack()
         held.enter_context(self._pool.expect(wanted.request, wanted.expert, wanted.group))
-        self._holdings[wanted.ticket] = Holding(wanted.session, held)
+        self._holdings[wanted.ticket] = HeldLease(wanted.session, held)
 
     async def change_to(self, generation: int, ours: Registry, root: Path, build: EngineBuilder) -> None:
         """Change to another generation. Raises ConfigError with nothing changed."""
         await change_pool(self._pool, ours, root, build)
         self.generation = generation
 
-    async def beat(self, session: SessionId) -> OwnerReport:
+    async def heartbeat(self, session: SessionId) -> OwnerReport:
         """A gateway is alive; it learns how this owner is."""
-        self._heard[session] = self._clock()
+        self._last_seen[session] = self._clock()
         return self.report()
 
     @property
@@ -190,7 +190,7 @@ class PoolOwner:
             swaps=snapshot.swaps,
         )
 
-    async def _lease(self, wanted: Wanted) -> Granted | Refused:
+    async def _lease(self, wanted: LeaseRequest) -> Granted | Refused:
         held = AsyncExitStack()
         try:
             lease = await held.enter_async_context(
@@ -206,12 +206,12 @@ class PoolOwner:
             address = await self._address(lease, wanted.machine)
         except CoeError as error:
             failure = error.message if isinstance(error, EngineError) else None
-            await _release(Holding(wanted.session, held), failure)
+            await _release(HeldLease(wanted.session, held), failure)
             return Refused.of(error)
         except BaseException:
             await held.aclose()
             raise
-        self._holdings[wanted.ticket] = Holding(wanted.session, held)
+        self._holdings[wanted.ticket] = HeldLease(wanted.session, held)
         return Granted(
             ticket=wanted.ticket,
             expert=lease.expert,
@@ -261,8 +261,8 @@ class PoolOwner:
         """Take back the leases of gateways that have vanished, and their wishes: a lease granted to nobody
         would be held for ever."""
         now = self._clock()
-        for session in [s for s, heard in self._heard.items() if now - heard > SILENCE_S]:
-            del self._heard[session]
+        for session in [s for s, last_seen in self._last_seen.items() if now - last_seen > SILENCE_S]:
+            del self._last_seen[session]
             lost = [ticket for ticket, holding in self._holdings.items() if holding.session == session]
             log.warning("gateway %s is gone; taking back its %d leases", session, len(lost))
             for ticket in [t for t, waiting in self._waiting.items() if waiting.session == session]:
@@ -277,11 +277,11 @@ class PoolOwner:
                 log.info("%s is back in memory", expert)
 
 
-async def _release(holding: Holding, failure: str | None) -> None:
+async def _release(holding: HeldLease, failure: str | None) -> None:
     error = EngineError(failure) if failure is not None else None
     with contextlib.suppress(EngineError):
         await holding.held.__aexit__(type(error) if error else None, error, None)
 
 
-def _gone(wanted: Wanted) -> Refused:
+def _gone(wanted: LeaseRequest) -> Refused:
     return Refused("ExpertUnavailable", f"the wish for {wanted.expert} was given up")

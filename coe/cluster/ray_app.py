@@ -39,13 +39,13 @@ from coe.cluster.messages import (
     GatewayReport,
     Granted,
     KnownOwner,
+    LeaseRequest,
     OwnerId,
     OwnerLost,
     OwnerReport,
     Refused,
     SessionId,
     TicketId,
-    Wanted,
 )
 from coe.cluster.node import NodeOwner
 from coe.cluster.scaling import Load
@@ -108,9 +108,9 @@ class Directory:
         return _fresh(self._gateways)
 
 
-def _fresh(heard: Mapping[str, tuple[float, T]]) -> list[T]:
+def _fresh(last_seen: Mapping[str, tuple[float, T]]) -> list[T]:
     now = time.monotonic()
-    return [what for when, what in heard.values() if now - when < STALE_S]
+    return [what for when, what in last_seen.values() if now - when < STALE_S]
 
 
 def directory() -> ActorHandle:
@@ -196,20 +196,20 @@ class ActorCalls:
     def __init__(self, owner: OwnerId, actor: ActorHandle) -> None:
         self._owner, self._actor = owner, actor
 
-    async def acquire(self, wanted: Wanted) -> Granted | Refused:
+    async def acquire(self, wanted: LeaseRequest) -> Granted | Refused:
         return await self._reach("acquire", wanted)  # type: ignore[no-any-return]
 
-    async def give_back(self, session: SessionId, ticket: TicketId, failure: str | None) -> None:
-        await self._reach("give_back", session, ticket, failure)
+    async def release(self, session: SessionId, ticket: TicketId, failure: str | None) -> None:
+        await self._reach("release", session, ticket, failure)
 
-    async def expect(self, wanted: Wanted) -> None:
+    async def expect(self, wanted: LeaseRequest) -> None:
         await self._reach("expect", wanted)
 
-    async def beat(self, session: SessionId) -> OwnerReport:
-        return await self._reach("beat", session)  # type: ignore[no-any-return]
+    async def heartbeat(self, session: SessionId) -> OwnerReport:
+        return await self._reach("heartbeat", session)  # type: ignore[no-any-return]
 
-    async def adopt(self, generation: int, registry: str) -> None:
-        await self._reach("adopt", generation, registry)
+    async def apply_generation(self, generation: int, registry: str) -> None:
+        await self._reach("apply_generation", generation, registry)
 
     async def _reach(self, method: str, *args: Any) -> Any:
         try:

@@ -122,7 +122,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Errand:
+class RouterCall:
     """What a router wants an expert to write before it decides. ``deadline_s`` counts from the start of
     waiting for the expert to the end of its text."""
 
@@ -133,7 +133,7 @@ class Errand:
 
 
 @dataclass(frozen=True)
-class Note:
+class RouterText:
     """What came of an errand: the text, or None and in ``missing`` why there is none."""
 
     text: str | None
@@ -300,7 +300,7 @@ class Engine(Protocol):
         """Free what ``expert`` holds. Only after its leases are back. Idempotent."""
         ...
 
-    async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
+    async def set_experts(self, experts: Sequence[ExpertSpec]) -> None:
         """Have these experts from now on, in any state of the engine. Idempotent; loads nothing.
 
         New ones can be made ready at once. One that is no longer among them stays as it is while it

@@ -12,7 +12,7 @@ from starlette.routing import Route, Router
 
 from coe.access.api_keys import Holder
 from coe.access.limits import Used, used
-from coe.access.response_cache import place_of
+from coe.access.response_cache import cache_key
 from coe.core.errors import BadHttp, EngineError, ExpertTimeout, UnknownModel
 from coe.core.status import Status, can_answer
 from coe.core.suggest import suggest
@@ -21,7 +21,7 @@ from coe.core.types import Request
 from coe.gateway.faults import validate
 from coe.gateway.http import Endpoint, Exchange, Handler, HangUp
 from coe.gateway.metrics import CONTENT_TYPE, Metrics
-from coe.gateway.middlewares import Reception, open_door
+from coe.gateway.middlewares import Middlewares, without_access
 from coe.gateway.openapi import openapi_document
 from coe.gateway.requests import ClientGone, parse_completion, parse_json, parse_route, read_body
 from coe.gateway.responses import (
@@ -34,7 +34,7 @@ from coe.gateway.responses import (
     receipt_headers,
 )
 from coe.gateway.schemas import FeedbackBody
-from coe.observe.capture import MAX_ANSWER_BYTES, Told
+from coe.observe.capture import MAX_ANSWER_BYTES, CapturedExchange
 from coe.observe.tracing import SPAN, code_of, of_request
 from coe.pipeline import Answer, Pipeline, Preview
 from coe.pipeline.generation import Generation, Generations
@@ -50,9 +50,9 @@ class Gateway:
         generations: Generations,
         metrics: Metrics,
         status: Status,
-        reception: Reception | None = None,
+        reception: Middlewares | None = None,
     ) -> None:
-        self._reception = reception or open_door()
+        self._reception = reception or without_access()
         self._pipeline = pipeline
         self._generations = generations
         self._metrics = metrics
@@ -92,7 +92,7 @@ class Gateway:
 
     async def _complete(self, exchange: Exchange, endpoint: CompletionEndpoint) -> None:
         limits = self._generations.current.registry.limits
-        holder = await self._reception.doorman.admit(exchange.headers)
+        holder = await self._reception.access_control.admit(exchange.headers)
         hang_up = HangUp(exchange)
         try:
             async with asyncio.timeout(limits.request_timeout_s) as deadline:
@@ -115,7 +115,7 @@ class Gateway:
         place = None
         if kept is not None:
             generation = self._generations.current.identity
-            place = place_of(request, holder.tenant or holder.id, generation)
+            place = cache_key(request, holder.tenant or holder.id, generation)
         if kept is None or place is None:
             await self._recorded(exchange, request, holder)
             return
@@ -123,7 +123,7 @@ class Gateway:
         if found is not None:
             again = body_given_again(found, request.id)
             await exchange.send_bytes(again, headers=[(b"x-coe-cache", b"hit")])
-            await self._reception.doorman.charge(holder, Used())
+            await self._reception.access_control.charge(holder, Used())
             return
         body = await self._recorded(exchange, request, holder)
         if body is not None:
@@ -141,7 +141,7 @@ class Gateway:
             failed = code_of(error)
             raise
         finally:
-            recorder.take(Told(request, holder.id, exchange.receipt, bytes(sent), failed))
+            recorder.take(CapturedExchange(request, holder.id, exchange.receipt, bytes(sent), failed))
 
     async def _answer(self, exchange: Exchange, request: Request, holder: Holder) -> bytes | None:
         """Ask the experts; the body that was sent, None for a stream."""
@@ -170,17 +170,17 @@ class Gateway:
             self._reception.marks.counts.answered(exchange.receipt, exchange.completion)
         bill = used(exchange.receipt, registry, len(request.text))
         self._metrics.charged(bill)
-        await self._reception.doorman.charge(holder, bill)
+        await self._reception.access_control.charge(holder, bill)
 
     async def _preview(self, exchange: Exchange) -> None:
-        self._reception.doorman.identify(exchange.headers)
+        self._reception.access_control.identify(exchange.headers)
         registry = self._generations.current.registry
         raw = await read_body(exchange.receive, exchange.headers, registry.limits.max_body_bytes)
         request = parse_route(raw, registry.limits, exchange.request_id, registry.service.model_name)
         await exchange.send_json(_preview_json(await self._pipeline.preview(request)))
 
     async def _feedback(self, exchange: Exchange) -> None:
-        self._reception.doorman.identify(exchange.headers)
+        self._reception.access_control.identify(exchange.headers)
         limits = self._generations.current.registry.limits
         raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
         given = validate(FeedbackBody, parse_json(raw))
@@ -195,12 +195,12 @@ class Gateway:
         await exchange.send_json({"object": "coe.pipeline.feedback", "id": given.id, "expert": mark.expert})
 
     async def _models(self, exchange: Exchange) -> None:
-        self._reception.doorman.identify(exchange.headers)
+        self._reception.access_control.identify(exchange.headers)
         models = _model_objects(self._generations.current, self._status)
         await exchange.send_json({"object": "list", "data": list(models.values())})
 
     async def _model(self, exchange: Exchange) -> None:
-        self._reception.doorman.identify(exchange.headers)
+        self._reception.access_control.identify(exchange.headers)
         models = _model_objects(self._generations.current, self._status)
         name = exchange.scope["path_params"]["id"]
         if name not in models:

@@ -13,7 +13,7 @@ from coe.access.limits import Used
 from coe.core.errors import CoeError
 from coe.core.status import ReplanCounts, Status
 from coe.core.types import Receipt
-from coe.gateway.middlewares import Reception
+from coe.gateway.middlewares import Middlewares
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -45,7 +45,7 @@ class Metrics:
     def __init__(
         self,
         status: Status,
-        reception: Reception | None = None,
+        reception: Middlewares | None = None,
         notes: Mapping[str, int] | None = None,
         replans: ReplanCounts | None = None,
     ) -> None:
@@ -168,7 +168,7 @@ class _StatusCollector(Collector):
 class _ReceptionCollector(Collector):
     """The keys file, the response cache, and how often the shared state was not there."""
 
-    def __init__(self, reception: Reception) -> None:
+    def __init__(self, reception: Middlewares) -> None:
         self._reception = reception
 
     def collect(self) -> Iterable[Metric]:
@@ -186,7 +186,7 @@ class _ReceptionCollector(Collector):
 
     def _state(self) -> Iterable[Metric]:
         down = CounterMetricFamily("coe_state_down", "Calls of the shared state in vain.", labels=["user"])
-        down.add_metric(["limits"], self._reception.doorman.down)
+        down.add_metric(["limits"], self._reception.access_control.down)
         kept, recorder = self._reception.answers, self._reception.recorder
         records = CounterMetricFamily("coe_records", "Requests in the record of prompts.", labels=["result"])
         if recorder is not None:

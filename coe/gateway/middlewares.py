@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coe.access.api_keys import KeysFile
-from coe.access.limits import Doorman
-from coe.access.response_cache import Embed, KeptAnswers, SimilarTexts
+from coe.access.limits import AccessControl
+from coe.access.response_cache import Embed, ResponseCache, SimilarTexts
 from coe.core.errors import ConfigError
 from coe.observe.capture import Recorder, open_recorder
 from coe.observe.otel import open_tracer
 from coe.observe.tracing import Tracer
-from coe.pipeline.feedback import MarkTaker
+from coe.pipeline.feedback import FeedbackRecorder
 from coe.registry.schema import Registry
 from coe.registry.service_settings import State
 from coe.state.memory import MemoryStore
@@ -24,14 +24,14 @@ from coe.state.store import Store
 
 
 @dataclass(frozen=True)
-class Reception:
+class Middlewares:
     """What stands between the API and the pipeline."""
 
-    doorman: Doorman
-    answers: KeptAnswers | None = None
+    access_control: AccessControl
+    answers: ResponseCache | None = None
     store: Store | None = None
     """to be closed at the end"""
-    marks: MarkTaker | None = None
+    marks: FeedbackRecorder | None = None
     tracer: Tracer | None = None
     recorder: Recorder | None = None
     keys: KeysFile | None = None
@@ -39,7 +39,7 @@ class Reception:
     def start(self) -> None:
         """From now on edits of the keys file count. Needs the service's event loop; idempotent."""
         if self.keys is not None:
-            self.keys.start(self.doorman.change_keys)
+            self.keys.start(self.access_control.change_keys)
 
     async def close(self) -> None:
         if self.keys is not None:
@@ -54,29 +54,29 @@ class Reception:
             await asyncio.to_thread(self.tracer.close)
 
 
-def open_door() -> Reception:
+def without_access() -> Middlewares:
     """Everybody may come, and nothing is kept."""
-    return Reception(Doorman(None, MemoryStore()))
+    return Middlewares(AccessControl(None, MemoryStore()))
 
 
 def build_reception(
     registry: Registry,
     root: Path,
     embedder: Callable[[str, Path], Embed],
-    marks: MarkTaker | None = None,
-) -> Reception:
+    marks: FeedbackRecorder | None = None,
+) -> Middlewares:
     """Blocking: reads the keys file and may load an encoder. Raises ConfigError."""
     store = open_store(registry.state)
     access, kept = registry.access, registry.answers
     keys = KeysFile(root / Path(access.keys_file).expanduser()) if access.keys_file else None
-    doorman = Doorman(keys.ring if keys else None, store, access.when_down)
+    access_control = AccessControl(keys.ring if keys else None, store, access.when_down)
     answers = None
     if kept is not None:
         words = kept.similarity and SimilarTexts(embedder(kept.encoder, root), kept.similarity)
-        answers = KeptAnswers(store, kept.ttl_s, words or None)
+        answers = ResponseCache(store, kept.ttl_s, words or None)
     observe = registry.observe
     recorder = open_recorder(observe.capture, root)
-    return Reception(doorman, answers, store, marks, open_tracer(observe.traces), recorder, keys)
+    return Middlewares(access_control, answers, store, marks, open_tracer(observe.traces), recorder, keys)
 
 
 def open_store(state: State) -> Store:

@@ -68,7 +68,7 @@ def redactor(kinds: Iterable[Redacted], patterns: Iterable[str] = ()) -> Callabl
 
 
 @dataclass(frozen=True)
-class Told:
+class CapturedExchange:
     """One request and what came of it. ``answer``: the bytes that the client was sent, as far as they came;
     ``failed``: the code of the error that it was told."""
 
@@ -106,27 +106,27 @@ class Recorder:
     def wants(self, request: Request) -> bool:
         return not request.private and request.body.get("store") is not False
 
-    def take(self, told: Told) -> None:
+    def take(self, exchange: CapturedExchange) -> None:
         """Quick; never raises."""
         waiting = self._taken.records - self._done.records
         if waiting >= MAX_PENDING or self._taken.size - self._done.size >= MAX_PENDING_BYTES:
             self._refused += 1
             return
-        self._taken.add(told)
-        self._writer.submit(self._write, told, time.time())
+        self._taken.add(exchange)
+        self._writer.submit(self._write, exchange, time.time())
 
     def close(self) -> None:
         """Blocking (milliseconds a record)."""
         self._writer.shutdown()
 
-    def _write(self, told: Told, at: float) -> None:
+    def _write(self, exchange: CapturedExchange, at: float) -> None:
         try:
-            self._file.append(json.dumps(entry(told, at, self._redact), ensure_ascii=False))
+            self._file.append(json.dumps(entry(exchange, at, self._redact), ensure_ascii=False))
         except Exception as error:
             self._failed += 1
-            log.warning("request %s could not be recorded: %s", told.request.id, type(error).__name__)
+            log.warning("request %s could not be recorded: %s", exchange.request.id, type(error).__name__)
         finally:
-            self._done.add(told)
+            self._done.add(exchange)
 
 
 @dataclass
@@ -134,9 +134,9 @@ class _Count:
     records: int = 0
     size: int = 0
 
-    def add(self, told: Told) -> None:
+    def add(self, exchange: CapturedExchange) -> None:
         self.records += 1
-        self.size += told.size
+        self.size += exchange.size
 
 
 class BoundedFile:
@@ -180,21 +180,21 @@ def open_recorder(settings: CaptureSettings | None, root: Path) -> Recorder | No
     return None if settings is None else Recorder(root / Path(settings.file).expanduser(), settings)
 
 
-def entry(told: Told, at: float, redact: Callable[[str], str]) -> dict[str, Any]:
+def entry(exchange: CapturedExchange, at: float, redact: Callable[[str], str]) -> dict[str, Any]:
     """A record. ``time`` in Unix seconds."""
-    request, receipt = told.request, told.receipt
+    request, receipt = exchange.request, exchange.receipt
     body = {name: value for name, value in request.body.items() if name not in LEFT_OUT}
     return {
         "time": round(at, 3),
         "request_id": request.id,
-        "key": told.holder,
+        "key": exchange.holder,
         "endpoint": request.endpoint,
         "generation": receipt.generation if receipt else None,
         "router": receipt.router if receipt else None,
         "expert": receipt.expert if receipt else None,
         "request": _redacted(body, redact),
-        "answer": redact(answer_text(told.answer, request.stream)),
-        "error": told.failed,
+        "answer": redact(answer_text(exchange.answer, request.stream)),
+        "error": exchange.failed,
     }
 
 

@@ -38,7 +38,7 @@ MAX_LOG_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
-class Mark:
+class Rating:
     """One client's word on one answer: 0 is useless, 1 is right."""
 
     request: str
@@ -69,7 +69,7 @@ class Feedback:
         self._cap, self._bound = cap, bound
         self._counts: dict[tuple[str, ExpertId], _Counts] = {}
         self._routed: OrderedDict[str, str] = OrderedDict()
-        self._answered: OrderedDict[str, Mark] = OrderedDict()
+        self._answered: OrderedDict[str, Rating] = OrderedDict()
         self._names: OrderedDict[str, str] = OrderedDict()
 
     def applied(self, request: str, decision: Decision) -> Decision:
@@ -98,12 +98,12 @@ class Feedback:
         category = self._routed.pop(receipt.request_id, None)
         if category is None or receipt.expert is None:  # pinned, or written by several
             return
-        mark = Mark(receipt.request_id, category, receipt.expert, math.nan)
-        _remember(self._answered, receipt.request_id, mark)
+        rating = Rating(receipt.request_id, category, receipt.expert, math.nan)
+        _remember(self._answered, receipt.request_id, rating)
         if completion is not None:
             _remember(self._names, completion, receipt.request_id)
 
-    def mark(self, name: str, score: float) -> Mark:
+    def rating(self, name: str, score: float) -> Rating:
         """Count a mark, in the place of an earlier one. Raises BadRequest (404) for an unknown id."""
         request = self._names.get(name, name)
         known = self._answered.get(request)
@@ -120,9 +120,9 @@ class Feedback:
         self._answered[request] = replace(known, score=score)
         return self._answered[request]
 
-    def replay(self, mark: Mark) -> None:
+    def replay(self, rating: Rating) -> None:
         """Count a mark of an earlier run."""
-        self._counts.setdefault((mark.category, mark.expert), _Counts()).add(mark.score, self._cap)
+        self._counts.setdefault((rating.category, rating.expert), _Counts()).add(rating.score, self._cap)
 
     def step(self, category: str, expert: ExpertId) -> float:
         """By how much an expert's log-odds are moved in a category."""
@@ -153,59 +153,59 @@ class FeedbackLog:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def append(self, mark: Mark) -> None:
+    def append(self, rating: Rating) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._path.exists() and self._path.stat().st_size > MAX_LOG_BYTES:
             self._path.replace(self._path.with_suffix(".previous.jsonl"))
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(mark)) + "\n")
+            file.write(json.dumps(asdict(rating)) + "\n")
 
-    def marks(self) -> Iterator[Mark]:
+    def ratings(self) -> Iterator[Rating]:
         """All of the present file; of several marks of an answer the last one. A broken line is skipped."""
-        found: dict[str, Mark] = {}
+        found: dict[str, Rating] = {}
         if not self._path.exists():
             return
         for line in self._path.read_text(encoding="utf-8").splitlines():
             try:
-                mark = Mark(**json.loads(line))
-                found[mark.request] = replace(mark, score=min(1.0, max(0.0, float(mark.score))))
+                rating = Rating(**json.loads(line))
+                found[rating.request] = replace(rating, score=min(1.0, max(0.0, float(rating.score))))
             except (ValueError, TypeError):
                 log.warning("%s has a line that is no mark", self._path)
         yield from found.values()
 
 
-class MarkTaker:
+class FeedbackRecorder:
     """Counts marks at once and writes them behind the request's back, in order. One event loop."""
 
     def __init__(self, counts: Feedback, kept: FeedbackLog) -> None:
         self.counts, self._kept = counts, kept
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="feedback")
 
-    def take(self, name: str, score: float) -> Mark:
+    def take(self, name: str, score: float) -> Rating:
         """Raises UnknownAnswer. A mark that cannot be written is logged and counts all the same."""
-        mark = self.counts.mark(name, score)
-        self._writer.submit(self._write, mark)
-        return mark
+        rating = self.counts.rating(name, score)
+        self._writer.submit(self._write, rating)
+        return rating
 
     def close(self) -> None:
         """Wait for what is being written. Blocking (milliseconds)."""
         self._writer.shutdown()
 
-    def _write(self, mark: Mark) -> None:
+    def _write(self, rating: Rating) -> None:
         try:
-            self._kept.append(mark)
+            self._kept.append(rating)
         except OSError as error:
             log.warning("a mark could not be written: %s", error)
 
 
-def open_marks(settings: FeedbackSettings | None, root: Path) -> MarkTaker | None:
+def open_marks(settings: FeedbackSettings | None, root: Path) -> FeedbackRecorder | None:
     """With the marks of earlier runs counted; None where the registry wants none. Blocking."""
     if settings is None:
         return None
     counts, kept = Feedback(settings.cap, settings.bound), FeedbackLog(root / settings.file)
-    for mark in kept.marks():
-        counts.replay(mark)
-    return MarkTaker(counts, kept)
+    for rating in kept.ratings():
+        counts.replay(rating)
+    return FeedbackRecorder(counts, kept)
 
 
 def _remember(known: OrderedDict[str, T], name: str, value: T) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from coe.core.errors import ExpertUnavailable
-from coe.core.types import Decision, Errand, Leg, Note, Options, Receipt, Request
+from coe.core.types import Decision, Leg, Options, Receipt, Request, RouterCall, RouterText
 from coe.observe.tracing import hop, of_decision
 from coe.pipeline.ensemble import ask_several
 from coe.pipeline.generation import Generation, Generations
@@ -81,12 +81,12 @@ class Pipeline:
         patience_s = _patience_s(request.options, generation)
         began = self._clock()
 
-        async def write(errand: Errand) -> Note:
-            writer = generation.registry.expert(errand.writer)
+        async def write(call: RouterCall) -> RouterText:
+            writer = generation.registry.expert(call.writer)
             # Half of the client's patience is left for the answer itself.
-            run = await self.notes.run(errand, writer, request, patience_s / 2)
+            run = await self.notes.run(call, writer, request, patience_s / 2)
             written.extend([run.leg] if run.leg else [])
-            return run.note
+            return run.found
 
         with hop("route") as span:
             decision = explained(await choose(request, generation, self._pool.forecast, write), wish)
@@ -103,9 +103,9 @@ class Pipeline:
         """Route without asking anybody; a router's errand only where it was run before."""
         generation = self._generations.current
 
-        async def recall(errand: Errand) -> Note:
-            kept = self.notes.kept(errand, generation.registry.expert(errand.writer))
-            return kept or await nobody_writes(errand)
+        async def recall(call: RouterCall) -> RouterText:
+            kept = self.notes.kept(call, generation.registry.expert(call.writer))
+            return kept or await nobody_writes(call)
 
         decision = await choose(request, generation, self._pool.forecast, recall)
         waits = tuple(self._pool.forecast(ranked.expert) for ranked in decision.ranking)

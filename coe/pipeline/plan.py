@@ -29,7 +29,7 @@ _USUAL_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class Wish:
+class AggregationRequest:
     """How a request wants to be answered. ``count`` is None where the plan may choose up to ``limit``, by
     ``top_p`` if there is one; ``explicit``: the client or the route asked for it, so that what cannot be done
     is an error."""
@@ -59,7 +59,7 @@ class Plan:
         return self.at_once < len(self.asked)
 
 
-def wish_of(request: Request, generation: Generation) -> Wish:
+def wish_of(request: Request, generation: Generation) -> AggregationRequest:
     """Raises BadRequest for an aggregator that does not exist or more experts than it takes."""
     registry, options = generation.registry, request.options
     route = registry.routed_names.get(request.model)
@@ -88,7 +88,7 @@ def wish_of(request: Request, generation: Generation) -> Wish:
             hint="Leave coe.experts out, or ask for fewer.",
         )
     limit = min(several if share else spec.proposers, aggregator.max_experts)
-    return Wish(aggregator, spec, limit, count, explicit, share)
+    return AggregationRequest(aggregator, spec, limit, count, explicit, share)
 
 
 def _top_p(spec: AggregatorSpec, options: Options) -> TopP | None:
@@ -99,7 +99,7 @@ def _top_p(spec: AggregatorSpec, options: Options) -> TopP | None:
     return spec.top_p and usual.model_copy(update={"clear": moved(usual.clear, options)})
 
 
-def explained(decision: Decision, wish: Wish) -> Decision:
+def explained(decision: Decision, wish: AggregationRequest) -> Decision:
     """``decision`` with a reason that says how many experts top-p asks, where it does."""
     if wish.top_p is None or decision.router == PINNED:
         return decision
@@ -107,7 +107,9 @@ def explained(decision: Decision, wish: Wish) -> Decision:
     return replace(decision, reason=f"{decision.reason}; top-p {wish.top_p.p:g} asks {mass.count} by {mass}")
 
 
-def plan_for(request: Request, decision: Decision, wish: Wish, generation: Generation) -> Plan | None:
+def plan_for(
+    request: Request, decision: Decision, wish: AggregationRequest, generation: Generation
+) -> Plan | None:
     """The legs to ask, or None where one expert's answer shall pass through.
 
     Raises BadRequest where the client asked for an aggregation that its request does not allow.
@@ -156,7 +158,7 @@ def _bounded(request: Request, body: Mapping[str, Any], max_tokens: int | None) 
     return {key: min(own, max_tokens) if isinstance(own, int) else max_tokens}
 
 
-def _how_many(decision: Decision, wish: Wish, options: Options) -> int:
+def _how_many(decision: Decision, wish: AggregationRequest, options: Options) -> int:
     """How many experts this query is worth, up to the limit; a router that chose several is followed."""
     if wish.limit < 2 or not wish.spec.adaptive:
         return wish.limit
@@ -173,7 +175,7 @@ def _mass(decision: Decision, wanted: TopP, limit: int) -> Mass:
     return top_p(chances, limit, wanted.p, wanted.clear)
 
 
-def _at_once(wish: Wish) -> int | None:
+def _at_once(wish: AggregationRequest) -> int | None:
     """How many are asked first where the answers say when to stop; None where all are asked at once."""
     decided = wish.count is not None or wish.top_p is not None
     return wish.aggregator.proposing.at_once if wish.spec.adaptive and not decided else None
@@ -189,7 +191,7 @@ def _asked(decision: Decision, count: int, repeat: bool) -> tuple[Asked, ...]:
     return tuple(Asked(expert, chances.get(expert, 0.0), rank) for rank, expert in enumerate(order[:count]))
 
 
-def _obstacle(request: Request, decision: Decision, wish: Wish) -> BadRequest | None:
+def _obstacle(request: Request, decision: Decision, wish: AggregationRequest) -> BadRequest | None:
     """Why answers to this request cannot be combined; None where they can."""
     name, body = wish.aggregator.name, request.body
     choices = body.get("n") or 1
@@ -216,7 +218,7 @@ def _cannot(why: str, param: str) -> BadRequest:
 
 
 def _within_budget(
-    request: Request, asked: Sequence[Asked], wish: Wish, experts: Sequence[ExpertView]
+    request: Request, asked: Sequence[Asked], wish: AggregationRequest, experts: Sequence[ExpertView]
 ) -> tuple[tuple[Asked, ...], int | None]:
     """As many of ``asked`` as the budget allows, and the bound on each leg's tokens that it needs."""
     budget, kept = wish.spec.budget, tuple(asked)

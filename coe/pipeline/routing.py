@@ -9,9 +9,9 @@ from functools import partial
 
 from coe.core.errors import BadRequest, CoeError, RoutingError, UnknownModel
 from coe.core.suggest import suggest
-from coe.core.types import Decision, Errand, ExpertId, Note, Options, Ranked, Request, Router
+from coe.core.types import Decision, ExpertId, Options, Ranked, Request, Router, RouterCall, RouterText
 from coe.pipeline.generation import Generation
-from coe.pipeline.utility import Wishes, weighed
+from coe.pipeline.utility import Preferences, weighed
 
 log = logging.getLogger(__name__)
 
@@ -19,12 +19,12 @@ PINNED = "pinned"
 """The router's name in decisions that the client made by naming an expert."""
 
 
-Write = Callable[[Errand], Awaitable[Note]]
+Write = Callable[[RouterCall], Awaitable[RouterText]]
 """Has an expert write what a router wants to know first. Raises nothing but what cancels it."""
 
 
-async def nobody_writes(errand: Errand) -> Note:  # noqa: ARG001
-    return Note(None, "not asked")
+async def nobody_writes(call: RouterCall) -> RouterText:  # noqa: ARG001
+    return RouterText(None, "not asked")
 
 
 async def choose(
@@ -82,25 +82,25 @@ async def _routed(request: Request, named: str | None, generation: Generation, w
 
 async def _prepared(router: Router, text: str, write: Write) -> Callable[..., Decision]:
     """The router's ``route``, once what it wants written was written, if anything."""
-    wanted: Callable[[str], Errand | None] | None = getattr(router, "errand", None)
-    errand = wanted(text) if wanted is not None else None
-    if errand is None:
+    wanted: Callable[[str], RouterCall | None] | None = getattr(router, "call", None)
+    call = wanted(text) if wanted is not None else None
+    if call is None:
         return router.route
-    return partial(router.route_with, note=await write(errand))  # type: ignore[attr-defined]
+    return partial(router.route_with, note=await write(call))  # type: ignore[attr-defined]
 
 
 def _as_wished(
     decision: Decision, options: Options, generation: Generation, wait_s: Callable[[ExpertId], float]
 ) -> Decision:
-    wishes = Wishes(
+    preferences = Preferences(
         quality=1.0 if options.quality is None else options.quality,
         cost=options.cost or 0.0,
         patience_s=options.patience_s,
     )
-    if not wishes.cost and wishes.patience_s is None:
+    if not preferences.cost and preferences.patience_s is None:
         return decision
     waits = {ranked.expert: wait_s(ranked.expert) for ranked in decision.ranking}
-    return weighed(decision, generation.experts, wishes, waits)
+    return weighed(decision, generation.experts, preferences, waits)
 
 
 def _router(name: str, generation: Generation) -> Router:

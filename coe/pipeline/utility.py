@@ -15,7 +15,7 @@ from coe.core.types import Decision, ExpertId, ExpertView, Ranked
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Preferences:
     """What a request says of quality, cost and time: weights, and seconds."""
 
     quality: float = 1.0
@@ -24,18 +24,21 @@ class Wishes:
 
 
 def weighed(
-    decision: Decision, experts: Sequence[ExpertView], wishes: Wishes, waits_s: Mapping[ExpertId, float]
+    decision: Decision,
+    experts: Sequence[ExpertView],
+    preferences: Preferences,
+    waits_s: Mapping[ExpertId, float],
 ) -> Decision:
     """The decision with the experts of highest utility, as many as were chosen.
 
     The ranking stays by probability. Where neither cost nor a wait counts the router's own choice stands.
     ``waits_s`` are expected waits; an expert without one does not wait.
     """
-    hurried = wishes.patience_s is not None and any(waits_s.values())
-    if not wishes.cost and not hurried:
+    hurried = preferences.patience_s is not None and any(waits_s.values())
+    if not preferences.cost and not hurried:
         return decision
     count = len(decision.chosen)
-    utilities = _utilities(decision.ranking, experts, wishes, waits_s)
+    utilities = _utilities(decision.ranking, experts, preferences, waits_s)
     order = sorted(decision.ranking, key=lambda ranked: -utilities[ranked.expert])
     chosen = tuple(ranked.expert for ranked in order[:count])
     if chosen == decision.chosen:
@@ -48,14 +51,14 @@ def weighed(
 def _utilities(
     ranking: Sequence[Ranked],
     experts: Sequence[ExpertView],
-    wishes: Wishes,
+    preferences: Preferences,
     waits_s: Mapping[ExpertId, float],
 ) -> dict[ExpertId, float]:
     prices = relative_prices([view for view in experts if any(r.expert == view.id for r in ranking)])
     return {
-        ranked.expert: wishes.quality * ranked.probability
-        - wishes.cost * prices[ranked.expert]
-        - _waiting(waits_s.get(ranked.expert, 0.0), wishes.patience_s)
+        ranked.expert: preferences.quality * ranked.probability
+        - preferences.cost * prices[ranked.expert]
+        - _waiting(waits_s.get(ranked.expert, 0.0), preferences.patience_s)
         for ranked in ranking
     }
 

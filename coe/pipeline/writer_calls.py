@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from coe.core.errors import CoeError, ExpertTimeout
 from coe.core.openai import text_of, usage_of
-from coe.core.types import Errand, ExpertId, Leg, Note, Request
+from coe.core.types import ExpertId, Leg, Request, RouterCall, RouterText
 from coe.pipeline.leases import Clock, Leases
 from coe.pipeline.legs import Asker, LegError, LiveLeg
 from coe.registry.schema import Expert
@@ -37,7 +37,7 @@ RESULTS = ("kept", "shared", "written", "empty", "late", "failed", "paused")
 class Run:
     """A note, and the leg that it took: None where nobody was asked."""
 
-    note: Note
+    found: RouterText
     leg: Leg | None = None
 
 
@@ -66,42 +66,42 @@ class Notes:
         """Errands so far by what came of them, see :data:`RESULTS`."""
         return self._counts
 
-    def kept(self, errand: Errand, writer: Expert | None) -> Note | None:
+    def kept(self, call: RouterCall, writer: Expert | None) -> RouterText | None:
         """What was written before; asks nobody. ``writer``: the expert as the registry has it."""
-        key = _key(errand, writer)
+        key = _key(call, writer)
         text = self._texts.get(key)
         if text is None:
             return None
         self._texts.move_to_end(key)
         return _note(text)
 
-    async def run(self, errand: Errand, writer: Expert | None, request: Request, patience_s: float) -> Run:
+    async def run(self, call: RouterCall, writer: Expert | None, request: Request, patience_s: float) -> Run:
         """The note, and the ended leg if the writer was asked. Raises nothing but what cancels it."""
         if writer is None or writer.shadow:
-            return self._without("failed", f"{errand.writer} is not routed to")
-        until, key = self._clock() + min(errand.deadline_s, patience_s), _key(errand, writer)
+            return self._without("failed", f"{call.writer} is not routed to")
+        until, key = self._clock() + min(call.deadline_s, patience_s), _key(call, writer)
         result = "kept"
-        while (note := self.kept(errand, writer)) is None and not request.private and key in self._under_way:
+        while (found := self.kept(call, writer)) is None and not request.private and key in self._under_way:
             result = "shared"
             if not await self._ended(key, until):
                 return self._without("late", "late")
-        if note is not None:
+        if found is not None:
             self._counts[result] += 1
-            return Run(note)
-        misses = self._misses.setdefault(errand.writer, _Misses())
+            return Run(found)
+        misses = self._misses.setdefault(call.writer, _Misses())
         if self._clock() < misses.until:
             return self._without("paused", "paused: it gave nothing several times")
-        text, leg = await self._asked_for_all(errand, request, until, key)
+        text, leg = await self._asked_for_all(call, request, until, key)
         if text is None:
-            self._missed(errand.writer, misses, leg)
-            return Run(Note(None, leg.outcome), leg)
+            self._missed(call.writer, misses, leg)
+            return Run(RouterText(None, leg.outcome), leg)
         misses.count = 0
         self._counts["written" if text else "empty"] += 1
         return Run(_note(text), leg)
 
     def _without(self, result: str, why: str) -> Run:
         self._counts[result] += 1
-        return Run(Note(None, why))
+        return Run(RouterText(None, why))
 
     async def _ended(self, key: bytes, until: float) -> bool:
         """Wait for the errand under way: whether it ended in time. Where it left no text, because it failed
@@ -114,14 +114,14 @@ class Notes:
         return True
 
     async def _asked_for_all(
-        self, errand: Errand, request: Request, until: float, key: bytes
+        self, call: RouterCall, request: Request, until: float, key: bytes
     ) -> tuple[str | None, Leg]:
         """As :meth:`_asked`; the text is kept, and who waits for it is told of the end."""
         if request.private:
-            return await self._asked(errand, request, until - self._clock())
+            return await self._asked(call, request, until - self._clock())
         ended = self._under_way[key] = asyncio.Event()
         try:
-            text, leg = await self._asked(errand, request, until - self._clock())
+            text, leg = await self._asked(call, request, until - self._clock())
             if text is not None:
                 self._keep(key, text)
             return text, leg
@@ -129,20 +129,20 @@ class Notes:
             del self._under_way[key]
             ended.set()
 
-    async def _asked(self, errand: Errand, request: Request, deadline_s: float) -> tuple[str | None, Leg]:
-        question = _question(errand, request)
+    async def _asked(self, call: RouterCall, request: Request, deadline_s: float) -> tuple[str | None, Leg]:
+        question = _question(call, request)
         asker = Asker(question, self._pool, deadline_s, self._clock)
         live: LiveLeg | None = None
         try:
             async with asyncio.timeout(deadline_s):
-                live = await asker.ask(errand.writer, question.body, "router")
+                live = await asker.ask(call.writer, question.body, "router")
                 async with contextlib.aclosing(live):
                     raw = b"".join([chunk async for chunk in live.chunks()])
         except (LegError, CoeError, TimeoutError) as failure:
-            return None, replace(_leg(errand, live), outcome=_outcome(failure))
+            return None, replace(_leg(call, live), outcome=_outcome(failure))
         except Exception:
-            log.exception("request %s: the errand of %s broke", request.id, errand.writer)
-            return None, replace(_leg(errand, live), outcome="failed: internal_error")
+            log.exception("request %s: the errand of %s broke", request.id, call.writer)
+            return None, replace(_leg(call, live), outcome="failed: internal_error")
         body = _body(raw)
         return text_of(body).strip(), replace(live.leg(), usage=usage_of(body) or None)
 
@@ -161,20 +161,20 @@ class Notes:
             log.warning("%s is not asked to write for routers for %g s", writer, PAUSE_S)
 
 
-def _question(errand: Errand, request: Request) -> Request:
+def _question(call: RouterCall, request: Request) -> Request:
     """A request of its own, so that the pool schedules it apart from the one that it is for."""
     body = {
-        "model": errand.writer,
-        "messages": [{"role": "user", "content": errand.prompt}],
-        "max_tokens": errand.max_tokens,
+        "model": call.writer,
+        "messages": [{"role": "user", "content": call.prompt}],
+        "max_tokens": call.max_tokens,
         "temperature": 0.0,
     }
     return Request(
         f"{request.id}/router",
         "chat/completions",
-        errand.writer,
+        call.writer,
         body,
-        errand.prompt,
+        call.prompt,
         request.options,
         request.private,
     )
@@ -187,8 +187,8 @@ def _outcome(failure: BaseException) -> str:
     return "late"
 
 
-def _leg(errand: Errand, live: LiveLeg | None) -> Leg:
-    return live.leg() if live is not None else Leg(errand.writer, "router")
+def _leg(call: RouterCall, live: LiveLeg | None) -> Leg:
+    return live.leg() if live is not None else Leg(call.writer, "router")
 
 
 def _body(raw: bytes) -> Mapping[str, object]:
@@ -199,11 +199,11 @@ def _body(raw: bytes) -> Mapping[str, object]:
     return body if isinstance(body, dict) else {}
 
 
-def _note(text: str) -> Note:
-    return Note(text) if text else Note(None, "it wrote nothing")
+def _note(text: str) -> RouterText:
+    return RouterText(text) if text else RouterText(None, "it wrote nothing")
 
 
-def _key(errand: Errand, writer: Expert | None) -> bytes:
+def _key(call: RouterCall, writer: Expert | None) -> bytes:
     model = "" if writer is None else f"{writer.model}\0{writer.adapter}"
-    prompt = " ".join(unicodedata.normalize("NFKC", errand.prompt).casefold().split())
-    return hashlib.sha256(f"{errand.writer}\0{model}\0{prompt}".encode("utf-8", "surrogatepass")).digest()
+    prompt = " ".join(unicodedata.normalize("NFKC", call.prompt).casefold().split())
+    return hashlib.sha256(f"{call.writer}\0{model}\0{prompt}".encode("utf-8", "surrogatepass")).digest()

@@ -222,7 +222,7 @@ class Pool:
         self._scheduler.check(plan)
         for host, experts in (adopted or {}).items():
             if host in self._machinery.engines:
-                await self._machinery.engines[host].adopt(experts)
+                await self._machinery.engines[host].set_experts(experts)
         missing = {h.id for h in plan.hosts} - set(self._machinery.engines) - set(engines)
         if missing:
             raise ValueError(f"no engine for the new hosts {sorted(missing)}")

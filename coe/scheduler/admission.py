@@ -12,57 +12,57 @@ from coe.scheduler.forecast import likely_wait, promised_wait
 from coe.scheduler.groups import fulfil, join, leave
 from coe.scheduler.policies import Rules
 from coe.scheduler.queue import Waiter
-from coe.scheduler.state import Books, ExpertState, HostState, Replica
-from coe.scheduler.swaps import Turn
+from coe.scheduler.state import ExpertState, HostState, Replica, SchedulerState
+from coe.scheduler.swaps import StepContext
 
 
 @dataclass(slots=True)
 class Admission:
     """Fills the queues: part of the scheduler, which alone calls it."""
 
-    books: Books
+    state: SchedulerState
     rules: Rules
     number: int = 0
 
-    def arrived(self, event: Arrived, turn: Turn) -> None:
+    def arrived(self, event: Arrived, step: StepContext) -> None:
         """Queue it, or reject it at once. Raises ValueError when it is here already."""
-        if event.request in self.books.waiting or event.request in self.books.leases:
+        if event.request in self.state.waiting or event.request in self.state.leases:
             raise ValueError(f"request {event.request!r} is already in the pool")
-        self._admit(event, turn)
-        fulfil(self.books, event.request, turn)
+        self._admit(event, step)
+        fulfil(self.state, event.request, step)
 
-    def _admit(self, event: Arrived, turn: Turn) -> None:
-        books = self.books
-        expert = self._server(event.expert, event.alternatives, turn.now)
+    def _admit(self, event: Arrived, step: StepContext) -> None:
+        state = self.state
+        expert = self._server(event.expert, event.alternatives, step.now)
         if expert is None:
-            self._reject(event, "expert_unavailable", self._why(event.expert, turn.now), turn)
+            self._reject(event, "expert_unavailable", self._why(event.expert, step.now), step)
             return
-        waiting = len(books.waiting)
-        if waiting >= books.plan.max_queue and not expert.has_batch_room:
+        waiting = len(state.waiting)
+        if waiting >= state.plan.max_queue and not expert.has_batch_room:
             self._reject(
-                event, "queue_full", f"cannot be queued: {waiting} requests are waiting already", turn
+                event, "queue_full", f"cannot be queued: {waiting} requests are waiting already", step
             )
             return
-        if self.rules.promise and self._waits_too_long(event, expert, turn):
+        if self.rules.promise and self._waits_too_long(event, expert, step):
             return
-        self._enqueue(event, expert, turn)
+        self._enqueue(event, expert, step)
 
-    def _waits_too_long(self, event: Arrived, expert: ExpertState, turn: Turn) -> bool:
+    def _waits_too_long(self, event: Arrived, expert: ExpertState, step: StepContext) -> bool:
         """Refuse what could have to wait longer than its class may, or will not be served while its client
         waits. Against patience stands the forecast: the bound, with its ageing, is no likely wait."""
         if expert.has_batch_room:
             return False
-        limit_s = self.books.plan.classes[event.deadline_class].max_wait_s
-        wait_s = promised_wait(self.books, expert, event.deadline_class)
+        limit_s = self.state.plan.classes[event.deadline_class].max_wait_s
+        wait_s = promised_wait(self.state, expert, event.deadline_class)
         if wait_s <= limit_s and math.isfinite(event.patience_s):
-            limit_s, wait_s = event.patience_s, likely_wait(expert, turn.now)
+            limit_s, wait_s = event.patience_s, likely_wait(expert, step.now)
         if wait_s <= limit_s:
             return False
         why = f"cannot be promised within {limit_s:g} s: it could take {wait_s:.0f} s now"
-        self._reject(event, "wait_not_promised", why, turn, retry_after_s=wait_s - limit_s)
+        self._reject(event, "wait_not_promised", why, step, retry_after_s=wait_s - limit_s)
         return True
 
-    def adopt(self, host: HostState, turn: Turn) -> list[Replica]:
+    def steal_queued(self, host: HostState, step: StepContext) -> list[Replica]:
         """Idle experts on ``host`` take requests that wait elsewhere and named them as alternatives, as far
         as there is batch room. Who took one, once for each."""
         residents = host.residents.values() if self.rules.reroute else ()
@@ -74,27 +74,27 @@ class Admission:
         for replica in idle:
             most = min(replica.max_running - replica.running, room - len(takers))
             for request in list(islice(replica.expert.named, int(most))):
-                self._move(request, replica.expert, turn)
+                self._move(request, replica.expert, step)
                 takers.append(replica)
         return takers
 
-    def hand_over(self, expert: ExpertState, why: str, turn: Turn) -> None:
+    def hand_over(self, expert: ExpertState, why: str, step: StepContext) -> None:
         """Nobody can serve ``expert`` any more: its requests go to alternatives or are rejected."""
         for waiter in list(expert.queue.waiters.values()):
-            other = self._server("", waiter.alternatives, turn.now)
+            other = self._server("", waiter.alternatives, step.now)
             if other is not None and other is not expert:
-                self._move(waiter.request, other, turn)
+                self._move(waiter.request, other, step)
                 continue
             self.gone(waiter.request)
-            leave(self.books, waiter.group)
+            leave(self.state, waiter.group)
             message = f"expert {expert.id!r} {why}"
-            turn.actions.append(Reject(waiter.request, expert.id, "expert_unavailable", message))
+            step.actions.append(Reject(waiter.request, expert.id, "expert_unavailable", message))
 
     def gone(self, request: RequestId) -> Waiter:
         """Take a waiting request out of its queue."""
-        waiter = self.books.waiting.pop(request).pop(request)
+        waiter = self.state.waiting.pop(request).pop(request)
         for name in waiter.alternatives:
-            if other := self.books.experts.get(name):
+            if other := self.state.experts.get(name):
                 other.named.pop(request, None)
         return waiter
 
@@ -109,14 +109,14 @@ class Admission:
         return free or own or next(iter(others), None)
 
     def _available(self, expert: ExpertId, now: float) -> ExpertState | None:
-        state = self.books.experts.get(expert)
+        state = self.state.experts.get(expert)
         if state is None or state.retiring or state.quarantined_until(now) is not None:
             return None
         return state
 
     def _why(self, asked: ExpertId, now: float) -> str:
         """Why nobody can serve a request for ``asked``."""
-        expert = self.books.experts.get(asked)
+        expert = self.state.experts.get(asked)
         if expert is None:
             return "is not in the pool"
         until = expert.quarantined_until(now)
@@ -124,36 +124,41 @@ class Admission:
             return "was removed and takes no new requests"
         return f"could not be loaded and is tried again in {until - now:.0f} s"
 
-    def _enqueue(self, event: Arrived, expert: ExpertState, turn: Turn) -> None:
+    def _enqueue(self, event: Arrived, expert: ExpertState, step: StepContext) -> None:
         self.number += 1
         group = event.group if self.rules.groups else None
-        since = join(self.books, group, turn.now)
+        since = join(self.state, group, step.now)
         alternatives = tuple(e for e in (event.expert, *event.alternatives) if e != expert.id)
         request, number, kind = event.request, self.number, event.deadline_class
-        expert.rate.add(turn.now)
-        expert.push(Waiter(request, expert.id, turn.now, since, number, kind, group, alternatives))
-        self.books.waiting[request] = expert
+        expert.rate.add(step.now)
+        expert.push(Waiter(request, expert.id, step.now, since, number, kind, group, alternatives))
+        self.state.waiting[request] = expert
         if self.rules.reroute:
             for name in alternatives:
-                if other := self.books.experts.get(name):
+                if other := self.state.experts.get(name):
                     other.named[request] = None
-        for replica in sorted(expert.replicas.values(), key=lambda r: _reluctance(r, turn.now)):
-            turn.touch(replica.host)
+        for replica in sorted(expert.replicas.values(), key=lambda r: _reluctance(r, step.now)):
+            step.touch(replica.host)
 
-    def _move(self, request: RequestId, to: ExpertState, turn: Turn) -> None:
+    def _move(self, request: RequestId, to: ExpertState, step: StepContext) -> None:
         """Into another expert's queue, with all the waiting that it has done."""
-        left = self.books.waiting[request]
+        left = self.state.waiting[request]
         waiter = self.gone(request)
         to.push(replace(waiter, expert=to.id, alternatives=()))
-        self.books.waiting[request] = to
+        self.state.waiting[request] = to
         for replica in (*left.replicas.values(), *to.replicas.values()):
-            turn.touch(replica.host)
+            step.touch(replica.host)
 
     def _reject(
-        self, event: Arrived, code: RejectCode, why: str, turn: Turn, retry_after_s: float | None = None
+        self,
+        event: Arrived,
+        code: RejectCode,
+        why: str,
+        step: StepContext,
+        retry_after_s: float | None = None,
     ) -> None:
         message = f"expert {event.expert!r} {why}"
-        turn.actions.append(Reject(event.request, event.expert, code, message, retry_after_s))
+        step.actions.append(Reject(event.request, event.expert, code, message, retry_after_s))
 
 
 def _reluctance(replica: Replica, now: float) -> tuple[float, float]:

@@ -17,44 +17,45 @@ from coe.scheduler.policies import HostView, Policy, Swap
 from coe.scheduler.policies.victims import choose_victims, credit
 from coe.scheduler.queue import NOBODY
 from coe.scheduler.state import AT_REST, Commitment, HostState, Replica
-from coe.scheduler.swaps import Turn, drain, evict, forget, keep_ram, make_room, start_load, withdraw
+from coe.scheduler.swaps import StepContext, drain, evict, forget, keep_ram, make_room, start_load, withdraw
 
 LOOK_AHEAD = 8
 """How many of those with work are considered for reading ahead."""
 
 
 @dataclass(frozen=True, slots=True)
-class Decider:
-    """The scheduler's part: ``on_grant`` hands over the head of a queue and keeps the lease, ``adopt`` gives
-    idle experts what waits elsewhere and may be served by them, and says who is to be granted one."""
+class Dispatcher:
+    """The scheduler's part: ``on_grant`` hands over the head of a queue and keeps the lease,
+    ``steal_queued`` gives idle experts what waits elsewhere and may be served by them, and says who is to
+    be granted one."""
 
     policy: Policy
-    on_grant: Callable[[Replica, Turn], Grant]
-    adopt: Callable[[HostState, Turn], list[Replica]]
+    on_grant: Callable[[Replica, StepContext], Grant]
+    steal_queued: Callable[[HostState, StepContext], list[Replica]]
 
-    def decide(self, host: HostState, turn: Turn) -> None:
+    def decide(self, host: HostState, step: StepContext) -> None:
         """Bring ``host`` to rest: afterwards nothing is left to do before the next event or wake_at."""
         if host.at_rest:
             return
-        self._withdraw(host, turn)
+        self._withdraw(host, step)
         granted = True
         while granted:  # A grant may empty a queue, which may let its expert be closed.
-            self._retry_sleeps(host, turn)
-            self._retire(host, turn)
-            keep_ram(host, turn)
-            for replica in self.adopt(host, turn):
+            self._retry_sleeps(host, step)
+            self._retire(host, step)
+            keep_ram(host, step)
+            for replica in self.steal_queued(host, step):
                 # At once: were its host's swap decided first, it could close who took them in.
-                turn.actions.append(self.on_grant(replica, turn))
-                turn.changes += 1
-            view = self._swap(host, turn)
-            self._bring_expected(host, view, turn)
-            if self._load(host, turn):
-                view = self._view(host, turn.now)
-            self._prefetch(host, turn)
-            granted = self._grant(host, view, turn) and not host.at_rest
-        host.wake_at = min(self._retry_at(host, turn), self.policy.wake_at(view))
+                step.actions.append(self.on_grant(replica, step))
+                step.changes += 1
+            view = self._swap(host, step)
+            self._bring_expected(host, view, step)
+            if self._load(host, step):
+                view = self._view(host, step.now)
+            self._prefetch(host, step)
+            granted = self._grant(host, view, step) and not host.at_rest
+        host.wake_at = min(self._retry_at(host, step), self.policy.wake_at(view))
 
-    def _withdraw(self, host: HostState, turn: Turn) -> None:
+    def _withdraw(self, host: HostState, step: StepContext) -> None:
         """Give up loads that nobody waits for any more, and let their victims stay."""
         kept: list[Commitment] = []
         for commitment in host.commitments:
@@ -62,39 +63,39 @@ class Decider:
             if (expert.queued or expert.expected) and not commitment.replica.retired:
                 kept.append(commitment)
             else:
-                withdraw(commitment, turn)
+                withdraw(commitment, step)
         host.commitments = kept
         if kept and self.policy.rules.promise:
-            self._redirect(host, turn)
+            self._redirect(host, step)
 
-    def _redirect(self, host: HostState, turn: Turn) -> None:
+    def _redirect(self, host: HostState, step: StepContext) -> None:
         """Room that is still to come goes to the expert whose overdue request has waited longest, though it
         was promised to others before: the bound on waiting has a turn for what was begun, not for plans."""
-        overdue = [r for r in host.waiting.values() if not r.expert.supply and r.loadable(turn.now)]
-        first = min(overdue, key=lambda r: r.expert.overdue_age(turn.now), default=None)
-        if first is None or (longest := first.expert.overdue_age(turn.now)) == NOBODY:
+        overdue = [r for r in host.waiting.values() if not r.expert.supply and r.loadable(step.now)]
+        first = min(overdue, key=lambda r: r.expert.overdue_age(step.now), default=None)
+        if first is None or (longest := first.expert.overdue_age(step.now)) == NOBODY:
             return
-        ages = {c.replica.expert.id: c.replica.expert.overdue_age(turn.now) for c in host.commitments}
+        ages = {c.replica.expert.id: c.replica.expert.overdue_age(step.now) for c in host.commitments}
         for commitment in sorted(host.commitments, key=lambda c: ages[c.replica.expert.id], reverse=True):
             if ages[commitment.replica.expert.id] < longest or first.footprint <= host.room + EPSILON:
                 return
             host.commitments.remove(commitment)
-            withdraw(commitment, turn)
+            withdraw(commitment, step)
 
-    def _swap(self, host: HostState, turn: Turn) -> HostView:
+    def _swap(self, host: HostState, step: StepContext) -> HostView:
         """Close residents and promise loads until the policy is content with what the view shows."""
         while True:
-            view = self._view(host, turn.now)
+            view = self._view(host, step.now)
             if not view.residents and (not view.candidates or view.room <= EPSILON):
                 return view
             swap = self.policy.swap(view)
             if swap is None:
                 return view
-            self._commit(host, view, swap, turn)
+            self._commit(host, view, swap, step)
 
-    def _commit(self, host: HostState, view: HostView, swap: Swap, turn: Turn) -> None:
+    def _commit(self, host: HostState, view: HostView, swap: Swap, step: StepContext) -> None:
         victims = tuple(self._resident(host, expert) for expert in swap.victims)
-        turn.changes += 1
+        step.changes += 1
         if swap.wave is not None:
             host.wave = swap.wave
         if swap.load is not None:
@@ -108,13 +109,13 @@ class Decider:
             replica.committed = True
             replica.expert.recount()
             host.commitments.append(Commitment(replica, victims))
-            turn.touch_hosts_of(replica)
+            step.touch_hosts_of(replica)
         elif not victims and swap.wave is None:
             raise ValueError(f"policy {self.policy.name!r}: a swap without load and victims")
         for victim in victims:
-            drain(victim, turn)
+            drain(victim, step)
 
-    def _bring_expected(self, host: HostState, view: HostView, turn: Turn) -> None:
+    def _bring_expected(self, host: HostState, view: HostView, step: StepContext) -> None:
         """Bring in an expert that will be wanted soon, when nobody else wants the room: at the expense of
         idle residents at most, and of none that another leg of the same group waits for or expects."""
         if not host.expected or host.commitments:
@@ -123,23 +124,23 @@ class Decider:
             return
         for replica in host.expected.values():
             expert = replica.expert
-            if expert.supply or expert.retiring or not replica.loadable(turn.now):
+            if expert.supply or expert.retiring or not replica.loadable(step.now):
                 continue
             idle = [r for r in view.residents if not (r.running or r.expert.queued or r.expert.expected)]
             idle = [r for r in idle if expert.groups.isdisjoint(r.expert.groups)]
             room = view.room + sum(r.footprint for r in idle)
             if replica.footprint <= room + EPSILON:
-                victims = choose_victims(idle, replica.footprint - view.room, turn.now, credit)
+                victims = choose_victims(idle, replica.footprint - view.room, step.now, credit)
                 chosen = tuple(self._resident(host, victim) for victim in victims)
                 replica.committed = True
                 expert.recount()
                 host.commitments.append(Commitment(replica, chosen))
-                turn.touch_hosts_of(replica)
+                step.touch_hosts_of(replica)
                 for victim in chosen:
-                    drain(victim, turn)
+                    drain(victim, step)
                 return
 
-    def _prefetch(self, host: HostState, turn: Turn) -> None:
+    def _prefetch(self, host: HostState, step: StepContext) -> None:
         """Have the weights read of who comes next: the promised one, else who has had work longest. One read
         at a time on a node: reads share its disk."""
         plan = host.plan
@@ -153,11 +154,11 @@ class Decider:
             if replica.expert.id in host.reads:  # another would take the former one's answer for its own
                 continue
             if all(other.ahead == "no" for other in replica.expert.replicas.values()):
-                if make_room(host, replica.weights_gb, turn):
+                if make_room(host, replica.weights_gb, step):
                     host.reads.add(replica.expert.id)
-                    replica.ahead, replica.read_started = "reading", turn.now
+                    replica.ahead, replica.read_started = "reading", step.now
                     host.ram.hold(replica)
-                    turn.actions.append(Prefetch(replica.expert.id, plan.id))
+                    step.actions.append(Prefetch(replica.expert.id, plan.id))
                 return
 
     def _resident(self, host: HostState, expert: ExpertId) -> Replica:
@@ -166,7 +167,7 @@ class Decider:
             raise ValueError(f"policy {self.policy.name!r}: {expert!r} is not awake and cannot be closed")
         return resident
 
-    def _load(self, host: HostState, turn: Turn) -> bool:
+    def _load(self, host: HostState, step: StepContext) -> bool:
         """Start promised loads, oldest promise first; a later one may not take an earlier one's room."""
         if not host.commitments:
             return False
@@ -175,12 +176,12 @@ class Decider:
         for commitment in promised:
             free -= commitment.replica.footprint
             if free >= -EPSILON:
-                start_load(commitment.replica, turn)
+                start_load(commitment.replica, step)
             else:
                 host.commitments.append(commitment)
         return len(host.commitments) < len(promised)
 
-    def _grant(self, host: HostState, view: HostView, turn: Turn) -> bool:
+    def _grant(self, host: HostState, view: HostView, step: StepContext) -> bool:
         """Hand out batch room until it or the work is used up, or the policy holds back."""
         granted = False
         while host.waiting and host.has_batch_room:
@@ -192,12 +193,12 @@ class Decider:
             replica = host.replicas[chosen]
             if not (replica.expert.queued and replica.has_batch_room):
                 raise ValueError(f"policy {self.policy.name!r}: {chosen!r} cannot take a request now")
-            turn.actions.append(self.on_grant(replica, turn))
-            turn.changes += 1
+            step.actions.append(self.on_grant(replica, step))
+            step.changes += 1
             granted = True
         return granted
 
-    def _retire(self, host: HostState, turn: Turn) -> None:
+    def _retire(self, host: HostState, step: StepContext) -> None:
         """Put away what the plan no longer has: a moved replica or a former content at once, an expert
         after its queue."""
         if not host.leavers:
@@ -207,21 +208,21 @@ class Decider:
             if not (gone or replica.stale):
                 continue
             if replica.state == "awake":
-                drain(replica, turn)
+                drain(replica, step)
             elif replica.state == "sleeping":
-                evict(replica, turn)
+                evict(replica, step)
             if gone and replica.state == "cold" and not replica.committed:
-                forget(replica, turn)
+                forget(replica, step)
         host.leavers = any(r.outdated for r in host.replicas.values())
 
-    def _retry_sleeps(self, host: HostState, turn: Turn) -> None:
+    def _retry_sleeps(self, host: HostState, step: StepContext) -> None:
         for replica in host.retrying.values():
-            if replica.state == "going_to_sleep" and turn.now >= replica.retry_at:
-                evict(replica, turn)
+            if replica.state == "going_to_sleep" and step.now >= replica.retry_at:
+                evict(replica, step)
 
-    def _retry_at(self, host: HostState, turn: Turn) -> float:
+    def _retry_at(self, host: HostState, step: StepContext) -> float:
         """When the next of what failed may be tried again, if anything wants it."""
-        for replica in [r for r in host.retrying.values() if r.retry_at <= turn.now]:
+        for replica in [r for r in host.retrying.values() if r.retry_at <= step.now]:
             del host.retrying[replica.expert.id]
         wanted = [r for r in host.retrying.values() if r.expert.queued or r.state == "going_to_sleep"]
         return min((r.retry_at for r in wanted), default=math.inf)

@@ -84,7 +84,7 @@ class Costs:
 
 
 @dataclass(slots=True)
-class Likes:
+class SharedCost:
     """Observations that experts of one kind share."""
 
     seen: dict[tuple[str, str, str], Observations] = field(default_factory=dict)

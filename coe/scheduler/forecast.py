@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from coe.core.types import DeadlineClass
 from coe.scheduler.plan import EPSILON
-from coe.scheduler.state import Books, ExpertState, Replica
+from coe.scheduler.state import ExpertState, Replica, SchedulerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +89,21 @@ def _turn(replica: Replica, times: Times) -> float:
     return swap_s + batches * times.run_s(replica.expert)
 
 
-def promised_wait(books: Books, expert: ExpertState, deadline_class: DeadlineClass) -> float:
+def promised_wait(state: SchedulerState, expert: ExpertState, deadline_class: DeadlineClass) -> float:
     """Seconds that a request for ``expert`` that comes now waits at most; 0 when it is granted at once."""
     if expert.has_batch_room:
         return 0.0
     replicas = [replica for replica in expert.replicas.values() if not replica.retired]
     if not replicas or all(replica.host.plan.always_awake for replica in replicas):
         turns = math.ceil((expert.queued + 1) / max(1, sum(r.max_running for r in replicas)))
-        return turns * books.longest.run_s
+        return turns * state.longest.run_s
     per_turn = min(min(r.max_running, r.host.plan.max_running or r.max_running) for r in replicas)
     wanted = {e: r.expert for r in replicas for e, r in (*r.host.waiting.items(), *r.host.expected.items())}
     others = sum(_turns(other, per_turn) for other in wanted.values() if other is not expert)
     rounds = _turns(expert, per_turn, ahead_of=1) + others // len(replicas)
-    run_s, load_s = books.longest.run_s, max(books.longest.load_s, *(r.load_cost.p90 for r in replicas))
-    sleep_s = max(books.longest.sleep_s, *(r.costs.sleep.p90 for r in replicas))
-    ageing_s = books.plan.classes[deadline_class].ageing_s
+    run_s, load_s = state.longest.run_s, max(state.longest.load_s, *(r.load_cost.p90 for r in replicas))
+    sleep_s = max(state.longest.sleep_s, *(r.costs.sleep.p90 for r in replicas))
+    ageing_s = state.plan.classes[deadline_class].ageing_s
     return ageing_s + rounds * (run_s + load_s + sleep_s) + max(rounds * run_s, load_s)
 
 

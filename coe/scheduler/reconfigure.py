@@ -7,35 +7,35 @@ import math
 from coe.core.errors import ConfigError
 from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.scheduler.queue import Queue
-from coe.scheduler.state import Books, ExpertState, HostState, Ram, new_replica
-from coe.scheduler.swaps import Turn
+from coe.scheduler.state import ExpertState, HostState, Ram, SchedulerState, new_replica
+from coe.scheduler.swaps import StepContext
 
 
-def apply_plan(books: Books, plan: PoolPlan, turn: Turn) -> None:
+def apply_plan(state: SchedulerState, plan: PoolPlan, step: StepContext) -> None:
     """Add what is new, change what has changed, mark what is gone so that it leaves when it may.
 
     What an expert holds now keeps its size until it is loaded again. Raises :class:`ConfigError`, with
     nothing changed, when a host became one of another kind.
     """
-    check_plan(books, plan)
-    books.plan = plan
-    _apply_hosts(books, plan)
+    check_plan(state, plan)
+    state.plan = plan
+    _apply_hosts(state, plan)
     for expert_plan in plan.experts:
-        _apply_expert(books, expert_plan)
+        _apply_expert(state, expert_plan)
     kept = {expert.id for expert in plan.experts}
-    for expert in books.experts.values():
+    for expert in state.experts.values():
         expert.retiring = expert.id not in kept
         _stay(expert)
-    for host in books.hosts.values():
+    for host in state.hosts.values():
         host.leavers = any(r.outdated for r in host.replicas.values())
-        turn.touch(host)
-    books.leavers = any(host.retired or host.leavers for host in books.hosts.values())
+        step.touch(host)
+    state.leavers = any(host.retired or host.leavers for host in state.hosts.values())
 
 
-def check_plan(books: Books, plan: PoolPlan) -> None:
+def check_plan(state: SchedulerState, plan: PoolPlan) -> None:
     """Raises :class:`ConfigError` when a host became one of another kind."""
     for host_plan in plan.hosts:
-        _check_kind(books.hosts.get(host_plan.id), host_plan)
+        _check_kind(state.hosts.get(host_plan.id), host_plan)
 
 
 def _check_kind(host: HostState | None, plan: HostPlan) -> None:
@@ -50,24 +50,24 @@ def _check_kind(host: HostState | None, plan: HostPlan) -> None:
         )
 
 
-def _apply_hosts(books: Books, plan: PoolPlan) -> None:
+def _apply_hosts(state: SchedulerState, plan: PoolPlan) -> None:
     for host_plan in plan.hosts:
-        ram = books.rams.setdefault(host_plan.ram_of, Ram())
+        ram = state.rams.setdefault(host_plan.ram_of, Ram())
         ram.budget = math.inf if host_plan.ram_gb is None else host_plan.ram_gb
-        host = books.hosts.setdefault(host_plan.id, HostState(host_plan, ram))
+        host = state.hosts.setdefault(host_plan.id, HostState(host_plan, ram))
         host.plan = host_plan
     kept = {host.id for host in plan.hosts}
-    for host in books.hosts.values():
+    for host in state.hosts.values():
         host.retired = host.plan.id not in kept
 
 
-def _apply_expert(books: Books, plan: ExpertPlan) -> None:
-    expert = books.experts.setdefault(plan.id, ExpertState(plan.id, Queue(books.plan.classes)))
+def _apply_expert(state: SchedulerState, plan: ExpertPlan) -> None:
+    expert = state.experts.setdefault(plan.id, ExpertState(plan.id, Queue(state.plan.classes)))
     for replica in expert.replicas.values():
         replica.retired = replica.host.plan.id not in plan.hosts
         replica.list_waiting()
     for host_id in plan.hosts:
-        replica = expert.replicas.get(host_id) or new_replica(expert, books.hosts[host_id], plan, books.likes)
+        replica = expert.replicas.get(host_id) or new_replica(expert, state.hosts[host_id], plan, state.likes)
         replica.max_running, replica.footprint = plan.max_running, plan.footprint
         replica.weights_gb = plan.weights_gb
         if replica.content != plan.content:

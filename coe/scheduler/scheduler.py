@@ -12,7 +12,7 @@ import math
 
 from coe.core.types import ExpertId, RequestId, WakeFrom
 from coe.scheduler.admission import Admission
-from coe.scheduler.dispatch import Decider
+from coe.scheduler.dispatch import Dispatcher
 from coe.scheduler.events import (
     Action,
     Arrived,
@@ -34,8 +34,8 @@ from coe.scheduler.plan import PoolPlan
 from coe.scheduler.policies import Policy
 from coe.scheduler.reconfigure import apply_plan, check_plan
 from coe.scheduler.snapshot import PoolSnapshot, take_snapshot
-from coe.scheduler.state import Books, Lease, Replica
-from coe.scheduler.swaps import Turn, put_away, withdraw
+from coe.scheduler.state import Lease, Replica, SchedulerState
+from coe.scheduler.swaps import StepContext, put_away, withdraw
 from coe.scheduler.usage import WorkDone
 
 
@@ -46,10 +46,10 @@ class Scheduler:
     """
 
     def __init__(self, plan: PoolPlan, policy: Policy) -> None:
-        self._books = Books(plan)
-        self._admission = Admission(self._books, policy.rules)
-        self._decider = Decider(policy, self._take_head, self._admission.adopt)
-        apply_plan(self._books, plan, Turn(-math.inf))
+        self._state = SchedulerState(plan)
+        self._admission = Admission(self._state, policy.rules)
+        self._dispatcher = Dispatcher(policy, self._take_head, self._admission.steal_queued)
+        apply_plan(self._state, plan, StepContext(-math.inf))
 
     def step(self, event: Event, now: float) -> list[Action]:
         """Take note of ``event`` and decide. Actions are to be carried out in order.
@@ -57,97 +57,97 @@ class Scheduler:
         Reports that no longer fit (of a host or expert that is gone) are ignored. Raises ValueError for an
         Arrived whose request is already here.
         """
-        turn = Turn(now)
+        step = StepContext(now)
         match event:
             case Arrived():
-                self._admission.arrived(event, turn)
+                self._admission.arrived(event, step)
             case Expected():
                 if self._admission.rules.groups:
-                    expect(self._books, event, turn)
+                    expect(self._state, event, step)
             case Finished():
-                self._release(event.request, turn, ok=event.ok)
+                self._release(event.request, step, ok=event.ok)
             case Cancelled():
-                self._cancelled(event.request, turn)
+                self._cancelled(event.request, step)
             case Ready():
-                self._ready(event, turn)
+                self._ready(event, step)
             case Slept():
-                self._slept(event, turn)
+                self._slept(event, step)
             case Prefetched():
-                self._prefetched(event, turn)
+                self._prefetched(event, step)
             case Failed():
-                self._failed(event, turn)
+                self._failed(event, step)
             case Tick():
                 pass
-        return self._settle(turn)
+        return self._settle(step)
 
     def reconfigure(self, plan: PoolPlan, now: float) -> list[Action]:
         """Change to another plan. A removed expert takes no new requests, serves its queue, then leaves."""
-        turn = Turn(now)
-        for host in self._books.hosts.values():
+        step = StepContext(now)
+        for host in self._state.hosts.values():
             for commitment in host.commitments:
-                withdraw(commitment, turn)
+                withdraw(commitment, step)
             host.commitments = []
-        apply_plan(self._books, plan, turn)
-        return self._settle(turn)
+        apply_plan(self._state, plan, step)
+        return self._settle(step)
 
     def check(self, plan: PoolPlan) -> None:
         """Raises ConfigError where :meth:`reconfigure` would."""
-        check_plan(self._books, plan)
+        check_plan(self._state, plan)
 
     def next_tick(self) -> float:
         """When to send a Tick if nothing else happens before; ``inf``: never."""
-        return min((host.wake_at for host in self._books.hosts.values()), default=math.inf)
+        return min((host.wake_at for host in self._state.hosts.values()), default=math.inf)
 
     def forecast(self, expert: ExpertId, now: float) -> float:
         """Expected wait in seconds of a request that came now; ``inf`` if it would be rejected."""
-        state = self._books.experts.get(expert)
+        state = self._state.experts.get(expert)
         return math.inf if state is None else expected_wait(state, now)
 
     def snapshot(self) -> PoolSnapshot:
-        return take_snapshot(self._books)
+        return take_snapshot(self._state)
 
     def work_done(self, now: float) -> WorkDone:
         """Until ``now``, that of leases still out included."""
-        books = self._books
-        leases = ((lease.replica, lease.began) for lease in books.leases.values())
-        under_way = ((r.expert.id, books.account.share_s(r.host.plan.id, b, now)) for r, b in leases)
-        load_s = {e.id: r.costs.load.mean for e in books.experts.values() for r in e.replicas.values()}
-        return books.account.so_far(under_way, load_s)
+        state = self._state
+        leases = ((lease.replica, lease.began) for lease in state.leases.values())
+        under_way = ((r.expert.id, state.account.share_s(r.host.plan.id, b, now)) for r, b in leases)
+        load_s = {e.id: r.costs.load.mean for e in state.experts.values() for r in e.replicas.values()}
+        return state.account.so_far(under_way, load_s)
 
     def hosts(self) -> tuple[HostId, ...]:
         """Hosts in use, those included that leave as soon as their last expert has."""
-        return tuple(self._books.hosts)
+        return tuple(self._state.hosts)
 
     def residents(self, host: HostId) -> tuple[ExpertId, ...]:
         """Experts that are awake or draining on ``host``; none where all always are."""
-        state = self._books.hosts.get(host)
+        state = self._state.hosts.get(host)
         residents = state.residents.values() if state and not state.plan.always_awake else ()
         return tuple(r.expert.id for r in residents if r.state in ("awake", "draining"))
 
-    def _settle(self, turn: Turn) -> list[Action]:
-        for host in self._books.hosts.values():
-            if host.wake_at <= turn.now:
-                turn.touch(host)
-        while turn.dirty:
-            host = next(iter(turn.dirty.values()))
-            changes = turn.changes
-            self._decider.decide(host, turn)
-            turn.dirty.pop(host.plan.id, None)
-            if turn.changes > changes and self._decider.policy.across_hosts:
-                for other in self._books.hosts.values():
+    def _settle(self, step: StepContext) -> list[Action]:
+        for host in self._state.hosts.values():
+            if host.wake_at <= step.now:
+                step.touch(host)
+        while step.dirty:
+            host = next(iter(step.dirty.values()))
+            changes = step.changes
+            self._dispatcher.decide(host, step)
+            step.dirty.pop(host.plan.id, None)
+            if step.changes > changes and self._dispatcher.policy.across_hosts:
+                for other in self._state.hosts.values():
                     if other is not host:
-                        turn.touch(other)
-        self._books.forget_the_gone()
-        return turn.actions
+                        step.touch(other)
+        self._state.forget_the_gone()
+        return step.actions
 
-    def _take_head(self, replica: Replica, turn: Turn) -> Grant:
+    def _take_head(self, replica: Replica, step: StepContext) -> Grant:
         """Turn the oldest request of a replica's expert into a lease."""
-        expert, now = replica.expert, turn.now
-        chosen = expert.queue.next(now, expert.run_s, self._decider.policy.rules.timely_first)
+        expert, now = replica.expert, step.now
+        chosen = expert.queue.next(now, expert.run_s, self._dispatcher.policy.rules.timely_first)
         waiter = self._admission.gone(chosen.request)
-        began = self._books.account.begin(replica.host.plan.id, now)
-        self._books.leases[waiter.request] = Lease(replica, now, waiter.group, began)
-        got(self._books, waiter.group, expert.id)
+        began = self._state.account.begin(replica.host.plan.id, now)
+        self._state.leases[waiter.request] = Lease(replica, now, waiter.group, began)
+        got(self._state, waiter.group, expert.id)
         replica.running += 1
         replica.host.running += 1
         replica.used_at = now
@@ -163,133 +163,133 @@ class Scheduler:
             wake_from=loaded,
         )
 
-    def _release(self, request: RequestId, turn: Turn, ok: bool) -> None:
-        lease = self._books.leases.pop(request, None)
+    def _release(self, request: RequestId, step: StepContext, ok: bool) -> None:
+        lease = self._state.leases.pop(request, None)
         if lease is None:
             return
         replica = lease.replica
-        self._books.account.end(replica.expert.id, replica.host.plan.id, lease.began, turn.now)
+        self._state.account.end(replica.expert.id, replica.host.plan.id, lease.began, step.now)
         if lease.group is None:
-            self._books.account.used({replica.expert.id})
-        leave(self._books, lease.group)
+            self._state.account.used({replica.expert.id})
+        leave(self._state, lease.group)
         replica.running -= 1
         replica.host.running -= 1
-        replica.used_at = turn.now
+        replica.used_at = step.now
         if ok:
-            self._books.longest.ran(turn.now - lease.granted)
-            replica.expert.run.add(turn.now - lease.granted)
+            self._state.longest.ran(step.now - lease.granted)
+            replica.expert.run.add(step.now - lease.granted)
             if replica.state == "awake":
                 replica.failures, replica.quarantined = 0, False
-        put_away(replica, turn)
-        turn.touch(replica.host)
+        put_away(replica, step)
+        step.touch(replica.host)
 
-    def _cancelled(self, request: RequestId, turn: Turn) -> None:
-        fulfil(self._books, request, turn)
-        expert = self._books.waiting.get(request)
+    def _cancelled(self, request: RequestId, step: StepContext) -> None:
+        fulfil(self._state, request, step)
+        expert = self._state.waiting.get(request)
         if expert is None:
-            self._release(request, turn, ok=False)
+            self._release(request, step, ok=False)
             return
-        leave(self._books, self._admission.gone(request).group)
+        leave(self._state, self._admission.gone(request).group)
         for replica in expert.replicas.values():
-            turn.touch(replica.host)
+            step.touch(replica.host)
 
-    def _ready(self, event: Ready, turn: Turn) -> None:
-        replica = self._books.replica(event.expert, event.host)
+    def _ready(self, event: Ready, step: StepContext) -> None:
+        replica = self._state.replica(event.expert, event.host)
         if replica is None or replica.state != "loading":
             return
-        took = turn.now - replica.load_started if event.took_s is None else event.took_s
-        self._books.longest.loaded(took)
+        took = step.now - replica.load_started if event.took_s is None else event.took_s
+        self._state.longest.loaded(took)
         (replica.bring or replica.costs.load).add(took)
         replica.swaps += 1
-        replica.ready_at = replica.used_at = turn.now
+        replica.ready_at = replica.used_at = step.now
         replica.move("awake")
-        replica.frame_left = min(self._decider.policy.frame(replica), replica.expert.queued)
-        turn.touch_hosts_of(replica)
+        replica.frame_left = min(self._dispatcher.policy.frame(replica), replica.expert.queued)
+        step.touch_hosts_of(replica)
 
-    def _slept(self, event: Slept, turn: Turn) -> None:
-        replica = self._books.replica(event.expert, event.host)
+    def _slept(self, event: Slept, step: StepContext) -> None:
+        replica = self._state.replica(event.expert, event.host)
         if replica is None or replica.state != "going_to_sleep":
             return
-        self._books.longest.slept(turn.now - replica.left_at)
+        self._state.longest.slept(step.now - replica.left_at)
         if replica.sleeps_to == "sleeping":
-            replica.costs.sleep.add(turn.now - replica.left_at)
+            replica.costs.sleep.add(step.now - replica.left_at)
         replica.retry_at, replica.sleep_failures = -math.inf, 0
         replica.move(replica.sleeps_to)
-        turn.touch_hosts_of(replica)
-        self._touch_node(replica, turn)
+        step.touch_hosts_of(replica)
+        self._touch_node(replica, step)
 
-    def _prefetched(self, event: Prefetched, turn: Turn) -> None:
-        replica = self._read_ended(event, turn)
+    def _prefetched(self, event: Prefetched, step: StepContext) -> None:
+        replica = self._read_ended(event, step)
         if replica is None or replica.ahead != "reading":
             return
-        replica.costs.read.add(turn.now - replica.read_started)
+        replica.costs.read.add(step.now - replica.read_started)
         if replica.state == "cold":
             replica.ahead = "read"
-        self._touch_node(replica, turn)
+        self._touch_node(replica, step)
 
-    def _read_ended(self, event: Prefetched | Failed, turn: Turn) -> Replica | None:
+    def _read_ended(self, event: Prefetched | Failed, step: StepContext) -> Replica | None:
         """Of whom; it may be read again from now on."""
-        host = self._books.hosts.get(event.host)
+        host = self._state.hosts.get(event.host)
         if host is not None and event.expert in host.reads:
             host.reads.remove(event.expert)
-            turn.touch(host)
-        return self._books.replica(event.expert, event.host)
+            step.touch(host)
+        return self._state.replica(event.expert, event.host)
 
-    def _touch_node(self, replica: Replica, turn: Turn) -> None:
+    def _touch_node(self, replica: Replica, step: StepContext) -> None:
         """Whoever shares its RAM may have something to do."""
-        for host in self._books.hosts.values():
+        for host in self._state.hosts.values():
             if host.ram is replica.host.ram:
-                turn.touch(host)
+                step.touch(host)
 
-    def _prefetch_failed(self, event: Failed, turn: Turn) -> None:
-        replica = self._read_ended(event, turn)
+    def _prefetch_failed(self, event: Failed, step: StepContext) -> None:
+        replica = self._read_ended(event, step)
         if replica is not None and replica.ahead == "reading":
             replica.forget_ram()
             replica.ahead = "failed"
-            self._touch_node(replica, turn)
+            self._touch_node(replica, step)
 
-    def _failed(self, event: Failed, turn: Turn) -> None:
+    def _failed(self, event: Failed, step: StepContext) -> None:
         if event.during == "prefetch":
-            self._prefetch_failed(event, turn)
+            self._prefetch_failed(event, step)
             return
-        replica = self._books.replica(event.expert, event.host)
+        replica = self._state.replica(event.expert, event.host)
         if replica is None:
             return
         if event.during == "sleep" and replica.state == "going_to_sleep":
-            self._sleep_failed(replica, turn)
+            self._sleep_failed(replica, step)
         elif event.during == "load" and replica.state == "loading":
             replica.move("cold")
-            self._count_failure(replica, event.reason, turn)
+            self._count_failure(replica, event.reason, step)
         elif event.during == "run" and replica.state in ("awake", "draining"):
             if replica.crashed or replica.host.plan.always_awake:
                 return
             replica.crashed = True
             replica.move("draining")
-            self._count_failure(replica, event.reason, turn)
-            put_away(replica, turn)
+            self._count_failure(replica, event.reason, step)
+            put_away(replica, step)
 
-    def _sleep_failed(self, replica: Replica, turn: Turn) -> None:
+    def _sleep_failed(self, replica: Replica, step: StepContext) -> None:
         """Try again. After too many failures take the room to be free: a load that does not fit fails by
         itself, while a place held for ever would fail everyone."""
         replica.sleep_failures += 1
-        turn.touch_hosts_of(replica)
-        if replica.sleep_failures < self._books.plan.max_failures:
-            replica.retry(turn.now + self._backoff(replica.sleep_failures))
+        step.touch_hosts_of(replica)
+        if replica.sleep_failures < self._state.plan.max_failures:
+            replica.retry(step.now + self._backoff(replica.sleep_failures))
         else:
             replica.retry_at, replica.sleep_failures = -math.inf, 0
             replica.move("cold")
 
-    def _count_failure(self, replica: Replica, reason: str, turn: Turn) -> None:
+    def _count_failure(self, replica: Replica, reason: str, step: StepContext) -> None:
         """Try again later; give up on those who wait when no host is left to try."""
-        plan = self._books.plan
+        plan = self._state.plan
         replica.failures += 1
         replica.quarantined = replica.failures >= plan.max_failures
         pause_s = plan.quarantine_s if replica.quarantined else self._backoff(replica.failures)
-        replica.retry(turn.now + pause_s)
-        turn.touch_hosts_of(replica)
+        replica.retry(step.now + pause_s)
+        step.touch_hosts_of(replica)
         expert = replica.expert
-        if expert.quarantined_until(turn.now) is not None:
-            self._admission.hand_over(expert, f"could not be loaded: {reason}", turn)
+        if expert.quarantined_until(step.now) is not None:
+            self._admission.hand_over(expert, f"could not be loaded: {reason}", step)
 
     def _backoff(self, failures: int) -> float:
-        return self._books.plan.retry_s * 2.0 ** (failures - 1)
+        return self._state.plan.retry_s * 2.0 ** (failures - 1)

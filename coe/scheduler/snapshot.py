@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from coe.core.types import ExpertId
 from coe.scheduler.events import HostId
-from coe.scheduler.state import Books, ExpertState, State
+from coe.scheduler.state import ExpertState, SchedulerState, State
 
 WARMTH: tuple[State, ...] = ("awake", "draining", "loading", "going_to_sleep", "sleeping", "cold")
 
@@ -71,8 +71,8 @@ class PoolSnapshot:
         return next((e for e in self.experts if e.expert == expert_id), None)
 
 
-def take_snapshot(books: Books) -> PoolSnapshot:
-    return PoolSnapshot(tuple(_expert(expert) for expert in books.experts.values()))
+def take_snapshot(state: SchedulerState) -> PoolSnapshot:
+    return PoolSnapshot(tuple(_expert(expert) for expert in state.experts.values()))
 
 
 def _expert(expert: ExpertState) -> ExpertSnapshot:

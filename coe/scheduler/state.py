@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from coe.core.types import ExpertId, RequestId, WakeFrom
-from coe.scheduler.estimates import Cost, Costs, Likes, Longest, MovingMean, Rate
+from coe.scheduler.estimates import Cost, Costs, Longest, MovingMean, Rate, SharedCost
 from coe.scheduler.events import HostId
 from coe.scheduler.plan import EPSILON, ExpertPlan, HostPlan, PoolPlan
 from coe.scheduler.queue import NOBODY, Age, Queue, Waiter, Worth
-from coe.scheduler.usage import Account
+from coe.scheduler.usage import UsageMeter
 
 Ahead = Literal["no", "reading", "read", "failed"]
 """Whether a cold expert's weights are read ahead into RAM."""
@@ -32,7 +32,7 @@ DROPPED = 2
 
 @dataclass(slots=True)
 class Lease:
-    """``began``: see :meth:`Account.begin`."""
+    """``began``: see :meth:`UsageMeter.begin`."""
 
     replica: Replica
     granted: float
@@ -329,7 +329,7 @@ class HostState:
         return self.free + leaving - sum(c.replica.footprint for c in self.commitments)
 
 
-def new_replica(expert: ExpertState, host: HostState, plan: ExpertPlan, likes: Likes) -> Replica:
+def new_replica(expert: ExpertState, host: HostState, plan: ExpertPlan, likes: SharedCost) -> Replica:
     """A replica as the plan has it: cold, or awake where everything always is."""
     costs = _costs(plan, host.plan.hardware, likes)
     replica = Replica(expert, host, plan.max_running, plan.footprint, costs, plan.weights_gb)
@@ -343,7 +343,7 @@ def new_replica(expert: ExpertState, host: HostState, plan: ExpertPlan, likes: L
     return replica
 
 
-def _costs(plan: ExpertPlan, hardware: str, likes: Likes) -> Costs:
+def _costs(plan: ExpertPlan, hardware: str, likes: SharedCost) -> Costs:
     def cost(transition: str, prior: float) -> Cost:
         return likes.cost(transition, prior, plan.size, hardware)
 
@@ -359,7 +359,7 @@ def _costs(plan: ExpertPlan, hardware: str, likes: Likes) -> Costs:
 
 
 @dataclass(slots=True)
-class Books:
+class SchedulerState:
     """Everything the scheduler knows. ``waiting`` and ``leases`` together are the requests in the pool."""
 
     plan: PoolPlan
@@ -370,8 +370,8 @@ class Books:
     expected: dict[RequestId, Expectation] = field(default_factory=dict)
     groups: dict[RequestId, Group] = field(default_factory=dict)
     longest: Longest = field(default_factory=Longest)
-    account: Account = field(default_factory=Account)
-    likes: Likes = field(default_factory=Likes)
+    account: UsageMeter = field(default_factory=UsageMeter)
+    likes: SharedCost = field(default_factory=SharedCost)
     rams: dict[str, Ram] = field(default_factory=dict)
     leavers: bool = False
 

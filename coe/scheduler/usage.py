@@ -44,7 +44,7 @@ class _Turns:
 
 
 @dataclass(slots=True)
-class Account:
+class UsageMeter:
     """Part of the scheduler's books. Constant time for each lease.
 
     The time in which a host answers is shared equally among its leases: what an expert gets of it is work

@@ -24,7 +24,7 @@ from coe.core.types import Engine, EngineStats, ExpertId
 from coe.engines import build_engine
 from coe.gateway.app import Gateway
 from coe.gateway.metrics import Metrics
-from coe.gateway.middlewares import Reception, build_reception, open_door
+from coe.gateway.middlewares import Middlewares, build_reception, without_access
 from coe.observe.logs import LogFormat, set_up_logs
 from coe.pipeline import Pipeline
 from coe.pipeline.feedback import open_marks
@@ -64,7 +64,7 @@ class LocalService:
         pool: Pool,
         root: Path,
         engine_builder: EngineBuilder = build_engine,
-        reception: Reception | None = None,
+        reception: Middlewares | None = None,
     ) -> None:
         self.generations = generations
         self.pool = pool
@@ -76,7 +76,7 @@ class LocalService:
         self._draining = False
         self._following: list[asyncio.Task[None]] = []
         self.pipeline = Pipeline(generations, pool)
-        self._reception = reception or open_door()
+        self._reception = reception or without_access()
         self._replans = ReplanCounts()
         self._metrics = Metrics(self, self._reception, self.pipeline.notes.counts, self._replans)
         self.app = Gateway(self.pipeline, generations, self._metrics, self, self._reception).app()

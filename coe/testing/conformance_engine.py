@@ -18,7 +18,8 @@ class EngineContractError(AssertionError):
 
 @dataclass(frozen=True)
 class Adoption:
-    """Experts for the check of ``adopt``: those that the engine was built with, and one that may join."""
+    """Experts for the check of ``set_experts``: those that the engine was built with, and one that may
+    join."""
 
     present: tuple[ExpertSpec, ...]
     newcomer: ExpertSpec
@@ -138,15 +139,15 @@ async def _adopts(engine: Engine, expert: ExpertId, adoption: Adoption) -> None:
     present, newcomer = adoption.present, adoption.newcomer
     others = tuple(spec for spec in present if spec.id != expert)
     await engine.ensure_ready(expert)
-    await engine.adopt((*present, newcomer))
-    await engine.adopt((*present, newcomer))
+    await engine.set_experts((*present, newcomer))
+    await engine.set_experts((*present, newcomer))
     await _answers(engine, expert)
-    await engine.adopt((*others, newcomer))
+    await engine.set_experts((*others, newcomer))
     await _answers(engine, expert)
     await engine.sleep(expert)
     await engine.ensure_ready(newcomer.id)
     await _answers(engine, newcomer.id)
-    await engine.adopt(present)
+    await engine.set_experts(present)
     await _answers(engine, newcomer.id)
     await engine.sleep(newcomer.id)
     await engine.ensure_ready(expert)

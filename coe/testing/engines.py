@@ -13,7 +13,7 @@ from typing import Any, Literal
 from coe.core.errors import EngineError
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 
-Method = Literal["start", "ensure_ready", "sleep", "adopt", "ask", "stop"]
+Method = Literal["start", "ensure_ready", "sleep", "set_experts", "ask", "stop"]
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ class FakeEngine:
         self.answering[expert] += 1
         return FakeAnswer(self, expert, body, self.script.chunk_s)
 
-    async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
+    async def set_experts(self, experts: Sequence[ExpertSpec]) -> None:
         """Notes the experts. Those it was not told of are known to it all the same."""
-        await self._play("adopt", 0.0)
+        await self._play("set_experts", 0.0)
         self.adopted = tuple(expert.id for expert in experts)
 
     async def stop(self) -> None:

@@ -1,6 +1,6 @@
 """Routers that let an expert of the pool write about a question before they decide.
 
-A router does no I/O: it says what it wants written (:class:`coe.core.types.Errand`), the pipeline has it
+A router does no I/O: it says what it wants written (:class:`coe.core.types.RouterCall`), the pipeline has it
 written or finds it among what was written before, and the router decides with the note. Without one (the
 writer was slow, failed, or nobody was to be asked) the question's own embedding takes the note's place, and
 the reason says so.
@@ -16,12 +16,12 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from coe.core.suggest import suggest
-from coe.core.types import Decision, Errand, ExpertId, ExpertView, Note
+from coe.core.types import Decision, ExpertId, ExpertView, RouterCall, RouterText
 from coe.routers.base import Setting
 from coe.routers.encoders.encoder import Encoder
 from coe.routers.learning.learned_router import Asked, LearnedOptions, LearnedRouter
 
-NOT_ASKED = Note(None, "not asked")
+NOT_ASKED = RouterText(None, "not asked")
 READ_CHARS = 2000
 _SHOWN_CHARS = 80
 
@@ -60,18 +60,18 @@ class WritingRouter(LearnedRouter):
         super().__init__(name, options, setting, encoder)
         self._writing = options
 
-    def errand(self, text: str) -> Errand | None:
+    def call(self, text: str) -> RouterCall | None:
         """What to have written about ``text``; None without a writer."""
         options = self._writing
         if options.writer is None:
             return None
         prompt = self.prompt.format(question=text[:READ_CHARS])
-        return Errand(options.writer, prompt, options.writer_tokens, options.writer_deadline_s)
+        return RouterCall(options.writer, prompt, options.writer_tokens, options.writer_deadline_s)
 
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
         return self.route_with(text, experts, NOT_ASKED)
 
-    def route_with(self, text: str, experts: Sequence[ExpertView], note: Note) -> Decision:
+    def route_with(self, text: str, experts: Sequence[ExpertView], note: RouterText) -> Decision:
         """Decide with what the writer wrote."""
         decision = self._decided(self._noted(text, note.text), experts)
         if self._writing.writer is None:
@@ -82,7 +82,7 @@ class WritingRouter(LearnedRouter):
     def _noted(self, text: str, note: str | None) -> Asked:
         """The question as the router sees it beside the note, where there is one."""
 
-    def _account(self, note: Note) -> str:
+    def _account(self, note: RouterText) -> str:
         if note.text is None:
             return f"without {self.written} by {self._writing.writer} ({note.missing})"
         shown = " ".join(note.text.split())[:_SHOWN_CHARS]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from coe.cluster.cluster_pool import ClusterPool, Version
 from coe.cluster.journal import Journal
-from coe.cluster.messages import Granted, KnownOwner, OwnerLost, OwnerReport, Refused, Wanted
+from coe.cluster.messages import Granted, KnownOwner, LeaseRequest, OwnerLost, OwnerReport, Refused
 from coe.cluster.owner import PoolOwner
 from coe.cluster.proxies import Doors
 from coe.core.types import Engine
@@ -27,22 +27,22 @@ class Calls:
     def __init__(self, owner: PoolOwner) -> None:
         self.owner, self.gone = owner, False
 
-    async def acquire(self, wanted: Wanted) -> Granted | Refused:
+    async def acquire(self, wanted: LeaseRequest) -> Granted | Refused:
         self._reach()
         return await self.owner.acquire(wanted)
 
-    async def give_back(self, session: str, ticket: str, failure: str | None) -> None:
+    async def release(self, session: str, ticket: str, failure: str | None) -> None:
         self._reach()
-        await self.owner.give_back(session, ticket, failure)
+        await self.owner.release(session, ticket, failure)
 
-    async def expect(self, wanted: Wanted) -> None:
+    async def expect(self, wanted: LeaseRequest) -> None:
         self._reach()
         await self.owner.expect(wanted)
 
-    async def adopt(self, generation: int, registry: str) -> None:
+    async def apply_generation(self, generation: int, registry: str) -> None:
         self._reach()
 
-    async def beat(self, session: str) -> OwnerReport:
+    async def heartbeat(self, session: str) -> OwnerReport:
         self._reach()
         return self.owner.report()
 
@@ -119,8 +119,8 @@ async def running(owner: PoolOwner) -> AsyncIterator[PoolOwner]:
         await owner.stop(drain_s=0.1)
 
 
-def wanted(ticket: str, expert: str = "a", session: str = "gateway-1") -> Wanted:
-    return Wanted(session=session, ticket=ticket, machine="here", request="r", expert=expert)
+def wanted(ticket: str, expert: str = "a", session: str = "gateway-1") -> LeaseRequest:
+    return LeaseRequest(session=session, ticket=ticket, machine="here", request="r", expert=expert)
 
 
 async def until(holds: Callable[[], bool]) -> None:

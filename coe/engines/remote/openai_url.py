@@ -55,8 +55,8 @@ class RemoteEngine:
     async def sleep(self, expert: ExpertId, level: int = 1) -> None:
         """Nothing to free."""
 
-    async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
-        self._experts.adopt(experts)
+    async def set_experts(self, experts: Sequence[ExpertSpec]) -> None:
+        self._experts.set_experts(experts)
 
     async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
         model = self._experts[expert].model

@@ -34,7 +34,7 @@ class Experts:
             )
         return spec
 
-    def adopt(self, experts: Sequence[ExpertSpec]) -> None:
+    def set_experts(self, experts: Sequence[ExpertSpec]) -> None:
         self._former |= self._by_id
         self._by_id = {expert.id: expert for expert in experts}
 

@@ -83,8 +83,8 @@ class InPlaceEngine:
     def release(self, expert: ExpertId) -> None:
         self._ahead.drop(expert)
 
-    async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
-        self._experts.adopt(experts)
+    async def set_experts(self, experts: Sequence[ExpertSpec]) -> None:
+        self._experts.set_experts(experts)
 
     async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
         if self._awake != expert:

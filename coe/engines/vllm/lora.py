@@ -69,8 +69,8 @@ class AdapterEngine:
             if spec is not None and self._life.alive:
                 await self._unload(spec)
 
-    async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
-        self._experts.adopt(experts)
+    async def set_experts(self, experts: Sequence[ExpertSpec]) -> None:
+        self._experts.set_experts(experts)
 
     async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
         spec = self._awake.get(expert)

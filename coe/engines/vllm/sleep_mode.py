@@ -104,9 +104,9 @@ class SleepEngine:
     def release(self, expert: ExpertId) -> None:
         self._ahead.drop(expert)
 
-    async def adopt(self, experts: Sequence[ExpertSpec]) -> None:
+    async def set_experts(self, experts: Sequence[ExpertSpec]) -> None:
         """Processes that nobody will wake again are stopped in passing."""
-        self._experts.adopt(experts)
+        self._experts.set_experts(experts)
         for expert in experts:
             self._places.setdefault(expert.id, _Place(Lifecycle(expert.id)))
         for expert_id, place in self._places.items():
