@@ -8,7 +8,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 RUN_STAMP := $(VENV)/.run-$(shell cat requirements/run.lock requirements/torch.txt pyproject.toml | sha256sum | cut -c1-12)
 TEST_STAMP := $(VENV)/.test-$(shell cat requirements/run.lock requirements/test.lock requirements/torch.txt pyproject.toml | sha256sum | cut -c1-12)
 LM_EVAL := $(VENV)/lm-eval
-LM_EVAL_STAMP := $(LM_EVAL)/.installed-$(shell sha256sum < requirements/lm-coe.eval.lock | cut -c1-12)
+LM_EVAL_STAMP := $(LM_EVAL)/.installed-$(shell sha256sum < requirements/lm-eval.lock | cut -c1-12)
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
@@ -34,7 +34,7 @@ $(TEST_STAMP): $(RUN_STAMP)
 	$(PIP) install --no-deps --require-hashes -r requirements/test.lock
 	@rm -f $(VENV)/.test-* && touch $@
 
-$(LM_EVAL_STAMP): requirements/lm-coe.eval.lock | $(VENV)/bin/python
+$(LM_EVAL_STAMP): requirements/lm-eval.lock | $(VENV)/bin/python
 	@echo "installing lm-evaluation-harness into $(LM_EVAL) (a minute, once)" >&2
 	$(BIN)/python -m venv --clear $(LM_EVAL)
 	$(LM_EVAL)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r $<
@@ -51,10 +51,11 @@ run: experts ## the service with the CPU experts
 tables: $(RUN_STAMP) ## every table of the documentation, from the recorded data in COE_DATA
 	@$(BIN)/python -m benchmarks.make_tables
 
-check: $(TEST_STAMP) ## lint and types
+check: $(TEST_STAMP) ## lint, types, who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 
 fix: $(TEST_STAMP) ## format and mend what can be mended
 	$(BIN)/ruff format .

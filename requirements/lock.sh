@@ -9,4 +9,4 @@ compile requirements/run.in -o requirements/run.lock
 sed -n 's/^\([A-Za-z0-9._-]*==[^ ]*\).*/\1/p' requirements/run.lock > requirements/run.versions
 compile requirements/test.in --constraint requirements/run.versions -o requirements/test.lock
 rm requirements/run.versions
-compile requirements/lm-coe.eval.in -o requirements/lm-coe.eval.lock
+compile requirements/lm-eval.in -o requirements/lm-eval.lock

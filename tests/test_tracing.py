@@ -139,7 +139,7 @@ async def test_a_request_has_one_span_for_each_hop_under_its_caller_s() -> None:
         "gen_ai.usage.input_tokens": 1,
         "gen_ai.usage.output_tokens": 4,
         "coe.request_id": answer.headers["x-coe-request-id"],
-        "coe.pipeline.generation": 1,
+        "coe.generation": 1,
         "coe.router": "static",
         "coe.confidence": 1.0,
         "coe.legs": 1,

@@ -192,7 +192,7 @@ class Gateway:
                 hint="Write `feedback: {}` into experts.yaml.",
             )
         mark = self._reception.marks.take(given.id, given.score)
-        await exchange.send_json({"object": "coe.pipeline.feedback", "id": given.id, "expert": mark.expert})
+        await exchange.send_json({"object": "coe.feedback", "id": given.id, "expert": mark.expert})
 
     async def _models(self, exchange: Exchange) -> None:
         self._reception.access_control.identify(exchange.headers)

@@ -32,7 +32,7 @@ class ErrorBody(BaseModel):
 class FeedbackTaken(BaseModel):
     """A mark was counted for ``expert``."""
 
-    object: Literal["coe.pipeline.feedback"]
+    object: Literal["coe.feedback"]
     id: str
     expert: str
 

@@ -173,7 +173,7 @@ def of_receipt(receipt: Receipt, completion: str | None) -> Attributes:
         "gen_ai.response.id": completion,
         "gen_ai.usage.input_tokens": _sum(leg.prompt_tokens for leg in receipt.legs),
         "gen_ai.usage.output_tokens": _sum(leg.tokens for leg in receipt.legs),
-        "coe.pipeline.generation": receipt.generation,
+        "coe.generation": receipt.generation,
         "coe.router": receipt.router,
         "coe.aggregator": receipt.aggregator,
         "coe.confidence": receipt.confidence,
