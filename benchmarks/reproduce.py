@@ -66,7 +66,7 @@ def _recorded(name: str, page: str, outcomes: str, *options: str, pool: Sequence
 def _probing(name: str, *options: str) -> Table:
     return Table(
         name,
-        "profiles.md",
+        "howto/profiles.md",
         "benchmarks.probing",
         ("--outcomes", "{data}/outcomes/mmlu_pro", "--pool", ",".join(POOL_A), "--context",
          ",".join(KNOWN_BESIDE_A), "--encoder", "static", *options, "--json", f"{{out}}/{name}.json"),
@@ -76,10 +76,10 @@ def _probing(name: str, *options: str) -> Table:
 def _retrieval(task: str) -> Table:
     name = f"retrieval-{task}"
     arguments = ("run", task, "--data", "{data}/retrieval", "--encoder", "static", "--out", f"{{out}}/{name}")
-    return Table(name, "evaluation.md", "eval", arguments)
+    return Table(name, "howto/evaluation.md", "eval", arguments)
 
 
-_ROUTING, _COMBINING = "routing-results.md", "aggregation-results.md"
+_ROUTING, _COMBINING = "measurements/routing-results.md", "measurements/aggregation-results.md"
 
 
 def _combining(name: str, *options: str) -> Table:
@@ -94,7 +94,7 @@ def _sets(name: str, *options: str) -> Table:
 
 
 def _scheduling(name: str, seeds: str, mixes: str, policies: str) -> Table:
-    return Table(name, "scheduling-results.md", "benchmarks.scheduling",
+    return Table(name, "measurements/scheduling-results.md", "benchmarks.scheduling",
                  ("--seeds", seeds, "--mixes", mixes, "--policies", policies, "--traces", "{data}/traces",
                   "--json", f"{{out}}/{name}.json"))  # fmt: skip
 
@@ -113,7 +113,7 @@ TABLES = (
     _scheduling("scheduling-mechanisms", "55,56,57", "zipf, room for 3 and disk;zipf 2.0 of 8",
                 "coe,coe[-slack_density],coe[-frames],coe[-admission_closing],coe[-prewake],coe[-prefetch],"
                 "coe[-belady],collating-fifo,fcfs-lru,ttl,multiplexed-lru,belady"),
-    Table("scheduling-headroom", "scheduling-results.md", "benchmarks.scheduling_headroom",
+    Table("scheduling-headroom", "measurements/scheduling-results.md", "benchmarks.scheduling_headroom",
           ("--seeds", "55,56", "--traces", "{data}/traces")),
     _probing("few-answers-category", "--router", "category", "--answers", "50,100,200,400,800",
              "--designs", "adaptive:200,random", "--draws", "20", "--errors", "0.01,0.03,0.05,0.1"),
@@ -124,12 +124,13 @@ TABLES = (
     _recorded("pool-b", _COMBINING, "mmlu_pro", "--experts-per-query", "1,3", "--routers", "static",
               pool=POOL_B),
     _combining("combining-ablation", "--seeds", "1", "--experts-per-query", "3", "--ablation"),
-    Table("encoders", "encoders.md", "benchmarks.encoders",
+    Table("encoders", "explanation/encoders.md", "benchmarks.encoders",
           ("--outcomes", "{data}/outcomes/mmlu_pro", "--queries", "60", "--encoders", "static,minilm-int8")),
-    Table("peers-gsm8k", "evaluation.md", "eval", ("peers", "--outcomes", "{data}/outcomes/routellm_gsm8k",
-                                                   "--routers", "knn", "--json", "{out}/peers-gsm8k.json")),
-    Table("extraction", "evaluation.md", "eval", ("extraction", "--outcomes", "{data}/outcomes/mmlu_pro",
-                                                  "--json", "{out}/extraction.json")),
+    Table("peers-gsm8k", "howto/evaluation.md", "eval",
+          ("peers", "--outcomes", "{data}/outcomes/routellm_gsm8k", "--routers", "knn",
+           "--json", "{out}/peers-gsm8k.json")),
+    Table("extraction", "howto/evaluation.md", "eval",
+          ("extraction", "--outcomes", "{data}/outcomes/mmlu_pro", "--json", "{out}/extraction.json")),
     _retrieval("arguana"),
     _retrieval("scifact"),
     _retrieval("nfcorpus"),

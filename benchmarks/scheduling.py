@@ -1,7 +1,7 @@
 """The scheduling targets on recorded arrivals: every policy, its ablations and the zero-switch-cost run.
 
     python -m benchmarks.scheduling --quick                 # about a minute: one seed, one mix
-    python -m benchmarks.scheduling --json scheduling.json  # everything; docs/scheduling-results.md
+    python -m benchmarks.scheduling --json scheduling.json  # docs/measurements/scheduling-results.md
 
 While tuning use other seeds than the reported ones: ``--seeds 100,101``. ``--policies`` and ``--mixes`` limit
 the rows; ``--add`` puts rows of an earlier ``--json`` of the same seeds beside them (of policies that have

@@ -93,7 +93,7 @@ class _Belief:
 
 class CategoryRouter:
     """Building it loads the encoder and learns from the examples (seconds); ``route`` takes as long as the
-    encoder (docs/encoders.md) and half a millisecond. ``blocking``: not with an encoder that is quick.
+    encoder (docs/explanation/encoders.md) and half a millisecond. ``blocking``: not with a quick encoder.
 
     Thread-safe. Deterministic: the same text and experts give the same decision.
     """

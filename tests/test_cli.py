@@ -123,8 +123,8 @@ def test_unknown_command_names_the_choices_and_the_nearest() -> None:
 
 
 def test_command_line_document_is_current() -> None:
-    shown = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert shown == document(), "run python -m coe.cli._docs > docs/cli.md"
+    shown = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    assert shown == document(), "run python -m coe.cli._docs > docs/reference/cli.md"
 
 
 # check

@@ -324,7 +324,7 @@ def test_the_text_of_a_prompt(prompt: Any, text: str) -> None:
 
 
 def test_the_api_page_names_every_path_option_and_metric() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "api.md").read_text()
     paths = set(openapi_document()["paths"]) | {"/openapi.json"}
     status = build_service(_one_expert(), Path(), lambda *_: FakeEngine("slot"))
     shown = Metrics(status).render().decode().splitlines()

@@ -154,7 +154,7 @@ class Waits(RuleBasedStateMachine):
         self.carry_out([a for a in actions if not isinstance(a, Reject)])
 
     def bound(self, expert: ExpertId, deadline_class: DeadlineClass, places: int) -> float:
-        """The formula of docs/scheduling.md with the true extremes."""
+        """The formula of docs/explanation/scheduling.md with the true extremes."""
         wanted = Counter([expert, *self.world.waiting.values(), *(name for _, name in self.announced)])
         turns = {name: math.ceil(count / self.plan.experts[0].max_running) for name, count in wanted.items()}
         rounds = turns[expert] + (sum(turns.values()) - turns[expert]) // places

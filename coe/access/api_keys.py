@@ -29,7 +29,7 @@ from coe.core.files import watch
 
 PREFIX = "coe-"
 BYTES = 32
-HINT = "See docs/access.md for its form."
+HINT = "See docs/howto/access.md for its form."
 
 
 class KeyLimits(BaseModel):

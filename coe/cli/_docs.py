@@ -1,4 +1,7 @@
-"""docs/cli.md from the help texts: ``python -m coe.cli._docs > docs/cli.md``. A test checks it is current."""
+"""The page docs/reference/cli.md, made from the help texts. A test checks that it is current.
+
+python -m coe.cli._docs > docs/reference/cli.md
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ _WIDTH = 100
 
 _HEAD = """# The command line
 
-Made from the help texts by `python -m coe.cli._docs > docs/cli.md`. Data goes to stdout, everything else to
-stderr. Exit codes: 0 done, 1 failed, 2 wrong options or a registry that cannot be used.
+Made from the help texts by `python -m coe.cli._docs > docs/reference/cli.md`. Data goes to stdout, everything
+else to stderr. Exit codes: 0 done, 1 failed, 2 wrong options or a registry that cannot be used.
 """
 
 

@@ -91,7 +91,7 @@ def main(
 ) -> None:
     """Run the scheduling policies on a trace in virtual time: goodput, latency, swaps, and bounds.
 
-    Several --load or --slots values are swept. docs/simulate.md explains formats, model and figures.
+    Several --load or --slots values are swept. docs/howto/simulate.md explains formats, model and figures.
     """
     from coe.service.registry_file import load_registry
     from coe.simulate.report import as_json, as_text, write_report

@@ -29,8 +29,8 @@ LOCAL_ENV: Mapping[str, str] = MappingProxyType(
         "RAY_USAGE_STATS_ENABLED": "0",
     }
 )
-"""What `coe deploy --local` sets before it starts Ray, unless it is set already. docs/deploy.md tells what
-the settings cost and bring; on a cluster they belong into the environment of `ray start`."""
+"""What `coe deploy --local` sets before it starts Ray, unless it is set already. docs/howto/deploy.md
+tells what the settings cost and bring; on a cluster they belong into the environment of `ray start`."""
 
 
 def set_local_env(environment: MutableMapping[str, str] = os.environ) -> None:

@@ -23,7 +23,8 @@ DEFAULT_ENCODER = "minilm"
 """The encoder of the profiles that come with CoE."""
 
 _TWINS = {"minilm": ("minilm-int8",), "minilm-int8": ("minilm",)}
-"""One model in two precisions: the cosine of a text's two vectors is about .99 (docs/encoders.md)."""
+"""One model in two precisions: the cosine of a text's two vectors is about .99
+(docs/explanation/encoders.md)."""
 
 
 def evidence_of(

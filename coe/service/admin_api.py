@@ -78,7 +78,7 @@ class AdminGateway:
             404,
             f"there is nothing at {exchange.scope['path'][:200]}",
             code="not_found",
-            hint="This is the admin API; docs/api.md lists its paths.",
+            hint="This is the admin API; docs/reference/api.md lists its paths.",
         )
 
     async def _status(self, exchange: Exchange) -> dict[str, Any]:  # noqa: ARG002

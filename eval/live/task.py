@@ -98,7 +98,7 @@ def load_task(name: str) -> Task:
     if not path.is_file():
         raise ConfigError(
             f'there is no task "{name}"; {suggest(name, shipped_tasks())}',
-            hint="A task of your own is a file that ends in .toml; docs/evaluation.md describes it.",
+            hint="A task of your own is a file that ends in .toml; docs/howto/evaluation.md describes it.",
         )
     try:
         return Task.model_validate_json(json.dumps(tomllib.loads(path.read_text(encoding="utf-8"))))
@@ -109,4 +109,6 @@ def load_task(name: str) -> Task:
             f"{'.'.join(str(step) for step in detail['loc'])}: {detail['msg']}"
             for detail in error.errors(include_url=False)
         )
-        raise ConfigError(f"{path}: {faults}", hint="docs/evaluation.md describes a task file.") from None
+        raise ConfigError(
+            f"{path}: {faults}", hint="docs/howto/evaluation.md describes a task file."
+        ) from None

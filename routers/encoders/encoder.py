@@ -160,7 +160,7 @@ def _static() -> Encoder:
 ENCODERS: Mapping[str, Callable[[], Encoder]] = MappingProxyType(
     {"minilm": _minilm, "minilm-int8": _minilm_int8, "static": _static}
 )
-"""The built-in encoders by the name that experts.yaml gives them; docs/encoders.md compares them."""
+"""The built-in encoders by the name that experts.yaml gives them (docs/explanation/encoders.md)."""
 
 
 def minilm_folder() -> Path:

@@ -25,8 +25,8 @@ _OPSETS = {"": 17, "com.microsoft": 1}
 
 
 class QuantisedBertEncoder:
-    """As :class:`coe.routers.encoders.bert.BertEncoder`, with nearly the same vectors (docs/encoders.md).
-    Thread-safe."""
+    """As :class:`coe.routers.encoders.bert.BertEncoder`, with nearly the same vectors
+    (docs/explanation/encoders.md). Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         import onnxruntime

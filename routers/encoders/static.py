@@ -2,7 +2,8 @@
 
 A text's vector is the mean of its word pieces' rows. The rows were learned so that the mean comes near to
 MiniLM's vector of the whole text (``python -m benchmarks.distil``), so a frequent word weighs little
-without any weights at run time. A tenth of a millisecond a query; what it loses stands in docs/encoders.md.
+without any weights at run time. A tenth of a millisecond a query; docs/explanation/encoders.md
+says what it loses.
 """
 
 from __future__ import annotations

@@ -43,5 +43,6 @@ class FittedCombiner:
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise ConfigError(
                 f"{path} holds no fitted combiner: {error}",
-                hint="Make one with coe experts profile --combiner --from FOLDER (docs/aggregation.md).",
+                hint="Make one with coe experts profile --combiner --from FOLDER "
+                "(docs/explanation/aggregation.md).",
             ) from error

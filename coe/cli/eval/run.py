@@ -63,7 +63,7 @@ def main(task: str, out: Path, report: Path | None, **options: Any) -> None:
 
     An interrupted run goes on: every answer is on disk before the next question is asked. The figures go to
     stdout; records.jsonl, records.parquet and summary.json into --out. Ctrl-C once finishes what is under
-    way. docs/evaluation.md explains tasks, modes and figures.
+    way. docs/howto/evaluation.md explains tasks, modes and figures.
     """
     from coe.eval.live.task import load_task
     from coe.eval.report.tables import summary_table
