@@ -8,7 +8,16 @@ import random
 import pytest
 
 from coe.core.errors import ConfigError
-from coe.placement.solver import Node, PlacedExpert, Plan, Problem, Recruited, cost, place, place_greedily
+from coe.placement.solver import (
+    Node,
+    PlacedExpert,
+    PlacementProblem,
+    Plan,
+    Recruited,
+    cost,
+    place,
+    place_greedily,
+)
 
 NODES = (Node("n0", memory_gb=20.0, ram_gb=40.0), Node("n1", memory_gb=20.0, ram_gb=40.0))
 
@@ -17,7 +26,7 @@ def on(plan: Plan, expert: str) -> set[str]:
     return {node for node, experts in plan.kept.items() if expert in experts}
 
 
-def brute_force(problem: Problem) -> float:
+def brute_force(problem: PlacementProblem) -> float:
     """The least cost over every set of nodes for each expert, and every set of awake ones."""
     names = [node.id for node in problem.nodes]
     choices = [list(itertools.combinations(names, e.replicas)) for e in problem.experts]
@@ -47,7 +56,7 @@ def test_the_plan_costs_what_brute_force_finds(seed: int) -> None:
         for i in range(4)
     )
     recruited = (Recruited("e0", "e1", 0.3), Recruited("e2", "e3", drawn.random()))
-    problem = Problem(experts, NODES, recruited)
+    problem = PlacementProblem(experts, NODES, recruited)
     placement = place(problem)
     assert placement.status == "optimal"
     assert placement.cost == pytest.approx(brute_force(problem))
@@ -56,14 +65,14 @@ def test_the_plan_costs_what_brute_force_finds(seed: int) -> None:
 
 def test_experts_that_are_recruited_together_go_to_different_nodes() -> None:
     experts = tuple(PlacedExpert(name, 8.0, 1.0) for name in "abcd")
-    plan = place(Problem(experts, NODES, (Recruited("a", "b", 0.5), Recruited("c", "d", 0.5)))).plan
+    plan = place(PlacementProblem(experts, NODES, (Recruited("a", "b", 0.5), Recruited("c", "d", 0.5)))).plan
     assert on(plan, "a") != on(plan, "b")
     assert on(plan, "c") != on(plan, "d")
 
 
 def test_a_hot_expert_has_replicas_and_a_pinned_one_is_awake() -> None:
     experts = (PlacedExpert("hot", 8.0, 6.0, replicas=2), PlacedExpert("rare", 13.0, 0.1, pinned=True))
-    plan = place(Problem(experts, NODES)).plan
+    plan = place(PlacementProblem(experts, NODES)).plan
     assert on(plan, "hot") == {"n0", "n1"}
     [home] = on(plan, "rare")
     assert "rare" in plan.awake[home]
@@ -74,17 +83,17 @@ def test_a_plan_is_kept_unless_each_move_gains_enough() -> None:
     before = Plan(
         {"n0": frozenset("ab"), "n1": frozenset("c")}, {"n0": frozenset("ab"), "n1": frozenset("c")}
     )
-    patient = place(Problem(experts, NODES, previous=before, move_gain=0.1))
+    patient = place(PlacementProblem(experts, NODES, previous=before, move_gain=0.1))
     assert patient.plan.kept == before.kept
     assert patient.moved == 0
-    eager = place(Problem(experts, NODES, previous=before, move_gain=0.0))
+    eager = place(PlacementProblem(experts, NODES, previous=before, move_gain=0.0))
     assert on(eager.plan, "b") not in (on(eager.plan, "a"), on(eager.plan, "c"))
 
 
 def test_without_time_the_greedy_plan_comes_with_its_gap() -> None:
     drawn = random.Random(1)
     experts = tuple(PlacedExpert(f"e{i}", 2.0, drawn.uniform(0.1, 5)) for i in range(14))
-    problem = Problem(experts, NODES)
+    problem = PlacementProblem(experts, NODES)
     placement = place(problem, limit_s=1e-9)
     greedy = place_greedily(problem)
     assert greedy is not None
@@ -96,5 +105,5 @@ def test_without_time_the_greedy_plan_comes_with_its_gap() -> None:
 def test_experts_that_do_not_fit_are_refused_with_a_way_out() -> None:
     experts = tuple(PlacedExpert(f"e{i}", 30.0, 1.0) for i in range(3))
     with pytest.raises(ConfigError, match="do not fit") as caught:
-        place(Problem(experts, NODES))
+        place(PlacementProblem(experts, NODES))
     assert "memory" in (caught.value.hint or "")

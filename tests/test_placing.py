@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from coe.cli import main
 from coe.placement.assign import hosts_in, managed, place_experts, with_hosts
 from coe.placement.rebalance import Observed, Replanner
-from coe.placement.solver import Node, PlacedExpert, Plan, Problem, cost, place
+from coe.placement.solver import Node, PlacedExpert, PlacementProblem, Plan, cost, place
 from coe.registry.errors import RegistryError
 from coe.registry.schema import Registry
 from coe.scheduler.policies import make_policy
@@ -199,7 +199,7 @@ def test_placed_alone_the_plan_costs_what_it_says() -> None:
     placement = place_experts(registry, {"a": 3.0, "b": 2.0, "c": 1.0}, free=True)
     assert sorted(hosts_in(placement.plan)) == ["a", "b", "c"]
     sizes = {"a": 3.0, "b": 2.0, "c": 1.0}
-    problem = Problem(
+    problem = PlacementProblem(
         tuple(PlacedExpert(e, 1.0, w) for e, w in sizes.items()),
         (Node("one", 1.0, 9.0), Node("two", 1.0, 9.0)),
     )

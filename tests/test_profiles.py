@@ -160,7 +160,7 @@ def test_profile_from_few_answers_is_warned_of(tmp_path: Path) -> None:
     assert cautions(registry, tmp_path) == [
         "the profile newcomer rests on 30 answers, fewer than 200: routing by it may do harm"
     ]
-    (found,) = (f for f in explain(registry, tmp_path).findings if "rests on 30" in f.message)
+    (found,) = (f for f in explain(registry, tmp_path).issues if "rests on 30" in f.message)
     assert found.severity == "warning"
 
 

@@ -50,7 +50,7 @@ def problems(folder: Path, text: str) -> list[str]:
         load_registry(write(folder, text))
     return [
         f"{p.position.line}:{p.position.column} {p.message}" if p.position else p.message
-        for p in caught.value.problems
+        for p in caught.value.issues
     ]
 
 

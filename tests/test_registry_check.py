@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from coe.service.check import Finding, explain
+from coe.registry.errors import Issue
+from coe.service.check import explain
 from coe.service.registry_file import load_registry
 from tests.support.tiny_models import TinyFamily
 
 ROOT = Path(__file__).parents[1]
 
 
-def findings(folder: Path, text: str, severity: str = "error") -> list[Finding]:
+def findings(folder: Path, text: str, severity: str = "error") -> list[Issue]:
     file = folder / "experts.yaml"
     file.write_text(text, encoding="utf-8")
     explanation = explain(load_registry(file), folder)
-    return [finding for finding in explanation.findings if finding.severity == severity]
+    return [finding for finding in explanation.issues if finding.severity == severity]
 
 
 def test_missing_checkpoint_is_an_error_that_names_make_experts(tmp_path: Path) -> None:

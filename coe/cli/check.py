@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from coe.cli._options import json_option
 
 if TYPE_CHECKING:
-    from coe.registry.errors import RegistryError
+    from coe.registry.errors import Issue
     from coe.service.check import Explanation
 
 EXIT_FAULTY = 1
@@ -26,63 +26,58 @@ EXIT_FAULTY = 1
 def main(file: Path, as_json: bool) -> None:
     """Validate FILE (default: experts.yaml) and explain what the service will do with it.
 
-    Exit code 0: usable (perhaps with warnings); 1: it has errors.
+    Exit code 0: it can be served (perhaps with warnings); 1: it has errors.
     """
     from coe.registry.errors import RegistryError
+    from coe.registry.source import parse_source, read_text
     from coe.service.check import explain
-    from coe.service.registry_file import load_registry
+    from coe.service.registry_file import parse_registry
 
     try:
-        registry = load_registry(file)
+        text = read_text(file)
+        explanation = explain(parse_registry(text, file), file.resolve().parent)
     except RegistryError as error:
-        _refuse(error, as_json)
+        if as_json:
+            _print_json(error.path, error.issues, ())
+        else:
+            click.echo(f"{error.message}\nHint: {error.hint}", err=True)
         sys.exit(EXIT_FAULTY)
-    explanation = explain(registry, file.resolve().parent)
+    issues = parse_source(text, file).located(explanation.issues)
     if as_json:
-        click.echo(json.dumps(_explained(file, explanation), indent=1))
+        _print_json(file, issues, explanation.summary)
     else:
-        _print(file, explanation)
+        _print(file, issues, explanation)
     sys.exit(EXIT_FAULTY if explanation.errors else 0)
 
 
-def _refuse(error: RegistryError, as_json: bool) -> None:
-    if not as_json:
-        click.echo(error.message, err=True)
-        click.echo(f"Hint: {error.hint}", err=True)
-        return
+def _print_json(file: Path, issues: Sequence[Issue], summary: Sequence[str]) -> None:
+    from coe.registry.errors import dotted
+
     findings = [
         {
-            "severity": "error",
-            "subject": None,
-            "message": problem.message,
-            "hint": None,
-            "line": problem.position.line if problem.position else None,
-            "column": problem.position.column if problem.position else None,
+            "severity": issue.severity,
+            "subject": dotted(issue.loc),
+            "message": issue.message,
+            "hint": issue.hint,
+            "line": issue.position.line if issue.position else None,
+            "column": issue.position.column if issue.position else None,
         }
-        for problem in error.problems
+        for issue in issues
     ]
-    click.echo(
-        json.dumps({"file": str(error.path), "ok": False, "findings": findings, "summary": []}, indent=1)
-    )
+    ok = all(issue.severity != "error" for issue in issues)
+    report = {"file": str(file), "ok": ok, "findings": findings, "summary": list(summary)}
+    click.echo(json.dumps(report, indent=1))
 
 
-def _explained(file: Path, explanation: Explanation) -> dict[str, Any]:
-    findings = [{**asdict(finding), "line": None, "column": None} for finding in explanation.findings]
-    return {
-        "file": str(file),
-        "ok": not explanation.errors,
-        "findings": findings,
-        "summary": list(explanation.summary),
-    }
-
-
-def _print(file: Path, explanation: Explanation) -> None:
+def _print(file: Path, issues: Sequence[Issue], explanation: Explanation) -> None:
     click.echo("\n".join(explanation.summary))
-    for (severity, hint), group in itertools.groupby(explanation.findings, lambda f: (f.severity, f.hint)):
+    for (severity, hint), group in itertools.groupby(issues, lambda issue: (issue.severity, issue.hint)):
         click.echo()
-        for finding in group:
-            click.echo(f"{severity}: {finding.message}")
+        for issue in group:
+            where = f"line {issue.position.line}: " if issue.position else ""
+            click.echo(f"{severity}: {where}{issue.message}")
         if hint:
             click.echo(f"  {hint}")
-    verdict = f"{len(explanation.errors)} to correct" if explanation.errors else "can be served"
+    count = len(explanation.errors)
+    verdict = f"{count} {'error' if count == 1 else 'errors'} to correct" if count else "can be served"
     click.echo(f"\n{file}: {verdict}")

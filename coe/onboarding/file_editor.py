@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from coe.core.files import write_atomically
-from coe.registry.consistency import Inconsistency
 from coe.registry.edit import Edit
-from coe.registry.errors import Problem, RegistryError
+from coe.registry.errors import Issue, RegistryError
 from coe.registry.history import History
 from coe.registry.schema import Registry
 from coe.registry.source import parse_source, read_text
 
 Parse = Callable[[str, Path], Registry]
 """text and path of a registry file -> the registry; raises RegistryError"""
-NewErrors = Callable[[Registry, Registry, Path], Iterable[Inconsistency]]
+NewErrors = Callable[[Registry, Registry, Path], Iterable[Issue]]
 """old and new registry and the folder of the file -> what the new one has wrong that the old had not"""
 
 
@@ -53,7 +52,7 @@ class FileEditor:
             history.add(history.number_of(new), new)
         except OSError as error:
             message = f"cannot be written: {error.strerror or error}"
-            raise RegistryError(self.path, (Problem(message),)) from None
+            raise RegistryError(self.path, (Issue(message),)) from None
 
     def _checked(self, text: str) -> Registry:
         registry = self._parse(text, self.path)
@@ -61,9 +60,6 @@ class FileEditor:
             old = self._parse(read_text(self.path), self.path)
         except RegistryError:
             return registry  # the edit mends the file
-        source = parse_source(text, self.path)
-        faults = self._new_errors(old, registry, self.path.resolve().parent)
-        problems = [Problem(fault.message, source.position(fault.loc)) for fault in faults]
-        if problems:
-            raise RegistryError(self.path, problems)
+        errors = self._new_errors(old, registry, self.path.resolve().parent)
+        parse_source(text, self.path).refuse(errors)
         return registry

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from coe.core.errors import ConfigError
 from coe.core.types import ExpertId
-from coe.placement.solver import Node, PlacedExpert, Placement, Plan, Problem, Recruited, place
+from coe.placement.solver import Node, PlacedExpert, Placement, PlacementProblem, Plan, Recruited, place
 from coe.registry.schema import AdapterHost, Expert, Host, Registry, RemoteHost, VllmHost
 from coe.scheduler.events import HostId
 from coe.scheduler.plan import EPSILON, footprint_of, host_plan
@@ -53,7 +53,7 @@ def registry_problem(
     allowed: Mapping[ExpertId, Sequence[HostId]],
     loads: Mapping[ExpertId, float],
     recruited: Sequence[Recruited] = (),
-) -> Problem:
+) -> PlacementProblem:
     """Where to keep the experts of ``allowed`` among the hosts that it names. ``loads``: work per second, in
     any unit; where there is none at all, each expert has an equal share."""
     used = {host for hosts in allowed.values() for host in hosts}
@@ -73,7 +73,7 @@ def registry_problem(
     rooms = {host.id: host_plan(host).capacity for host in hosts}
     nodes = tuple(Node(host, room, room + aside) for host, room in rooms.items())
     known = [pair for pair in recruited if pair.one in allowed and pair.other in allowed]
-    return Problem(tuple(experts), nodes, tuple(known))
+    return PlacementProblem(tuple(experts), nodes, tuple(known))
 
 
 def managed(registry: Registry, free: bool = False) -> dict[ExpertId, tuple[HostId, ...]]:

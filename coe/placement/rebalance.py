@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from coe.core.errors import ConfigError
 from coe.core.types import ExpertId
 from coe.placement.assign import choices, hosts_in, kind_of, registry_problem
-from coe.placement.solver import SCALE, Node, PlacedExpert, Plan, Problem, Recruited, cost, place
+from coe.placement.solver import SCALE, Node, PlacedExpert, PlacementProblem, Plan, Recruited, cost, place
 from coe.registry.schema import Host, Registry, RemoteHost
 from coe.scheduler.events import HostId
 from coe.scheduler.usage import WorkDone
@@ -91,11 +91,11 @@ class Replanner:
     def _work(self, seen: Observed) -> float:
         return sum(seen.loads.get(expert.id, 0.0) for expert in self.experts)
 
-    def _problem(self, seen: Observed) -> Problem:
+    def _problem(self, seen: Observed) -> PlacementProblem:
         experts = tuple(replace(e, load=seen.loads.get(e.id, 0.0)) for e in self.experts)
-        return Problem(experts, self.nodes, seen.recruited)
+        return PlacementProblem(experts, self.nodes, seen.recruited)
 
-    def _awake_in(self, problem: Problem, plan: Plan) -> float:
+    def _awake_in(self, problem: PlacementProblem, plan: Plan) -> float:
         """What ``plan`` costs at least, with the best choice of who is awake."""
         fixed = tuple(replace(e, nodes=_nodes_of(e.id, plan)) for e in problem.experts)
         return place(replace(problem, experts=fixed), self.limit_s).bound

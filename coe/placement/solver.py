@@ -63,7 +63,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Problem:
+class PlacementProblem:
     """``move_gain``: how much of the cost (see :func:`cost`) a moved expert must gain at least."""
 
     experts: Sequence[PlacedExpert]
@@ -88,13 +88,13 @@ class Placement:
         return max(0.0, self.cost - self.bound)
 
 
-def cost(problem: Problem, plan: Plan) -> float:
+def cost(problem: PlacementProblem, plan: Plan) -> float:
     """What a plan is judged by, in shares of the load: the busiest node's, plus that of experts which are
     not awake where they are kept, plus the requests whose experts share a node, plus the moves."""
     return _cost_units(problem, plan) / SCALE
 
 
-def place(problem: Problem, limit_s: float = 10.0, seed: int = 0) -> Placement:
+def place(problem: PlacementProblem, limit_s: float = 10.0, seed: int = 0) -> Placement:
     """The best plan. Deterministic: ``limit_s`` is the solver's deterministic time.
 
     Where that does not suffice for a proof, the best plan found or the greedy one, whichever costs less,
@@ -149,7 +149,7 @@ def place(problem: Problem, limit_s: float = 10.0, seed: int = 0) -> Placement:
     return _judged(problem, found, status == "OPTIMAL", bound)
 
 
-def place_greedily(problem: Problem) -> Plan | None:
+def place_greedily(problem: PlacementProblem) -> Plan | None:
     """Experts with most load first, each on the nodes with room where it costs least; None where that ends
     without room for one (a plan may exist all the same)."""
     parts, chosen = _parts(problem), set[tuple[ExpertId, NodeId]]()
@@ -180,7 +180,7 @@ def place_greedily(problem: Problem) -> Plan | None:
     return _plan(problem, chosen, chosen - asleep_ids)
 
 
-def _judged(problem: Problem, found: Plan | None, proved: bool, bound: float) -> Placement:
+def _judged(problem: PlacementProblem, found: Plan | None, proved: bool, bound: float) -> Placement:
     status: Status = "optimal" if proved else "time limit"
     if not proved:
         greedy = place_greedily(problem)
@@ -192,7 +192,7 @@ def _judged(problem: Problem, found: Plan | None, proved: bool, bound: float) ->
     return Placement(found, status, cost(problem, found), bound, moved if problem.previous else 0)
 
 
-def _cost_units(problem: Problem, plan: Plan) -> int:
+def _cost_units(problem: PlacementProblem, plan: Plan) -> int:
     parts = _parts(problem)
     loads = [sum(parts[e] for e in plan.kept[node.id]) for node in problem.nodes]
     asleep = sum(parts[e] for n in problem.nodes for e in plan.kept[n.id] - plan.awake[n.id])
@@ -207,17 +207,19 @@ def _cost_units(problem: Problem, plan: Plan) -> int:
     return max(loads) + asleep + together + per_move * moved
 
 
-def _parts(problem: Problem) -> dict[ExpertId, int]:
+def _parts(problem: PlacementProblem) -> dict[ExpertId, int]:
     """Load that an expert brings to each node that keeps it, as a share of all."""
     total = sum(e.load for e in problem.experts) or 1.0
     return {e.id: round(SCALE * e.load / total / e.replicas) for e in problem.experts}
 
 
-def _was_there(problem: Problem, expert: ExpertId, node: NodeId) -> bool:
+def _was_there(problem: PlacementProblem, expert: ExpertId, node: NodeId) -> bool:
     return problem.previous is not None and expert in problem.previous.kept.get(node, frozenset())
 
 
-def _plan(problem: Problem, kept: set[tuple[ExpertId, NodeId]], awake: set[tuple[ExpertId, NodeId]]) -> Plan:
+def _plan(
+    problem: PlacementProblem, kept: set[tuple[ExpertId, NodeId]], awake: set[tuple[ExpertId, NodeId]]
+) -> Plan:
     def on(pairs: set[tuple[ExpertId, NodeId]]) -> dict[NodeId, frozenset[ExpertId]]:
         return {node.id: frozenset(e for e, n in pairs if n == node.id) for node in problem.nodes}
 
@@ -229,7 +231,7 @@ def _megabytes(gb: float, up: bool = False) -> int:
     return int(-(-gb * 1000 // 1)) if up else int(gb * 1000)
 
 
-def _check(problem: Problem) -> None:
+def _check(problem: PlacementProblem) -> None:
     known = {expert.id for expert in problem.experts}
     if not known or not problem.nodes:
         raise ConfigError("nothing to place", hint="give at least one expert and one node")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from coe.registry.consistency import Inconsistency
+from coe.registry.errors import Issue
 from coe.registry.schema import Host, Registry, RemoteHost
 
 _AT_ONCE = {"service.model_name", "pool.hosts", "pool.reroute_within", "pool.replan_s"}
@@ -44,7 +44,7 @@ def needs_another_gateway(first: Registry, now: Registry) -> tuple[str, ...]:
     return tuple(name for name in needs_restart(first, now) if name.startswith(_RECEPTION))
 
 
-def fixed_hosts(old: Registry, new: Registry) -> Iterator[Inconsistency]:
+def fixed_hosts(old: Registry, new: Registry) -> Iterator[Issue]:
     """Hosts that were changed though their engines run."""
     for index, host in enumerate(new.pool.hosts):
         before = old.host(host.id)
@@ -54,7 +54,7 @@ def fixed_hosts(old: Registry, new: Registry) -> Iterator[Inconsistency]:
                 f"host {host.id} cannot change its {', '.join(changed)} while it runs; give the changed host"
                 " another id and move its experts there, or restart the service"
             )
-            yield Inconsistency(message, ("pool", "hosts", index, changed[0]))
+            yield Issue(message, ("pool", "hosts", index, changed[0]))
 
 
 def fixed_fields(before: Host, after: Host) -> list[str]:

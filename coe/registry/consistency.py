@@ -14,16 +14,10 @@ from pydantic import ValidationError
 
 from coe.core.plugins import PluginKind, Plugins
 from coe.core.suggest import suggest
-from coe.registry.errors import Loc, describe
+from coe.registry.errors import Issue, Loc, describe
 
 
-@dataclass(frozen=True)
-class Inconsistency:
-    message: str
-    loc: Loc
-
-
-def inconsistencies(data: Mapping[str, Any], plugins: Plugins) -> list[Inconsistency]:
+def inconsistencies(data: Mapping[str, Any], plugins: Plugins) -> list[Issue]:
     """All faults between entries of ``data`` (the raw file, perhaps invalid elsewhere)."""
     hosts = _entries(_mapping(data.get("pool")).get("hosts"), ("pool", "hosts"))
     experts = _entries(data.get("experts"), ("experts",))
@@ -66,17 +60,17 @@ def _names(entries: Sequence[_Entry], key: str = "id") -> list[str]:
     return list(dict.fromkeys(name for entry in entries if (name := entry.text(key)) is not None))
 
 
-def _duplicates(entries: Sequence[_Entry], key: str, noun: str) -> Iterator[Inconsistency]:
+def _duplicates(entries: Sequence[_Entry], key: str, noun: str) -> Iterator[Issue]:
     seen: set[str] = set()
     for entry in entries:
         name = entry.text(key)
         if name in seen:
-            yield Inconsistency(f'two {noun}s are called "{name}"; rename one', (*entry.loc, key))
+            yield Issue(f'two {noun}s are called "{name}"; rename one', (*entry.loc, key))
         if name is not None:
             seen.add(name)
 
 
-def _expert_places(experts: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+def _expert_places(experts: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Issue]:
     kinds = {name: host.data.get("kind", "vllm") for host in hosts if (name := host.text("id"))}
     if not kinds:
         return  # hosts are missing altogether, which is reported once, not for each expert
@@ -88,21 +82,21 @@ def _expert_places(experts: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterat
             message = (
                 f'expert "{label}" is on host "{host}", which is not in pool.hosts; {suggest(host, kinds)}'
             )
-            yield Inconsistency(message, (*expert.loc, "host"))
+            yield Issue(message, (*expert.loc, "host"))
         elif kinds[host] == "adapter" and expert.data.get("adapter") is None:
             message = (
                 f'expert "{label}" is on adapter host "{host}" but names no adapter; write "adapter: FOLDER"'
             )
-            yield Inconsistency(message, expert.loc)
+            yield Issue(message, expert.loc)
         elif kinds[host] != "adapter" and expert.data.get("adapter") is not None:
             message = (
                 f'expert "{label}" names an adapter, but host "{host}" is of kind {kinds[host]}; put it on a'
                 " host of kind adapter, or name a merged checkpoint as model"
             )
-            yield Inconsistency(message, (*expert.loc, "adapter"))
+            yield Issue(message, (*expert.loc, "adapter"))
 
 
-def _urls_for_names(experts: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+def _urls_for_names(experts: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Issue]:
     """For some providers LiteLLM would send requests to a model that is a URL, past all checks of it."""
     providers = {host.text("id") for host in hosts if host.text("provider")}
     for expert in experts:
@@ -112,10 +106,10 @@ def _urls_for_names(experts: Sequence[_Entry], hosts: Sequence[_Entry]) -> Itera
                 f'the model of expert "{label}" is a URL, but host "{host}" names a provider; put it on a'
                 " host of kind remote with that url"
             )
-            yield Inconsistency(message, (*expert.loc, "model"))
+            yield Issue(message, (*expert.loc, "model"))
 
 
-def _model_name_clashes(experts: Sequence[_Entry], data: Mapping[str, Any]) -> Iterator[Inconsistency]:
+def _model_name_clashes(experts: Sequence[_Entry], data: Mapping[str, Any]) -> Iterator[Issue]:
     model_name = _mapping(data.get("service")).get("model_name", "coe")
     for expert in experts:
         if expert.text("id") == model_name:
@@ -123,28 +117,25 @@ def _model_name_clashes(experts: Sequence[_Entry], data: Mapping[str, Any]) -> I
                 f'expert "{model_name}" has the name that means "choose for me"; rename the expert or change'
                 " service.model_name"
             )
-            yield Inconsistency(message, (*expert.loc, "id"))
+            yield Issue(message, (*expert.loc, "id"))
 
 
-def _combining(
-    data: Mapping[str, Any], experts: Sequence[_Entry], plugins: Plugins
-) -> Iterator[Inconsistency]:
+def _combining(data: Mapping[str, Any], experts: Sequence[_Entry], plugins: Plugins) -> Iterator[Issue]:
     routers = _mapping(data.get("routers"))
     available = _names(_entries(routers.get("available"), ("routers", "available")), "name")
     default = str(routers.get("default", "category"))
     model_name = str(_mapping(data.get("service")).get("model_name", "coe"))
     names = Names(_names(experts), [*dict.fromkeys([default, *available])], model_name)
-    for fault in faults(data, names, plugins):
-        yield Inconsistency(fault.message, fault.loc)
+    yield from _aggregation(data, names, plugins)
 
 
-def _only_shadows(experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+def _only_shadows(experts: Sequence[_Entry]) -> Iterator[Issue]:
     if experts and all(expert.data.get("shadow") is True for expert in experts):
         message = "every expert is a shadow, so none can be routed to; take shadow from at least one"
-        yield Inconsistency(message, (*experts[0].loc, "shadow"))
+        yield Issue(message, (*experts[0].loc, "shadow"))
 
 
-def _nodes(nodes: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+def _nodes(nodes: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Issue]:
     """Where there are nodes, each host that holds memory belongs to exactly one."""
     yield from _duplicates(nodes, "id", "node")
     if not nodes or not hosts:
@@ -156,39 +147,37 @@ def _nodes(nodes: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Inconsi
         for index, host in enumerate(listed if isinstance(listed, list) else ()):
             loc = (*node.loc, "hosts", index)
             if host in placed:
-                yield Inconsistency(f'host "{host}" is on node "{placed[host]}" already', loc)
+                yield Issue(f'host "{host}" is on node "{placed[host]}" already', loc)
             elif host not in placeable:
                 message = f'"{host}" is no host of kind vllm or adapter; {suggest(str(host), placeable)}'
-                yield Inconsistency(message, loc)
+                yield Issue(message, loc)
             else:
                 placed[host] = node.text("id") or "?"
     for host in placeable:
         if host not in placed:
             message = f'host "{host}" is on no node; add it to the hosts of one under cluster.nodes'
-            yield Inconsistency(message, ("cluster", "nodes"))
+            yield Issue(message, ("cluster", "nodes"))
 
 
-def _pinned(pool: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+def _pinned(pool: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Issue]:
     names, pinned = _names(experts), pool.get("pinned")
     for index, name in enumerate(pinned if isinstance(pinned, list) else ()):
         if isinstance(name, str) and name not in names:
             message = f'pool.pinned names "{name}", which is no expert; {suggest(name, names)}'
-            yield Inconsistency(message, ("pool", "pinned", index))
+            yield Issue(message, ("pool", "pinned", index))
 
 
-def _fallbacks(experts: Sequence[_Entry]) -> Iterator[Inconsistency]:
+def _fallbacks(experts: Sequence[_Entry]) -> Iterator[Issue]:
     names = _names(experts)
     for entry in experts:
         fallback, loc = entry.text("fallback"), (*entry.loc, "fallback")
         if fallback is not None and fallback == entry.text("id"):
-            yield Inconsistency(f'"{fallback}" cannot be its own fallback; name another expert', loc)
+            yield Issue(f'"{fallback}" cannot be its own fallback; name another expert', loc)
         elif fallback is not None and fallback not in names:
-            yield Inconsistency(f'the fallback "{fallback}" is no expert; {suggest(fallback, names)}', loc)
+            yield Issue(f'the fallback "{fallback}" is no expert; {suggest(fallback, names)}', loc)
 
 
-def _routers(
-    routers: Mapping[str, Any], experts: Sequence[_Entry], kinds: PluginKind
-) -> Iterator[Inconsistency]:
+def _routers(routers: Mapping[str, Any], experts: Sequence[_Entry], kinds: PluginKind) -> Iterator[Issue]:
     available = _entries(routers.get("available"), ("routers", "available"))
     yield from _duplicates(available, "name", "router")
     for entry in available:
@@ -201,15 +190,15 @@ def _routers(
         else:
             nearest = suggest(kind, kinds.built_in)
             message = f'unknown router kind "{kind}"; {nearest}, or write "package.module:Class"'
-            yield Inconsistency(message, (*entry.loc, "kind"))
+            yield Issue(message, (*entry.loc, "kind"))
     default = routers.get("default", "category")
     choices = dict.fromkeys((*_names(available, "name"), *kinds.built_in))
     if isinstance(default, str) and default not in choices:
         message = f'the default router "{default}" is not known; {suggest(default, choices)}'
-        yield Inconsistency(message, ("routers", "default"))
+        yield Issue(message, ("routers", "default"))
 
 
-def _router_options(entry: _Entry, options_type: Any, experts: Sequence[str]) -> Iterator[Inconsistency]:
+def _router_options(entry: _Entry, options_type: Any, experts: Sequence[str]) -> Iterator[Issue]:
     loc = (*entry.loc, "options")
     try:
         options = options_type.model_validate_json(json.dumps(entry.data.get("options", {})), strict=True)
@@ -217,16 +206,10 @@ def _router_options(entry: _Entry, options_type: Any, experts: Sequence[str]) ->
         for detail in error.errors(include_url=False):
             # A missing option is no step of the text, so its message names the options as a whole.
             step = () if detail["type"] == "missing" else detail["loc"]
-            yield Inconsistency(describe(detail, (*loc, *step), options_type), (*loc, *step))
+            yield Issue(describe(detail, (*loc, *step), options_type), (*loc, *step))
         return
     for option, message in options.faults(experts).items():
-        yield Inconsistency(message, (*loc, option))
-
-
-@dataclass(frozen=True)
-class Fault:
-    message: str
-    loc: Loc
+        yield Issue(message, (*loc, option))
 
 
 @dataclass(frozen=True)
@@ -238,7 +221,7 @@ class Names:
     model_name: str
 
 
-def faults(data: Mapping[str, Any], names: Names, plugins: Plugins) -> Iterator[Fault]:
+def _aggregation(data: Mapping[str, Any], names: Names, plugins: Plugins) -> Iterator[Issue]:
     """All faults of ``aggregator``, ``aggregators`` and ``routes`` beside the rest of the file."""
     kinds = plugins.aggregators
     entries = [(("aggregator",), data.get("aggregator")), *_listed(data, "aggregators")]
@@ -248,7 +231,7 @@ def faults(data: Mapping[str, Any], names: Names, plugins: Plugins) -> Iterator[
             continue
         label = spec.get("name") or spec.get("kind", "first")
         if isinstance(label, str) and label in seen:
-            yield Fault(f'two aggregators are called "{label}"; give one another name', (*loc, "name"))
+            yield Issue(f'two aggregators are called "{label}"; give one another name', (*loc, "name"))
         seen.append(label)
         yield from _aggregator(spec, loc, names.experts, kinds)
     known = [*seen, *(kind for kind in kinds.built_in if kind not in plugins.configured)]
@@ -264,14 +247,14 @@ def _listed(data: Mapping[str, Any], key: str) -> list[tuple[Loc, Any]]:
     return [((key, index), each) for index, each in enumerate(value if isinstance(value, list) else ())]
 
 
-def _aggregator(spec: dict[str, Any], loc: Loc, experts: Sequence[str], kinds: PluginKind) -> Iterator[Fault]:
+def _aggregator(spec: dict[str, Any], loc: Loc, experts: Sequence[str], kinds: PluginKind) -> Iterator[Issue]:
     kind, options = spec.get("kind", "first"), spec.get("options", {})
     if not isinstance(kind, str) or ":" in kind:
         return
     if kind not in kinds.built_in:
         nearest = suggest(kind, kinds.built_in)
         message = f'unknown aggregator kind "{kind}"; {nearest}, or write "package.module:Class"'
-        yield Fault(message, (*loc, "kind"))
+        yield Issue(message, (*loc, "kind"))
         return
     options_type = kinds.find(kind).options_type
     where = (*loc, "options")
@@ -280,24 +263,24 @@ def _aggregator(spec: dict[str, Any], loc: Loc, experts: Sequence[str], kinds: P
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             step = () if detail["type"] == "missing" else detail["loc"]
-            yield Fault(describe(detail, (*where, *step), options_type), (*where, *step))
+            yield Issue(describe(detail, (*where, *step), options_type), (*where, *step))
         return
     for expert in checked.named_experts():
         if expert not in experts:
             message = (
                 f'the aggregator names the expert "{expert}", which is not there; {suggest(expert, experts)}'
             )
-            yield Fault(message, where)
+            yield Issue(message, where)
 
 
 def _route(
     route: dict[str, Any], loc: Loc, routers: Sequence[str], aggregators: Sequence[str], taken: Sequence[str]
-) -> Iterator[Fault]:
+) -> Iterator[Issue]:
     model, router, aggregator = route.get("model"), route.get("router"), route.get("aggregator")
     if model in taken:
-        yield Fault(f'the model name "{model}" is taken; give the route another', (*loc, "model"))
+        yield Issue(f'the model name "{model}" is taken; give the route another', (*loc, "model"))
     if isinstance(router, str) and router not in routers:
-        yield Fault(f'unknown router "{router}"; {suggest(router, routers)}', (*loc, "router"))
+        yield Issue(f'unknown router "{router}"; {suggest(router, routers)}', (*loc, "router"))
     if isinstance(aggregator, str) and aggregator not in aggregators:
         message = f'unknown aggregator "{aggregator}"; {suggest(aggregator, aggregators)}'
-        yield Fault(message, (*loc, "aggregator"))
+        yield Issue(message, (*loc, "aggregator"))

@@ -1,4 +1,4 @@
-"""What is wrong with experts.yaml, in words: place, fault, and what to write instead."""
+"""What there is to say about experts.yaml: what is wrong, where it stands, and what to write instead."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Loc = tuple[str | int, ...]
 """A place in the data: keys and list indices from the top."""
 
+Severity = Literal["error", "warning", "note"]
+"""error: it will not work; warning: it is probably not meant so; note: it is worth knowing"""
+
 
 @dataclass(frozen=True, order=True)
 class Position:
@@ -29,28 +32,33 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One fault. ``position`` is ``None`` when the fault has no place in the text."""
+class Issue:
+    """One thing to say about experts.yaml. ``loc``: the entry that it is about; ``position``: where that is
+    in the text (see :meth:`coe.registry.source.Source.located`)."""
 
     message: str
+    loc: Loc = ()
+    severity: Severity = "error"
+    hint: str | None = None
     position: Position | None = None
 
 
 class RegistryError(ConfigError):
-    """All faults of one file; the message lists them as ``file:line:column: fault``."""
+    """All errors of one file; the message lists them as ``file:line:column: error``."""
 
-    def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
+    def __init__(self, path: Path, issues: Sequence[Issue]) -> None:
         self.path = path
-        self.problems = tuple(sorted(problems, key=lambda p: p.position or Position(0, 0)))
-        lines = [_line(path, problem) for problem in self.problems]
+        self.issues = tuple(sorted(issues, key=lambda issue: issue.position or Position(0, 0)))
+        lines = [_line(path, issue) for issue in self.issues]
         if len(lines) > 1:
             lines.insert(0, f"{path} has {len(lines)} problems:")
         super().__init__("\n".join(lines), hint="Correct the file and run `coe check` again.")
 
 
-def _line(path: Path, problem: Problem) -> str:
-    at = problem.position
-    return f"{path}:{at.line}:{at.column}: {problem.message}" if at else f"{path}: {problem.message}"
+def _line(path: Path, issue: Issue) -> str:
+    at, hint = issue.position, f" ({issue.hint})" if issue.hint else ""
+    where = f"{path}:{at.line}:{at.column}" if at else str(path)
+    return f"{where}: {issue.message}{hint}"
 
 
 def dotted(loc: Loc) -> str:

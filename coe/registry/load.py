@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from coe.core.plugins import Plugins
 from coe.core.types import ExpertId
 from coe.registry.consistency import inconsistencies
-from coe.registry.errors import Problem, RegistryError, describe
+from coe.registry.errors import Issue, RegistryError, describe
 from coe.registry.schema import Registry
 from coe.registry.source import Source, parse_source
 
@@ -18,21 +19,19 @@ from coe.registry.source import Source, parse_source
 def validate(source: Source, plugins: Plugins) -> Registry:
     """The registry that ``source`` describes; experts may still lack a host. Pure.
 
-    Raises :class:`coe.core.errors.ConfigError` (as :class:`RegistryError`, which also carries the single
-    problems) naming file, line, column, the fault and what to write instead.
+    Raises :class:`coe.registry.errors.RegistryError` with all errors: file, line, column, what is wrong and
+    what to write instead.
     """
-    problems: list[Problem] = []
+    issues: list[Issue] = []
     registry: Registry | None = None
     try:
         # Strict, and from JSON: "8000" is no port and true is no number, as in the JSON schema.
         registry = Registry.model_validate_json(json.dumps(source.data), strict=True)
     except ValidationError as error:
-        problems += _validation_problems(source, error)
-    problems += [
-        Problem(found.message, source.position(found.loc)) for found in inconsistencies(source.data, plugins)
-    ]
-    if registry is None or problems:
-        raise RegistryError(source.path, problems)
+        issues += _validation_issues(source, error)
+    issues += inconsistencies(source.data, plugins)
+    if registry is None or issues:
+        raise RegistryError(source.path, source.located(issues))
     return registry
 
 
@@ -47,13 +46,13 @@ def without_host(text: str, path: Path) -> frozenset[ExpertId]:
     return frozenset(entry["id"] for entry in entries if entry.get("host") is None)
 
 
-def _validation_problems(source: Source, error: ValidationError) -> list[Problem]:
-    problems = []
+def _validation_issues(source: Source, error: ValidationError) -> Iterator[Issue]:
     for detail in error.errors(include_url=False):
         loc = detail["loc"]
         if detail["type"] == "too_short" and detail["input"]:
             continue  # the list has entries; that they are faulty is reported for each of them
         if detail["type"] == "union_tag_invalid":
             loc = (*loc, "kind")
-        problems.append(Problem(describe(detail, source.existing(loc), Registry), source.position(loc)))
-    return problems
+        elif detail["type"] == "missing":
+            loc = loc[:-1]
+        yield Issue(describe(detail, source.existing(loc), Registry), loc)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from coe.registry.errors import Loc, Position, Problem, RegistryError
+from coe.registry.errors import Issue, Loc, Position, RegistryError
 
 _MAX_BYTES = 4_000_000
 
@@ -33,6 +33,19 @@ class Source:
             if found is not None:
                 node, mark = found.value, found.label.start_mark
         return Position(line=mark.line + 1, column=mark.column + 1)
+
+    def located(self, issues: Iterable[Issue]) -> list[Issue]:
+        """``issues``, each with its position. What is about a key that the text does not have has none."""
+
+        def position(loc: Loc) -> Position | None:
+            return self.position(loc) if self.existing(loc) or not loc else None
+
+        return [replace(issue, position=position(issue.loc)) for issue in issues]
+
+    def refuse(self, issues: Iterable[Issue]) -> None:
+        """Raises :class:`RegistryError` where there are any."""
+        if found := self.located(issues):
+            raise RegistryError(self.path, found)
 
     def existing(self, loc: Loc) -> Loc:
         """``loc`` without the steps that the text does not have."""
@@ -67,14 +80,14 @@ def parse_source(text: str, path: Path, any_shape: bool = False) -> Source:
         tree = YAML(typ="safe", pure=True).compose(text)
         data = YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
-        raise RegistryError(path, (_syntax_problem(error),)) from None
+        raise RegistryError(path, (_syntax_issue(error),)) from None
     except (YAMLError, ValueError, RecursionError) as error:
-        raise RegistryError(path, (Problem(f"not readable as YAML: {error}"),)) from None
+        raise RegistryError(path, (Issue(f"not readable as YAML: {error}"),)) from None
     if tree is None or data is None:
-        raise RegistryError(path, (Problem('the file is empty; it needs at least "pool" and "experts"'),))
+        raise RegistryError(path, (Issue('the file is empty; it needs at least "pool" and "experts"'),))
     if not isinstance(data, dict) and not any_shape:
         message = 'the file must be a mapping with keys such as "pool" and "experts"'
-        raise RegistryError(path, (Problem(message, Position(1, 1)),))
+        raise RegistryError(path, (Issue(message, position=Position(1, 1)),))
     return Source(path, _plain(path, data), tree)
 
 
@@ -84,16 +97,18 @@ def read_text(path: Path) -> str:
         raw = path.read_bytes()
     except FileNotFoundError:
         message = "no such file; name one with --registry, or start from docs/experts.example.yaml"
-        raise RegistryError(path, (Problem(message),)) from None
+        raise RegistryError(path, (Issue(message),)) from None
     except OSError as error:
-        raise RegistryError(path, (Problem(f"cannot be read: {error.strerror or error}"),)) from None
+        raise RegistryError(path, (Issue(f"cannot be read: {error.strerror or error}"),)) from None
     if len(raw) > _MAX_BYTES:
-        raise RegistryError(path, (Problem(f"larger than {_MAX_BYTES} bytes: this is no registry"),))
+        raise RegistryError(path, (Issue(f"larger than {_MAX_BYTES} bytes: this is no registry"),))
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise RegistryError(path, (Problem("not UTF-8 text; save it as UTF-8", Position(line, 1)),)) from None
+        raise RegistryError(
+            path, (Issue("not UTF-8 text; save it as UTF-8", position=Position(line, 1)),)
+        ) from None
 
 
 def _plain(path: Path, data: Any) -> Any:
@@ -102,10 +117,10 @@ def _plain(path: Path, data: Any) -> Any:
         return json.loads(json.dumps(data, default=str))
     except (TypeError, ValueError, RecursionError) as error:
         message = f"only plain keys, lists and values are allowed here: {error}"
-        raise RegistryError(path, (Problem(message),)) from None
+        raise RegistryError(path, (Issue(message),)) from None
 
 
-def _syntax_problem(error: MarkedYAMLError) -> Problem:
+def _syntax_issue(error: MarkedYAMLError) -> Issue:
     mark = error.problem_mark or error.context_mark
     place = Position(mark.line + 1, mark.column + 1) if mark is not None else None
     parts: Sequence[str | None] = (error.context, error.problem)
@@ -114,5 +129,5 @@ def _syntax_problem(error: MarkedYAMLError) -> Problem:
         text += " (indent with spaces, not tabs)"
     if "duplicate key" in text:
         text = text.split(" with value")[0].replace("while constructing a mapping, ", "")
-        return Problem(f"{text}; keep one of the two", place)
-    return Problem(f"YAML syntax: {text}", place)
+        return Issue(f"{text}; keep one of the two", position=place)
+    return Issue(f"YAML syntax: {text}", position=place)

@@ -7,203 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from coe.core.errors import CoeError, ConfigError
-from coe.registry.consistency import Inconsistency
-from coe.registry.errors import Loc
+from coe.registry.errors import Issue, Loc, Severity
 from coe.registry.schema import AdapterHost, Expert, Host, Registry, RemoteHost, VllmHost
 from coe.registry.summary import summary
-
-Severity = Literal["error", "warning", "note"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """``error``: it will not work; ``warning``: probably not as meant; ``note``: worth knowing."""
-
-    severity: Severity
-    subject: str
-    message: str
-    hint: str | None = None
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """``findings``, errors first, and ``summary``: what the service will do, in lines to read."""
+    """``issues``, errors first, and ``summary``: what the service will do, in lines to read."""
 
-    findings: tuple[Finding, ...]
+    issues: tuple[Issue, ...]
     summary: tuple[str, ...]
 
     @property
-    def errors(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if finding.severity == "error")
+    def errors(self) -> tuple[Issue, ...]:
+        return tuple(issue for issue in self.issues if issue.severity == "error")
 
 
 def explain(registry: Registry, root: Path) -> Explanation:
-    """All findings about ``registry``, whose file stands in folder ``root``. Blocking (file I/O)."""
-    findings = [
-        *_parts(registry, root),
-        *(found for host in registry.pool.hosts for found in _host(host, registry, root)),
-        *_experts(registry),
-        *_routers(registry, root),
-        *_profiles(registry, root),
-    ]
-    order = ("error", "warning", "note")
-    findings.sort(key=lambda finding: order.index(finding.severity))
-    return Explanation(tuple(findings), summary(registry))
+    """All issues of ``registry``, whose file stands in folder ``root``. Blocking (file I/O)."""
+    order: tuple[Severity, ...] = ("error", "warning", "note")
+    issues = sorted(_Checks(registry, root).all(), key=lambda issue: order.index(issue.severity))
+    return Explanation(tuple(issues), summary(registry))
 
 
-def new_errors(old: Registry, new: Registry, root: Path) -> Iterator[Inconsistency]:
-    """Errors of ``new`` that ``old`` did not have, where they stand in the file. Blocking (file I/O)."""
-    known = {finding.message for finding in explain(old, root).errors}
-    for finding in explain(new, root).errors:
-        if finding.message not in known:
-            message = f"{finding.message} ({finding.hint})" if finding.hint else finding.message
-            yield Inconsistency(message, _loc(new, finding.subject))
-
-
-def _loc(registry: Registry, subject: str) -> Loc:
-    """Where the entry with this id or name stands."""
-    lists: dict[Loc, list[str]] = {
-        ("experts",): [expert.id for expert in registry.experts],
-        ("pool", "hosts"): [host.id for host in registry.pool.hosts],
-        ("routers", "available"): [spec.name for spec in registry.routers.available],
-    }
-    for loc, names in lists.items():
-        if subject in names:
-            return (*loc, names.index(subject))
-    return (subject,)
-
-
-def _error(subject: str, error: CoeError) -> Finding:
-    return Finding("error", subject, f"{subject}: {error.message}", error.hint)
-
-
-def _tried(subject: str, act: Callable[[], object]) -> Iterator[Finding]:
-    try:
-        act()
-    except CoeError as error:
-        yield _error(subject, error)
-
-
-def _parts(registry: Registry, root: Path) -> Iterator[Finding]:
-    """Whatever is named by a short name or a class, and whatever an engine refuses to be built with."""
-    from coe.aggregators import Setting, build_aggregators
-    from coe.engines import build_engine
-    from coe.profiles.store import fitted_combiner
-    from coe.scheduler.plan import build_plan
-    from coe.scheduler.policies import make_policy
-
-    views = tuple(expert.view() for expert in registry.experts)
-    setting = Setting(views, root, combiner=fitted_combiner(registry, root))
-    yield from _tried("aggregator", lambda: build_aggregators(registry, setting))
-    yield from _tried("pool", lambda: make_policy(registry.pool))
-    yield from _tried("pool", lambda: build_plan(registry))
-    for host in registry.pool.hosts:
-        experts = registry.experts_on(host.id)
-        if experts:  # else it is not started
-            yield from _tried(host.id, lambda host=host, experts=experts: build_engine(host, experts, root))  # type: ignore[misc]
-
-
-def _host(host: Host, registry: Registry, root: Path) -> Iterator[Finding]:
-    experts = registry.experts_on(host.id)
-    if not experts:
-        yield Finding("warning", host.id, f"host {host.id} has no expert", "Give it one, or remove it.")
-        return
-    if isinstance(host, RemoteHost):
-        yield from _remote(host, root)
-        return
-    yield from _lengths(host, experts)
-    if host.device == "cpu" and host.dtype != "float32":
-        yield Finding(
-            "warning",
-            host.id,
-            f"host {host.id} runs on a CPU with dtype {host.dtype}, which may give garbage (bfloat16 does)",
-            "Write `dtype: float32`.",
-        )
-    if isinstance(host, AdapterHost):
-        yield from _adapters(host, experts, root)
-    else:
-        yield from _checkpoints(host, experts, root)
-        yield from _memory(host, experts)
-
-
-def _profiles(registry: Registry, root: Path) -> Iterator[Finding]:
-    """Which experts have a profile that routers can learn from."""
-    from coe.profiles.evidence import cautions, described
-
-    def describe() -> None:
-        found.extend(Finding("warning", "profiles", line) for line in cautions(registry, root))
-        found.extend(Finding("note", "profiles", line) for line in described(registry, root))
-
-    found: list[Finding] = []
-    yield from _tried("profiles", describe)
-    yield from found
-
-
-def _remote(host: RemoteHost, root: Path) -> Iterator[Finding]:
-    from coe.engines.remote.openai_url import read_key
-
-    try:
-        read_key(host, root)
-    except CoeError as error:
-        # The key may be set where the service runs and not here.
-        yield Finding("warning", host.id, error.message, error.hint)
-
-
-def _lengths(host: VllmHost | AdapterHost, experts: Sequence[Expert]) -> Iterator[Finding]:
-    limit = host.max_model_len
-    for expert in experts:
-        if limit is not None and expert.context_length is not None and expert.context_length > limit:
-            yield Finding(
-                "warning",
-                expert.id,
-                f"expert {expert.id} says context_length {expert.context_length}, but host {host.id} has"
-                f" max_model_len {limit}: longer prompts are refused",
-                "Raise max_model_len of the host, or lower context_length of the expert.",
-            )
-
-
-def _adapters(host: AdapterHost, experts: Sequence[Expert], root: Path) -> Iterator[Finding]:
-    from coe.engines.vllm.checkpoint import resolve_adapter, resolve_model
-
-    yield from _tried(host.id, lambda: resolve_model(host.base, root))
-    for expert in experts:
-        if expert.adapter is not None:
-            adapter = expert.adapter
-            yield from _tried(expert.id, lambda a=adapter: resolve_adapter(a, root, host.max_rank))  # type: ignore[misc]
-
-
-def _checkpoints(host: VllmHost, experts: Sequence[Expert], root: Path) -> Iterator[Finding]:
-    """The experts' checkpoints exist, and on an in-place host can take each other's place."""
-    from coe.engines.vllm.checkpoint import Checkpoint, resolve_model
-
-    swapped = host.swap == "in_place" and len(experts) > 1
-    first: Checkpoint | None = None
-    for expert in experts:
-        try:
-            folder = resolve_model(expert.model, root).folder
-            if folder is None:
-                yield from _hub_model(expert, swapped) if host.url is None else ()
-                continue
-            checkpoint = Checkpoint.read(folder)
-            if swapped:
-                checkpoint.require_swappable()
-                checkpoint.require_like(first or checkpoint)
-                first = first or checkpoint
-        except CoeError as error:
-            yield _error(expert.id, error)
-
-
-def _hub_model(expert: Expert, swapped: bool) -> Iterator[Finding]:
-    message = f"expert {expert.id}: {expert.model} is taken from the model hub when it is first loaded"
-    yield Finding("note", expert.id, message)
-    if swapped:
-        message = f"expert {expert.id}: whether {expert.model} fits its in-place host cannot be checked here"
-        hint = "In-place swaps need one architecture and untied embeddings; a local folder can be checked."
-        yield Finding("warning", expert.id, message, hint)
+def new_errors(old: Registry, new: Registry, root: Path) -> Iterator[Issue]:
+    """Errors of ``new`` that ``old`` did not have. Blocking (file I/O)."""
+    known = {issue.message for issue in explain(old, root).errors}
+    return (issue for issue in explain(new, root).errors if issue.message not in known)
 
 
 def memory_gb(expert: Expert, host: VllmHost) -> float | None:
@@ -214,80 +49,215 @@ def memory_gb(expert: Expert, host: VllmHost) -> float | None:
     return None if expert.parameters_b is None else expert.parameters_b * bytes_each
 
 
-def _memory(host: VllmHost, experts: Sequence[Expert]) -> Iterator[Finding]:
-    if host.memory_gb is None:
-        return
-    sizes = {expert.id: size for expert in experts if (size := memory_gb(expert, host)) is not None}
-    for expert_id, size in sizes.items():
-        if size > host.memory_gb:
+def _tried(loc: Loc, name: str, act: Callable[[], object]) -> Iterator[Issue]:
+    try:
+        act()
+    except CoeError as error:
+        yield Issue(f"{name}: {error.message}", loc, hint=error.hint)
+
+
+class _Checks:
+    """Each method yields what one kind of look at ``registry`` finds."""
+
+    def __init__(self, registry: Registry, root: Path) -> None:
+        self._registry, self._root = registry, root
+        self._locs: dict[str, Loc] = {
+            expert.id: ("experts", index) for index, expert in enumerate(registry.experts)
+        }
+
+    def all(self) -> Iterator[Issue]:
+        yield from self._parts()
+        for index, host in enumerate(self._registry.pool.hosts):
+            yield from self._host(("pool", "hosts", index), host)
+        yield from self._experts()
+        yield from self._routers()
+        yield from self._profiles()
+
+    def _parts(self) -> Iterator[Issue]:
+        """Whatever is named by a short name or a class, and whatever an engine refuses to be built with."""
+        from coe.aggregators import Setting, build_aggregators
+        from coe.engines import build_engine
+        from coe.profiles.store import fitted_combiner
+        from coe.scheduler.plan import build_plan
+        from coe.scheduler.policies import make_policy
+
+        registry, root = self._registry, self._root
+        views = tuple(expert.view() for expert in registry.experts)
+        setting = Setting(views, root, combiner=fitted_combiner(registry, root))
+        yield from _tried(("aggregator",), "aggregator", lambda: build_aggregators(registry, setting))
+        yield from _tried(("pool",), "pool", lambda: make_policy(registry.pool))
+        yield from _tried(("pool",), "pool", lambda: build_plan(registry))
+        for index, host in enumerate(registry.pool.hosts):
+            experts = registry.experts_on(host.id)
+            if experts:  # else it is not started
+                build = partial(build_engine, host, experts, root)
+                yield from _tried(("pool", "hosts", index), host.id, build)
+
+    def _host(self, loc: Loc, host: Host) -> Iterator[Issue]:
+        experts = self._registry.experts_on(host.id)
+        if not experts:
+            hint = "Put an expert on it, or remove it."
+            yield Issue(f"host {host.id} has no expert", loc, "warning", hint)
+            return
+        if isinstance(host, RemoteHost):
+            yield from self._remote(loc, host)
+            return
+        yield from self._lengths(host, experts)
+        if host.device == "cpu" and host.dtype != "float32":
             message = (
-                f"expert {expert_id} takes {size:.1f} GB, but host {host.id} has {host.memory_gb:.1f} GB"
+                f"host {host.id} runs on a CPU with dtype {host.dtype}: answers may be garbage (bfloat16)"
             )
-            yield Finding("error", expert_id, message, "Give it a larger host, or correct memory_gb.")
-    for expert in experts:
-        if expert.id not in sizes and host.swap == "sleep":
-            message = f"expert {expert.id} gives neither memory_gb nor parameters_b, so its size is not known"
-            yield Finding("warning", expert.id, message, "Write `memory_gb: ...`.")
-    total = sum(sizes.values())
-    if host.swap == "sleep" and total > host.memory_gb:
-        message = (
-            f"the experts of host {host.id} take {total:.1f} GB, more than its {host.memory_gb:.1f} GB, so"
-            " they will be swapped"
-        )
-        yield Finding("note", host.id, message)
+            yield Issue(message, loc, "warning", "Write `dtype: float32`.")
+        if isinstance(host, AdapterHost):
+            yield from self._adapters(loc, host, experts)
+        else:
+            yield from self._checkpoints(host, experts)
+            yield from self._memory(loc, host, experts)
 
+    def _remote(self, loc: Loc, host: RemoteHost) -> Iterator[Issue]:
+        from coe.engines.remote.openai_url import read_key
 
-def _experts(registry: Registry) -> Iterator[Finding]:
-    if not any(expert.general for expert in registry.routed):
-        message = (
-            "no expert is marked general: a question that no specialist covers goes to a specialist anyway"
-        )
-        yield Finding(
-            "warning", "experts", message, "Write `general: true` on the expert for everything else."
-        )
-    for expert in registry.experts:
-        missing = [name for name in ("card", "skills") if not getattr(expert, name)]
-        if expert.general:
-            missing = [name for name in missing if name == "card"]
-        if missing:
-            message = f"expert {expert.id} has no {' and no '.join(missing)}: routers know less of it"
-            severity: Severity = "warning" if "card" in missing else "note"
-            yield Finding(
-                severity, expert.id, message, "One sentence on what it is best at is enough for card."
-            )
-
-
-def _routers(registry: Registry, root: Path) -> Iterator[Finding]:
-    from coe.routers import router_class
-    from coe.routers.category import CategoryOptions, read_examples
-
-    for spec in registry.routers.available:
         try:
-            options_type = router_class(spec.kind).options_type
-            if options_type is CategoryOptions:
-                options = CategoryOptions.model_validate(spec.options)
-                examples = read_examples(options.examples, root)
-                yield from _skills_without_examples(registry, {example.category for example in examples})
-        except ConfigError as error:
-            yield _error(spec.name, error)
+            read_key(host, self._root)
+        except CoeError as error:
+            # The key may be set where the service runs and not here.
+            yield Issue(error.message, loc, "warning", error.hint)
 
+    def _lengths(self, host: VllmHost | AdapterHost, experts: Sequence[Expert]) -> Iterator[Issue]:
+        limit = host.max_model_len
+        for expert in experts:
+            if limit is not None and expert.context_length is not None and expert.context_length > limit:
+                message = (
+                    f"expert {expert.id} has context_length {expert.context_length}, but host {host.id} has"
+                    f" max_model_len {limit}: longer prompts are refused"
+                )
+                hint = "Raise max_model_len of the host, or lower context_length of the expert."
+                yield Issue(message, self._locs[expert.id], "warning", hint)
 
-def _skills_without_examples(registry: Registry, categories: set[str]) -> Iterator[Finding]:
-    from coe.routers.category import GENERAL
+    def _adapters(self, loc: Loc, host: AdapterHost, experts: Sequence[Expert]) -> Iterator[Issue]:
+        from coe.engines.vllm.checkpoint import resolve_adapter, resolve_model
 
-    if not categories:
-        return
-    for expert in registry.experts:
-        if expert.skills and not categories & set(expert.skills):
-            skills = ", ".join(expert.skills)
-            message = (
-                f"expert {expert.id}: the router has no examples of {skills}, so it is found by its card"
-            )
-            yield Finding("note", expert.id, message)
-    owned = {skill for expert in registry.experts for skill in expert.skills} | {GENERAL}
-    unowned = ", ".join(sorted(categories - owned))
-    if unowned:
+        yield from _tried(loc, host.id, partial(resolve_model, host.base, self._root))
+        for expert in experts:
+            if expert.adapter is not None:
+                resolve = partial(resolve_adapter, expert.adapter, self._root, host.max_rank)
+                yield from _tried(self._locs[expert.id], expert.id, resolve)
+
+    def _checkpoints(self, host: VllmHost, experts: Sequence[Expert]) -> Iterator[Issue]:
+        """The experts' checkpoints exist, and on an in-place host can take each other's place."""
+        from coe.engines.vllm.checkpoint import Checkpoint, resolve_model
+
+        swapped = host.swap == "in_place" and len(experts) > 1
+        first: Checkpoint | None = None
+        for expert in experts:
+            try:
+                folder = resolve_model(expert.model, self._root).folder
+                if folder is None:
+                    yield from self._hub_model(expert, swapped) if host.url is None else ()
+                    continue
+                checkpoint = Checkpoint.read(folder)
+                if swapped:
+                    checkpoint.require_swappable()
+                    checkpoint.require_like(first or checkpoint)
+                    first = first or checkpoint
+            except CoeError as error:
+                yield Issue(f"{expert.id}: {error.message}", self._locs[expert.id], hint=error.hint)
+
+    def _hub_model(self, expert: Expert, swapped: bool) -> Iterator[Issue]:
+        loc = self._locs[expert.id]
         message = (
-            f"the router also knows {unowned}, skills of no expert: such questions go to a general expert"
+            f"expert {expert.id}: {expert.model} is downloaded from the model hub when it is first loaded"
         )
-        yield Finding("note", "routers", message)
+        yield Issue(message, loc, "note")
+        if swapped:
+            message = (
+                f"expert {expert.id}: whether {expert.model} fits its in-place host cannot be checked here"
+            )
+            hint = (
+                "In-place swaps need one architecture and untied embeddings; a local folder can be checked."
+            )
+            yield Issue(message, loc, "warning", hint)
+
+    def _memory(self, loc: Loc, host: VllmHost, experts: Sequence[Expert]) -> Iterator[Issue]:
+        if host.memory_gb is None:
+            return
+        sizes = {expert.id: size for expert in experts if (size := memory_gb(expert, host)) is not None}
+        for expert, size in sizes.items():
+            if size > host.memory_gb:
+                message = (
+                    f"expert {expert} takes {size:.1f} GB, but host {host.id} has {host.memory_gb:.1f} GB"
+                )
+                hint = "Give it a larger host, or correct memory_gb."
+                yield Issue(message, self._locs[expert], hint=hint)
+        for expert in (expert.id for expert in experts if expert.id not in sizes and host.swap == "sleep"):
+            message = f"expert {expert} gives neither memory_gb nor parameters_b, so its size is not known"
+            yield Issue(message, self._locs[expert], "warning", "Write `memory_gb: ...`.")
+        total = sum(sizes.values())
+        if host.swap == "sleep" and total > host.memory_gb:
+            message = (
+                f"the experts of host {host.id} take {total:.1f} GB, more than its {host.memory_gb:.1f} GB:"
+                " they will be swapped"
+            )
+            yield Issue(message, loc, "note")
+
+    def _experts(self) -> Iterator[Issue]:
+        if not any(expert.general for expert in self._registry.routed):
+            message = (
+                "no expert is marked general: questions that no specialist covers go to a specialist anyway"
+            )
+            hint = "Write `general: true` on the expert for everything else."
+            yield Issue(message, ("experts",), "warning", hint)
+        for expert in self._registry.experts:
+            missing = [name for name in ("card", "skills") if not getattr(expert, name)]
+            if expert.general:
+                missing = [name for name in missing if name == "card"]
+            if missing:
+                message = f"expert {expert.id} has no {' and no '.join(missing)}: routers know less of it"
+                severity: Severity = "warning" if "card" in missing else "note"
+                hint = "One sentence on what it is best at is enough for card."
+                yield Issue(message, self._locs[expert.id], severity, hint)
+
+    def _routers(self) -> Iterator[Issue]:
+        from coe.routers import router_class
+        from coe.routers.category import CategoryOptions, read_examples
+
+        for index, spec in enumerate(self._registry.routers.available):
+            loc: Loc = ("routers", "available", index)
+            try:
+                options_type = router_class(spec.kind).options_type
+                if options_type is CategoryOptions:
+                    options = CategoryOptions.model_validate(spec.options)
+                    examples = read_examples(options.examples, self._root)
+                    yield from self._skills_without_examples(loc, {each.category for each in examples})
+            except ConfigError as error:
+                yield Issue(f"{spec.name}: {error.message}", loc, hint=error.hint)
+
+    def _skills_without_examples(self, loc: Loc, categories: set[str]) -> Iterator[Issue]:
+        from coe.routers.category import GENERAL
+
+        if not categories:
+            return
+        for expert in self._registry.experts:
+            if expert.skills and not categories & set(expert.skills):
+                skills = ", ".join(expert.skills)
+                message = f"expert {expert.id}: the router has no examples of {skills} and goes by its card"
+                yield Issue(message, self._locs[expert.id], "note")
+        owned = {skill for expert in self._registry.experts for skill in expert.skills} | {GENERAL}
+        unowned = ", ".join(sorted(categories - owned))
+        if unowned:
+            message = (
+                f"the router also knows {unowned}, skills of no expert: such questions go to a general expert"
+            )
+            yield Issue(message, loc, "note")
+
+    def _profiles(self) -> Iterator[Issue]:
+        """Which experts have a profile that routers can learn from."""
+        from coe.profiles.evidence import cautions, described
+
+        loc: Loc = ("profiles",)
+        try:
+            cautious, noted = cautions(self._registry, self._root), described(self._registry, self._root)
+            yield from (Issue(line, loc, "warning") for line in cautious)
+            yield from (Issue(line, loc, "note") for line in noted)
+        except CoeError as error:
+            yield Issue(f"profiles: {error.message}", loc, hint=error.hint)

@@ -20,9 +20,8 @@ from coe.core.files import write_atomically
 from coe.core.types import ExpertId
 from coe.pipeline.generation import Generation, Generations
 from coe.registry.changes import changes, needs_restart
-from coe.registry.consistency import Inconsistency
 from coe.registry.edit import Edit
-from coe.registry.errors import Problem, RegistryError
+from coe.registry.errors import Issue
 from coe.registry.history import Circumstances, History
 from coe.registry.load import hosts_of, without_host
 from coe.registry.schema import Registry
@@ -39,7 +38,7 @@ HOST_LEAVING = "host_leaving"
 AS_IT_IS = Circumstances()
 """Experts stay where they are, and the reason of a generation is what changed."""
 
-Faults = Callable[[Registry, Registry], Iterable[Inconsistency]]
+Faults = Callable[[Registry, Registry], Iterable[Issue]]
 """What keeps a service from going over from the first registry to the second. Blocking."""
 
 
@@ -224,12 +223,7 @@ class LiveRegistry:
 
     def _valid(self, text: str, old: Registry, wanted: Circumstances = AS_IT_IS) -> Registry:
         registry = self._file.registry(text, {**hosts_of(old), **wanted.hosts})
-        source = parse_source(text, self.path)
-        problems = [
-            Problem(fault.message, source.position(fault.loc)) for fault in self._faults(old, registry)
-        ]
-        if problems:
-            raise RegistryError(self.path, problems)
+        parse_source(text, self.path).refuse(self._faults(old, registry))
         return registry
 
     def _prepare(self, text: str, old: Generation, number: int, wanted: Circumstances) -> Generation:

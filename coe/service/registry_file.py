@@ -10,7 +10,7 @@ from coe.aggregators import AGGREGATOR_KIND, NEEDS_OPTIONS
 from coe.core.errors import ConfigError
 from coe.core.plugins import Plugins
 from coe.core.types import ExpertId
-from coe.registry.errors import Problem, RegistryError
+from coe.registry.errors import Issue, RegistryError
 from coe.registry.load import validate
 from coe.registry.schema import Registry
 from coe.registry.source import Source, parse_source, read_text
@@ -42,5 +42,5 @@ def _placed(registry: Registry, former: Mapping[ExpertId, str] | None, source: S
     try:
         return with_hosts(registry, former)
     except ConfigError as error:
-        message = f"{error.message}; {error.hint}" if error.hint else error.message
-        raise RegistryError(source.path, [Problem(message, source.position(("experts",)))]) from None
+        issue = Issue(error.message, ("experts",), hint=error.hint)
+        raise RegistryError(source.path, source.located([issue])) from None

@@ -31,7 +31,7 @@ from coe.pipeline.feedback import open_marks
 from coe.pipeline.generation import Generation, Generations
 from coe.pool.pool import Pool
 from coe.registry.changes import fixed_fields, fixed_hosts
-from coe.registry.consistency import Inconsistency
+from coe.registry.errors import Issue
 from coe.registry.history import History
 from coe.registry.load import hosts_of
 from coe.registry.schema import Expert, Host, Registry
@@ -208,7 +208,7 @@ def build_service(
     return service
 
 
-def _faults(old: Registry, new: Registry, root: Path) -> list[Inconsistency]:
+def _faults(old: Registry, new: Registry, root: Path) -> list[Issue]:
     return [*fixed_hosts(old, new), *new_errors(old, new, root)]
 
 
