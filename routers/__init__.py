@@ -1,7 +1,7 @@
 """Routers choose experts by a query's content: one file per method, and the table of built-ins.
 
-A plug-in is named ``package.module:Class`` in experts.yaml and is built exactly as a built-in is
-(see :class:`coe.routers.base.RouterClass`); :func:`coe.testing.conformance_router.check_router` checks it.
+A plug-in is named ``module:Class`` in experts.yaml and is built exactly as a built-in is (see
+:class:`coe.routers.base.RouterClass`); :func:`coe.testing.conformance_router.check_router` checks it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-from coe.core.errors import ConfigError
 from coe.core.plugins import PluginKind
-from coe.core.types import Router
+from coe.core.types import ExpertId, Router
 from coe.registry.schema import Expert, RouterSpec
-from coe.routers.base import RouterClass, RouterOptions, Setting
+from coe.routers.base import RouterClass, Setting
 from coe.routers.learning.evidence import Estimator, Evidence
 
 __all__ = ["BUILTINS", "ESTIMATORS", "ROUTER_KIND", "build_router", "estimator_class", "router_class"]
@@ -69,9 +68,8 @@ def build_router(
     the experts' profiles say.
     Raises :class:`ConfigError` for an unknown kind, a plug-in that cannot be imported, or bad options.
     """
-    cls = router_class(spec.kind)
-    options = _options_for(spec, cls, experts)
-    return cls(spec.name, options, _setting(experts, root, evidence))
+    setting = _setting(experts, root, evidence)
+    return cast(Router, ROUTER_KIND.build(spec.kind, spec.name, spec.options, setting, root, _ids(experts)))
 
 
 def renew_router(
@@ -82,7 +80,8 @@ def renew_router(
     renewed = getattr(router, "renewed", None)
     if renewed is None:
         return None
-    _options_for(spec, router_class(spec.kind), experts)
+    options_type = router_class(spec.kind, root).options_type
+    ROUTER_KIND.checked(options_type, spec.options, spec.name, spec.kind, _ids(experts))
     return cast(Router, renewed(_setting(experts, root, evidence)))
 
 
@@ -90,14 +89,10 @@ def _setting(experts: Sequence[Expert], root: Path, evidence: Evidence | None) -
     return Setting(experts=tuple(expert.view() for expert in experts), root=root, evidence=evidence)
 
 
-def _options_for(spec: RouterSpec, cls: RouterClass, experts: Sequence[Expert]) -> RouterOptions:
-    options = ROUTER_KIND.options(cls.options_type, spec.options, spec.name, spec.kind, strict=True)
-    faults = options.faults([expert.id for expert in experts])
-    if faults:
-        raise ConfigError(f'router "{spec.name}": ' + "; ".join(faults.values()))
-    return options
+def _ids(experts: Sequence[Expert]) -> list[ExpertId]:
+    return [expert.id for expert in experts]
 
 
-def router_class(kind: str) -> RouterClass:
-    """The class behind a built-in's short name or ``package.module:Class``; imports its module only."""
-    return cast(RouterClass, ROUTER_KIND.find(kind))
+def router_class(kind: str, root: Path | None = None) -> RouterClass:
+    """The class behind a built-in's short name or ``module:Class``; imports its module only."""
+    return cast(RouterClass, ROUTER_KIND.find(kind, root))

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
-from coe.core.types import ExpertId, ExpertView, Router
+from coe.core.plugins import PluginOptions
+from coe.core.types import ExpertView, Router
 from coe.routers.learning.evidence import Evidence
 
 
-class RouterOptions(BaseModel):
-    """Base of a router's ``options`` in experts.yaml: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:  # noqa: ARG002
-        """Faults that only show beside the experts: option name -> what is wrong. Pure."""
-        return {}
+class RouterOptions(PluginOptions):
+    """Base of a router's ``options`` in experts.yaml."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from coe.core.errors import RoutingError
-from coe.core.suggest import suggest
+from coe.core.plugins import unknown_expert
 from coe.core.types import Decision, ExpertId, ExpertView, Ranked
 from coe.routers.base import RouterOptions, Setting
 
@@ -17,9 +17,7 @@ class StaticOptions(RouterOptions):
     expert: ExpertId
 
     def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:
-        if self.expert in experts:
-            return {}
-        return {"expert": f'there is no expert "{self.expert}"; {suggest(self.expert, experts)}'}
+        return unknown_expert("expert", self.expert, experts)
 
 
 class StaticRouter:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from coe.aggregators import (
+    AGGREGATOR_KIND,
     BUILT_IN,
     Asked,
     Picked,
     Proposing,
     Setting,
     Write,
-    aggregator_class,
     build_aggregator,
     build_aggregators,
 )
@@ -145,4 +145,4 @@ def test_what_cannot_be_built_is_a_clear_error(spec: dict[str, Any], message: st
 
 
 def test_built_in_classes_are_found_without_building_them() -> None:
-    assert all(aggregator_class(kind).options_type for kind in BUILT_IN)
+    assert all(AGGREGATOR_KIND.find(kind).options_type for kind in BUILT_IN)

@@ -36,7 +36,7 @@ routers: {available: [{name: fixed, kind: static, options: {expert: base}}]}
         ("aggregator: {kind: learned, options: {paht: x}}", 'unknown key "paht" in aggregator.options'),
         (
             "aggregators: [{kind: synthesise, options: {expert: bse}}]",
-            'the aggregator names the expert "bse", which is not there; did you mean "base"',
+            'there is no expert "bse"; did you mean "base"',
         ),
         (
             "aggregator: {kind: vote}\naggregators: [{kind: vote}]",

@@ -1,6 +1,6 @@
 """How several experts' answers become one. ``build_aggregators`` makes those that experts.yaml names.
 
-A plug-in is named ``package.module:Class`` and is built exactly as a built-in is (see
+A plug-in is named ``module:Class`` and is built exactly as a built-in is (see
 :class:`coe.aggregators.base.AggregatorClass`);
 :func:`coe.testing.conformance_aggregator.check_aggregator` checks it.
 """
@@ -22,9 +22,7 @@ from coe.aggregators.protocol import (
     Verdict,
     Write,
 )
-from coe.core.errors import ConfigError
 from coe.core.plugins import PluginKind
-from coe.core.suggest import suggest
 from coe.registry.aggregation_settings import AggregatorSpec
 from coe.registry.schema import Registry
 
@@ -62,27 +60,15 @@ def build_aggregators(registry: Registry, setting: Setting) -> dict[str, Aggrega
 
 
 def build_aggregator(spec: AggregatorSpec, setting: Setting | None = None) -> Aggregator:
-    """The aggregator of ``spec.kind``: a built-in's short name or ``package.module:Class``.
+    """The aggregator of ``spec.kind``: a built-in's short name or ``module:Class``.
 
     Raises :class:`coe.core.errors.ConfigError` for an unknown name, a class that cannot be imported,
     options that it does not take, or an option that names an unknown expert.
     """
     setting = setting or Setting()
-    cls = aggregator_class(spec.kind)
-    options = AGGREGATOR_KIND.options(cls.options_type, spec.options, spec.label, spec.kind)
     known = [view.id for view in setting.experts]
-    for expert in options.named_experts():
-        if known and expert not in known:
-            raise ConfigError(
-                f'aggregator "{spec.label}": there is no expert "{expert}"; {suggest(expert, known)}',
-                hint="Name an expert of experts.yaml in the aggregator's options.",
-            )
-    return cls(spec.label, options, setting)
-
-
-def aggregator_class(kind: str) -> AggregatorClass:
-    """The class behind a built-in's short name or ``package.module:Class``; imports its module only."""
-    return cast(AggregatorClass, AGGREGATOR_KIND.find(kind))
+    built = AGGREGATOR_KIND.build(spec.kind, spec.label, spec.options, setting, setting.root, known)
+    return cast(Aggregator, built)
 
 
 __all__ = [
@@ -100,7 +86,6 @@ __all__ = [
     "Setting",
     "Verdict",
     "Write",
-    "aggregator_class",
     "build_aggregator",
     "build_aggregators",
 ]

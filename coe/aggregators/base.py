@@ -9,20 +9,14 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
 from coe.aggregators.protocol import Aggregator, Asked, Proposing
+from coe.core.plugins import PluginOptions
 from coe.core.types import ExpertId, ExpertView
 
 
-class AggregatorOptions(BaseModel):
-    """Base of an aggregator's ``options`` in experts.yaml: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def named_experts(self) -> Sequence[ExpertId]:
-        """Experts that the options name; the registry must have them."""
-        return ()
+class AggregatorOptions(PluginOptions):
+    """Base of an aggregator's ``options`` in experts.yaml."""
 
 
 @dataclass(frozen=True)

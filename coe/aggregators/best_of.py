@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,6 +20,7 @@ from coe.aggregators.protocol import Answers, Asked, Picked, Proposal, Proposing
 from coe.aggregators.sandbox import Bounds, Sandbox
 from coe.aggregators.vote import by_head
 from coe.core.errors import CoeError
+from coe.core.plugins import unknown_expert
 from coe.core.types import ExpertId, Request
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,8 @@ class BestOfOptions(AggregatorOptions):
     """CPU and wall time of one check's process"""
     check_memory_mb: Annotated[int, Field(ge=64)] = 512
 
-    def named_experts(self) -> Sequence[ExpertId]:
-        return () if self.expert is None else (self.expert,)
+    def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:
+        return unknown_expert("expert", self.expert, experts)
 
 
 @dataclass(frozen=True)

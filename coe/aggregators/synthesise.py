@@ -6,7 +6,7 @@ expert that is best for the task, which that paper finds better where the expert
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -16,6 +16,7 @@ from coe.aggregators.base import AggregatorOptions, Base, Setting
 from coe.aggregators.prompts import synthesis_body
 from coe.aggregators.protocol import Answers, Asked, Picked, Proposal, Proposing, Verdict, Write
 from coe.aggregators.vote import by_head
+from coe.core.plugins import unknown_expert
 from coe.core.types import ExpertId, Request
 
 
@@ -30,8 +31,8 @@ class WriterOptions(AggregatorOptions):
     skip_when_agreed: bool = True
     """answers that all say the same are not written anew"""
 
-    def named_experts(self) -> Sequence[ExpertId]:
-        return () if self.expert is None else (self.expert,)
+    def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:
+        return unknown_expert("expert", self.expert, experts)
 
 
 class Synthesise(Base):

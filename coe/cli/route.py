@@ -42,7 +42,7 @@ def _decide_here(question: str, router: str | None, path: Path) -> dict[str, Any
 
     registry = load_registry(path)
     root, spec = path.resolve().parent, _spec(registry, router)
-    evidence = evidence_of(open_store(registry, root), registry.routed, encoder_of(spec))
+    evidence = evidence_of(open_store(registry, root), registry.routed, encoder_of(spec, root))
     built = build_router(spec, registry.routed, root, evidence)
     decision = built.route(question, [expert.view() for expert in registry.routed])
     return {

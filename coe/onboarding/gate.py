@@ -36,7 +36,7 @@ class ProfileGate:
     def compare(self, registry: Registry, store: ProfileStore, expert: ExpertId) -> Comparison | None:
         """None where there is nothing to compare: no profile of it, or of no other expert."""
         spec = default_spec(registry)
-        evidence = evidence_of(store, registry.routed, encoder_of(spec))
+        evidence = evidence_of(store, registry.routed, encoder_of(spec, self._root))
         if evidence is None or expert not in evidence.experts or len(evidence.experts) < 2:
             return None
         newcomer = next(each for each in registry.experts if each.id == expert)

@@ -74,11 +74,11 @@ def cautions(registry: Registry, root: Path) -> list[str]:
     return [line for line in found if line]
 
 
-def encoder_of(spec: RouterSpec) -> str:
+def encoder_of(spec: RouterSpec, root: Path) -> str:
     """The encoder whose vectors this router reads: its option ``encoder``, or that option's default."""
     from coe.routers import router_class
 
-    field = router_class(spec.kind).options_type.model_fields.get("encoder")
+    field = router_class(spec.kind, root).options_type.model_fields.get("encoder")
     return str(spec.options.get("encoder", field.default if field else DEFAULT_ENCODER))
 
 

@@ -265,12 +265,8 @@ def _aggregator(spec: dict[str, Any], loc: Loc, experts: Sequence[str], kinds: P
             step = () if detail["type"] == "missing" else detail["loc"]
             yield Issue(describe(detail, (*where, *step), options_type), (*where, *step))
         return
-    for expert in checked.named_experts():
-        if expert not in experts:
-            message = (
-                f'the aggregator names the expert "{expert}", which is not there; {suggest(expert, experts)}'
-            )
-            yield Issue(message, where)
+    for option, message in checked.faults(experts).items():
+        yield Issue(message, (*where, option))
 
 
 def _route(

@@ -99,7 +99,7 @@ class GenerationBuilder:
             if renewed is not None:
                 return _Built(recipe, experts, renewed)
         log.info("building router %s", spec.name)
-        evidence = evidence_of(store, registry.routed, encoder_of(spec))
+        evidence = evidence_of(store, registry.routed, encoder_of(spec, self._root))
         return _Built(recipe, experts, build_router(spec, registry.routed, self._root, evidence))
 
 

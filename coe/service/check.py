@@ -224,7 +224,7 @@ class _Checks:
         for index, spec in enumerate(self._registry.routers.available):
             loc: Loc = ("routers", "available", index)
             try:
-                options_type = router_class(spec.kind).options_type
+                options_type = router_class(spec.kind, self._root).options_type
                 if options_type is CategoryOptions:
                     options = CategoryOptions.model_validate(spec.options)
                     examples = read_examples(options.examples, self._root)

@@ -1,0 +1,181 @@
+"""Plug-ins: classes of experts.yaml, found in its folder without PYTHONPATH."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coe.core.errors import ConfigError
+from coe.registry.schema import Expert, RouterSpec
+from coe.routers import ROUTER_KIND, build_router
+from coe.routers.base import RouterOptions
+
+EXPERTS = [Expert(id="base", host="slot", model="m"), Expert(id="sums", host="slot", model="m")]
+
+ROUTER = """
+from coe.core.types import Decision, Ranked
+from coe.routers.base import RouterOptions
+
+class Options(RouterOptions):
+    place: int = 0
+
+class Mine:
+    options_type = Options
+
+    def __init__(self, name, options, setting):
+        self.name, self._place = name, options.place
+
+    def route(self, text, experts):
+        chosen = experts[self._place].id
+        return Decision(self.name, (Ranked(chosen, 1.0),), (chosen,), 1.0, {reason})
+"""
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return folder
+
+
+def router(reason: str = "'its place'") -> str:
+    return ROUTER.replace("{reason}", reason)
+
+
+def reason(folder: Path, kind: str, **options: Any) -> str:
+    built = build_router(RouterSpec(name="mine", kind=kind, options=options), EXPERTS, folder)
+    return built.route("hello", [expert.view() for expert in EXPERTS]).reason
+
+
+def test_a_module_in_the_folder_of_experts_yaml_is_found_without_pythonpath(tmp_path: Path) -> None:
+    write(tmp_path, "my_router.py", router())
+    assert reason(tmp_path, "my_router:Mine", place=1) == "its place"
+    assert "my_router" not in sys.modules
+
+
+def test_modules_of_a_package_in_the_folder_import_each_other_relatively(tmp_path: Path) -> None:
+    write(tmp_path, "mine/__init__.py", "")
+    write(tmp_path, "mine/deep/words.py", "REASON = 'from words'")
+    write(tmp_path, "mine/router.py", "from .deep.words import REASON\n" + router("REASON"))
+    write(tmp_path, "beside.py", "from .mine.deep import words\n" + router("words.REASON + ' beside'"))
+    assert reason(tmp_path, "mine.router:Mine") == "from words"
+    assert reason(tmp_path, "beside:Mine") == "from words beside"
+
+
+def test_two_folders_in_one_process_do_not_mix(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path / name, "words.py", f"REASON = 'words of {name}'")
+        write(tmp_path / name, "my_router.py", "from . import words\n" + router("words.REASON"))
+    assert reason(tmp_path / "one", "my_router:Mine") == "words of one"
+    assert reason(tmp_path / "two", "my_router:Mine") == "words of two"
+    assert reason(tmp_path / "two" / ".." / "one", "my_router:Mine") == "words of one"
+
+
+def test_a_module_in_the_folder_hides_no_installed_one(tmp_path: Path) -> None:
+    """Neither from those who import it, nor from the plug-ins themselves."""
+    write(tmp_path, "json.py", "import json\n" + router("json.dumps(['the installed one'])"))
+    write(tmp_path, "numpy/__init__.py", "raise RuntimeError('nobody asked for this')")
+    write(tmp_path, "routers/knn.py", "import numpy\n" + router("str(numpy.sum([1, 2]))"))
+    assert reason(tmp_path, "json:Mine") == '["the installed one"]'
+    assert reason(tmp_path, "routers.knn:Mine") == "3"
+    assert sys.modules["json"] is json
+
+
+def test_our_own_package_is_never_taken_from_the_folder(tmp_path: Path) -> None:
+    write(tmp_path, "coe/routers/uniform.py", "raise RuntimeError('nobody asked for this')")
+    assert ROUTER_KIND.find("coe.routers.uniform:RandomRouter", tmp_path) is ROUTER_KIND.find("random")
+
+
+def test_an_installed_plug_in_needs_no_folder(tmp_path: Path) -> None:
+    assert ROUTER_KIND.find(f"{__name__}:Installed", tmp_path) is Installed
+    folder = Path(__file__).parents[1]  # where this very file is imported already
+    assert ROUTER_KIND.find(f"{__name__}:Installed", folder) is Installed
+
+
+class Installed:
+    options_type = RouterOptions
+
+    def route(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\ndef f(:\n", "invalid syntax (my_router.py, line 2)"),
+        ("import no_such_package\n", "No module named 'no_such_package' (my_router.py, line 1)"),
+        ("\n\nunknown_name\n", "NameError: name 'unknown_name' is not defined (my_router.py, line 3)"),
+        ("", "my_router.py has no Mine"),
+        ("Mine = 3\n", "no router class: it must be a class with options_type and route"),
+        ("class Mine: ...\n", "no router class: it must be a class with options_type and route"),
+        (router().replace("options_type = Options", "options_type = dict"), "no router class"),
+        (router().replace("def route", "def rout"), "no router class"),
+        (router().replace("options.place\n", "options.plaice\n"), "cannot be built: AttributeError"),
+        (router().replace("experts[", "experts[").replace("def __init__(self, name, options, setting)",
+         "def __init__(self)"), "cannot be built: TypeError"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_plug_in_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path, "my_router.py", text)
+    with pytest.raises(ConfigError) as caught:
+        reason(tmp_path, "my_router:Mine")
+    assert message in caught.value.message
+    assert caught.value.hint
+
+
+def test_an_absolute_import_of_a_neighbour_is_explained(tmp_path: Path) -> None:
+    write(tmp_path, "words.py", "")
+    write(tmp_path, "my_router.py", "import words\n")
+    with pytest.raises(ConfigError, match=r"No module named 'words' \(my_router.py, line 1\)") as caught:
+        reason(tmp_path, "my_router:Mine")
+    assert 'write "from . import words"' in (caught.value.hint or "")
+
+
+def test_a_module_that_was_broken_is_found_once_it_is_mended(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        reason(tmp_path, "my_router:Mine")
+    write(tmp_path, "my_router.py", "import no_such_package\n")
+    with pytest.raises(ConfigError):
+        reason(tmp_path, "my_router:Mine")
+    write(tmp_path, "my_router.py", router())
+    assert reason(tmp_path, "my_router:Mine") == "its place"
+
+
+def test_options_of_a_plug_in_are_checked_as_those_of_a_built_in(tmp_path: Path) -> None:
+    write(tmp_path, "my_router.py", router())
+    with pytest.raises(ConfigError, match=r"wrong options: plaice: Extra inputs"):
+        reason(tmp_path, "my_router:Mine", plaice=1)
+    with pytest.raises(ConfigError, match=r"wrong options: place"):
+        reason(tmp_path, "my_router:Mine", place="1")
+
+
+REGISTRY = """\
+pool:
+  hosts: [{id: far, kind: remote, url: "http://127.0.0.1:9/v1"}]
+experts:
+  - {id: base, host: far, model: m, card: "Everything.", general: true}
+  - {id: sums, host: far, model: m, card: "Sums."}
+routers:
+  default: mine
+  available: [{name: mine, kind: "my_router:Mine", options: {place: 1}}]
+"""
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-P", "-c", "from coe.cli import main; main()", *arguments]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_commands_find_the_plug_in_from_any_folder(tmp_path: Path) -> None:
+    write(tmp_path, "there/my_router.py", router())
+    write(tmp_path, "there/experts.yaml", REGISTRY)
+    file = tmp_path / "there" / "experts.yaml"
+    checked = command("check", str(file), cwd=tmp_path)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "kind my_router:Mine, place: 1" in checked.stdout
+    routed = command("route", "hello", "--local", "--registry", str(file), cwd=tmp_path)
+    assert routed.stdout.startswith("sums: its place"), routed.stdout + routed.stderr
