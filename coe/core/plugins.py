@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from pathlib import Path
@@ -23,7 +25,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from coe.core.errors import CoeError, ConfigError
+from coe.core.former_names import current_name, new_name
 from coe.core.suggest import suggest
+
+log = logging.getLogger(__name__)
 
 Chosen = TypeVar("Chosen", bound=BaseModel)
 
@@ -80,12 +85,15 @@ class PluginKind:
                 f'unknown {self.noun} kind "{kind}"; {suggest(kind, self.built_in)}',
                 hint=f'Name a built-in {self.noun}, or your own as "module:Class".',
             )
+        now = current_name(module, folder)
         try:
-            found = _attribute(_import(module, folder), name)
+            found = _attribute(_import(now, folder), name)
         except Exception as error:
             raise ConfigError(
                 f'{self.noun} kind "{kind}" cannot be imported: {_told(error)}', hint=_remedy(error, folder)
             ) from error
+        if now != module:
+            _warn(f'{self.noun} kind "{kind}": its module moved, write "{now}:{name}" in experts.yaml')
         if not self._fits(found):
             raise ConfigError(
                 f'{self.noun} kind "{kind}" is no {self.noun} class: '
@@ -207,6 +215,8 @@ def _told(error: Exception) -> str:
 
 def _remedy(error: Exception, folder: Path | None) -> str:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and (now := new_name(missing)) is not None:
+        return f"Change the code that imports it: {missing} is called {now} now."
     if folder is not None and missing and _stands_in(folder, missing):
         return (
             'Modules in the folder of experts.yaml import each other relatively: write "from . import'
@@ -216,3 +226,9 @@ def _remedy(error: Exception, folder: Path | None) -> str:
         "Put its module into the folder of experts.yaml, or install the package that holds it where the"
         " service runs, and check the spelling."
     )
+
+
+@cache
+def _warn(message: str) -> None:
+    """Once each, however often experts.yaml is read."""
+    log.warning("%s (the former name is read for one more version)", message)
