@@ -11,8 +11,9 @@ LM_EVAL := $(VENV)/lm-eval
 LM_EVAL_STAMP := $(LM_EVAL)/.installed-$(shell sha256sum < requirements/lm-eval.lock | cut -c1-12)
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-.PHONY: help install experts run tables lm-eval test check fix bench gpu-check lock clean
+.PHONY: help install experts run tables lm-eval test check docs fix bench gpu-check lock clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 
@@ -56,6 +57,11 @@ check: $(TEST_STAMP) ## lint, types, who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
+	$(SITE) --quiet
+
+docs: $(TEST_STAMP) ## the documentation as a site: var/site/index.html
+	@$(BIN)/python -m docs.generate
+	@$(SITE)
 
 fix: $(TEST_STAMP) ## format and mend what can be mended
 	$(BIN)/ruff format .

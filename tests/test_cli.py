@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from coe.cli import main
-from coe.cli._docs import document
 from coe.registry.schema import Registry
 from coe.service.service import build_service
 from coe.testing.engines import FakeEngine, Script
+from docs.generate import cli
 from tests.support.serving import serving
 
 ROOT = Path(__file__).parents[1]
@@ -124,7 +124,7 @@ def test_unknown_command_names_the_choices_and_the_nearest() -> None:
 
 def test_command_line_document_is_current() -> None:
     shown = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
-    assert shown == document(), "run python -m coe.cli._docs > docs/reference/cli.md"
+    assert shown == cli.page(), "run python -m docs.generate"
 
 
 # check

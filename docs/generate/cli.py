@@ -1,11 +1,7 @@
-"""The page docs/reference/cli.md, made from the help texts. A test checks that it is current.
-
-python -m coe.cli._docs > docs/reference/cli.md
-"""
+"""The command line, from its help texts."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import click
@@ -14,14 +10,16 @@ from coe.cli import main
 
 _WIDTH = 100
 
-_HEAD = """# The command line
+_HEAD = """# Command line
 
-Made from the help texts by `python -m coe.cli._docs > docs/reference/cli.md`. Data goes to stdout, everything
-else to stderr. Exit codes: 0 done, 1 failed, 2 wrong options or a registry that cannot be used.
+Made from the help texts by `python -m docs.generate`.
+
+* Data goes to stdout, everything else to stderr.
+* Exit codes: 0 done, 1 failed, 2 wrong options or a registry that cannot be used.
 """
 
 
-def document() -> str:
+def page() -> str:
     """The whole page. Pure."""
     return "\n".join([_HEAD, *(_section(path, command) for path, command in _commands("coe", main))])
 
@@ -44,8 +42,4 @@ def _section(path: str, command: click.Command) -> str:
         max_content_width=_WIDTH,
         help_option_names=list(main.context_settings["help_option_names"]),
     )
-    return f"## {path}\n\n```\n{command.get_help(context)}\n```\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(document())
+    return f"## {path}\n\n```text\n{command.get_help(context)}\n```\n"
