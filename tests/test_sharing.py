@@ -19,9 +19,9 @@ from pydantic import ValidationError
 import coe.service.live_registry
 from coe.core.errors import ConfigError
 from coe.pipeline.generation import Generation
+from coe.pool.registry_pool import HOST_LEAVING
 from coe.registry.edit import remove_expert
 from coe.registry.service_settings import State
-from coe.service.live_registry import HOST_LEAVING
 from coe.service.shared_registry import KEY, Record, SharedRegistry, digest
 from coe.state.memory import MemoryStore
 from coe.state.redis_store import RedisStore

@@ -96,7 +96,7 @@ async def world(
     plain = build_service(registry(**fields), Path(), lambda *_: engine)
     reception = replace(without_access(), tracer=tracer or OtelTracer(provider))
     generations = Generations(plain.generations.current)
-    service = LocalService(generations, plain.pool, Path(), lambda *_: engine, reception)
+    service = LocalService(generations, plain.registry_pool, Path(), reception)
     async with serving(service) as url, httpx.AsyncClient(base_url=url) as http:
         yield World(http, engine, spans)
 

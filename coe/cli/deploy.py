@@ -67,8 +67,10 @@ def main(
         click.echo(_manifest(loaded, root, kind, image), nl=False)
     elif local and address:
         raise click.UsageError("--local starts a cluster of its own: leave out --address.")
+    elif local:
+        _deploy_here(loaded, root, timeout_s)
     else:
-        _deploy(loaded, root, local, address, timeout_s)
+        _deploy(registry, loaded, root, address, timeout_s)
 
 
 def _require_servable(registry: Registry, root: Path) -> None:
@@ -93,18 +95,26 @@ def _manifest(registry: Registry, root: str, kind: str, image: str) -> str:
     return to_yaml(found)
 
 
-def _deploy(registry: Registry, root: str, local: bool, address: str | None, timeout_s: float) -> None:
+def _deploy(file: Path, registry: Registry, root: str, address: str | None, timeout_s: float) -> None:
+    from coe.cluster import operator as control
+    from coe.registry.changes import fixed_hosts
+    from coe.registry.source import parse_source, read_text
+
+    where = control.Listening(registry.service.host, registry.service.port)
+    with control.connected(address):
+        running = control.deployed_registry()
+        if running is not None:
+            parse_source(read_text(file), file).refuse(fixed_hosts(running, registry))
+        _tell(control.deploy(registry, root, where, timeout_s, _say))
+
+
+def _deploy_here(registry: Registry, root: str, timeout_s: float) -> None:
     from coe.cluster.settings import set_local_env
 
-    if local:
-        set_local_env()
+    set_local_env()
     from coe.cluster import operator as control
 
     where = control.Listening(registry.service.host, registry.service.port)
-    if not local:
-        with control.connected(address):
-            _tell(control.deploy(registry, root, where, timeout_s, _say))
-        return
     control.require_free(where)
     _say("starting Ray on this machine")
     with control.local_cluster():
@@ -125,9 +135,10 @@ def _stop_on_signals() -> threading.Event:
 
 
 def _tell(status: ClusterStatus) -> None:
-    refused = [gateway.refused for gateway in status.gateways if gateway.refused]
+    refused = [g.refused for g in status.gateways if g.refused]
+    refused += [o.refused for o in status.owners if o.refused]
     if refused:
-        raise Failed(f"a gateway refuses {refused[0]}", "It serves its former generation on.")
+        raise Failed(f"the cluster refuses {refused[0]}", "It serves its former generation on.")
     click.echo(f"generation {status.generation} answers at {status.url}/v1")
 
 

@@ -54,7 +54,8 @@ def lines(status: ClusterStatus) -> list[str]:
 
 def _owner(owner: OwnerReport) -> list[str]:
     engines = ", ".join(f"{host} {stats.state}" for host, stats in owner.engines.items())
-    found = [f"{owner.owner}: generation {owner.generation}, {owner.swaps} swaps; {engines}"]
+    refused = f", refuses {owner.refused}" if owner.refused else ""
+    found = [f"{owner.owner}: generation {owner.generation}{refused}, {owner.swaps} swaps; {engines}"]
     found += [
         f"  {expert}: {each.state}, {each.queued} waiting, {each.running} running"
         for expert, each in owner.experts.items()

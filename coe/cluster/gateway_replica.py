@@ -11,7 +11,8 @@ from starlette.types import ASGIApp
 
 from coe.cluster.cluster_pool import ClusterPool, Version
 from coe.cluster.messages import Directory, SessionId
-from coe.cluster.partition import change_pool, make_pool, placed_experts, remote_part
+from coe.cluster.partition import placed_experts, remote_part
+from coe.core.errors import ConfigError
 from coe.core.status import ExpertStatus, Readiness
 from coe.core.types import EngineStats, ExpertId
 from coe.engines import build_engine
@@ -21,7 +22,8 @@ from coe.gateway.middlewares import build_reception
 from coe.pipeline import Leases, Pipeline
 from coe.pipeline.feedback import open_marks
 from coe.pipeline.generation import Generations
-from coe.registry.changes import needs_another_gateway
+from coe.pool.registry_pool import RegistryPool
+from coe.registry.changes import fixed_hosts, needs_another_gateway
 from coe.registry.schema import Registry
 from coe.service.build_generation import GenerationBuilder, embedder
 
@@ -44,7 +46,8 @@ class GatewayReplica:
         marks = open_marks(registry.feedback, root)
         self._builder = GenerationBuilder(root, marks.counts if marks else None)
         self._generations = Generations(self._builder.build(registry, number))
-        self._own = make_pool(remote_part(registry), registry.pool, root, build_engine)
+        self._remote = RegistryPool(remote_part(registry), root, build_engine)
+        self._own = self._remote.pool
         self._pool = ClusterPool(session, machine, directory, _version(number, registry), self._own)
         self._draining = False
         self._reception = build_reception(registry, root, embedder, marks)
@@ -71,8 +74,11 @@ class GatewayReplica:
         present one serving on."""
         if number <= self._generations.current.number:
             return
+        # Owners refuse it too, but by then requests would go by a generation that nobody runs.
+        for issue in fixed_hosts(self._generations.current.registry, registry):
+            raise ConfigError(issue.message, hint=issue.hint)
         generation = await asyncio.to_thread(self._builder.build, registry, number)
-        await change_pool(self._own, remote_part(registry), self._root, build_engine)
+        await self._remote.switch_to(remote_part(registry))
         self._pool.change_to(_version(number, registry))
         self._generations.publish(generation)
         log.info("generation %d serves", number)
@@ -101,6 +107,10 @@ class GatewayReplica:
             f"engine {host} is {stats.state}" + (f": {stats.last_error}" if stats.last_error else "")
             for host, stats in engines.items()
             if stats.state != "ready"
+        ]
+        reports = self._pool.reports
+        reasons += [
+            f"owner {owner} refuses {each.refused}" for owner, each in reports.items() if each.refused
         ]
         states = {stats.state for stats in engines.values()}
         return Readiness("ready" in states and not missing and states <= {"ready", "failed"}, tuple(reasons))

@@ -71,7 +71,8 @@ class Refused:
 
 @dataclass(frozen=True)
 class OwnerReport:
-    """An owner at one moment; what gateways choose owners and show states by. Waits in seconds."""
+    """An owner at one moment; what gateways choose owners and show states by. Waits in seconds. ``refused``:
+    why it did not go over to a later generation."""
 
     owner: OwnerId
     generation: int
@@ -80,6 +81,7 @@ class OwnerReport:
     experts: Mapping[ExpertId, ExpertStatus]
     waits_s: Mapping[ExpertId, float]
     swaps: int
+    refused: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class OwnerCalls(Protocol):
     async def expect(self, wanted: LeaseRequest) -> None: ...
     async def heartbeat(self, session: SessionId) -> OwnerReport: ...
     async def apply_generation(self, generation: int, registry: str) -> None:
-        """Take over a version of the registry (JSON), unless it has it or a later one."""
+        """Take over a version of the registry (JSON), unless it has it or a later one. One that it cannot
+        run is refused, which its report says."""
         ...
 
 

@@ -20,9 +20,11 @@ from coe.cluster.messages import (
     TicketId,
 )
 from coe.cluster.owner import PoolOwner
-from coe.cluster.partition import EngineBuilder, make_pool, part
+from coe.cluster.partition import part
 from coe.cluster.proxies import Doors
+from coe.core.errors import CoeError
 from coe.engines import build_engine
+from coe.pool.registry_pool import EngineBuilder, RegistryPool
 from coe.registry.schema import Registry
 from coe.scheduler.events import HostId
 
@@ -50,25 +52,43 @@ class NodeOwner:
         self._root, self._machine, self._build = root, machine, engine_builder
         self._doors = Doors(interface)
         self._owner: PoolOwner | None = None
-        self._adopting = asyncio.Lock()  # Invariant: one change of generation at a time.
+        self._registry_pool: RegistryPool | None = None
+        self._changing = asyncio.Lock()  # Invariant: one change of generation at a time.
 
     async def apply_generation(self, generation: int, registry: str) -> None:
-        """Take over our part of a version of the registry, unless we have it or a later one."""
-        async with self._adopting:
+        """Take over our part of a version of the registry, unless we have it or a later one. One that the
+        running engines cannot follow is refused (:meth:`report`)."""
+        async with self._changing:
             if generation <= (self._owner.generation if self._owner else 0):
                 return
             ours = part(Registry.model_validate_json(registry), self.hosts)
-            if ours is None:
+            if not ours.experts:
                 raise OwnerLost(f"no expert of generation {generation} is on the hosts of {self.id}")
-            if self._owner is not None:
-                await self._owner.change_to(generation, ours, self._root, self._build)
-                return
-            pool = make_pool(ours, ours.pool, self._root, self._build)
-            journal = Journal.claim(self._root / "var" / "journal", f"{self._node}-{socket.gethostname()}")
-            owner = PoolOwner(self.id, pool, journal, self._doors, self._machine, generation)
-            await owner.start()
-            self._owner = owner
-            log.info("owner %s has generation %d", self.id, generation)
+            if self._owner is None or self._registry_pool is None:
+                await self._start(generation, ours)
+            else:
+                await self._switch(self._owner, self._registry_pool, generation, ours)
+
+    async def _start(self, generation: int, ours: Registry) -> None:
+        registry_pool = RegistryPool(ours, self._root, self._build)
+        journal = Journal.claim(self._root / "var" / "journal", f"{self._node}-{socket.gethostname()}")
+        owner = PoolOwner(self.id, registry_pool.pool, journal, self._doors, self._machine, generation)
+        await owner.start()
+        self._owner, self._registry_pool = owner, registry_pool
+        log.info("owner %s has generation %d", self.id, generation)
+
+    async def _switch(self, owner: PoolOwner, pool: RegistryPool, generation: int, ours: Registry) -> None:
+        """A refusal may pass, so gateways bring the generation again with each heartbeat."""
+        try:
+            await pool.switch_to(ours)
+            owner.generation, owner.refused = generation, None
+        except CoeError as error:
+            refused = f"generation {generation}: {error}"
+            if refused != owner.refused:
+                log.warning(
+                    "owner %s stays at generation %d; refused: %s", self.id, owner.generation, refused
+                )
+            owner.refused = refused
 
     async def acquire(self, wanted: LeaseRequest) -> Granted | Refused:
         return await self._ready().acquire(wanted)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
+from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve._private.api import serve_start
@@ -147,6 +148,15 @@ def deploy(registry: Registry, root: str, wanted: Listening, timeout_s: float, s
     client.deploy_apps(ServeDeploySchema.model_validate(config))
     say(f"generation {number} is deployed; waiting for the gateways")
     return _until_settled(number, timeout_s)
+
+
+def deployed_registry() -> Registry | None:
+    """What was deployed last; None where nothing was, or nothing that this version of CoE can read."""
+    with suppress(RayServeException, ValidationError):
+        client = serve.context._get_global_client()
+        deployed = _deployed(client) if client is not None else None
+        return deployed.parsed() if deployed is not None else None
+    return None
 
 
 def is_deployed() -> bool:

@@ -14,7 +14,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from coe.cluster.journal import Journal
 from coe.cluster.messages import (
@@ -27,14 +26,12 @@ from coe.cluster.messages import (
     SessionId,
     TicketId,
 )
-from coe.cluster.partition import EngineBuilder, change_pool
 from coe.cluster.proxies import Doors
 from coe.core.errors import CoeError, EngineError
 from coe.core.status import ExpertStatus
 from coe.core.types import ExpertId
 from coe.engines.address import Address, Addressable
 from coe.pool.pool import Lease, Pool
-from coe.registry.schema import Registry
 from coe.scheduler.events import HostId
 
 log = logging.getLogger(__name__)
@@ -86,6 +83,8 @@ class PoolOwner:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.generation = generation
+        self.refused: str | None = None
+        """Why a later generation does not run here."""
         self._id, self._pool = owner, pool
         self._journal, self._doors, self._machine, self._clock = journal, doors, machine, clock
         self._last_seen: dict[SessionId, float] = {}
@@ -164,11 +163,6 @@ class PoolOwner:
         held.enter_context(self._pool.expect(wanted.request, wanted.expert, wanted.group))
         self._holdings[wanted.ticket] = HeldLease(wanted.session, held)
 
-    async def change_to(self, generation: int, ours: Registry, root: Path, build: EngineBuilder) -> None:
-        """Change to another generation. Raises ConfigError with nothing changed."""
-        await change_pool(self._pool, ours, root, build)
-        self.generation = generation
-
     async def heartbeat(self, session: SessionId) -> OwnerReport:
         """A gateway is alive; it learns how this owner is."""
         self._last_seen[session] = self._clock()
@@ -188,6 +182,7 @@ class PoolOwner:
             experts={e.expert: ExpertStatus(e.shown, e.queued, e.running) for e in snapshot.experts},
             waits_s={e.expert: self._pool.forecast(e.expert) for e in snapshot.experts},
             swaps=snapshot.swaps,
+            refused=self.refused,
         )
 
     async def _lease(self, wanted: LeaseRequest) -> Granted | Refused:

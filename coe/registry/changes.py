@@ -50,11 +50,9 @@ def fixed_hosts(old: Registry, new: Registry) -> Iterator[Issue]:
         before = old.host(host.id)
         changed = [] if before is None or not old.experts_on(host.id) else fixed_fields(before, host)
         if changed:
-            message = (
-                f"host {host.id} cannot change its {', '.join(changed)} while it runs; give the changed host"
-                " another id and move its experts there, or restart the service"
-            )
-            yield Issue(message, ("pool", "hosts", index, changed[0]))
+            message = f"host {host.id} cannot change its {', '.join(changed)} while it runs"
+            hint = "Give the changed host another id and move its experts there, or restart the service."
+            yield Issue(message, ("pool", "hosts", index, changed[0]), hint=hint)
 
 
 def fixed_fields(before: Host, after: Host) -> list[str]:

@@ -380,6 +380,11 @@ class Registry(Model):
         return next((h for h in self.pool.hosts if h.id == host_id), None)
 
     @property
+    def used_hosts(self) -> tuple[Host, ...]:
+        """Those that have experts; the others are not started."""
+        return tuple(host for host in self.pool.hosts if self.experts_on(host.id))
+
+    @property
     def routed(self) -> tuple[Expert, ...]:
         """The experts that routers may choose: all but shadows."""
         return tuple(e for e in self.experts if not e.shadow)

@@ -141,7 +141,7 @@ def build_plan(registry: Registry) -> PoolPlan:
     Raises :class:`ConfigError` where a host or a size is missing.
     """
     return PoolPlan(
-        hosts=tuple(host_plan(host) for host in registry.pool.hosts if registry.experts_on(host.id)),
+        hosts=tuple(host_plan(host) for host in registry.used_hosts),
         experts=tuple(_expert_plan(expert, registry) for expert in registry.experts),
         max_queue=registry.limits.max_queue,
         classes=_classes(registry.pool.classes),

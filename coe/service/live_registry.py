@@ -32,9 +32,6 @@ from coe.service.registry_file import parse_registry
 
 log = logging.getLogger(__name__)
 
-HOST_LEAVING = "host_leaving"
-"""Code of a refusal that passes: a host of that name still ends what it does under other settings."""
-
 AS_IT_IS = Circumstances()
 """Experts stay where they are, and the reason of a generation is what changed."""
 

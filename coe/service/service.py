@@ -12,7 +12,7 @@ import gc
 import json
 import logging
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import uvloop
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from coe.core.errors import ConfigError
 from coe.core.status import ExpertStatus, Readiness, ReplanCounts, judge
-from coe.core.types import Engine, EngineStats, ExpertId
+from coe.core.types import EngineStats, ExpertId
 from coe.engines import build_engine
 from coe.gateway.app import Gateway
 from coe.gateway.metrics import Metrics
@@ -29,30 +29,25 @@ from coe.observe.logs import LogFormat, set_up_logs
 from coe.pipeline import Pipeline
 from coe.pipeline.feedback import open_marks
 from coe.pipeline.generation import Generation, Generations
-from coe.pool.pool import Pool
-from coe.registry.changes import fixed_fields, fixed_hosts
+from coe.pool.registry_pool import EngineBuilder, RegistryPool
+from coe.registry.changes import fixed_hosts
 from coe.registry.errors import Issue
 from coe.registry.history import History
 from coe.registry.load import hosts_of
-from coe.registry.schema import Expert, Host, Registry
-from coe.scheduler.plan import build_plan
-from coe.scheduler.policies import make_policy
-from coe.scheduler.scheduler import Scheduler
+from coe.registry.schema import Registry
 from coe.service.admin import Admin, read_token
 from coe.service.admin_api import AdminGateway
 from coe.service.build_generation import GenerationBuilder, embedder
 from coe.service.build_onboarding import build_gate, build_profiler
 from coe.service.check import new_errors
 from coe.service.http_server import Door, HttpServer, Tls, bind, http_server
-from coe.service.live_registry import HOST_LEAVING, LiveRegistry, RegistryFile
+from coe.service.live_registry import LiveRegistry, RegistryFile
 from coe.service.rebalancer import LivePlacement
 from coe.service.shared_registry import SharedRegistry
 
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
-
-EngineBuilder = Callable[[Host, Sequence[Expert], Path], Engine]
 
 
 class LocalService:
@@ -61,21 +56,19 @@ class LocalService:
     def __init__(
         self,
         generations: Generations,
-        pool: Pool,
+        registry_pool: RegistryPool,
         root: Path,
-        engine_builder: EngineBuilder = build_engine,
         reception: Middlewares | None = None,
     ) -> None:
         self.generations = generations
-        self.pool = pool
+        self.registry_pool, self.pool = registry_pool, registry_pool.pool
         self.live: LiveRegistry | None = None
         self.placement: LivePlacement | None = None
-        self._root, self._engine_builder = root, engine_builder
-        self._hosts = {host.id: host for host in _used_hosts(generations.current.registry)}
-        self._joined: set[str] = set()
+        self._root = root
+        self._joined: frozenset[str] = frozenset()
         self._draining = False
         self._following: list[asyncio.Task[None]] = []
-        self.pipeline = Pipeline(generations, pool)
+        self.pipeline = Pipeline(generations, self.pool)
         self._reception = reception or without_access()
         self._replans = ReplanCounts()
         self._metrics = Metrics(self, self._reception, self.pipeline.notes.counts, self._replans)
@@ -131,22 +124,8 @@ class LocalService:
 
         Raises ConfigError, with nothing changed. One call at a time.
         """
-        old, new = self.generations.current.registry, generation.registry
-        engines: dict[str, Engine] = {}
-        adopted: dict[str, tuple[Expert, ...]] = {}
-        for host in _used_hosts(new):
-            if host.id not in self.pool.engines:
-                engines[host.id] = await asyncio.to_thread(
-                    self._engine_builder, host, new.experts_on(host.id), self._root
-                )
-            elif fixed_fields(self._hosts[host.id], host):
-                raise _still_leaving(host)
-            elif old.experts_on(host.id) != new.experts_on(host.id):
-                adopted[host.id] = new.experts_on(host.id)
-        await self.pool.reconfigure(build_plan(new), engines, adopted)
+        self._joined |= await self.registry_pool.switch_to(generation.registry)
         self.generations.publish(generation)
-        self._joined |= engines.keys()
-        self._hosts |= {host.id: host for host in _used_hosts(new)}
 
     def readiness(self) -> Readiness:
         verdict = judge(self.engines(), self._draining, self._joined)
@@ -166,19 +145,6 @@ class LocalService:
         }
 
 
-def _used_hosts(registry: Registry) -> tuple[Host, ...]:
-    """A host without experts is not started."""
-    return tuple(host for host in registry.pool.hosts if registry.experts_on(host.id))
-
-
-def _still_leaving(host: Host) -> ConfigError:
-    return ConfigError(
-        f"host {host.id} still finishes its work under its former settings",
-        code=HOST_LEAVING,
-        hint="Save the file again in a moment, or give the host another id.",
-    )
-
-
 def build_service(
     registry: Registry,
     root: Path,
@@ -191,17 +157,13 @@ def build_service(
     Blocking: routers may load an encoder and learn from examples (seconds). Raises ConfigError.
     """
     history = History(root / registry.history.folder, registry.history.keep)
-    engines = {
-        host.id: engine_builder(host, registry.experts_on(host.id), root) for host in _used_hosts(registry)
-    }
-    scheduler = Scheduler(build_plan(registry), make_policy(registry.pool))
-    pool = Pool(scheduler, engines, load_timeout_s=registry.pool.load_timeout_s)
+    pool = RegistryPool(registry, root, engine_builder)
     marks = open_marks(registry.feedback, root)
     builder = GenerationBuilder(root, marks.counts if marks else None)
     number = history.number_of(file.text, hosts_of(registry)) if file else 1
     first = builder.build(registry, number)
     reception = build_reception(registry, root, embedder, marks)
-    service = LocalService(Generations(first), pool, root, engine_builder, reception)
+    service = LocalService(Generations(first), pool, root, reception)
     if file is not None:
         live = LiveRegistry(file, service, builder, history, lambda old, new: _faults(old, new, root))
         service.follow(live)

@@ -19,7 +19,8 @@ import logging
 from dataclasses import asdict, dataclass
 
 from coe.core.errors import BadRequest, ConfigError
-from coe.service.live_registry import HOST_LEAVING, LiveRegistry
+from coe.pool.registry_pool import HOST_LEAVING
+from coe.service.live_registry import LiveRegistry
 from coe.state.store import Store, StoreDown
 
 log = logging.getLogger(__name__)
