@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -22,7 +24,14 @@ HEADER_TIMEOUT_S = 20.0
 """From the connection, or the first byte of a further request, to the end of its headers."""
 MAX_HEADER_BYTES = 65_536
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+BAD_REQUEST = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    b"content-length: %d\r\n\r\n%b"
+)
+UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 LAST_WORDS_S = 2.0
+UNREAD_TIMEOUT_S = 30.0
+"""How long a client may read nothing of an answer that waits for it."""
 
 
 @dataclass(frozen=True)
@@ -45,41 +54,95 @@ class Tls:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, which hangs up on a client that does not finish its headers in time (slow loris)."""
+    """uvicorn's, with bounds on what a client may send beside a body, and on how long it may take.
 
+    Bytes are counted by message, not by phase: whatever is sent without being a body (headers, trailers,
+    chunk extensions) counts. Offers to speak another protocol (h2c of every Java client, WebSocket) are
+    ignored, as RFC 9110 section 7.8 allows: httptools would drop the body of a request that makes one.
+    """
+
+    _head: bytes | None = b""
+    """the head of a message so far; None: it is whole, and what arrives goes to the parser"""
+    _beside_body = 0
     _due: asyncio.TimerHandle | None = None
-
-    _head_bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        """httptools has no bound on headers of its own, and keeps one that does not end in memory."""
-        super().data_received(data)
-        if self._due is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
-                self.transport.write(TOO_LARGE)
-                self.transport.close()
+    _stalled: asyncio.TimerHandle | None = None
+    _whole = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait_for_headers()
+        self._hang_up_after(HEADER_TIMEOUT_S)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is not None:
+            self._unset_keepalive_if_required()
+            if not self._head and self._due is None:
+                self._hang_up_after(HEADER_TIMEOUT_S)
+            self._head += data
+            end = self._head.find(b"\r\n\r\n")
+            if end < 0 and len(self._head) <= MAX_HEADER_BYTES:
+                return
+            data = UPGRADE.sub(b"\r\nx-upgrade:", self._head[:end]) + self._head[end:]
+            self._head = None
+        self._beside_body += len(data)
+        super().data_received(data)
+        if self._beside_body > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self.transport.write(TOO_LARGE)
+            self.transport.close()
 
     def on_message_begin(self) -> None:
-        self._wait_for_headers()
+        self._head, self._whole = None, False
+        if self._due is None:  # it came in one piece with the end of the message before
+            self._hang_up_after(HEADER_TIMEOUT_S)
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._due is not None:  # what comes later are trailers, which nothing here reads
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._beside_body = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._head, self._whole, self._beside_body = b"", True, 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._whole:  # answered before it was asked to the end: it does not go on for ever
+            self._hang_up_after(LAST_WORDS_S)
+
+    def send_400_response(self, msg: str) -> None:
+        """In the API's own form."""
+        error = {"message": msg, "type": "invalid_request_error", "code": "bad_http", "param": None}
+        body = json.dumps({"error": {**error, "source": "router"}}).encode()
+        self.transport.write(BAD_REQUEST % (len(body), body))
+        self.transport.close()
+
+    def pause_writing(self) -> None:
+        """A client that reads nothing is let go: its answer and its task would stay in memory with it."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(UNREAD_TIMEOUT_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        if self._stalled is not None:
+            self._stalled.cancel()
         super().connection_lost(exc)
 
-    def _wait_for_headers(self) -> None:
-        self._head_bytes = 0
+    def _hang_up_after(self, seconds: float) -> None:
         self._stop_waiting()
-        self._due = self.loop.call_later(HEADER_TIMEOUT_S, self.transport.close)
+        self._due = self.loop.call_later(seconds, self.transport.close)
 
     def _stop_waiting(self) -> None:
         if self._due is not None:
@@ -130,6 +193,7 @@ def http_server(app: ASGIApp, drain_s: float, tls: Tls | None = None) -> HttpSer
         log_config=None,
         log_level="warning",
         access_log=False,
+        ws="none",
         proxy_headers=False,  # nothing here reads the client's address
         server_header=False,
         timeout_graceful_shutdown=int(drain_s) + 5,
