@@ -150,3 +150,17 @@ def test_a_bucket_empties_steadily() -> None:
     assert (after.until, after.retry_after_s) == (160.0, 0.0)
     assert fill(160.0, 110.0, REQUESTS, 1.0).retry_after_s == pytest.approx(10.0)
     assert fill(160.0, 120.0, REQUESTS, 1.0).retry_after_s == 0.0
+
+
+async def test_no_call_is_lost_once_redis_is_back(redis_server: RedisServer) -> None:
+    """Each pooled connection is stale then; none of them may cost a request."""
+    store, other = (RedisStore(redis_server.url, timeout_s=20.0) for _ in range(2))
+    await reachable(store)
+    burst = [Admission(f"key-{number}", (REQUESTS,)) for number in range(60)]
+    await asyncio.gather(*(store.admit(ask) for ask in burst))
+    redis_server.kill()
+    redis_server.start()
+    await reachable(other)
+    assert await asyncio.gather(*(store.admit(ask) for ask in burst)) == [None] * 60
+    await store.close()
+    await other.close()

@@ -67,10 +67,15 @@ class RedisStore:
 
     def __init__(self, url: str, prefix: str = "coe:", timeout_s: float = TIMEOUT_S) -> None:
         from redis.asyncio import Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+        from redis.exceptions import ConnectionError
 
+        # Once more at once: after a restart of Redis every pooled connection fails its first call.
+        once_more = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))
         self._prefix = prefix
         self._redis: Any = Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once_more
         )
         self._admit = self._redis.register_script(ADMIT)
         self._charge = self._redis.register_script(CHARGE)
