@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from coe.access.api_keys import digest
+from coe.access.api_keys import Holder, add_key, digest, read_keys
 from coe.cli import main
 from coe.registry.changes import needs_restart
 from coe.service.registry_file import parse_registry
@@ -149,3 +150,42 @@ def test_what_of_the_admin_api_counts_only_after_a_restart(tmp_path: Path) -> No
     assert needs_restart(first, with_admin("{token_env: T, any_folder: true}")) == ()
     assert needs_restart(first, with_admin("{token_env: T, port: 9}")) == ("service.admin",)
     assert needs_restart(first, parse_registry(TEXT, tmp_path / "experts.yaml")) == ("service.admin",)
+
+
+def test_keys_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    holders = [Holder(id=f"holder-{number}", sha256=digest(str(number))) for number in range(24)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda holder: add_key(file, holder), holders))
+    assert {holder.id for holder in read_keys(file).holders()} == {holder.id for holder in holders}
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("absent/keys.yaml", None, "cannot be written"),
+        ("keys.yaml", b"keys: [", "is no YAML"),
+        ("keys.yaml", b"keys: [\xff]", "is no YAML"),
+        ("keys.yaml", b"[]", "keys.yaml"),
+        ("keys.yaml", b"keys: 7", "keys"),
+    ],
+)
+def test_a_key_for_a_file_that_cannot_take_it_ends_in_one_clear_line(
+    name: str, content: bytes | None, says: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    done = CliRunner().invoke(main, ["keys", "create", "carol", "--file", str(file)])
+    assert done.exit_code == 2, done.output
+    assert says in done.output
+    assert "Traceback" not in done.output
+    assert content is None or file.read_bytes() == content
+
+
+def test_an_empty_file_takes_its_first_key(tmp_path: Path) -> None:
+    (tmp_path / "keys.yaml").touch()
+    done = CliRunner().invoke(main, ["keys", "create", "carol", "--file", str(tmp_path / "keys.yaml")])
+    assert done.exit_code == 0, done.output
+    assert [holder.id for holder in read_keys(tmp_path / "keys.yaml").holders()] == ["carol"]

@@ -11,11 +11,13 @@ The keys file (YAML) lists holders; it never contains a key:
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +27,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from coe.core.errors import ConfigError
-from coe.core.files import watch
+from coe.core.files import watch, write_atomically
 
 PREFIX = "coe-"
 BYTES = 32
@@ -131,17 +133,36 @@ def _place(error: yaml.YAMLError | UnicodeDecodeError) -> str:
 
 
 def add_key(path: Path, holder: Holder) -> None:
-    """Append a holder, made readable for the owner only. Raises ConfigError if the id is taken."""
-    listed = yaml.safe_load(path.read_text(encoding="utf-8"))["keys"] if path.exists() else []
-    if any(entry.get("id") == holder.id for entry in listed):
+    """Append a holder, made readable for the owner only; several at once lose none. Blocking.
+
+    Raises ConfigError if the id is taken, or if the file cannot be read or written.
+    """
+    try:
+        with _alone(path):
+            listed = list(read_keys(path).holders()) if path.exists() and path.stat().st_size else []
+            if any(known.id == holder.id for known in listed):
+                raise ConfigError(
+                    f'there is a key called "{holder.id}" in {path} already', hint="Choose another name."
+                )
+            entries = [
+                each.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+                for each in (*listed, holder)
+            ]
+            path.touch(mode=0o600)
+            write_atomically(path, yaml.safe_dump({"keys": entries}, sort_keys=False))
+    except OSError as error:
         raise ConfigError(
-            f'there is a key called "{holder.id}" in {path} already', hint="Choose another name."
-        )
-    listed.append(holder.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
-    draft = path.with_name(path.name + ".new")
-    draft.touch(mode=0o600)
-    draft.write_text(yaml.safe_dump({"keys": listed}, sort_keys=False), encoding="utf-8")
-    draft.replace(path)
+            f"the keys file {path} cannot be written: {error.strerror}",
+            hint="Make its folder, or name another file.",
+        ) from error
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Nobody else edits the file meanwhile; readers are not held up, since it is replaced whole."""
+    with path.with_name(f".{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 log = logging.getLogger(__name__)
