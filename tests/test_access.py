@@ -193,7 +193,7 @@ async def test_a_stream_that_is_given_up_is_charged_though_its_request_is_cancel
 
 async def test_an_equal_request_is_answered_without_asking_anybody(tmp_path: Path) -> None:
     script = Script(text="four")
-    async with service(tmp_path, script, answers={}) as client:
+    async with service(tmp_path, script, cache={}) as client:
         first, again = await ask(client), await ask(client)
         other = await ask(client, max_tokens=3)
         metrics = (await client.get("/metrics")).text
@@ -202,12 +202,12 @@ async def test_an_equal_request_is_answered_without_asking_anybody(tmp_path: Pat
     assert again.json()["coe"]["request_id"] == again.headers["x-coe-request-id"]
     assert (again.json()["coe"]["cached"], again.json()["coe"]["legs"]) == (True, [])
     assert "x-coe-cache" not in other.headers
-    assert 'coe_kept_answers_total{result="hit"} 1.0' in metrics
+    assert 'coe_cache_lookups_total{result="hit"} 1.0' in metrics
 
 
 async def test_a_private_request_is_neither_kept_nor_answered_from_what_is_kept(tmp_path: Path) -> None:
     script = Script(text="four")
-    async with service(tmp_path, script, answers={"similarity": 0.5}) as client:
+    async with service(tmp_path, script, cache={"similarity": 0.5}) as client:
         private = {"headers": {"Cache-Control": "no-cache, No-Store"}}
         first = await client.post("/v1/chat/completions", json=ASK, **private)
         await ask(client)
@@ -215,8 +215,8 @@ async def test_a_private_request_is_neither_kept_nor_answered_from_what_is_kept(
         metrics = (await client.get("/metrics")).text
     assert (first.status_code, again.status_code) == (200, 200)
     assert "x-coe-cache" not in again.headers
-    assert 'coe_kept_answers_total{result="hit"} 0.0' in metrics
-    assert 'coe_kept_answers_total{result="miss"} 1.0' in metrics  # the public one was not found either
+    assert 'coe_cache_lookups_total{result="hit"} 0.0' in metrics
+    assert 'coe_cache_lookups_total{result="miss"} 1.0' in metrics  # the public one was not found either
 
 
 def request(**fields: Any) -> Request:
@@ -346,10 +346,10 @@ def test_the_url_of_redis_comes_from_the_environment_or_is_refused(monkeypatch: 
     with pytest.raises(ConfigError, match="COE_TEST_REDIS"):
         open_store(State(redis_url_env="COE_TEST_REDIS"))
     monkeypatch.setenv("COE_TEST_REDIS", "http://wrong")
-    with pytest.raises(ConfigError, match="no URL of a Redis"):
+    with pytest.raises(ConfigError, match="not the URL of a Redis"):
         open_store(State(redis_url_env="COE_TEST_REDIS"))
 
 
 def test_a_reception_needs_nothing_to_let_everybody_in() -> None:
     store: Store = MemoryStore()
-    assert Middlewares(AccessControl(None, store)).answers is None
+    assert Middlewares(AccessControl(None, store)).cache is None

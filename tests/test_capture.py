@@ -88,7 +88,7 @@ async def test_a_failure_is_recorded_with_its_code(tmp_path: Path) -> None:
 
 
 async def test_what_a_client_forbids_to_store_is_neither_recorded_nor_kept(tmp_path: Path) -> None:
-    async with service(tmp_path, {}, answers={"ttl_s": 60}) as http:
+    async with service(tmp_path, {}, cache={"ttl_s": 60}) as http:
         for _ in range(2):
             answer = await ask(http, temperature=0, headers={"Cache-Control": "private, No-Store"})
             assert "x-coe-cache" not in answer.headers

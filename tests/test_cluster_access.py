@@ -157,7 +157,7 @@ async def test_an_edited_keys_file_counts_at_every_replica_and_what_was_used_sta
 
 
 async def test_an_answer_kept_by_one_replica_is_given_by_the_other_within_the_tenant(tmp_path: Path) -> None:
-    async with cluster(tmp_path, {}, answers={"ttl_s": 60}) as c:
+    async with cluster(tmp_path, {}, cache={"ttl_s": 60}) as c:
         first = await c.ask(0, temperature=0)
         again = await c.ask(1, temperature=0)
         bobs = await c.ask(1, OTHER, temperature=0)

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from coe.core.status import ReplanCounts
+from coe.core.status import RebalanceCounts
 from coe.placement.rebalance import Looks, Observed, observed, relocate
 from coe.registry.load import hosts_of
 from coe.registry.schema import Registry
 from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.scheduler.usage import WorkDone
-from coe.service.rebalancer import LivePlacement
+from coe.service.rebalancer import Rebalancer
 from coe.service.registry_file import parse_registry
 from coe.testing.engines import Script
 from tests.support.live import LiveWorld, live_world
@@ -202,8 +202,8 @@ class Clients:
 
 
 async def look(world: LiveWorld) -> None:
-    assert world.service.placement is not None
-    await world.service.placement.look(LONG_S)
+    assert world.service.rebalancer is not None
+    await world.service.rebalancer.look(LONG_S)
 
 
 def where(world: LiveWorld) -> dict[str, str]:
@@ -240,12 +240,12 @@ async def test_an_expert_moves_to_where_there_is_room_while_answers_stream(
         assert set(crowd.ends) == {(200, True)}
         assert w.file.read_text(encoding="utf-8") == TEXT
         current = w.service.generations.current
-        assert current.reason.startswith("re-planned: ")
-        assert f"generation {current.number}: re-planned: " in caplog.text
+        assert current.reason.startswith("rebalanced: ")
+        assert f"generation {current.number}: rebalanced: " in caplog.text
         assert current.identity == identity
         shown = (await w.http.get("/metrics")).text
-        assert 'coe_replans_total{result="moved"} 0.0' not in shown
-        assert "coe_replanned_experts_total 0.0" not in shown
+        assert 'coe_rebalances_total{result="moved"} 0.0' not in shown
+        assert "coe_rebalanced_experts_total 0.0" not in shown
 
 
 async def test_experts_whose_host_is_written_never_move(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ async def test_experts_whose_host_is_written_never_move(tmp_path: Path) -> None:
         crowd.stop()
         await asyncio.gather(*clients)
         assert (w.generation, where(w)) == (1, before)
-        assert 'coe_replans_total{result="kept"} 4.0' in (await w.http.get("/metrics")).text
+        assert 'coe_rebalances_total{result="kept"} 4.0' in (await w.http.get("/metrics")).text
 
 
 async def moved(world: LiveWorld) -> None:
@@ -290,7 +290,7 @@ async def test_a_later_edit_keeps_where_experts_are_and_a_rollback_takes_them_ba
         await w.live.rollback(2)
         assert (where(w), w.file.read_text(encoding="utf-8")) == (after, TEXT)
         reasons = [entry.circumstances.reason for entry in w.live.history.entries()]
-        assert reasons[1].startswith("re-planned: ")
+        assert reasons[1].startswith("rebalanced: ")
         assert [reasons[0], *reasons[2:]] == [
             "",
             "added expert e",
@@ -309,7 +309,7 @@ async def test_what_the_service_cannot_go_over_to_leaves_everybody_where_they_ar
         with pytest.raises(AssertionError, match="nobody moved"):
             await moved(w)
         assert (w.generation, where(w)) == (1, before)
-        assert 'coe_replans_total{result="failed"} 2.0' in (await w.http.get("/metrics")).text
+        assert 'coe_rebalances_total{result="failed"} 2.0' in (await w.http.get("/metrics")).text
         assert {(await w.ask(expert)).status_code for expert in "abcd"} == {200}
 
 
@@ -323,16 +323,16 @@ async def test_nobody_moves_while_a_host_is_down(tmp_path: Path) -> None:
 
 
 async def test_the_service_looks_as_often_as_its_file_says_from_the_edit_on(tmp_path: Path) -> None:
-    now, counts = [0.0], ReplanCounts()
+    now, counts = [0.0], RebalanceCounts()
     async with live_world(tmp_path, text=TEXT) as w:
         service = w.service
-        placement = LivePlacement(
+        placement = Rebalancer(
             w.live, service.generations, service.pool.work_done, service.engines, counts, lambda: now[0]
         )
         running = asyncio.create_task(placement.run())
         now[0] = 1e5
         await edit(w, "routers:", "# never\nrouters:")
-        await edit(w, "pool:\n", "pool:\n  replan_s: 60\n")
+        await edit(w, "pool:\n", "pool:\n  rebalance_s: 60\n")
         assert w.live.needs_restart == ()
         assert counts.kept == 0
         for number in (1, 2):

@@ -196,7 +196,7 @@ async def test_a_question_said_again_in_other_case_and_spaces_costs_no_call() ->
         assert f'"{NOTE}"' in again["reason"]
         assert (len(w.engine.prompts), w.counts()) == (1, {"written": 1, "kept": 1})
         metrics = (await w.http.get("/metrics")).text
-        assert 'coe_router_notes_total{result="kept"} 1.0' in metrics
+        assert 'coe_writer_calls_total{result="kept"} 1.0' in metrics
         assert 'coe_legs_total{outcome="ok",role="router"} 1.0' in metrics
 
 

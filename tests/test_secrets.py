@@ -126,7 +126,7 @@ async def world(folder: Path, patch: pytest.MonkeyPatch) -> AsyncIterator[World]
             ],
             "routers": {"default": "random"},
             "access": {"keys_file": "keys.yaml"},
-            "answers": {"ttl_s": 60},
+            "cache": {"ttl_s": 60},
             "state": {"redis_url_env": "TEST_REDIS"},
             "observe": {"capture": {}},
         }

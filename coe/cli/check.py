@@ -35,14 +35,15 @@ def main(file: Path, as_json: bool) -> None:
 
     try:
         text = read_text(file)
-        explanation = explain(parse_registry(text, file), file.resolve().parent)
+        source, registry = parse_source(text, file), parse_registry(text, file)
     except RegistryError as error:
         if as_json:
             _print_json(error.path, error.issues, ())
         else:
             click.echo(f"{error.message}\nHint: {error.hint}", err=True)
         sys.exit(EXIT_FAULTY)
-    issues = parse_source(text, file).located(explanation.issues)
+    explanation = explain(registry, file.resolve().parent, source.issues)
+    issues = source.located(explanation.issues)
     if as_json:
         _print_json(file, issues, explanation.summary)
     else:

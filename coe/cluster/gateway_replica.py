@@ -18,7 +18,7 @@ from coe.core.types import EngineStats, ExpertId
 from coe.engines import build_engine
 from coe.gateway.app import Gateway
 from coe.gateway.metrics import Metrics
-from coe.gateway.middlewares import build_reception
+from coe.gateway.middlewares import build_middlewares
 from coe.pipeline import Leases, Pipeline
 from coe.pipeline.feedback import open_marks
 from coe.pipeline.generation import Generations
@@ -50,24 +50,24 @@ class GatewayReplica:
         self._own = self._remote.pool
         self._pool = ClusterPool(session, machine, directory, _version(number, registry), self._own)
         self._draining = False
-        self._reception = build_reception(registry, root, embedder, marks)
+        self._middlewares = build_middlewares(registry, root, embedder, marks)
         leases: Leases = self._pool
         pipeline = Pipeline(self._generations, leases)
-        metrics = Metrics(self, self._reception, pipeline.notes.counts)
-        gateway = Gateway(pipeline, self._generations, metrics, self, self._reception)
+        metrics = Metrics(self, self._middlewares, pipeline.notes.counts)
+        gateway = Gateway(pipeline, self._generations, metrics, self, self._middlewares)
         self.app: ASGIApp = gateway.app()
 
     async def start(self) -> None:
         await self._own.start()
         await self._pool.start()
-        self._reception.start()
+        self._middlewares.start()
 
     async def stop(self, drain_s: float = 30.0) -> None:
         """Refuse those who wait for a remote expert; answers under way have ended before (Ray drains)."""
         self._draining = True
         await self._pool.stop()
         await self._own.stop(drain_s)
-        await self._reception.close()
+        await self._middlewares.close()
 
     async def change_to(self, number: int, registry: Registry) -> None:
         """Serve another generation; owners are told by the next heartbeat. Raises ConfigError, with the

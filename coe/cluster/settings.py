@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
+from coe.registry.renamed import rename
 from coe.registry.schema import Registry
 
 APP_NAME = "coe"
@@ -58,4 +60,7 @@ class Deployed:
         return asdict(self)
 
     def parsed(self) -> Registry:
-        return Registry.model_validate(self.registry)
+        """Also of what the version before has deployed, or has printed as a manifest."""
+        data = copy.deepcopy(dict(self.registry))
+        rename(data)
+        return Registry.model_validate(data)

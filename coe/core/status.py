@@ -29,7 +29,7 @@ class ExpertStatus:
 
 
 @dataclass
-class ReplanCounts:
+class RebalanceCounts:
     """How often experts were ``moved``, ``kept`` where they are, or looking ``failed``; and how many
     ``experts`` moved."""
 

@@ -111,7 +111,7 @@ class Gateway:
 
     async def _answer_once(self, exchange: Exchange, request: Request, holder: Holder) -> None:
         """From the kept answers where there is one, else from the experts. A client may forbid to keep it."""
-        kept = self._reception.answers
+        kept = self._reception.cache
         place = None
         if kept is not None:
             generation = self._generations.current.identity

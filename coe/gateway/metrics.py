@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -11,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from coe.access.limits import Used
 from coe.core.errors import CoeError
-from coe.core.status import ReplanCounts, Status
+from coe.core.status import RebalanceCounts, Status
 from coe.core.types import Receipt
 from coe.gateway.middlewares import Middlewares
 
@@ -39,15 +42,15 @@ class _Children(Generic[Labelled]):
 
 
 class Metrics:
-    """Numbers about requests; those about engines are read when Prometheus asks. ``notes``: what came of the
-    errands of routers so far, by result, as it is at any moment; so are ``replans``."""
+    """Numbers about requests; those about engines are read when Prometheus asks, and so are the others given
+    here. ``writer_calls``: the texts that routers had experts write, by result."""
 
     def __init__(
         self,
         status: Status,
-        reception: Middlewares | None = None,
-        notes: Mapping[str, int] | None = None,
-        replans: ReplanCounts | None = None,
+        middlewares: Middlewares | None = None,
+        writer_calls: Mapping[str, int] | None = None,
+        rebalances: RebalanceCounts | None = None,
     ) -> None:
         registry = self._registry = CollectorRegistry()
 
@@ -70,19 +73,20 @@ class Metrics:
         self._first_byte = histogram("first_byte_seconds", "From arrival to the first byte.", "endpoint")
         self._queue = histogram("queue_seconds", "Waiting for an expert.", "expert")
         self._swap = histogram("swap_seconds", "Waiting for weights that came from a tier.", "expert", "tier")
-        self._errors = counter("errors", "Errors told to clients, by who failed.", "source", "type")
+        self._errors = counter("errors", "Errors sent to clients, by who failed.", "source", "type")
         self._confidence = _Children(
             Histogram("coe_confidence", "Of routers.", ["router"], buckets=_TENTHS, registry=registry)
         )
         self._usd = Counter("coe_usd", "By the experts' prices, in US dollars.", registry=registry)
         self._gpu_seconds = Counter("coe_gpu_seconds", "That experts worked on requests.", registry=registry)
-        registry.register(_StatusCollector(status))
-        if reception is not None:
-            registry.register(_ReceptionCollector(reception))
-        if notes is not None:
-            registry.register(_NotesCollector(notes))
-        if replans is not None:
-            registry.register(_ReplanCollector(replans))
+        registry.register(_Collector(partial(_engines, status), partial(_experts, status)))
+        if middlewares is not None:
+            read = (partial(each, middlewares) for each in (_keys, _records, _state))
+            registry.register(_Collector(*read))
+        if writer_calls is not None:
+            registry.register(_Collector(partial(_writer_calls, writer_calls)))
+        if rebalances is not None:
+            registry.register(_Collector(partial(_rebalances, rebalances)))
 
     def arrived(self, endpoint: str) -> None:
         self._in_flight.labels(endpoint).inc()
@@ -128,104 +132,119 @@ class Metrics:
                 self._tokens.labels(leg.expert).inc(leg.tokens)
 
 
-class _StatusCollector(Collector):
+_FORMER_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "coe_cache_lookups": "coe_kept_answers",
+        "coe_state_failures": "coe_state_down",
+        "coe_writer_calls": "coe_router_notes",
+        "coe_rebalances": "coe_replans",
+        "coe_rebalanced_experts": "coe_replanned_experts",
+    }
+)
+"""A metric's name -> what the version before called it, which is emitted for one more version."""
+
+
+class _Collector(Collector):
     """Read when Prometheus asks, so that nothing has to be kept up to date."""
 
-    def __init__(self, status: Status) -> None:
-        self._status = status
+    def __init__(self, *read: Callable[[], Iterable[Metric]]) -> None:
+        self._read = read
 
-    def collect(self) -> Iterable[Metric]:
-        return [*self._engines(), *self._experts()]
-
-    def _engines(self) -> Iterable[Metric]:
-        ready = GaugeMetricFamily("coe_engine_ready", "1 when the engine can answer.", labels=["engine"])
-        swaps = CounterMetricFamily("coe_engine_swaps", "Experts moved in.", labels=["engine"])
-        reads = CounterMetricFamily(
-            "coe_engine_reads_ahead", "Experts whose weights were read into RAM early.", labels=["engine"]
-        )
-        broken = GaugeMetricFamily(
-            "coe_circuit_open", "1 while an expert that kept failing is not asked.", labels=["expert"]
-        )
-        for engine, stats in self._status.engines().items():
-            ready.add_metric([engine], float(stats.state == "ready"))
-            swaps.add_metric([engine], stats.swaps)
-            reads.add_metric([engine], stats.reads_ahead)
-            for expert in stats.broken:
-                broken.add_metric([expert], 1.0)
-        return [ready, swaps, reads, broken]
-
-    def _experts(self) -> Iterable[Metric]:
-        awake = GaugeMetricFamily("coe_expert_awake", "1 when the expert can answer.", labels=["expert"])
-        queued = GaugeMetricFamily("coe_expert_queued", "Requests that wait for it.", labels=["expert"])
-        running = GaugeMetricFamily("coe_expert_running", "Requests that it answers.", labels=["expert"])
-        for expert, status in self._status.experts().items():
-            awake.add_metric([expert], float(status.state == "awake"))
-            queued.add_metric([expert], status.queued)
-            running.add_metric([expert], status.running)
-        return [awake, queued, running]
+    def collect(self) -> Iterator[Metric]:
+        for metric in itertools.chain.from_iterable(read() for read in self._read):
+            yield metric
+            if metric.name in _FORMER_NAMES:
+                yield _under_former_name(metric)
 
 
-class _ReceptionCollector(Collector):
-    """The keys file, the response cache, and how often the shared state was not there."""
-
-    def __init__(self, reception: Middlewares) -> None:
-        self._reception = reception
-
-    def collect(self) -> Iterable[Metric]:
-        return [*self._keys(), *self._state()]
-
-    def _keys(self) -> Iterable[Metric]:
-        keys = self._reception.keys
-        edits = CounterMetricFamily("coe_keys_edits", "Edits of the keys file.", labels=["result"])
-        stale = GaugeMetricFamily("coe_keys_stale", "1 while the keys file is refused.")
-        if keys is not None:
-            edits.add_metric(["accepted"], keys.accepted)
-            edits.add_metric(["refused"], keys.refused)
-            stale.add_metric([], float(keys.stale))
-        return [edits, stale]
-
-    def _state(self) -> Iterable[Metric]:
-        down = CounterMetricFamily("coe_state_down", "Calls of the shared state in vain.", labels=["user"])
-        down.add_metric(["limits"], self._reception.access_control.down)
-        kept, recorder = self._reception.answers, self._reception.recorder
-        records = CounterMetricFamily("coe_records", "Requests in the record of prompts.", labels=["result"])
-        if recorder is not None:
-            records.add_metric(["written"], recorder.written)
-            records.add_metric(["dropped"], recorder.dropped)
-        if kept is None:
-            return [down, records]
-        down.add_metric(["answers"], kept.down)
-        found = CounterMetricFamily("coe_kept_answers", "Lookups of the response cache.", labels=["result"])
-        found.add_metric(["hit"], kept.hits)
-        found.add_metric(["similar"], kept.similar_hits)
-        found.add_metric(["miss"], kept.misses)
-        return [down, records, found]
+def _under_former_name(metric: Metric) -> Metric:
+    name = _FORMER_NAMES[metric.name]
+    text = f"Deprecated, use {metric.name}_total: this name goes with the next version."
+    former = Metric(name, text, metric.type)
+    for sample in metric.samples:
+        labels = {label: _FORMER_USERS.get(value, value) for label, value in sample.labels.items()}
+        former.add_sample(f"{name}_total", labels, sample.value)
+    return former
 
 
-class _NotesCollector(Collector):
-    """What experts wrote for routers."""
-
-    def __init__(self, notes: Mapping[str, int]) -> None:
-        self._notes = notes
-
-    def collect(self) -> Iterable[Metric]:
-        found = CounterMetricFamily("coe_router_notes", "Texts that routers wanted first.", labels=["result"])
-        for result, count in self._notes.items():
-            found.add_metric([result], count)
-        return [found]
+_FORMER_USERS: Mapping[str, str] = MappingProxyType({"cache": "answers"})
 
 
-class _ReplanCollector(Collector):
-    """What came of placing experts anew."""
+def _engines(status: Status) -> list[Metric]:
+    ready = GaugeMetricFamily("coe_engine_ready", "1 when the engine can answer.", labels=["engine"])
+    swaps = CounterMetricFamily("coe_engine_swaps", "Experts moved in.", labels=["engine"])
+    reads = CounterMetricFamily(
+        "coe_engine_reads_ahead", "Experts whose weights were read into RAM early.", labels=["engine"]
+    )
+    broken = GaugeMetricFamily(
+        "coe_circuit_open", "1 while an expert that kept failing is not asked.", labels=["expert"]
+    )
+    for engine, stats in status.engines().items():
+        ready.add_metric([engine], float(stats.state == "ready"))
+        swaps.add_metric([engine], stats.swaps)
+        reads.add_metric([engine], stats.reads_ahead)
+        for expert in stats.broken:
+            broken.add_metric([expert], 1.0)
+    return [ready, swaps, reads, broken]
 
-    def __init__(self, counts: ReplanCounts) -> None:
-        self._counts = counts
 
-    def collect(self) -> Iterable[Metric]:
-        counts = self._counts
-        looks = CounterMetricFamily("coe_replans", "Looks at where experts are.", labels=["result"])
-        for result, count in (("moved", counts.moved), ("kept", counts.kept), ("failed", counts.failed)):
-            looks.add_metric([result], count)
-        moves = CounterMetricFamily("coe_replanned_experts", "Experts moved to another host.")
-        moves.add_metric([], counts.experts)
-        return [looks, moves]
+def _experts(status: Status) -> list[Metric]:
+    awake = GaugeMetricFamily("coe_expert_awake", "1 when the expert can answer.", labels=["expert"])
+    queued = GaugeMetricFamily("coe_expert_queued", "Requests that wait for it.", labels=["expert"])
+    running = GaugeMetricFamily("coe_expert_running", "Requests that it answers.", labels=["expert"])
+    for expert, found in status.experts().items():
+        awake.add_metric([expert], float(found.state == "awake"))
+        queued.add_metric([expert], found.queued)
+        running.add_metric([expert], found.running)
+    return [awake, queued, running]
+
+
+def _keys(middlewares: Middlewares) -> list[Metric]:
+    edits = CounterMetricFamily("coe_keys_edits", "Edits of the keys file.", labels=["result"])
+    stale = GaugeMetricFamily("coe_keys_stale", "1 while the keys file is refused.")
+    if middlewares.keys is not None:
+        edits.add_metric(["accepted"], middlewares.keys.accepted)
+        edits.add_metric(["refused"], middlewares.keys.refused)
+        stale.add_metric([], float(middlewares.keys.stale))
+    return [edits, stale]
+
+
+def _records(middlewares: Middlewares) -> list[Metric]:
+    records = _by_result("coe_records", "Requests in the record of prompts.")
+    if middlewares.recorder is not None:
+        records.add_metric(["written"], middlewares.recorder.written)
+        records.add_metric(["dropped"], middlewares.recorder.dropped)
+    return [records]
+
+
+def _state(middlewares: Middlewares) -> list[Metric]:
+    cache = middlewares.cache
+    failures = CounterMetricFamily("coe_state_failures", "Failed calls of the shared state.", labels=["user"])
+    failures.add_metric(["limits"], middlewares.access_control.down)
+    if cache is None:
+        return [failures]
+    failures.add_metric(["cache"], cache.down)
+    lookups = _by_result("coe_cache_lookups", "Lookups of the response cache.")
+    for result, count in (("hit", cache.hits), ("similar", cache.similar_hits), ("miss", cache.misses)):
+        lookups.add_metric([result], count)
+    return [failures, lookups]
+
+
+def _writer_calls(counts: Mapping[str, int]) -> list[Metric]:
+    calls = _by_result("coe_writer_calls", "Texts that routers have experts write, by result.")
+    for result, count in counts.items():
+        calls.add_metric([result], count)
+    return [calls]
+
+
+def _rebalances(counts: RebalanceCounts) -> list[Metric]:
+    rounds = _by_result("coe_rebalances", "Checks of where experts should run, by result.")
+    for result, count in (("moved", counts.moved), ("kept", counts.kept), ("failed", counts.failed)):
+        rounds.add_metric([result], count)
+    moves = CounterMetricFamily("coe_rebalanced_experts", "Experts moved to another host.")
+    moves.add_metric([], counts.experts)
+    return [rounds, moves]
+
+
+def _by_result(name: str, text: str) -> CounterMetricFamily:
+    return CounterMetricFamily(name, text, labels=["result"])

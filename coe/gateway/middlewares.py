@@ -1,4 +1,4 @@
-"""The doorman and the response cache that a registry asks for."""
+"""What a registry asks for between the API and the pipeline: access control, cache, record of prompts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Middlewares:
     """What stands between the API and the pipeline."""
 
     access_control: AccessControl
-    answers: ResponseCache | None = None
+    cache: ResponseCache | None = None
     store: Store | None = None
     """to be closed at the end"""
     marks: FeedbackRecorder | None = None
@@ -55,11 +55,11 @@ class Middlewares:
 
 
 def without_access() -> Middlewares:
-    """Everybody may come, and nothing is kept."""
+    """Everybody may use the API, and nothing is cached or recorded."""
     return Middlewares(AccessControl(None, MemoryStore()))
 
 
-def build_reception(
+def build_middlewares(
     registry: Registry,
     root: Path,
     embedder: Callable[[str, Path], Embed],
@@ -67,16 +67,16 @@ def build_reception(
 ) -> Middlewares:
     """Blocking: reads the keys file and may load an encoder. Raises ConfigError."""
     store = open_store(registry.state)
-    access, kept = registry.access, registry.answers
+    access, settings = registry.access, registry.cache
     keys = KeysFile(root / Path(access.keys_file).expanduser()) if access.keys_file else None
     access_control = AccessControl(keys.ring if keys else None, store, access.when_down)
-    answers = None
-    if kept is not None:
-        words = kept.similarity and SimilarTexts(embedder(kept.encoder, root), kept.similarity)
-        answers = ResponseCache(store, kept.ttl_s, words or None)
+    cache = None
+    if settings is not None:
+        words = settings.similarity and SimilarTexts(embedder(settings.encoder, root), settings.similarity)
+        cache = ResponseCache(store, settings.ttl_s, words or None)
     observe = registry.observe
     recorder = open_recorder(observe.capture, root)
-    return Middlewares(access_control, answers, store, marks, open_tracer(observe.traces), recorder, keys)
+    return Middlewares(access_control, cache, store, marks, open_tracer(observe.traces), recorder, keys)
 
 
 def open_store(state: State) -> Store:
@@ -93,6 +93,6 @@ def open_store(state: State) -> Store:
         return MemoryStore()
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ConfigError(
-            "what state names is no URL of a Redis", hint="Write it like redis://127.0.0.1:6379/0."
+            "state.redis_url is not the URL of a Redis", hint="Write it like redis://127.0.0.1:6379/0."
         )
     return RedisStore(url, state.prefix)

@@ -8,9 +8,9 @@ from typing import Protocol
 from coe.registry.errors import Issue
 from coe.registry.schema import Host, Registry, RemoteHost
 
-_AT_ONCE = {"service.model_name", "pool.hosts", "pool.reroute_within", "pool.replan_s"}
+_AT_ONCE = {"service.model_name", "pool.hosts", "pool.reroute_within", "pool.rebalance_s"}
 _SECTIONS = ("service", "pool", "history", "access", "state", "observe")
-_WHOLE = ("feedback", "answers")
+_WHOLE = ("feedback", "cache")
 _RECEPTION = ("access.", "state.", "observe.", *_WHOLE)
 
 

@@ -22,7 +22,7 @@ def validate(source: Source, plugins: Plugins) -> Registry:
     Raises :class:`coe.registry.errors.RegistryError` with all errors: file, line, column, what is wrong and
     what to write instead.
     """
-    issues: list[Issue] = []
+    issues = [issue for issue in source.issues if issue.severity == "error"]
     registry: Registry | None = None
     try:
         # Strict, and from JSON: "8000" is no port and true is no number, as in the JSON schema.

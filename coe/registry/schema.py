@@ -27,9 +27,9 @@ from coe.registry.scheduling_settings import DeadlineClasses, Mechanisms
 from coe.registry.service_settings import (
     Access,
     AdminListener,
+    CacheSettings,
     FeedbackSettings,
     History,
-    KeptAnswersSettings,
     Observe,
     State,
 )
@@ -190,8 +190,8 @@ class Pool(Model):
     reroute_within: Annotated[float, Field(ge=0, le=1)] = 0.05
     """an expert whose probability of being the right one is at most this much below the best one's may
     answer instead if it is free sooner; 0 switches that off"""
-    replan_s: Annotated[float, Field(ge=60)] | None = None
-    """so often experts without a host are placed anew, where their work has shifted; none: never.
+    rebalance_s: Annotated[float, Field(ge=60)] | None = None
+    """every N seconds, experts whose entry names no host may move to where their work has room; none: never.
     `coe deploy` does not read it"""
 
 
@@ -350,8 +350,8 @@ class Registry(Model):
     observe: Observe = Observe()
     feedback: FeedbackSettings | None = None
     """take clients' marks on answers; none: /v1/feedback is not there"""
-    answers: KeptAnswersSettings | None = None
-    """keep answers and give them again; none: never"""
+    cache: CacheSettings | None = None
+    """the response cache; none: every request is answered anew"""
     aggregators: tuple[AggregatorSpec, ...] = ()
     """further ones, for requests and routes to name"""
     routes: tuple[NamedRoute, ...] = ()

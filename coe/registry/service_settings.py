@@ -60,7 +60,7 @@ class Access(Model):
     """without the shared state: `open` counts limits in each process, `closed` refuses requests"""
 
 
-class KeptAnswersSettings(Model):
+class CacheSettings(Model):
     """The response cache: answers to deterministic requests (temperature 0 or a seed, not streamed)."""
 
     ttl_s: Annotated[float, Field(gt=0)] = 3_600.0

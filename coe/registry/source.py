@@ -13,26 +13,32 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from coe.registry.errors import Issue, Loc, Position, RegistryError
+from coe.registry.renamed import RENAMED, rename
 
 _MAX_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
 class Source:
-    """A parsed file: ``data`` is plain JSON-like Python, ``position`` finds an entry in the text."""
+    """A parsed file: ``data`` is plain JSON-like Python, ``position`` finds an entry in the text.
+
+    ``data`` has the keys' names of today; ``issues`` are about those that the text calls otherwise.
+    """
 
     path: Path
     data: Any
     tree: Node
+    issues: tuple[Issue, ...] = ()
 
     def position(self, loc: Loc) -> Position:
         """Where ``loc`` stands; steps that the text does not have (union tags, missing keys) are skipped."""
-        node, mark = self.tree, self.tree.start_mark
-        for step in loc:
-            found = _child(node, step)
-            if found is not None:
-                node, mark = found.value, found.label.start_mark
+        found = self._walk(loc)
+        mark = found[-1][1].label.start_mark if found else self.tree.start_mark
         return Position(line=mark.line + 1, column=mark.column + 1)
+
+    def existing(self, loc: Loc) -> Loc:
+        """``loc`` as the text has it, without the steps that the text does not have."""
+        return tuple(step for step, _ in self._walk(loc))
 
     def located(self, issues: Iterable[Issue]) -> list[Issue]:
         """``issues``, each with its position. What is about a key that the text does not have has none."""
@@ -47,15 +53,21 @@ class Source:
         if found := self.located(issues):
             raise RegistryError(self.path, found)
 
-    def existing(self, loc: Loc) -> Loc:
-        """``loc`` without the steps that the text does not have."""
-        node, kept = self.tree, []
-        for step in loc:
-            found = _child(node, step)
-            if found is not None:
-                node = found.value
-                kept.append(step)
-        return tuple(kept)
+    def _walk(self, loc: Loc) -> list[tuple[str | int, _Child]]:
+        node, found = self.tree, []
+        for step in self._written(loc):
+            child = _child(node, step)
+            if child is not None:
+                node = child.value
+                found.append((step, child))
+        return found
+
+    def _written(self, loc: Loc) -> Loc:
+        """``loc`` with the former name of a key where the text has that."""
+        for former in (issue.loc for issue in self.issues if issue.severity == "warning"):
+            if loc[: len(former)] == (*former[:-1], RENAMED[former]):
+                return (*former, *loc[len(former) :])
+        return loc
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,8 @@ def parse_source(text: str, path: Path, any_shape: bool = False) -> Source:
     if not isinstance(data, dict) and not any_shape:
         message = 'the file must be a mapping with keys such as "pool" and "experts"'
         raise RegistryError(path, (Issue(message, position=Position(1, 1)),))
-    return Source(path, _plain(path, data), tree)
+    plain = _plain(path, data)
+    return Source(path, plain, tree, tuple(rename(plain)))
 
 
 def read_text(path: Path) -> str:

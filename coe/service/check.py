@@ -5,7 +5,7 @@ Reads small files and safetensors headers only; starts nothing and asks no netwo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,10 +28,12 @@ class Explanation:
         return tuple(issue for issue in self.issues if issue.severity == "error")
 
 
-def explain(registry: Registry, root: Path) -> Explanation:
-    """All issues of ``registry``, whose file stands in folder ``root``. Blocking (file I/O)."""
+def explain(registry: Registry, root: Path, known: Iterable[Issue] = ()) -> Explanation:
+    """All issues of ``registry``, whose file stands in folder ``root``, beside those that its text has shown
+    (``known``). Blocking (file I/O)."""
     order: tuple[Severity, ...] = ("error", "warning", "note")
-    issues = sorted(_Checks(registry, root).all(), key=lambda issue: order.index(issue.severity))
+    found = [*known, *_Checks(registry, root).all()]
+    issues = sorted(found, key=lambda issue: order.index(issue.severity))
     return Explanation(tuple(issues), summary(registry))
 
 

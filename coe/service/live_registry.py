@@ -28,7 +28,7 @@ from coe.registry.schema import Registry
 from coe.registry.source import parse_source, read_text
 from coe.scheduler.events import HostId
 from coe.service.build_generation import GenerationBuilder
-from coe.service.registry_file import parse_registry
+from coe.service.registry_file import log_warnings, parse_registry
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +115,7 @@ class LiveRegistry:
 
     async def run(self, watch: bool = True) -> None:
         """Keep the first generation in the history, then watch the file until cancelled."""
+        await asyncio.to_thread(log_warnings, self._text, self.path)
         await self._keep(self._service.generations.current, self._text)
         if watch:
             await files.watch(self.path, self._take_up)
@@ -225,6 +226,8 @@ class LiveRegistry:
 
     def _prepare(self, text: str, old: Generation, number: int, wanted: Circumstances) -> Generation:
         registry = self._valid(text, old.registry, wanted)
+        if text != self._text:
+            log_warnings(text, self.path)
         number = max(number, old.number + 1)
         generation = self._builder.build(registry, number, _left(old, registry, number))
         return replace(generation, reason=wanted.reason or changes(old.registry, registry))

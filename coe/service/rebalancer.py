@@ -1,6 +1,6 @@
-"""A running service places its experts anew, slowly, where their work has shifted (``pool.replan_s``).
+"""A running service moves its experts, slowly, to where their work has room (``pool.rebalance_s``).
 
-It looks every so often; the decision is :func:`coe.placement.rebalance.relocate`, the change a generation
+It looks every N seconds; the decision is :func:`coe.placement.rebalance.relocate`, the change a generation
 like any other (:meth:`coe.service.live_registry.LiveRegistry.move`): leases under way end where they are.
 """
 
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from coe.core.errors import CoeError
-from coe.core.status import ReplanCounts
+from coe.core.status import RebalanceCounts
 from coe.core.types import EngineStats
 from coe.pipeline.generation import Generation, Generations
 from coe.placement.rebalance import Looks, Relocation, movable, relocate
@@ -25,7 +25,7 @@ from coe.service.live_registry import LiveRegistry
 log = logging.getLogger(__name__)
 
 
-class LivePlacement:
+class Rebalancer:
     """Looks at the work of one service. ``run`` in a task of its event loop."""
 
     def __init__(
@@ -34,7 +34,7 @@ class LivePlacement:
         generations: Generations,
         work_done: Callable[[], WorkDone],
         engines: Callable[[], Mapping[str, EngineStats]],
-        counts: ReplanCounts,
+        counts: RebalanceCounts,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._live, self._generations, self._counts = live, generations, counts
@@ -46,10 +46,10 @@ class LivePlacement:
         live.on_change(self._changed.set)
 
     async def run(self) -> None:
-        """Until cancelled; an edit of ``pool.replan_s`` counts at once."""
+        """Until cancelled; an edit of ``pool.rebalance_s`` counts at once."""
         while True:
             self._changed.clear()
-            every_s = self._generations.current.registry.pool.replan_s
+            every_s = self._generations.current.registry.pool.rebalance_s
             if every_s != self._every_s:
                 self._every_s = every_s
                 self._begin(every_s or 0.0)
@@ -71,7 +71,7 @@ class LivePlacement:
             log.warning("the experts stay where they are: %s (%s)", error.message, error.hint)
         except Exception:
             self._counts.failed += 1
-            log.exception("placing the experts anew failed unexpectedly")
+            log.exception("rebalancing the experts failed unexpectedly")
         else:
             self._counts.experts += moved
             self._counts.moved += moved > 0
@@ -107,7 +107,7 @@ class LivePlacement:
 
 def _reason(of: Generation, found: Relocation) -> str:
     moves = ", ".join(f"{e} from {_host(of.registry, e)} to {host}" for e, host in found.hosts.items())
-    return f"re-planned: {moves} (saves {found.gain_s:.0f} s of host time, takes {found.moves_s:.0f} s)"
+    return f"rebalanced: {moves} (saves {found.gain_s:.0f} s of host time, takes {found.moves_s:.0f} s)"
 
 
 def _host(registry: Registry, expert_id: str) -> str | None:

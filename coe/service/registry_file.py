@@ -3,6 +3,7 @@ expert."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,15 +17,28 @@ from coe.registry.schema import Registry
 from coe.registry.source import Source, parse_source, read_text
 from coe.routers import ROUTER_KIND
 
+log = logging.getLogger(__name__)
+
 PLUGINS = Plugins(ROUTER_KIND, AGGREGATOR_KIND, NEEDS_OPTIONS)
 
 
 def load_registry(path: Path | str) -> Registry:
-    """Read, validate and freeze a registry file. Blocking (file I/O), no network, no side effects.
+    """Read, validate and freeze a registry file. Blocking (file I/O), no network. Logs what it warns of.
 
     Raises :class:`coe.core.errors.ConfigError` as :func:`coe.registry.load.validate` does.
     """
-    return parse_registry(read_text(Path(path)), Path(path))
+    text = read_text(Path(path))
+    registry = parse_registry(text, Path(path))
+    log_warnings(text, Path(path))
+    return registry
+
+
+def log_warnings(text: str, path: Path) -> None:
+    """Of a valid ``text``: what works in this version only, with its line."""
+    source = parse_source(text, path)
+    for issue in source.located(source.issues):
+        line = issue.position.line if issue.position else 1
+        log.warning("%s:%d: %s %s", path, line, issue.message, issue.hint)
 
 
 def parse_registry(text: str, path: Path, former: Mapping[ExpertId, str] | None = None) -> Registry:

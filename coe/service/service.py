@@ -19,12 +19,12 @@ import uvloop
 from starlette.types import ASGIApp
 
 from coe.core.errors import ConfigError
-from coe.core.status import ExpertStatus, Readiness, ReplanCounts, judge
+from coe.core.status import ExpertStatus, Readiness, RebalanceCounts, judge
 from coe.core.types import EngineStats, ExpertId
 from coe.engines import build_engine
 from coe.gateway.app import Gateway
 from coe.gateway.metrics import Metrics
-from coe.gateway.middlewares import Middlewares, build_reception, without_access
+from coe.gateway.middlewares import Middlewares, build_middlewares, without_access
 from coe.observe.logs import LogFormat, set_up_logs
 from coe.pipeline import Pipeline
 from coe.pipeline.feedback import open_marks
@@ -42,7 +42,7 @@ from coe.service.build_onboarding import build_gate, build_profiler
 from coe.service.check import new_errors
 from coe.service.http_server import Door, HttpServer, Tls, bind, http_server
 from coe.service.live_registry import LiveRegistry, RegistryFile
-from coe.service.rebalancer import LivePlacement
+from coe.service.rebalancer import Rebalancer
 from coe.service.shared_registry import SharedRegistry
 
 log = logging.getLogger(__name__)
@@ -58,27 +58,27 @@ class LocalService:
         generations: Generations,
         registry_pool: RegistryPool,
         root: Path,
-        reception: Middlewares | None = None,
+        middlewares: Middlewares | None = None,
     ) -> None:
         self.generations = generations
         self.registry_pool, self.pool = registry_pool, registry_pool.pool
         self.live: LiveRegistry | None = None
-        self.placement: LivePlacement | None = None
+        self.rebalancer: Rebalancer | None = None
         self._root = root
         self._joined: frozenset[str] = frozenset()
         self._draining = False
         self._following: list[asyncio.Task[None]] = []
         self.pipeline = Pipeline(generations, self.pool)
-        self._reception = reception or without_access()
-        self._replans = ReplanCounts()
-        self._metrics = Metrics(self, self._reception, self.pipeline.notes.counts, self._replans)
-        self.app = Gateway(self.pipeline, generations, self._metrics, self, self._reception).app()
+        self._middlewares = middlewares or without_access()
+        self._rebalances = RebalanceCounts()
+        self._metrics = Metrics(self, self._middlewares, self.pipeline.notes.counts, self._rebalances)
+        self.app = Gateway(self.pipeline, generations, self._metrics, self, self._middlewares).app()
 
     def follow(self, live: LiveRegistry) -> None:
         """Have the registry followed from the start on."""
         self.live = live
-        self.placement = LivePlacement(
-            live, self.generations, self.pool.work_done, self.engines, self._replans
+        self.rebalancer = Rebalancer(
+            live, self.generations, self.pool.work_done, self.engines, self._rebalances
         )
 
     def admin_app(self, token: str) -> ASGIApp:
@@ -94,14 +94,14 @@ class LocalService:
     async def start(self) -> None:
         """Returns at once; the engines start behind it (:meth:`readiness`). Idempotent."""
         await self.pool.start()
-        self._reception.start()
-        if self.live is None or self.placement is None or self._following:
+        self._middlewares.start()
+        if self.live is None or self.rebalancer is None or self._following:
             return
-        registry, store = self.generations.current.registry, self._reception.store
+        registry, store = self.generations.current.registry, self._middlewares.store
         watching = self.live.run(registry.service.watch)
         self._following = [
             asyncio.create_task(watching, name="watch experts.yaml"),
-            asyncio.create_task(self.placement.run(), name="place experts anew"),
+            asyncio.create_task(self.rebalancer.run(), name="rebalance experts"),
         ]
         if registry.state.share_registry and store is not None:
             sharing = SharedRegistry(self.live, store).run()
@@ -117,7 +117,7 @@ class LocalService:
 
     async def close(self) -> None:
         """After the last answer was sent: write what is left, and let go of the shared state."""
-        await self._reception.close()
+        await self._middlewares.close()
 
     async def switch(self, generation: Generation) -> None:
         """Go over to ``generation``: requests that come from now on use it, those under way keep theirs.
@@ -162,8 +162,8 @@ def build_service(
     builder = GenerationBuilder(root, marks.counts if marks else None)
     number = history.number_of(file.text, hosts_of(registry)) if file else 1
     first = builder.build(registry, number)
-    reception = build_reception(registry, root, embedder, marks)
-    service = LocalService(Generations(first), pool, root, reception)
+    middlewares = build_middlewares(registry, root, embedder, marks)
+    service = LocalService(Generations(first), pool, root, middlewares)
     if file is not None:
         live = LiveRegistry(file, service, builder, history, lambda old, new: _faults(old, new, root))
         service.follow(live)
