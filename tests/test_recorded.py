@@ -194,8 +194,8 @@ def test_votes() -> None:
     everyone, w_alone = np.tile(np.arange(4), (3, 1)), np.tile([3, -1, -1], (3, 1))
     y_first = np.tile([1, 0, 2, 3], (3, 1))
     assert First().scores(outcomes, everyone, chances).tolist() == [0.1, 0.1, 0.1]
-    assert Vote().scores(outcomes, everyone, chances).tolist() == [0.2, 0.3, 0.1], "of equals the best ranked"
-    assert Vote().scores(outcomes, y_first, chances).tolist() == [0.2, 0.3, 0.2]
+    assert Vote().scores(outcomes, everyone, chances).tolist() == [0.2, 0.3, 0.1], "of those the best ranked"
+    assert Vote().scores(outcomes, y_first, chances).tolist() == [0.2, 0.3, 0.1], "of equals the more trusted"
     assert WeightedVote().scores(outcomes, everyone, chances).tolist() == [0.1, 0.3, 0.1]
     assert Vote().scores(outcomes, w_alone, chances).tolist() == [0.4, 0.4, 0.4], "also without an answer"
 

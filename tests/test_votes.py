@@ -12,18 +12,15 @@ from hypothesis import strategies as st
 from coe.aggregators import (
     Asked,
 )
-from coe.aggregators.ballots import Vote, settled
-from coe.aggregators.combiner.tables import (
-    ABSENT,
+from coe.aggregators.ballots import Vote, by_head, settled
+from coe.aggregators.combiner.tables import ABSENT
+from coe.aggregators.votes import (
     Dependence,
-    Table,
     error_correlation,
-    log_odds,
     majority_vote,
     voter_weights,
     weighted_vote,
 )
-from coe.aggregators.vote import by_head
 from coe.testing.conformance_aggregator import (
     ScriptedAnswers,
     panel,
@@ -103,10 +100,11 @@ async def test_first_takes_the_first_complete_answer() -> None:
 
 
 def test_log_odds_grow_with_the_number_of_wrong_options() -> None:
-    two, ten = log_odds(np.array([0.6]), 2)[0], log_odds(np.array([0.6]), 10)[0]
+    [[two], [ten]] = voter_weights(np.array([[0.6], [0.6]]), np.array([2, 10]))
     assert two == pytest.approx(math.log(0.6 / 0.4))
     assert ten == pytest.approx(two + math.log(9))
-    assert log_odds(np.array([0.1, 0.5]))[0] > 0, "a poor expert never votes against itself"
+    [[poor, _]] = voter_weights(np.array([[0.1, 0.5]]), np.array([2]))
+    assert poor > 0, "a poor expert never votes against itself"
 
 
 def test_correlation_is_learned_shrunk_and_never_negative() -> None:
@@ -121,9 +119,9 @@ def test_correlation_is_learned_shrunk_and_never_negative() -> None:
 
 
 def test_copies_share_the_weight_of_one_voter() -> None:
-    chances = np.array([0.7, 0.7, 0.7])
+    chances = np.array([[0.7, 0.7, 0.7]])
     among = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    weights = voter_weights(chances, among)
+    [weights] = voter_weights(chances, np.array([2]), among)
     assert weights[0] + weights[1] == pytest.approx(weights[2])
 
 
@@ -135,5 +133,6 @@ def test_dependence_of_unknown_experts_is_typical_and_of_oneself_complete() -> N
 
 
 def test_votes_on_tables_skip_what_nobody_answered() -> None:
-    table = Table(("a", "b"), np.array([[ABSENT, ABSENT], [3, ABSENT]]), np.full((2, 2), 0.5))
-    assert list(majority_vote(table)) == list(weighted_vote(table)) == [ABSENT, 3]
+    answers, chances = np.array([[ABSENT, ABSENT], [3, ABSENT]]), np.full((2, 2), 0.5)
+    assert list(majority_vote(answers, chances)) == [ABSENT, 3]
+    assert list(weighted_vote(answers, chances, np.array([2, 2]))) == [ABSENT, 3]

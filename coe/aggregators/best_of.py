@@ -18,7 +18,6 @@ from coe.aggregators.base import AggregatorOptions, Base, Setting
 from coe.aggregators.prompts import checking_body
 from coe.aggregators.protocol import Answers, Asked, Picked, Proposal, Proposing, Verdict
 from coe.aggregators.sandbox import Bounds, Sandbox
-from coe.aggregators.vote import by_head
 from coe.core.errors import CoeError
 from coe.core.plugins import unknown_expert
 from coe.core.types import ExpertId, Request
@@ -90,7 +89,7 @@ class BestOf(Base):
             if checked:
                 return Picked(proposal, f"the answer of {proposal.expert} passed its checks")
         proposals = [each.proposal for each in judged]
-        if call := agreed_tool_call(request, proposals, by_head):
+        if call := agreed_tool_call(request, proposals):
             return call
         return await self._best(request, judged, answers)
 

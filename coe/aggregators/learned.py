@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from coe.aggregators.ballots import best_weighted, key_of, named
+from coe.aggregators.ballots import best_weighted, key_of, named, plausible_answers, unreadable
 from coe.aggregators.base import AggregatorOptions, Base, Setting
 from coe.aggregators.combiner.agreement import POSITIONS
 from coe.aggregators.combiner.fitted import FittedCombiner
@@ -85,8 +85,7 @@ class _Ballot:
         standing = self._fitted.combiner.standing(self._table())
         winner = int(standing.winner[0])
         if winner == ABSENT:
-            best = best_weighted(self._proposals)
-            return Picked(best, f"no answer could be read, so {best.expert}, the best ranked, answers")
+            return unreadable(self._proposals)
         for_it = [p for p, number in zip(self._proposals, self._numbers, strict=True) if number == winner]
         reason = f"the combiner gives {standing.share[0]:.2f} to the answer of {named(for_it)}"
         return Picked(best_weighted(for_it), reason)
@@ -108,5 +107,5 @@ class _Ballot:
             answers=np.array([self._numbers]),
             chances=np.array([[proposal.weight for proposal in proposals]]),
             lengths=np.array([[float(p.usage.get("completion_tokens", np.nan)) for p in proposals]]),
-            options=np.array([len(self._letters) or 2]),
+            options=np.array([plausible_answers(self._request.text)]),
         )

@@ -11,11 +11,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from coe.aggregators.ballots import Vote, agreed_tool_call, best_weighted, key_of, named, picked
+from coe.aggregators.ballots import agreed, agreed_tool_call, best_weighted, key_of, named
 from coe.aggregators.base import AggregatorOptions, Base, Setting
 from coe.aggregators.prompts import synthesis_body
 from coe.aggregators.protocol import Answers, Asked, Picked, Proposal, Proposing, Verdict, Write
-from coe.aggregators.vote import by_head
 from coe.core.plugins import unknown_expert
 from coe.core.types import ExpertId, Request
 
@@ -55,11 +54,11 @@ class Synthesise(Base):
         return self._verdict(request, proposals, self.writer(asked))
 
     def _verdict(self, request: Request, proposals: Sequence[Proposal], writer: ExpertId) -> Verdict:
-        if call := agreed_tool_call(request, proposals, by_head):
+        if call := agreed_tool_call(request, proposals):
             return call
         prose = [proposal for proposal in proposals if not proposal.tool_calls]
-        if agreed := self._agreed(request, prose):
-            return agreed
+        if nothing_to_write := self._agreed(request, prose):
+            return nothing_to_write
         body = synthesis_body(request.body, [p.text for p in prose], self._writing.max_chars)
         reason = f"{writer} wrote one answer from those of {named(prose)}"
         return Write(writer, body, best_weighted(prose), reason)
@@ -70,7 +69,7 @@ class Synthesise(Base):
         unanimous = len(keys) == 1 and None not in keys and self._writing.skip_when_agreed
         if len(proposals) > 1 and not unanimous:
             return None
-        return picked(proposals, [Vote(p.asked, key_of(request, p)) for p in proposals], by_head)
+        return agreed(request, proposals)
 
 
 class SelfMoa(Synthesise):

@@ -38,8 +38,7 @@ class Learned:
         taken = np.full(len(table), ABSENT)
         if self.fitted_ is not None:
             taken = self.fitted_.combiner.predict(heard(table, asked))
-        scores: Floats = np.asarray(scores_of(table, outcomes.scores, asked, taken), dtype=np.float64)
-        return scores
+        return scores_of(table, outcomes.scores, asked, taken)
 
 
 MEAN_EXPERTS = 2.28

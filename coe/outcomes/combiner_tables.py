@@ -8,7 +8,7 @@ import numpy as np
 
 from coe.aggregators.combiner.agreement import POSITIONS, AgreementLogit
 from coe.aggregators.combiner.fitted import FittedCombiner
-from coe.aggregators.combiner.tables import ABSENT, Ints, Table
+from coe.aggregators.combiner.tables import ABSENT, FEWEST_OPTIONS, Ints, Table
 from coe.aggregators.combiner.training import teach
 from coe.core.errors import ConfigError
 from coe.outcomes.outcome_set import Floats, Indices, OutcomeSet
@@ -53,7 +53,7 @@ def table_of(outcomes: OutcomeSet, probabilities: Floats) -> Table:
         answers=answer_numbers(outcomes),
         chances=probabilities,
         lengths=outcomes.tokens,
-        options=np.asarray([len(question.options) or 4 for question in outcomes.questions]),
+        options=np.asarray([len(question.letters) or FEWEST_OPTIONS for question in outcomes.questions]),
     )
 
 

@@ -14,13 +14,16 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from coe.core.errors import ConfigError
+from coe.core.extraction import options_in
 from coe.core.suggest import suggest
 from coe.core.types import ExpertId
 
@@ -51,6 +54,11 @@ class Question:
     @property
     def text(self) -> str | None:
         return None if self.stem is None else with_options(self.stem, self.options)
+
+    @cached_property
+    def letters(self) -> str:
+        """Of the options that a reader of the text finds in it."""
+        return ascii_uppercase[: len(self.options)] if self.text is None else options_in(self.text)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,9 @@ class Call:
     role: Role = "answer"
     sample: int = 0
     weight: float = 1.0
+    """the router's probability that it is right"""
+    rank: int = 0
+    """of its expert among those recruited"""
     extension: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -87,9 +90,9 @@ def recruited_calls(routes: Mapping[str, Mapping[str, float]], settings: Setting
     Grouped: expert by expert, those with most questions first; else question by question.
     """
     calls = [
-        Call(_key(question, expert, sample), question, expert, "proposer", sample, probability)
+        Call(_key(question, expert, sample), question, expert, "proposer", sample, probability, rank)
         for question, ranking in routes.items()
-        for expert, probability in _best(ranking, settings.recruit)
+        for rank, (expert, probability) in enumerate(_best(ranking, settings.recruit))
         for sample in range(settings.samples)
     ]
     if not settings.grouped:
@@ -117,16 +120,6 @@ def merge_messages(asked: Sequence[Mapping[str, str]], outputs: Sequence[str]) -
         {"role": "system", "content": _MERGE},
         {"role": "user", "content": f"{question}\n\n{answers}"},
     ]
-
-
-def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None) -> str | None:
-    """The answer with the greatest sum of weights (the router's probabilities of who gave it); the earliest
-    of equals, which is the best ranked expert's; None without any answer."""
-    sums: dict[str, float] = {}
-    for answer, weight in zip(answers, weights or [1.0] * len(answers), strict=True):
-        if answer is not None:
-            sums[answer] = sums.get(answer, 0.0) + weight
-    return max(sums, key=lambda answer: sums[answer], default=None)
 
 
 def _best(ranking: Mapping[str, float], count: int) -> list[tuple[str, float]]:

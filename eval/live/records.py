@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from coe.aggregators.ballots import Vote, by_head, by_weight, leading
+from coe.aggregators.protocol import Asked as Voter
 from coe.core.errors import ConfigError
-from coe.eval.live.journal import Answered, Journal
+from coe.eval.live.journal import Answered, History
 from coe.eval.live.marking import same
-from coe.eval.live.plan import Call, by_question, direct_calls, merge_call, recruited_calls, vote
+from coe.eval.live.plan import Call, by_question, direct_calls, merge_call, recruited_calls
 from coe.eval.live.prompting import messages, user_text
 from coe.eval.live.questions import Item
 from coe.eval.live.run import Asked, salted
@@ -83,7 +85,7 @@ class Summary:
     swap_ms: float | None
 
 
-def records_of(asked: Asked, journal: Journal) -> list[Record]:
+def records_of(asked: Asked, journal: History) -> list[Record]:
     """A record for each question that was asked, in the order of the questions."""
     settings = asked.settings
     if settings.recruit:
@@ -96,14 +98,14 @@ def records_of(asked: Asked, journal: Journal) -> list[Record]:
     return [record for record in made if record.asked]
 
 
-def _record(asked: Asked, journal: Journal, item: Item, calls: Sequence[Call]) -> Record:
+def _record(asked: Asked, journal: History, item: Item, calls: Sequence[Call]) -> Record:
     task, settings = asked.task, asked.settings
-    ranked = sorted(calls, key=lambda call: -call.weight)
+    ranked = sorted(calls, key=lambda call: (call.rank, call.sample))
     merge = merge_call(item.id, settings.synthesiser) if settings.recruit and settings.synthesiser else None
     keys = [call.key for call in ranked] + ([merge.key] if merge else [])
     found = [journal.answers[key] for key in keys if key in journal.answers]
     legs = [(call, journal.answers[call.key]) for call in ranked if call.key in journal.answers]
-    answer = _final(asked, legs, journal.answers.get(merge.key) if merge else None)
+    answer = _final(asked, item, legs, journal.answers.get(merge.key) if merge else None)
     prompt = "\n\n".join(m["content"] for m in messages(task, item, asked.questions.exemplars))
     withheld = task.data.withheld
     return Record(
@@ -131,14 +133,18 @@ def _record(asked: Asked, journal: Journal, item: Item, calls: Sequence[Call]) -
     )
 
 
-def _final(asked: Asked, legs: Sequence[tuple[Call, Answered]], merged: Answered | None) -> str | None:
+def _final(
+    asked: Asked, item: Item, legs: Sequence[tuple[Call, Answered]], merged: Answered | None
+) -> str | None:
+    """What an expert wrote, else what the service's vote of the same name takes."""
     if merged is not None:
         return merged.answer
-    if len(legs) < 2:
-        return legs[0][1].answer if legs else None
-    weighted = asked.settings.aggregator == "weighted_vote"
-    weights = [call.weight if weighted else 1.0 for call, _ in legs]
-    return vote([answered.answer for _, answered in legs], weights)
+    if not legs:
+        return None
+    votes = [Vote(Voter(call.model, call.weight, call.rank), answered.answer) for call, answered in legs]
+    weighted = asked.settings.recruit and asked.settings.aggregator == "weighted_vote"
+    rule = by_weight(user_text(asked.task, item), asked.dependence) if weighted else by_head
+    return leading(rule, votes)
 
 
 def _score(asked: Asked, item: Item, legs: Sequence[tuple[Call, Answered]], answer: str | None) -> float:
@@ -153,7 +159,7 @@ def _total(values: Sequence[Any]) -> Any:
     return None if not values or any(value is None for value in values) else sum(values)
 
 
-def summarise(asked: Asked, journal: Journal, records: Sequence[Record]) -> Summary:
+def summarise(asked: Asked, journal: History, records: Sequence[Record]) -> Summary:
     """Figures over the records. A question without an answer counts as wrong."""
     total = len(records)
     right = sum(record.score for record in records)
@@ -191,11 +197,14 @@ def mode_of(asked: Asked) -> str:
     if not settings.recruit:
         return "routed by the service" if settings.samples == 1 else f"{settings.samples} samples, vote"
     order = "expert by expert" if settings.grouped else "question by question"
-    combined = f", {settings.aggregator}" if settings.recruit > 1 or settings.samples > 1 else ""
-    return f"{settings.recruit} recruited, {order}{combined}"
+    if settings.recruit == settings.samples == 1:
+        return f"{settings.recruit} recruited, {order}"
+    unknown = settings.aggregator == "weighted_vote" and asked.dependence is None
+    taken_as = ", experts taken as independent" if unknown else ""
+    return f"{settings.recruit} recruited, {order}, {settings.aggregator}{taken_as}"
 
 
-def swaps_of(journal: Journal) -> float | None:
+def swaps_of(journal: History) -> float | None:
     """Swaps of the service during all sessions, by its own counter; None where it has none."""
     by_session: dict[int, list[float]] = {}
     for meter in journal.meters:

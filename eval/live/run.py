@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from coe.aggregators.votes import Dependence
 from coe.core.errors import ConfigError
 from coe.eval.live.journal import Answered, Journal
 from coe.eval.live.marking import mark
@@ -47,6 +48,8 @@ class Asked:
     prices: Prices
     salt: str
     concurrency: int = 8
+    dependence: Dependence | None = None
+    """which experts err together, for weighted_vote of those recruited; None: not known"""
 
     def __post_init__(self) -> None:
         if self.task.data.withheld and self.settings.synthesiser:

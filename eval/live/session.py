@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from coe.aggregators.votes import Dependence
 from coe.core.errors import ConfigError
 from coe.core.suggest import suggest
 from coe.eval.live.journal import Journal
@@ -36,6 +37,7 @@ class Order:
     address: Address
     prices: Prices
     concurrency: int = 8
+    dependence: Dependence | None = None
 
 
 async def run_session(order: Order, folder: Path, progress: Progress) -> Summary:
@@ -56,7 +58,9 @@ async def _with_journal(
     order: Order, questions: Questions, journal: Journal, folder: Path, progress: Progress
 ) -> Summary:
     salt = (journal.header or {}).get("salt") or os.environ.get(SALT_ENV) or secrets.token_hex(16)
-    asked = Asked(order.task, questions, order.settings, order.prices, salt, order.concurrency)
+    asked = Asked(
+        order.task, questions, order.settings, order.prices, salt, order.concurrency, order.dependence
+    )
     async with connect(order.address, order.concurrency) as service:
         listed = await service.models()
         if not order.settings.recruit and order.settings.model not in listed:

@@ -7,12 +7,13 @@ probability for each; never a label, and never an expert that was not asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
 
-from coe.aggregators.combiner.tables import ABSENT, Ints
-from coe.aggregators.combiner.training import scores_of
+from coe.aggregators.combiner.training import ballots, scores_of
+from coe.aggregators.votes import Dependence, majority_vote, weighted_vote
 from coe.core.errors import ConfigError
 from coe.core.suggest import suggest
 from coe.outcomes.combiner_fits import InStages, Learned
@@ -47,32 +48,36 @@ class First:
 
 
 class Vote:
-    """The most frequent answer; of equals the one with the better-ranked expert."""
+    """The service's ``vote`` (:func:`coe.aggregators.votes.majority_vote`)."""
 
     def fit(self, lessons: Lessons) -> Self:  # noqa: ARG002
         return self
 
     def scores(self, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
         table = table_of(outcomes, probabilities)
-        taken = _heaviest(table.answers, asked, np.ones(asked.shape))
-        return np.asarray(scores_of(table, outcomes.scores, asked, taken), dtype=np.float64)
+        answers, chances = ballots(table, asked)
+        return scores_of(table, outcomes.scores, asked, majority_vote(answers, chances))
 
 
+@dataclass
 class WeightedVote:
-    """Votes weighted by the log-odds of the expert's being right over the chance of agreeing by accident.
+    """The service's ``weighted_vote`` (:func:`coe.aggregators.votes.weighted_vote`), which learns from the
+    lessons who errs together; unfitted, as without profiles, experts count as independent."""
 
-    The naive Bayes rule for independent experts: ln(p / (1 - p)) + ln(choices - 1) (Nitzan and Paroush 1982).
-    """
+    dependence_: Dependence | None = None
 
-    def fit(self, lessons: Lessons) -> Self:  # noqa: ARG002
+    def fit(self, lessons: Lessons) -> Self:
+        self.dependence_ = Dependence.fit(lessons.outcomes.experts, lessons.outcomes.scores)
         return self
 
     def scores(self, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
         table = table_of(outcomes, probabilities)
-        p = np.clip(np.take_along_axis(probabilities, np.maximum(asked, 0), axis=1), 0.02, 0.98)
-        wrong_choices = np.maximum(1, np.asarray(table.options) - 1)[:, None]
-        taken = _heaviest(table.answers, asked, np.log(p / (1 - p)) + np.log(wrong_choices))
-        return np.asarray(scores_of(table, outcomes.scores, asked, taken), dtype=np.float64)
+        answers, chances = ballots(table, asked)
+        correlation = None
+        if self.dependence_ is not None:
+            correlation = self.dependence_.among(table.experts)[asked[:, :, None], asked[:, None, :]]
+        taken = weighted_vote(answers, chances, table.plausible, correlation)
+        return scores_of(table, outcomes.scores, asked, taken)
 
 
 COMBINERS: Mapping[str, Callable[[], Combiner]] = {
@@ -89,15 +94,3 @@ def combiner(name: str) -> Combiner:
     if name not in COMBINERS:
         raise ConfigError(f'no aggregator "{name}" for recorded runs; {suggest(name, COMBINERS)}')
     return COMBINERS[name]()
-
-
-def _heaviest(answers: Ints, asked: Indices, weights: Floats) -> Ints:
-    """(n,) the answer with the largest sum of ``weights`` (n, k) of those ``asked`` (n, k), ``ABSENT`` where
-    nobody answered; of equals the one that came first."""
-    given = np.where(asked >= 0, np.take_along_axis(answers, np.maximum(asked, 0), axis=1), ABSENT)
-    mass = np.zeros(given.shape)
-    for voter in range(given.shape[1]):
-        agree = given == given[:, [voter]]
-        mass += np.where(agree, weights[:, [voter]], 0.0)
-    first = np.where(given == ABSENT, -np.inf, mass).argmax(axis=1)
-    return np.asarray(given[np.arange(len(given)), first])

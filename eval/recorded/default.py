@@ -81,13 +81,11 @@ def _scores(choice: Choice, learned: OutcomeSet, held_out: Callable[[str], Float
     if choice.count == 1:
         alone: Floats = learned.scores[np.arange(len(learned)), asked[:, 0]]
         return alone
-    if choice.aggregator != LEARNING:
-        return combiner(choice.aggregator).scores(learned, asked, probabilities)
     return _in_halves(choice, learned, asked, probabilities)
 
 
 def _in_halves(choice: Choice, learned: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
-    """Scores of a combiner that learns, each half judged by a fit to the other."""
+    """Scores of a combiner, each half judged by a fit to the other."""
     scores = np.zeros(len(learned))
     halves = np.arange(len(learned)) % 2 == 0
     for half in (halves, ~halves):

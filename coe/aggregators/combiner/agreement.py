@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from coe.aggregators.combiner.logit import ChoiceLoss, Segments
-from coe.aggregators.combiner.tables import ABSENT, HIGHEST_CHANCE, LOWEST_CHANCE, Floats, Ints, Table
+from coe.aggregators.combiner.tables import ABSENT, Floats, Ints, Table, log_odds
 from coe.core.errors import ConfigError
 
 POSITIONS = 10
@@ -137,15 +137,14 @@ class AgreementLogit:
         )
 
     def _features(self, table: Table, question: Ints, answer: Ints, votes: Floats) -> Floats:
-        options = np.full(len(table), 2) if table.options is None else table.options
-        chances = np.clip(table.chances[question], LOWEST_CHANCE, HIGHEST_CHANCE)
-        odds = np.log(chances / (1 - chances)) + np.log(np.maximum(options[question] - 1, 1))[:, None]
+        options = table.plausible[question, None]
+        odds = log_odds(table.chances[question], options)
         position = (answer[:, None] == np.arange(POSITIONS)).astype(float)
         number = votes.sum(axis=1, keepdims=True)
         m = len(self.experts_)
         everybody = (votes * odds).sum(axis=1, keepdims=True)
         mine, odds = votes[:, :m], odds[:, :m]
-        columns = [everybody, mine, mine * odds, mine * options[question, None] / POSITIONS]
+        columns = [everybody, mine, mine * odds, mine * options / POSITIONS]
         columns += [position, position * number]
         if self.lengths:
             length = self._lengths(table)[question] * mine

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from coe.aggregators.combiner.agreement import Standing
-from coe.aggregators.combiner.tables import ABSENT, HIGHEST_CHANCE, LOWEST_CHANCE, Floats, Table
+from coe.aggregators.combiner.tables import ABSENT, LOWEST_CHANCE, Floats, Table, log_odds
 from coe.core.types import Options
 
 HIGHEST_PRICE = 0.2
@@ -106,21 +106,15 @@ FEATURES = 13
 def standing_features(standing: Standing, table: Table, coming: Floats) -> Floats:
     """(n, FEATURES) how the answers of ``table`` stand; ``coming`` (n, r) are the chances of those who may be
     asked next, in order, NaN where there is none."""
-    options = np.full(len(table), 2) if table.options is None else table.options
     leader, runner_up = standing.score.T
     lead = leader - runner_up
     votes = (table.answers == standing.winner[:, None]) & (table.answers != ABSENT)
     given = (table.answers != ABSENT).sum(axis=1)
-    odds = _odds(np.where(np.isfinite(coming), coming, LOWEST_CHANCE))
-    if not odds.shape[1]:
-        odds = np.full((len(table), 1), _odds(np.array(LOWEST_CHANCE)))
+    if not coming.shape[1]:
+        coming = np.full((len(table), 1), np.nan)
+    odds = log_odds(np.where(np.isfinite(coming), coming, LOWEST_CHANCE))
     following, best = odds[:, 0], odds.max(axis=1)
     return np.column_stack([
         np.ones(len(table)), leader, leader**2, lead, lead**2, standing.share, votes.sum(axis=1), given,
-        following, following * lead, best, options / 10.0, standing.share * following,
+        following, following * lead, best, table.plausible / 10.0, standing.share * following,
     ])  # fmt: skip
-
-
-def _odds(chances: Floats) -> Floats:
-    p = np.clip(chances, LOWEST_CHANCE, HIGHEST_CHANCE)
-    return np.asarray(np.log(p / (1 - p)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from coe.aggregators.combiner.agreement import AgreementLogit
 from coe.aggregators.combiner.fitted import FittedCombiner
@@ -24,7 +25,14 @@ def heard(table: Table, asked: Ints) -> Table:
     return replace(table, answers=np.where(kept[:, :-1], table.answers, ABSENT))
 
 
-def scores_of(table: Table, right: Floats, asked: Ints, taken: Ints) -> Floats:
+def ballots(table: Table, asked: Ints) -> tuple[Ints, Floats]:
+    """(n, k) answers of the experts ``asked`` (n, k; -1: nobody), and their chances."""
+    there = np.maximum(asked, 0)
+    answers = np.where(asked >= 0, np.take_along_axis(table.answers, there, axis=1), ABSENT)
+    return answers, np.take_along_axis(table.chances, there, axis=1)
+
+
+def scores_of(table: Table, right: Floats, asked: Ints, taken: Ints) -> npt.NDArray[np.float64]:
     """(n,) scores of the answers ``taken`` (n,); ``right`` (n, m) are those of each expert's answer.
 
     An answer scores as the best-ranked expert that gave it; where none is taken, that of the best ranked is.
@@ -32,7 +40,7 @@ def scores_of(table: Table, right: Floats, asked: Ints, taken: Ints) -> Floats:
     rows = np.arange(len(table))[:, None]
     gave = (table.answers[rows, asked] == taken[:, None]) & (asked >= 0) & (taken != ABSENT)[:, None]
     giver = np.where(gave.any(axis=1), gave.argmax(axis=1), 0)
-    return np.asarray(right[rows[:, 0], asked[rows[:, 0], giver]])
+    return np.asarray(right[rows[:, 0], asked[rows[:, 0], giver]], dtype=np.float64)
 
 
 def teach(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from coe.aggregators.votes import Dependence
     from coe.eval.live.plan import Settings
     from coe.eval.live.records import Summary
     from coe.eval.live.run import Progress
@@ -53,6 +54,11 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--temperature", type=click.FloatRange(0, 2), help="Instead of the task's.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Instead of the task's.")
+@click.option(
+    "--registry",
+    type=_PATH,
+    help="Its profiles tell weighted_vote which experts err together.",
+)
 @click.option("--prices", type=_PATH, help="experts.yaml, or a CSV as in an outcome set.")
 @click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Variable with the API key.")
 @click.option("--timeout", "timeout_s", default=600.0, show_default=True, help="Seconds for one answer.")
@@ -98,7 +104,22 @@ def _order(task: Task, options: Mapping[str, Any]) -> Order:
         Address(options["url"], options["api_key_env"], options["timeout_s"], private=task.data.withheld),
         read_prices(options["prices"]),
         options["concurrency"],
+        _dependence(options["registry"]),
     )
+
+
+def _dependence(registry: Path | None) -> Dependence | None:
+    """What the service's own weighted_vote learns from the profiles of this registry."""
+    from coe.aggregators.votes import Dependence
+    from coe.profiles.evidence import evidence_of
+    from coe.profiles.store import open_store
+    from coe.service.registry_file import load_registry
+
+    if registry is None:
+        return None
+    read = load_registry(registry)
+    evidence = evidence_of(open_store(read, registry.parent), read.routed)
+    return None if evidence is None else Dependence.fit(evidence.experts, evidence.scores)
 
 
 def _settings(options: Mapping[str, Any]) -> Settings:
