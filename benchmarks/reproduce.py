@@ -60,7 +60,7 @@ _FITS = ("--fits", "{out}/fits")
 def _recorded(name: str, page: str, outcomes: str, *options: str, pool: Sequence[str] = ()) -> Table:
     chosen = ("--pool", _listed(pool)) if pool else ()
     read, written = ("--outcomes", f"{{data}}/outcomes/{outcomes}"), ("--json", f"{{out}}/{name}.json")
-    return Table(name, page, "eval", ("recorded", *read, *chosen, *options, *_FITS, *written))
+    return Table(name, page, "coe.cli", ("eval", "recorded", *read, *chosen, *options, *_FITS, *written))
 
 
 def _probing(name: str, *options: str) -> Table:
@@ -75,8 +75,18 @@ def _probing(name: str, *options: str) -> Table:
 
 def _retrieval(task: str) -> Table:
     name = f"retrieval-{task}"
-    arguments = ("run", task, "--data", "{data}/retrieval", "--encoder", "static", "--out", f"{{out}}/{name}")
-    return Table(name, "howto/evaluation.md", "eval", arguments)
+    arguments = (
+        "eval",
+        "run",
+        task,
+        "--data",
+        "{data}/retrieval",
+        "--encoder",
+        "static",
+        "--out",
+        f"{{out}}/{name}",
+    )
+    return Table(name, "howto/evaluation.md", "coe.cli", arguments)
 
 
 _ROUTING, _COMBINING = "measurements/routing-results.md", "measurements/aggregation-results.md"
@@ -85,7 +95,7 @@ _ROUTING, _COMBINING = "measurements/routing-results.md", "measurements/aggregat
 def _combining(name: str, *options: str) -> Table:
     pool = ("--outcomes", "{data}/outcomes/mmlu_pro", "--pool", _listed(POOL_A), "--router", "blend")
     written = ("--json", f"{{out}}/{name}.json")
-    return Table(name, _COMBINING, "eval", ("combining", *pool, *options, *_FITS, *written))
+    return Table(name, _COMBINING, "coe.cli", ("eval", "combining", *pool, *options, *_FITS, *written))
 
 
 def _sets(name: str, *options: str) -> Table:
@@ -126,11 +136,12 @@ TABLES = (
     _combining("combining-ablation", "--seeds", "1", "--experts-per-query", "3", "--ablation"),
     Table("encoders", "explanation/encoders.md", "benchmarks.encoders",
           ("--outcomes", "{data}/outcomes/mmlu_pro", "--queries", "60", "--encoders", "static,minilm-int8")),
-    Table("peers-gsm8k", "howto/evaluation.md", "eval",
-          ("peers", "--outcomes", "{data}/outcomes/routellm_gsm8k", "--routers", "knn",
+    Table("peers-gsm8k", "howto/evaluation.md", "benchmarks.compare_peers",
+          ("--outcomes", "{data}/outcomes/routellm_gsm8k", "--routers", "knn",
            "--json", "{out}/peers-gsm8k.json")),
-    Table("extraction", "howto/evaluation.md", "eval",
-          ("extraction", "--outcomes", "{data}/outcomes/mmlu_pro", "--json", "{out}/extraction.json")),
+    Table("extraction", "howto/evaluation.md", "coe.cli",
+          ("eval", "extraction", "--outcomes", "{data}/outcomes/mmlu_pro",
+           "--json", "{out}/extraction.json")),
     _retrieval("arguana"),
     _retrieval("scifact"),
     _retrieval("nfcorpus"),

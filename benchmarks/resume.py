@@ -55,7 +55,17 @@ class Trial:
     options: tuple[str, ...]
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "eval", "run", self.task, "--url", self.url, *self.options]
+        command = [
+            sys.executable,
+            "-m",
+            "coe.cli",
+            "eval",
+            "run",
+            self.task,
+            "--url",
+            self.url,
+            *self.options,
+        ]
         command += ["--concurrency", "1", "--out", str(self.out / name)]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 

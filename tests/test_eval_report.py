@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.make_tables import main as make_tables
 from benchmarks.reproduce import TABLES, Table
 from coe.cli import main
 from coe.core.errors import ConfigError
@@ -192,9 +193,10 @@ def test_tables_name_their_commands_once(tmp_path: Path) -> None:
     assert [table.page for table in TABLES if not (docs / table.page).is_file()] == []
     assert [table.program for table in TABLES if importlib.util.find_spec(table.program) is None] == []
     command = next(t for t in TABLES if t.name == "pool-b").command(Path("data"), Path("out"))
-    assert command[:4] == ["eval", "recorded", "--outcomes", "data/outcomes/mmlu_pro"]
+    assert command[:4] == ["coe.cli", "eval", "recorded", "--outcomes"]
+    assert command[4] == "data/outcomes/mmlu_pro"
     assert command[-2:] == ["--json", "out/pool-b.json"]
-    result = CliRunner().invoke(main, ["eval", "tables", "--data", str(tmp_path), "--only", "pool-x"])
+    result = CliRunner().invoke(make_tables, ["--data", str(tmp_path), "--only", "pool-x"])
     assert result.exit_code == 1
     assert "pool-b" in result.output
 
@@ -206,12 +208,12 @@ def test_tables_are_made_anew_and_kept(tmp_path: Path, monkeypatch: pytest.Monke
     )
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "0.json").write_text("what other code found")
-    words = ["eval", "tables", "--data", str(tmp_path), "--out", str(tmp_path), "--jobs", "1"]
-    made = CliRunner().invoke(main, [*words, "--only", "toy"])
+    words = ["--data", str(tmp_path), "--out", str(tmp_path), "--jobs", "1"]
+    made = CliRunner().invoke(make_tables, [*words, "--only", "toy"])
     assert made.exit_code == 0, made.output
     assert (tmp_path / "toy.md").read_text() in made.output
     assert not (tmp_path / "toy").exists()
-    failed = CliRunner().invoke(main, words)
+    failed = CliRunner().invoke(make_tables, words)
     assert failed.exit_code == 1
     assert "the table broken could not be made" in failed.output
 

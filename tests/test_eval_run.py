@@ -149,9 +149,9 @@ def data(tmp_path: Path) -> Path:
 
 
 async def start(*args: object, **env: str) -> asyncio.subprocess.Process:
-    """``python -m eval run`` as a process of its own."""
+    """``coe eval run`` as a process of its own."""
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "eval", "run", *map(str, args),
+        sys.executable, "-m", "coe.cli", "eval", "run", *map(str, args),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, **env},
     )  # fmt: skip
 
