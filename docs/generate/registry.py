@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -22,15 +23,16 @@ Made from the JSON schema and the complete example by `python -m docs.generate`.
 * What an edit changes while the service runs: [Change experts while the service runs](../howto/registry.md).
 """
 
-Comments = Mapping[tuple[str, ...], str]
+Path = tuple[str, ...]
+"""The keys from the top of the file to a value."""
+Comments = Mapping[Path, str]
 
 
 def page(schema: Schema, example: str) -> str:
     """The whole page. Pure."""
-    sections = [_section("", schema, comments_of(example), ())]
-    inner = _sections(schema, schema["$defs"], comments_of(example), ())
+    book = _Book(schema.get("$defs", {}), comments_of(example))
     whole = f"## A complete example\n\n```yaml\n{example.strip()}\n```\n"
-    return "\n".join([_HEAD, *sections, *inner, whole])
+    return "\n".join([_HEAD, book.section("Top level", schema, ()), *book.below(schema, ()), whole])
 
 
 def undescribed(schema: Schema, example: str) -> list[str]:
@@ -41,12 +43,12 @@ def undescribed(schema: Schema, example: str) -> list[str]:
 
 def comments_of(example: str) -> Comments:
     """The comment at the end of each line, by the path of its key; list items share their list's path."""
-    found: dict[tuple[str, ...], str] = {}
+    found: dict[Path, str] = {}
     _collect(YAML().load(example), (), found)
     return found
 
 
-def _collect(node: Any, path: tuple[str, ...], found: dict[tuple[str, ...], str]) -> None:
+def _collect(node: Any, path: Path, found: dict[Path, str]) -> None:
     if isinstance(node, list):
         for item in node:
             _collect(item, path, found)
@@ -66,18 +68,44 @@ def _comment(node: Any, key: object) -> str:
     return str(first).lstrip("# ").strip()
 
 
-def _sections(
-    schema: Schema, definitions: Mapping[str, Schema], comments: Comments, path: tuple[str, ...]
-) -> Iterator[str]:
-    """A section for each mapping below ``schema``, depth first."""
-    for key, value in schema.get("properties", {}).items():
-        below = (*path, key)
-        names = list(dict.fromkeys(_references(value)))
-        for name in names:
-            kind = definitions[name]["properties"].get("kind", {}).get("const") if len(names) > 1 else None
-            title = ".".join(below) + (f" of kind {kind}" if kind else "")
-            yield _section(title, definitions[name], comments, below)
-            yield from _sections(definitions[name], definitions, comments, below)
+@dataclass(frozen=True)
+class _Book:
+    """The sections of the page, from the schema's definitions and the example's comments."""
+
+    definitions: Mapping[str, Schema]
+    comments: Comments
+
+    def below(self, schema: Schema, path: Path) -> Iterator[str]:
+        """A section for each mapping inside ``schema``, depth first."""
+        for key, value in schema.get("properties", {}).items():
+            at = (*path, key)
+            for name, title in self._titles(value, at).items():
+                yield self.section(title, self.definitions[name], at)
+                yield from self.below(self.definitions[name], at)
+
+    def section(self, title: str, schema: Schema, path: Path) -> str:
+        required = schema.get("required", ())
+        rows = (self._row(key, value, key in required, path) for key, value in schema["properties"].items())
+        words = schema.get("description", "") if path else ""
+        table = "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows])
+        return "\n".join([f"## {title}", *(["", words.replace("``", "`")] if words else []), "", table, ""])
+
+    def _row(self, key: str, schema: Schema, required: bool, path: Path) -> str:
+        kind = type_of(schema)
+        for name, title in self._titles(schema, (*path, key)).items():
+            kind = kind.replace(name, f"[{title}](#{_anchor(title)})")
+        meaning = schema.get("description") or self.comments.get((*path, key), "")
+        if key == "kind" and "const" in schema:  # the example's comment is about one of several kinds
+            meaning = "the kind of this entry"
+        cells = (f"`{key}`", kind, default_of(schema, required), meaning)
+        return "| " + " | ".join(cell(each) for each in cells) + " |"
+
+    def _titles(self, schema: Schema, path: Path) -> dict[str, str]:
+        """The sections that ``schema`` refers to: their titles, by the names of their definitions."""
+        names = list(dict.fromkeys(_references(schema)))
+        kinds = {name: self.definitions[name]["properties"].get("kind", {}).get("const") for name in names}
+        suffix = {name: f" of kind {kind}" if kind and len(names) > 1 else "" for name, kind in kinds.items()}
+        return {name: ".".join(path) + suffix[name] for name in names}
 
 
 def _references(schema: Schema) -> Iterator[str]:
@@ -87,22 +115,5 @@ def _references(schema: Schema) -> Iterator[str]:
         yield from _references(inner)
 
 
-def _section(title: str, schema: Schema, comments: Comments, path: tuple[str, ...]) -> str:
-    required = schema.get("required", ())
-    rows = [
-        f"| `{key}` | {cell(type_of(value))} | {cell(default_of(value, key in required))} "
-        f"| {cell(_meaning(key, value, comments.get((*path, key), '')))} |"
-        for key, value in schema["properties"].items()
-    ]
-    words = schema.get("description", "") if title else ""
-    table = "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows])
-    return "\n".join([f"## {title or 'Top level'}", *(["", words] if words else []), "", table, ""])
-
-
-def _meaning(key: str, schema: Schema, comment: str) -> str:
-    """The comment of ``kind`` belongs to the first of several kinds."""
-    return (
-        "the kind of this entry"
-        if key == "kind" and "const" in schema
-        else schema.get("description") or comment
-    )
+def _anchor(title: str) -> str:
+    return re.sub(r"[^\w\s-]", "", title).lower().replace(" ", "-")
