@@ -15,7 +15,10 @@ from coe.cli._group import CommandFolder
 __all__ = ["main"]
 
 
-@click.group(cls=CommandFolder, package=__name__, context_settings={"help_option_names": ["-h", "--help"]})
+_CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+
+@click.group(cls=CommandFolder, package=__name__, context_settings=_CONTEXT)
 @click.version_option(__version__, prog_name="coe")
 def main() -> None:
     """Composition of Experts: one OpenAI-compatible endpoint in front of many expert LLMs."""

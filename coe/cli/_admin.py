@@ -24,7 +24,7 @@ admin_option = click.option(
     "--admin",
     "admin_url",
     metavar="URL",
-    help=f"The admin API, with its token in ${TOKEN_ENV}; else both are found in --registry.",
+    help=f"URL of the admin API; its token is in ${TOKEN_ENV}. [default: as --registry says]",
 )
 
 
@@ -60,7 +60,7 @@ def through_admin(
                 raise
             click.echo(f"{missing.message.splitlines()[0]}: working on {registry}", err=True)
     done = instead()
-    click.echo(f"{registry}: a service that watches it takes this up within seconds", err=True)
+    click.echo(f"{registry}: a service that watches this file follows within seconds", err=True)
     return done
 
 
@@ -92,7 +92,7 @@ def told(done: Mapping[str, Any], verb: str) -> str:
         lines += [f"  {reason}" for reason in expert["reasons"]]
     if done.get("generation") is not None:
         lines.append(f"generation {done['generation']}")
-    lines += [f"counts only after a restart: {name}" for name in done.get("needs_restart", ())]
+    lines += [f"takes effect after a restart: {name}" for name in done.get("needs_restart", ())]
     return "\n".join(lines)
 
 

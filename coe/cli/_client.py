@@ -87,7 +87,9 @@ class ServiceClient:
                 "Start one with `coe serve`, or name its address with --url.",
             ) from None
         except ValueError as error:
-            raise Failed(f"{self.url} is no address: {error}", "Write it as http://127.0.0.1:8000.") from None
+            raise Failed(
+                f"{self.url} is not an address: {error}", "Write it as http://127.0.0.1:8000."
+            ) from None
 
     def _opener(self) -> urllib.request.OpenerDirector:
         if urllib.parse.urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1"):

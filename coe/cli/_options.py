@@ -6,19 +6,19 @@ from pathlib import Path
 
 import click
 
+PATH = click.Path(path_type=Path)
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 registry_option = click.option(
     "--registry",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("experts.yaml"),
-    show_default=True,
     help="The registry file.",
 )
-url_option = click.option("--url", default=DEFAULT_URL, show_default=True, help="A running `coe serve`.")
+url_option = click.option("--url", default=DEFAULT_URL, help="URL of a running service.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 address_option = click.option(
-    "--address", help="Of a Ray cluster, for example 10.0.0.1:6379. [default: the one on this machine]"
+    "--address", help="Address of a Ray cluster, such as 10.0.0.1:6379. [default: the one on this machine]"
 )
 
 
@@ -31,7 +31,9 @@ def counts(text: str, option: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
     masses = [(part, written(part)) for part in parts if part.startswith("top-p")]
     for part, mass in masses:
         if mass is None:
-            raise click.BadParameter(f'"{part}" has no P above 0 and at most 1: top-p:0.6', param_hint=option)
+            raise click.BadParameter(
+                f'"{part}" needs a P above 0 and at most 1, such as top-p:0.6', param_hint=option
+            )
     fixed = ",".join(part for part in parts if not part.startswith("top-p"))
     found = dict.fromkeys(mass.p for _, mass in masses if mass is not None)
     return numbers(fixed or "1", option) if masses else numbers(text, option), tuple(found)
@@ -44,5 +46,5 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     except ValueError:
         found = ()
     if not found:
-        raise click.BadParameter(f'"{text}" is no list of numbers, such as 1,3,5', param_hint=option)
+        raise click.BadParameter(f'"{text}" is not a list of numbers, such as 1,3,5', param_hint=option)
     return found

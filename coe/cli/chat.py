@@ -17,22 +17,14 @@ from coe.cli._options import url_option
 @click.command()
 @click.argument("message", required=False)
 @url_option
-@click.option("--model", default="coe", show_default=True, help="coe chooses; an expert's id pins it.")
-@click.option("--router", help="Choose by this router instead of the default one.")
-@click.option(
-    "--temperature",
-    type=click.FloatRange(0, 2),
-    default=0.0,
-    show_default=True,
-    help="0 is the likeliest answer.",
-)
-@click.option(
-    "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Of the answer."
-)
+@click.option("--model", default="coe", help="coe: the router chooses. An expert's id: ask that expert.")
+@click.option("--router", help="Use this router instead of the default one.")
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, help="0 gives the likeliest answer.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=256, help="Longest answer, in tokens.")
 def main(
     message: str | None, url: str, model: str, router: str | None, temperature: float, max_tokens: int
 ) -> None:
-    """Ask MESSAGE, or talk when there is none (/new starts afresh, Ctrl-D ends).
+    """Ask MESSAGE. Without MESSAGE, hold a conversation (/new starts another, Ctrl-D ends).
 
     The answer goes to stdout as it comes, the receipt to stderr. A piped stdin is read as the message.
     """
@@ -51,7 +43,7 @@ def main(
 
 
 def _talk(chat: _Chat) -> None:
-    click.echo(f"Talking to {chat.client.url}. /new starts afresh, Ctrl-D ends.", err=True)
+    click.echo(f"Talking to {chat.client.url}. /new starts another conversation, Ctrl-D ends.", err=True)
     while True:
         try:
             message = input("> ").strip()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from coe.cli._options import json_option
+from coe.cli._options import PATH, json_option
 
 if TYPE_CHECKING:
     from coe.registry.errors import Issue
@@ -21,7 +21,7 @@ EXIT_FAULTY = 1
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path), default=Path("experts.yaml"))
+@click.argument("file", type=PATH, default=Path("experts.yaml"))
 @json_option
 def main(file: Path, as_json: bool) -> None:
     """Validate FILE (default: experts.yaml) and explain what the service will do with it.

@@ -24,20 +24,19 @@ WATCH_S = 3.0
 @registry_option
 @click.option("--local", is_flag=True, help="Start a cluster on this machine, and keep it until Ctrl-C.")
 @address_option
-@click.option("--dry-run", is_flag=True, help="Print what would be deployed and touch nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be deployed, and change nothing.")
 @click.option(
     "--format",
     "kind",
     type=click.Choice(["serve", "kuberay"]),
     default="serve",
-    show_default=True,
-    help="Of --dry-run: a Ray Serve config, or a KubeRay manifest.",
+    help="With --dry-run: print a Ray Serve config or a KubeRay manifest.",
 )
 @click.option("--host", help="Listen on this address instead of service.host.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Listen on this port instead of service.port.")
-@click.option("--root", help="The registry's folder on the cluster's machines. [default: as it is here]")
-@click.option("--image", default="coe:latest", show_default=True, help="Container image (--format kuberay).")
-@click.option("--timeout", "timeout_s", type=float, default=300.0, show_default=True, help="Seconds to wait.")
+@click.option("--root", help="Folder of the registry on the cluster's machines. [default: as it is here]")
+@click.option("--image", default="coe:latest", help="Container image (with --format kuberay).")
+@click.option("--timeout", "timeout_s", type=float, default=300.0, help="Longest wait, in seconds.")
 def main(
     registry: Path,
     local: bool,

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from coe.cli._group import Group
+from coe.cli._options import PATH
 
 _LIMITS = (
     "requests_per_minute",
@@ -21,14 +22,16 @@ _LIMITS = (
 
 @click.group(cls=Group)
 def main() -> None:
-    """API keys of the service (access.keys_file in the registry)."""
+    """Make and list API keys (access.keys_file in the registry)."""
 
 
 @main.command()
 @click.argument("name")
-@click.option("--file", "path", type=click.Path(path_type=Path), default="keys.yaml", show_default=True)
-@click.option("--tenant", help="Whose kept answers it may see; its own if not given.")
-@click.option("--limit", "limits", multiple=True, metavar="NAME=NUMBER", help=f"One of {', '.join(_LIMITS)}.")
+@click.option("--file", "path", type=PATH, default="keys.yaml")
+@click.option("--tenant", help="Tenant, whose cached answers the key may get. [default: NAME]")
+@click.option(
+    "--limit", "limits", multiple=True, metavar="NAME=NUMBER", help=f"A limit: {', '.join(_LIMITS)}."
+)
 def create(name: str, path: Path, tenant: str | None, limits: tuple[str, ...]) -> None:
     """Make a key for NAME. It is printed once; the file keeps its hash only."""
     from pydantic import ValidationError
@@ -44,11 +47,11 @@ def create(name: str, path: Path, tenant: str | None, limits: tuple[str, ...]) -
         raise click.UsageError("; ".join(f"{d['loc'][-1]}: {d['msg']}" for d in faults)) from None
     add_key(path, holder)
     click.echo(made.key)
-    click.echo(f"kept as a hash in {path}; a running service takes it up in about a second", err=True)
+    click.echo(f"its hash is in {path}; a running service accepts the key within about a second", err=True)
 
 
 @main.command("list")
-@click.option("--file", "path", type=click.Path(path_type=Path), default="keys.yaml", show_default=True)
+@click.option("--file", "path", type=PATH, default="keys.yaml")
 def list_keys(path: Path) -> None:
     """List the holders and their limits."""
     from coe.access.api_keys import read_keys

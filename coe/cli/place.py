@@ -18,14 +18,22 @@ if TYPE_CHECKING:
 
 @click.command()
 @registry_option
-@click.option("--trace", help="Loads from this trace, as `coe simulate` reads it. [default: equal shares]")
-@click.option("--assign", help="zipf:S or column:NAME; default: the file's expert column, else zipf:1.0.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For zipf.")
+@click.option("--trace", help="Trace that gives the loads, as in `coe simulate`. [default: equal shares]")
 @click.option(
-    "--together", multiple=True, metavar="A+B=SHARE", help="Experts that one request uses together."
+    "--assign",
+    help="Expert of each request: zipf:S or column:NAME. [default: the column expert, else zipf:1.0]",
 )
-@click.option("--free", is_flag=True, help="Place also those whose entry names a host.")
-@click.option("--limit", "limit_s", type=float, default=10.0, show_default=True, help="Solver effort.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed for zipf.")
+@click.option(
+    "--together",
+    multiple=True,
+    metavar="A+B=SHARE",
+    help="Share of requests that use A and B together; repeatable.",
+)
+@click.option("--free", is_flag=True, help="Also place experts whose entry names a host.")
+@click.option(
+    "--limit", "limit_s", type=float, default=10.0, help="Most effort of the solver, in its own time units."
+)
 @json_option
 def main(
     registry: Path,
@@ -37,9 +45,9 @@ def main(
     limit_s: float,
     as_json: bool,
 ) -> None:
-    """Place the experts of a registry on its hosts, and say what the plan costs and whether it is the best.
+    """Find the best placement of the experts on the hosts: its cost, and a proof.
 
-    Balances the load, keeps busy experts awake, and keeps experts that are used together apart.
+    Balances the load, keeps busy experts awake, and keeps apart experts that are used together.
     """
     from coe.placement.assign import place_experts
     from coe.service.registry_file import load_registry

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("question")
 @url_option
-@click.option("--router", help="Ask this router instead of the default one.")
-@click.option("--local", is_flag=True, help="Build the router here from --registry; needs no service.")
+@click.option("--router", help="Use this router instead of the default one.")
+@click.option("--local", is_flag=True, help="Build the router here, from --registry; no service is needed.")
 @registry_option
 @json_option
 def main(question: str, url: str, router: str | None, local: bool, registry: Path, as_json: bool) -> None:

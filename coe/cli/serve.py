@@ -22,14 +22,13 @@ PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--host", help="Listen on this address instead of service.host.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port instead of service.port.")
 @click.option("--tls-cert", type=PEM, help="Serve HTTPS with this certificate (PEM, with its chain).")
-@click.option("--tls-key", type=PEM, help="The certificate's key (PEM), where it is a file of its own.")
+@click.option("--tls-key", type=PEM, help="Key of the certificate (PEM), if it is in a separate file.")
 @click.option("--traces", help="Send traces to this OTLP/HTTP collector, such as http://127.0.0.1:4318.")
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
-    show_default=True,
-    help="Log lines of text, or JSON objects with request ids.",
+    help="Log as text, or as JSON objects with request ids.",
 )
 def main(
     registry: Path,

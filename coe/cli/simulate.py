@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from coe.cli._options import PATH
+
 if TYPE_CHECKING:
     from coe.simulate.trace import TraceFormat
 
@@ -38,38 +40,55 @@ def _names(_context: click.Context, _option: click.Parameter, text: str | None) 
 
 
 @click.command()
-@click.option("--trace", required=True, help="A file, or synthetic:poisson|bursty|diurnal:n=10000,rate=2.")
 @click.option(
-    "--format", "trace_format", type=click.Choice(FORMATS), help="Of the file; default: by content."
+    "--trace", required=True, help="Trace file, or synthetic:poisson|bursty|diurnal:n=10000,rate=2."
 )
-@click.option("--assign", help="zipf:S or column:NAME; default: the file's expert column, else zipf:1.0.")
-@click.option("--experts", type=int, help="Pool size for zipf. [default: 16]")
-@click.option("--slots", callback=_numbers(int, "1,2,4"), help="Hosts, one expert each. [default: 2]")
-@click.option("--registry", type=click.Path(path_type=Path), help="Hosts and experts from experts.yaml.")
-@click.option("--preset", help="h100, a100, sn40l or cpu. [default: h100, or cpu by the registry]")
+@click.option(
+    "--format",
+    "trace_format",
+    type=click.Choice(FORMATS),
+    help="Format of the file. [default: recognised by its content]",
+)
+@click.option(
+    "--assign",
+    help="Expert of each request: zipf:S or column:NAME. [default: the column expert, else zipf:1.0]",
+)
+@click.option("--experts", type=int, help="Number of experts, for zipf. [default: 16]")
+@click.option(
+    "--slots",
+    callback=_numbers(int, "1,2,4"),
+    help="Numbers of slots, each with one expert in memory. [default: 2]",
+)
+@click.option("--registry", type=PATH, help="Take hosts and experts from this experts.yaml.")
+@click.option(
+    "--preset", help="Hardware: h100, a100, sn40l or cpu. [default: h100, or cpu where --registry says so]"
+)
 @click.option(
     "--load",
     "loads",
     callback=_numbers(float, ".3,.6,.9"),
-    help="Work over capacity without swaps. [default: as recorded]",
+    help="Loads: work divided by capacity without swaps. [default: as recorded]",
 )
 @click.option(
-    "--slo", "slo_s", type=float, default=20.0, show_default=True, help="Seconds to the last token."
+    "--slo", "slo_s", type=float, default=20.0, help="Objective: seconds from arrival to the last token."
 )
 @click.option(
-    "--policies",
-    callback=_names,
-    help="Names between commas; coe[-belady]: without that part. [default: all]",
+    "--policies", callback=_names, help="Policies; coe[-belady] is coe without belady. [default: all]"
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--max-batch", type=int, default=16, show_default=True, help="Requests together on a slot.")
-@click.option("--load-batch", type=int, help="Load 1 is full hosts with this batch. [default: measured]")
-@click.option("--exact-limit", type=float, default=10.0, show_default=True, help="Solver effort; 0: off.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed for what is drawn.")
+@click.option("--max-batch", type=int, default=16, help="Requests that a slot serves at once.")
+@click.option("--load-batch", type=int, help="Load 1 is full slots with this batch. [default: measured]")
+@click.option("--exact-limit", type=float, default=10.0, help="Most effort of the exact solver; 0: off.")
 @click.option(
-    "--replan", "replan_s", type=float, help="Place experts anew so often, in seconds. [default: never]"
+    "--replan", "replan_s", type=float, help="Place the experts again every N seconds. [default: never]"
 )
-@click.option("--json", "json_out", type=click.Path(path_type=Path, allow_dash=True), help="File, or - .")
-@click.option("--report", type=click.Path(path_type=Path), help="HTML page; its plots go beside it as PNG.")
+@click.option(
+    "--json",
+    "json_out",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Write the figures to this file; - is stdout.",
+)
+@click.option("--report", type=PATH, help="Write an HTML page, with its plots as PNG files beside it.")
 def main(
     trace: str,
     trace_format: TraceFormat | None,
@@ -89,9 +108,10 @@ def main(
     json_out: Path | None,
     report: Path | None,
 ) -> None:
-    """Run the scheduling policies on a trace in virtual time: goodput, latency, swaps, and bounds.
+    """Compare scheduling policies on a trace in virtual time: goodput, latency, swaps, bounds.
 
-    Several --load or --slots values are swept. docs/howto/simulate.md explains formats, model and figures.
+    --load, --slots and --policies take several values, separated by commas.
+    docs/howto/simulate.md explains formats, model and figures.
     """
     from coe.service.registry_file import load_registry
     from coe.simulate.report import as_json, as_text, write_report

@@ -23,7 +23,7 @@ EXIT_NOT_RUNNING = 1
 def main(address: str | None, as_json: bool) -> None:
     """Show the service on a Ray cluster: generation, gateways, owners, experts, queues and swaps.
 
-    Exit code 0: it runs; 1: it does not, or not wholly.
+    Exit code 0: it runs; 1: it does not, or only in part.
     """
     from coe.cluster import operator as control
 

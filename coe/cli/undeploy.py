@@ -10,7 +10,7 @@ from coe.cli._options import address_option
 @click.command()
 @address_option
 def main(address: str | None) -> None:
-    """Take the service off a Ray cluster, after the answers under way have ended. The cluster stays."""
+    """Stop the service on a Ray cluster, after the answers under way have ended. The cluster stays."""
     from coe.cluster import operator as control
 
     with control.connected(address):

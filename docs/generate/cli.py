@@ -40,6 +40,6 @@ def _section(path: str, command: click.Command) -> str:
         info_name=path,
         terminal_width=_WIDTH,
         max_content_width=_WIDTH,
-        help_option_names=list(main.context_settings["help_option_names"]),
+        **main.context_settings,
     )
     return f"## {path}\n\n```text\n{command.get_help(context)}\n```\n"

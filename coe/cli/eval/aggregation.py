@@ -11,18 +11,18 @@ from typing import Any
 
 import click
 
-from coe.cli._options import url_option
+from coe.cli._options import PATH, url_option
 
 
 @click.command()
 @url_option
-@click.option("--per-skill", default=18, show_default=True, help="Held-out questions of each skill.")
-@click.option("--pairs", default=40, show_default=True, help="Questions that need two skills.")
-@click.option("--concurrency", default=16, show_default=True, help="Questions under way at once.")
-@click.option("--best-single", help="Also ask this expert alone; choose it on other questions.")
-@click.option("--arms", "wanted", help="Only these ways of asking, with commas between.")
-@click.option("--record", type=click.Path(path_type=Path), help="JSONL of answers; a rerun goes on from it.")
-@click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--per-skill", default=18, help="Held-out questions of each skill.")
+@click.option("--pairs", default=40, help="Questions that need two skills.")
+@click.option("--concurrency", default=16, help="Questions asked at once.")
+@click.option("--best-single", help="Also ask this expert alone. Choose it on other questions than these.")
+@click.option("--arms", "wanted", help="Only these ways of asking, separated by commas.")
+@click.option("--record", type=PATH, help="JSONL file of answers; a second run continues from it.")
+@click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
 def main(
     url: str,
     per_skill: int,
@@ -33,7 +33,7 @@ def main(
     record: Path | None,
     json_out: Path | None,
 ) -> None:
-    """Compare one routed expert with votes, syntheses and samples at equal completions.
+    """Compare one routed expert with votes, syntheses and samples at the same number of completions.
 
     The questions are fixed: held-out ones of the demonstration, and some that need two skills.
     """

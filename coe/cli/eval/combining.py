@@ -7,28 +7,30 @@ from pathlib import Path
 
 import click
 
+from coe.cli._options import PATH
+
 
 @click.command()
-@click.option("--outcomes", type=click.Path(path_type=Path), required=True, help="Folder of an outcome set.")
-@click.option("--pool", help="Experts, with commas between (quote a name with a comma); default: all.")
-@click.option("--router", default="skill", show_default=True, help="Who chooses the experts.")
-@click.option("--experts-per-query", default="3,5", show_default=True, help="Numbers of experts.")
+@click.option("--outcomes", type=PATH, required=True, help="Folder of an outcome set.")
+@click.option("--pool", help="Experts, separated by commas (quote a name that has one). [default: all]")
+@click.option("--router", default="skill", help="Router that chooses the experts.")
+@click.option("--experts-per-query", default="3,5", help="Numbers of experts, separated by commas.")
 @click.option(
     "--mean-experts",
     default=2.28,
-    show_default=True,
-    help="Adaptive: asked, on average over learning questions.",
-)
-@click.option("--ablation", "with_ablation", is_flag=True, help="Leave parts out; teach by fewer questions.")
-@click.option("--seeds", default="0", show_default=True, help="Seeds of the folds, as 0,1,2.")
-@click.option("--folds", default=5, show_default=True, help="Folds of cross-validation.")
-@click.option(
-    "--encoder", default="minilm-int8", show_default=True, help="Sentence encoder of the questions."
+    help="For ways that decide how many: experts a question, on average over learning questions.",
 )
 @click.option(
-    "--fits", type=click.Path(path_type=Path), help="Folder of fits that runs on the same data share."
+    "--ablation",
+    "with_ablation",
+    is_flag=True,
+    help="Also measure with parts left out, and with fewer learning questions.",
 )
-@click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--seeds", default="0", help="Seeds of the folds, such as 0,1,2.")
+@click.option("--folds", default=5, help="Folds of cross-validation.")
+@click.option("--encoder", default="minilm-int8", help="Sentence encoder of the questions.")
+@click.option("--fits", type=PATH, help="Folder of fitted models, shared by runs on the same data.")
+@click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
 def main(
     outcomes: Path,
     pool: str | None,
@@ -42,8 +44,10 @@ def main(
     fits: Path | None,
     json_out: Path | None,
 ) -> None:
-    """Compare ways to combine the answers of a router's experts: votes, the learned combiner with always so
-    many, and the same asking one after the other until another answer is not worth its price.
+    """Compare ways to combine the answers of a router's experts.
+
+    They are votes, the learned combiner with a fixed number of experts, and the learned combiner that asks
+    one expert after another until the next answer is not worth its price.
     """
     from coe.cli._options import numbers
     from coe.eval.recorded.run import Settings, listed, open_study

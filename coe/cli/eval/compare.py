@@ -8,11 +8,13 @@ from pathlib import Path
 
 import click
 
+from coe.cli._options import PATH
+
 
 @click.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
-@click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
+@click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
 def main(a: Path, b: Path, json_out: Path | None) -> None:
     """Compare the runs in folders A and B question by question: difference, interval, swaps, time."""
     from coe.eval.live.compare import compare, comparison_lines

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from coe.cli._options import PATH
+
 
 @click.command()
-@click.argument("profile", type=click.Path(path_type=Path))
-@click.argument("test", type=click.Path(path_type=Path))
+@click.argument("profile", type=PATH)
+@click.argument("test", type=PATH)
 def main(profile: Path, test: Path) -> None:
     """Look for questions of TEST among those of PROFILE, by id and by text.
 

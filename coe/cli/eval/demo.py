@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coe.cli._options import PATH
+
 if TYPE_CHECKING:
     from coe.eval.demo.demo import Asking, Graded, Summary
 
 
 @click.command()
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="A running `coe serve`.")
-@click.option("--per-skill", default=25, show_default=True, help="Held-out questions of each skill.")
-@click.option("--concurrency", default=16, show_default=True, help="Questions under way at once.")
-@click.option("--routed", default="coe", show_default=True, help="The model name that routes.")
-@click.option("--record", type=click.Path(path_type=Path), help="JSONL of answers; a rerun goes on from it.")
-@click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--url", default="http://127.0.0.1:8000", help="A running `coe serve`.")
+@click.option("--per-skill", default=25, help="Held-out questions of each skill.")
+@click.option("--concurrency", default=16, help="Questions asked at once.")
+@click.option("--routed", default="coe", help="The model name that routes.")
+@click.option("--record", type=PATH, help="JSONL file of answers; a second run continues from it.")
+@click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
 @click.option("--only", help="Ask this model alone, and print its accuracy on each skill.")
-@click.option("--lenient", is_flag=True, help="Right when the answer stands anywhere in 64 tokens.")
+@click.option(
+    "--lenient", is_flag=True, help="Count an answer as right when it stands anywhere in 64 tokens."
+)
 def main(
     url: str,
     per_skill: int,
@@ -33,7 +37,7 @@ def main(
     only: str | None,
     lenient: bool,
 ) -> None:
-    """Ask the mixed held-out demo questions: coe, each expert, best single, random, oracle."""
+    """Compare coe on held-out demo questions with each expert, the best one, a random one, an oracle."""
     from coe.eval.demo.demo import Asking, by_skill, headline, summarise, table
 
     asking = Asking(url.rstrip("/"), concurrency, record, lenient=lenient)

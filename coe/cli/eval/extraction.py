@@ -8,13 +8,15 @@ from pathlib import Path
 
 import click
 
+from coe.cli._options import PATH
+
 
 @click.command()
-@click.option("--outcomes", type=click.Path(path_type=Path), required=True,
+@click.option("--outcomes", type=PATH, required=True,
               help="Outcome set with outputs.parquet (question_id, expert, output).")  # fmt: skip
-@click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
 def main(outcomes: Path, json_out: Path | None) -> None:
-    """Extract recorded multiple choice outputs strictly, and as MMLU-Pro's authors do, and compare."""
+    """Compare two ways to read recorded multiple-choice outputs: ours and that of MMLU-Pro's authors."""
     from coe.eval.live.lenient import agreements
     from coe.eval.report.tables import markdown
 

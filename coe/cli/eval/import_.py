@@ -6,23 +6,26 @@ from pathlib import Path
 
 import click
 
+from coe.cli._options import PATH
+
 
 @click.command("import")
 @click.argument("kind")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the outcome set."
-)
-@click.option("--expert", help="The expert's name, where the files do not say it.")
-@click.option(
-    "--prices", type=click.Path(path_type=Path), help="experts.yaml, or a CSV as in an outcome set."
-)
+@click.argument("paths", nargs=-1, required=True, type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="Folder of the outcome set.")
+@click.option("--expert", help="Name of the expert, where the files do not give it.")
+@click.option("--prices", type=PATH, help="Prices: experts.yaml, or a CSV file as in an outcome set.")
 def main(kind: str, paths: tuple[Path, ...], out: Path, expert: str | None, prices: Path | None) -> None:
-    """Make an outcome set of KIND from files or folders.
+    """Make an outcome set from files or folders of KIND.
 
-    KIND is lm-eval (samples_*.jsonl), mmlu-pro (the authors' model_outputs_*), csv
-    (question_id,expert,score,...), feedback (the service's feedback file) or run (folders of `coe eval
-    run`). `coe eval recorded --outcomes DIR` and `coe experts profile --from DIR` read the result.
+    \b
+    lm-eval    samples_*.jsonl of lm-evaluation-harness
+    mmlu-pro   model_outputs_* of MMLU-Pro's authors
+    csv        question_id,expert,score,...
+    feedback   the service's feedback file
+    run        folders of `coe eval run`
+
+    `coe eval recorded --outcomes DIR` and `coe experts profile --from DIR` read the result.
     """
     from coe.eval.importers import importer
     from coe.eval.importers.writing import write_outcome_set

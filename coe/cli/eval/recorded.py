@@ -8,30 +8,27 @@ from pathlib import Path
 
 import click
 
+from coe.cli._options import PATH
+
 
 @click.command()
-@click.option("--outcomes", type=click.Path(path_type=Path), required=True, help="Folder of an outcome set.")
-@click.option("--pool", help="Experts, with commas between (quote a name with a comma); default: all.")
-@click.option("--routers", help="Routers to measure; default: all of them.")
-@click.option("--aggregators", help="How several answers become one; default: vote,weighted_vote,learned.")
+@click.option("--outcomes", type=PATH, required=True, help="Folder of an outcome set.")
+@click.option("--pool", help="Experts, separated by commas (quote a name that has one). [default: all]")
+@click.option("--routers", help="Routers to measure. [default: all]")
+@click.option("--aggregators", help="Aggregators of several answers. [default: vote,weighted_vote,learned]")
 @click.option(
     "--experts-per-query",
     default="1",
-    show_default=True,
-    help="Numbers of experts, as 1,3,5; also top-p:P, with the largest of them (5 beside 1) as the most.",
+    help="Numbers of experts, such as 1,3,5; also top-p:P, of at most the largest of them (1: 5).",
 )
-@click.option("--train-split", help="Learn from this split...")
-@click.option("--test-split", help="...and ask that one.")
-@click.option("--folds", default=5, show_default=True, help="Without splits: folds of cross-validation.")
-@click.option("--seed", default=0, show_default=True, help="Of the folds and the resampling.")
-@click.option(
-    "--encoder", default="minilm-int8", show_default=True, help="Sentence encoder of the questions."
-)
-@click.option(
-    "--fits", type=click.Path(path_type=Path), help="Folder of fits that runs on the same data share."
-)
-@click.option("--json", "json_out", type=click.Path(path_type=Path), help="Write the figures to this file.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page with plots.")
+@click.option("--train-split", help="Learn from this split.")
+@click.option("--test-split", help="Measure on this split.")
+@click.option("--folds", default=5, help="Without splits: folds of cross-validation.")
+@click.option("--seed", default=0, help="Seed of the folds and of the resampling.")
+@click.option("--encoder", default="minilm-int8", help="Sentence encoder of the questions.")
+@click.option("--fits", type=PATH, help="Folder of fitted models, shared by runs on the same data.")
+@click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
+@click.option("--report", type=PATH, help="Write an HTML page with plots.")
 def main(
     outcomes: Path,
     pool: str | None,
@@ -49,7 +46,7 @@ def main(
 ) -> None:
     """Measure routers on recorded outcomes: who would have been asked, and was the answer right?
 
-    The line named "default" is what the service would do unasked, chosen on learning questions only.
+    The line "default" is what the service does without options. It is chosen on learning questions only.
     """
     from coe.cli._options import counts
     from coe.eval.recorded.report import all_rows, figures, table

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coe.cli._options import PATH
+
 if TYPE_CHECKING:
     from coe.aggregators.votes import Dependence
     from coe.eval.live.plan import Settings
@@ -19,57 +21,48 @@ if TYPE_CHECKING:
     from coe.eval.live.session import Order
     from coe.eval.live.task import Task
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command()
 @click.argument("task")
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Any OpenAI-compatible API.")
-@click.option("--out", type=_PATH, required=True, help="Folder of the run; the same command goes on from it.")
+@click.option("--url", default="http://127.0.0.1:8000", help="Any OpenAI-compatible API.")
+@click.option("--out", type=PATH, required=True, help="Folder of the run; the same command continues it.")
 @click.option("--data", help="File or folder of the task's data, or hub, or hub:ORG/NAME.")
 @click.option(
-    "--password-env", default="GPQA_PASSWORD", show_default=True, help="Variable with a zip's password."
+    "--password-env", default="GPQA_PASSWORD", help="Environment variable with a zip file's password."
 )
-@click.option("--model", default="coe", show_default=True, help="The model that is asked.")
-@click.option("--limit", type=click.IntRange(1), help="Ask only so many questions, drawn by --seed.")
-@click.option("--seed", default=0, show_default=True, help="Draws the questions and shuffles options.")
+@click.option("--model", default="coe", help="Model name to ask.")
+@click.option("--limit", type=click.IntRange(1), help="Ask only this many questions, drawn by --seed.")
+@click.option("--seed", default=0, help="Seed for drawing questions and shuffling options.")
+@click.option("--concurrency", type=click.IntRange(1), default=8, help="Questions asked at once.")
+@click.option("--router", help="Router of the service to use.")
 @click.option(
-    "--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Under way at once."
+    "--experts", type=click.IntRange(1), help="Experts a question; the service combines their answers."
 )
-@click.option("--router", help="The service's router to ask for.")
-@click.option("--experts", type=click.IntRange(1), help="Experts a question, combined by the service.")
-@click.option("--aggregate", help="The service's aggregator to ask for.")
+@click.option("--aggregate", help="Aggregator of the service to use.")
 @click.option(
-    "--recruit", type=click.IntRange(1), help="Ask the K best of the service's ranking; combine here."
+    "--recruit",
+    type=click.IntRange(1),
+    help="Ask this many of the service's best-ranked experts; combine here.",
 )
 @click.option("--grouped", is_flag=True, help="Route all questions first, then ask expert by expert.")
 @click.option(
-    "--aggregator",
-    default="weighted_vote",
-    show_default=True,
-    help="vote | weighted_vote | synthesise:EXPERT, of recruited experts.",
+    "--aggregator", default="weighted_vote", help="With --recruit: vote, weighted_vote or synthesise:EXPERT."
 )
-@click.option(
-    "--samples", type=click.IntRange(1), default=1, show_default=True, help="Answers of each model, voted on."
-)
-@click.option("--temperature", type=click.FloatRange(0, 2), help="Instead of the task's.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Instead of the task's.")
-@click.option(
-    "--registry",
-    type=_PATH,
-    help="Its profiles tell weighted_vote which experts err together.",
-)
-@click.option("--prices", type=_PATH, help="experts.yaml, or a CSV as in an outcome set.")
-@click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Variable with the API key.")
-@click.option("--timeout", "timeout_s", default=600.0, show_default=True, help="Seconds for one answer.")
-@click.option("--encoder", type=_PATH, help="Local encoder of a retrieval task, instead of --url.")
-@click.option("--report", type=_PATH, help="Write an HTML page about the run.")
+@click.option("--samples", type=click.IntRange(1), default=1, help="Answers of each model; a vote decides.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="Temperature instead of the task's.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Longest answer instead of the task's.")
+@click.option("--registry", type=PATH, help="experts.yaml whose profiles tell which experts err together.")
+@click.option("--prices", type=PATH, help="Prices: experts.yaml, or a CSV file as in an outcome set.")
+@click.option("--api-key-env", default="OPENAI_API_KEY", help="Environment variable with the API key.")
+@click.option("--timeout", "timeout_s", default=600.0, help="Longest time for one answer, in seconds.")
+@click.option("--encoder", type=PATH, help="For a retrieval task: a local encoder instead of --url.")
+@click.option("--report", type=PATH, help="Write an HTML page about the run.")
 def main(task: str, out: Path, report: Path | None, **options: Any) -> None:
-    """Ask TASK (a shipped task or a .toml file) of a service, mark the answers, and report.
+    """Ask a service the questions of TASK (a shipped task or a .toml file), grade the answers, report.
 
-    An interrupted run goes on: every answer is on disk before the next question is asked. The figures go to
-    stdout; records.jsonl, records.parquet and summary.json into --out. Ctrl-C once finishes what is under
-    way. docs/howto/evaluation.md explains tasks, modes and figures.
+    The figures go to stdout; records.jsonl, records.parquet and summary.json go into --out. Every answer is
+    on disk before the next question is asked, so the same command continues an interrupted run. One Ctrl-C
+    finishes the questions under way. docs/howto/evaluation.md explains tasks, modes and figures.
     """
     from coe.eval.live.task import load_task
     from coe.eval.report.tables import summary_table

@@ -9,4 +9,4 @@ from coe.cli._group import CommandFolder
 
 @click.group(cls=CommandFolder, package=__name__)
 def main() -> None:
-    """See the experts, add and remove them."""
+    """List, show, add, remove and profile experts."""

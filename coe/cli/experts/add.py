@@ -11,7 +11,7 @@ import click
 
 from coe.cli._admin import admin_option, on_file, through_admin, told
 from coe.cli._group import Failed
-from coe.cli._options import json_option, registry_option
+from coe.cli._options import PATH, json_option, registry_option
 from coe.cli.experts._outcomes import Lesson, guessed_entry, profiles_from
 from coe.cli.experts.profile import readable, summary
 
@@ -28,16 +28,18 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 @click.option("--adapter", help="For an ID: its LoRA folder.")
 @click.option("--card", help="For an ID: one sentence on what it is best at.")
 @click.option("--skill", "skills", multiple=True, help="For an ID: a category that it covers; repeatable.")
-@click.option("--memory-gb", type=float, help="For an ID: what it takes on a host that swaps by sleeping.")
-@click.option("--general", is_flag=True, help="For an ID: takes what no specialist covers.")
+@click.option("--memory-gb", type=float, help="For an ID: memory of its weights, in GB (swap: sleep).")
+@click.option("--general", is_flag=True, help="For an ID: it takes what no specialist covers.")
 @click.option("--shadow", is_flag=True, help="Admit as a shadow: no router chooses it.")
-@click.option("--profile", is_flag=True, help="Ask them questions of `probes` before they are judged.")
 @click.option(
-    "--outcomes", type=click.Path(path_type=Path), help="Outcome set that holds their answers: learn from it."
+    "--profile", is_flag=True, help="First ask them the questions of `probes`, to make their profiles."
 )
-@click.option("--probes", type=click.IntRange(min=1), help="--outcomes: use so many answers, not all.")
-@click.option("--split", help="--outcomes: the split to learn from; held-out ones are refused.")
-@click.option("--seed", default=0, show_default=True, help="--probes: which of the questions.")
+@click.option("--outcomes", type=PATH, help="Outcome set with their answers, to make their profiles.")
+@click.option(
+    "--probes", type=click.IntRange(min=1), help="With --outcomes: use this many answers. [default: all]"
+)
+@click.option("--split", help="With --outcomes: split to learn from; held-out ones are refused.")
+@click.option("--seed", default=0, help="With --probes: seed for choosing the questions.")
 @registry_option
 @admin_option
 @json_option
@@ -54,10 +56,10 @@ def main(
     as_json: bool,
     **fields: Any,
 ) -> None:
-    """Add experts: from YAML files with one or several entries, or an ID with its options.
+    """Add the experts of YAML files, or one expert by its ID and options.
 
-    The entries are validated, the regression gate compares the routing with and without them, and they are
-    admitted: routed to, or as shadows where the gate says no.
+    The entries are validated. The regression gate compares the routing with and without the new experts.
+    They join as routed experts, or as shadows where the gate refuses them.
     """
     entries = [entry for each in what for entry in _entries(each, fields, registry if outcomes else None)]
     if not as_json:

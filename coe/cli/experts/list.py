@@ -18,7 +18,7 @@ from coe.cli._options import json_option, registry_option, url_option
 @registry_option
 @json_option
 def main(url: str, registry: Path, as_json: bool) -> None:
-    """List the experts: with their states from the running service, else from the registry."""
+    """List the experts with their states, from the running service or else from the registry."""
     try:
         experts = _from_service(url)
     except NoService as missing:

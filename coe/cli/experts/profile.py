@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coe.cli._group import Failed
-from coe.cli._options import json_option, registry_option, url_option
+from coe.cli._options import PATH, json_option, registry_option, url_option
 
 if TYPE_CHECKING:
     from coe.outcomes.statistics import Share
@@ -19,27 +19,32 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("expert_id", metavar="[ID]", required=False)
 @click.option(
-    "--from", "folder", type=click.Path(path_type=Path),
-    help="Outcome set: questions, and which expert answered them rightly.",
+    "--from", "folder", type=PATH,
+    help="Outcome set: questions, and which experts answered them correctly."
 )  # fmt: skip
-@click.option("--aggregation", is_flag=True, help="Test how well it picks the right one of several answers.")
-@click.option("--combiner", is_flag=True, help="Teach the aggregator learned from the answers of --from.")
 @click.option(
-    "--items", type=click.Path(path_type=Path), help="--aggregation: JSONL; default: demo questions."
+    "--aggregation", is_flag=True, help="Measure how well an expert picks the right one of several answers."
 )
+@click.option("--combiner", is_flag=True, help="Train the aggregator learned on the answers of --from.")
 @click.option(
-    "--per-skill", default=4, show_default=True, help="--aggregation: demo questions of each skill."
+    "--items", type=PATH, help="With --aggregation: JSONL file of questions. [default: demo questions]"
 )
+@click.option("--per-skill", default=4, help="With --aggregation: demo questions of each skill.")
 @click.option(
-    "--record", type=click.Path(path_type=Path), help="--aggregation: JSONL; a rerun goes on from it."
+    "--record", type=PATH, help="With --aggregation: JSONL file of answers; a second run continues from it."
 )
 @url_option
-@click.option("--ask", is_flag=True, help="Ask it the questions of --from through --url.")
-@click.option("--model", help="--ask: what the server at --url calls it; default: ID.")
-@click.option("--probes", type=click.IntRange(min=1), help="Use so many questions; the rest is estimated.")
+@click.option("--ask", is_flag=True, help="Ask the expert the questions of --from, through --url.")
+@click.option("--model", help="With --ask: model name of the expert at --url. [default: ID]")
+@click.option("--probes", type=click.IntRange(min=1), help="Use this many questions, and estimate the rest.")
 @click.option("--split", help="Learn from this split only (never a held-out one).")
-@click.option("--design", type=click.Choice(["adaptive", "random"]), default="adaptive", show_default=True)
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--design",
+    type=click.Choice(["adaptive", "random"]),
+    default="adaptive",
+    help="How --probes chooses the questions.",
+)
+@click.option("--seed", default=0, help="Seed for choosing the questions.")
 @registry_option
 @json_option
 def main(
@@ -60,13 +65,16 @@ def main(
     registry: Path,
     as_json: bool,
 ) -> None:
-    """Make the profile of the expert ID and write it to the registry's own folder of profiles.
+    """Make the profile of expert ID, in the registry's own folder of profiles.
 
-    With --from: from recorded outcomes; with --ask too: from its own answers (200 questions unless --probes
-    says otherwise; a rerun goes on from the answers it has). With --aggregation: the expert ID, or each one
-    without it, is asked through a running service which of one right and two wrong answers is right; the
-    shares are added. With --combiner: from the recorded answers of all experts of the registry, what the
-    aggregator ``learned`` knows, written next to the profiles.
+    \b
+    --from DIR            from the recorded outcomes of DIR
+    --from DIR --ask      from its answers to questions of DIR: 200, or --probes;
+                          a second run continues from the answers it has
+    --aggregation         add how often it picks the right one of three answers,
+                          through a running service; without ID for each expert
+    --from DIR --combiner train the aggregator learned on the recorded answers of
+                          all experts, and write it next to the profiles
     """
     if aggregation:
         from coe.cli.experts._aggregation import ask_and_keep

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @admin_option
 @json_option
 def main(expert: str, registry: Path, admin_url: str | None, as_json: bool) -> None:
-    """Remove EXPERT. It takes no new requests, finishes those that it has, and leaves."""
+    """Remove EXPERT. It takes no new requests, finishes those it has, and leaves."""
 
     async def leave(joining: Joining) -> Any:
         await joining.remove(expert)

@@ -9,4 +9,4 @@ from coe.cli._group import CommandFolder
 
 @click.group(cls=CommandFolder, package=__name__)
 def main() -> None:
-    """See the accepted versions of experts.yaml, and go back to one."""
+    """List the accepted versions of experts.yaml, and return to one."""

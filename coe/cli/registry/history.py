@@ -14,7 +14,9 @@ from coe.cli._options import json_option, registry_option
 
 
 @click.command()
-@click.option("--diff", "compare", type=int, metavar="N", help="What differs from generation N to now.")
+@click.option(
+    "--diff", "compare", type=int, metavar="N", help="Show the difference from generation N to now."
+)
 @registry_option
 @json_option
 def main(compare: int | None, registry: Path, as_json: bool) -> None:
