@@ -89,7 +89,7 @@ async def test_a_key_made_by_the_command_counts_at_once(tmp_path: Path) -> None:
     async with world(tmp_path, entry("alice", ALICE)) as w:
         made = CliRunner().invoke(main, ["keys", "create", "carol", "--file", str(w.file)])
         await w.taken_up(1)
-        assert "a running service takes it up" in made.stderr
+        assert "a running service accepts the key" in made.stderr
         assert await w.ask(made.stdout.strip()) == 200
         assert await w.ask(ALICE) == 200
 

@@ -304,7 +304,7 @@ def test_command_prints_the_table_and_writes_json(
         (["--routers", "knnn"], 'did you mean "knn"'),
         (["--aggregators", "votes"], 'did you mean "vote"'),
         (["--experts-per-query", "9"], "the pool has only 3"),
-        (["--experts-per-query", "a"], "no list of numbers"),
+        (["--experts-per-query", "a"], "not a list of numbers"),
         (["--train-split", "dev"], "give both"),
     ],
 )
