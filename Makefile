@@ -57,6 +57,7 @@ check: $(TEST_STAMP) ## lint, types, who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
+	@$(BIN)/python -m benchmarks.budgets
 	$(SITE) --quiet
 
 docs: $(TEST_STAMP) ## the documentation as a site: var/site/index.html

@@ -6,11 +6,12 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import grimp
 from importlinter.cli import lint_imports
+
+from benchmarks.budgets import knots, rooms_and_imports
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("coe", "routers", "eval")
@@ -150,19 +151,13 @@ def test_routers_and_eval_are_imported_as_parts_of_coe() -> None:
 def test_coe_holds_rooms_and_no_loose_module() -> None:
     found = {path.name: path for path in (ROOT / "coe").iterdir() if path.name != "__pycache__"}
     assert {name for name, path in found.items() if path.is_file()} == {"__init__.py", "py.typed"}
-    rooms = [name for name, path in found.items() if path.is_dir()]
-    assert all((found[name] / "__init__.py").exists() for name in rooms)
+    rooms = {name for name, path in found.items() if path.is_dir()}
+    assert rooms == set(rooms_and_imports())
     assert len(rooms) <= MAX_ROOMS, sorted(rooms)
 
 
-def test_no_two_rooms_import_each_other() -> None:
-    """Not over others either: every import knot is one room."""
-    above: dict[str, set[str]] = {}
-    for found in imports():
-        ours, theirs = (name.split(".")[1:2] for name in (found.module, found.target))
-        if within(found.target, "coe") and ours and theirs and ours != theirs:
-            above.setdefault(ours[0], set()).add(theirs[0])
-    TopologicalSorter(above).prepare()  # raises CycleError with the circle
+def test_every_import_knot_is_one_room() -> None:
+    assert [knot for knot in knots(rooms_and_imports()) if len(knot) > 1] == []
 
 
 def test_ray_is_imported_in_one_place() -> None:
