@@ -141,16 +141,16 @@ def _unknown_key(key: str, where: Loc, at: type[BaseModel] | None, top: type[Bas
 def _sections(top: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
     found: list[tuple[str, type[BaseModel]]] = []
     for name, field in top.model_fields.items():
-        for model in _models_in(field.annotation):
+        for model in models_in(field.annotation):
             found.append((name, model))
             found += [(f"{name}.{inner}", deeper) for inner, deeper in _sections(model)]
     return found
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
+    return [model for part in get_args(annotation) for model in models_in(part)]
 
 
 def model_at(top: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
@@ -158,7 +158,7 @@ def model_at(top: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
     here: Any = top
     for step in loc:
         here = _step(here, step)
-    models = _models_in(here)
+    models = models_in(here)
     return models[0] if len(models) == 1 else None
 
 
@@ -178,11 +178,11 @@ def _step(annotation: Any, step: str | int) -> Any:
 
 def _arm(union: Any, step: str) -> Any:
     """The arm of a tagged union whose ``kind`` is ``step``; of an optional model, its field ``step``."""
-    for model in _models_in(union):
+    for model in models_in(union):
         kind = model.model_fields.get("kind")
         if kind is not None and step in get_args(kind.annotation):
             return model
-    models = _models_in(union)
+    models = models_in(union)
     return _step(models[0], step) if len(models) == 1 else None
 
 

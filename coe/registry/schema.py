@@ -182,7 +182,8 @@ class Pool(Model):
     classes: DeadlineClasses = DeadlineClasses()
     """what requests of each deadline class expect"""
     pinned: tuple[Name, ...] = ()
-    """experts that the policy ``static`` keeps in memory once they are loaded"""
+    """experts that the policy ``static`` keeps in memory once they are loaded; one without work leaves for a
+    request that has waited for classes.standard.slo_s"""
     min_residency_s: Annotated[float, Field(ge=0)] = 0.0
     """an expert just loaded is not swapped out sooner"""
     load_timeout_s: Annotated[float, Field(gt=0)] = 120.0
