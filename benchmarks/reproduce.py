@@ -86,7 +86,7 @@ def _retrieval(task: str) -> Table:
         "--out",
         f"{{out}}/{name}",
     )
-    return Table(name, "howto/evaluation.md", "coe.cli", arguments)
+    return Table(name, "measurements/evaluation-results.md", "coe.cli", arguments)
 
 
 _ROUTING, _COMBINING = "measurements/routing-results.md", "measurements/aggregation-results.md"
@@ -136,10 +136,10 @@ TABLES = (
     _combining("combining-ablation", "--seeds", "1", "--experts-per-query", "3", "--ablation"),
     Table("encoders", "explanation/encoders.md", "benchmarks.encoders",
           ("--outcomes", "{data}/outcomes/mmlu_pro", "--queries", "60", "--encoders", "static,minilm-int8")),
-    Table("peers-gsm8k", "howto/evaluation.md", "benchmarks.compare_peers",
+    Table("peers-gsm8k", "measurements/evaluation-results.md", "benchmarks.compare_peers",
           ("--outcomes", "{data}/outcomes/routellm_gsm8k", "--routers", "knn",
            "--json", "{out}/peers-gsm8k.json")),
-    Table("extraction", "howto/evaluation.md", "coe.cli",
+    Table("extraction", "measurements/evaluation-results.md", "coe.cli",
           ("eval", "extraction", "--outcomes", "{data}/outcomes/mmlu_pro",
            "--json", "{out}/extraction.json")),
     _retrieval("arguana"),
