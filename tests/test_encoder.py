@@ -1,4 +1,4 @@
-"""Sentence vectors: the numpy model and the cache of texts."""
+"""Sentence vectors: the models and the cache of texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from coe.routers.encoders.bert import BertEncoder
 from coe.routers.encoders.encoder import (
     CachedEncoder,
     Encoder,
-    SentenceEncoder,
     Vectors,
     identity_of,
     open_encoder,
@@ -74,14 +73,16 @@ def test_no_texts_give_no_rows(minilm: Encoder) -> None:
     assert minilm.encode([]).shape == (0, 384)
 
 
-def test_a_vector_does_not_depend_on_its_batch(minilm: Encoder) -> None:
-    fresh = SentenceEncoder.of_folder(minilm_folder())
-    together = fresh.encode(TEXTS)
-    for row, text in zip(together, TEXTS, strict=True):
-        assert np.allclose(row, fresh.encode([text])[0], atol=1e-5)
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_vector_does_not_depend_on_its_batch(int8: bool) -> None:
+    model = BertEncoder(minilm_folder(), int8)
+    alike = ["What is 3 + 4?", "4 + 3 is what?"]  # as many tokens
+    together = model.encode([*TEXTS, *alike])
+    for row, text in zip(together, [*TEXTS, *alike], strict=True):
+        assert np.array_equal(row, model.encode([text])[0])
 
 
-def test_numpy_model_gives_the_vectors_of_sentence_transformers() -> None:
+def test_the_own_graph_gives_the_vectors_of_sentence_transformers() -> None:
     assert BertEncoder.reads(minilm_folder())
     found = BertEncoder(minilm_folder()).encode(TEXTS)
     assert np.allclose(found[:, :6], REFERENCE, atol=2e-4)
@@ -116,7 +117,7 @@ def test_other_model_folders_go_through_sentence_transformers(
         def get_embedding_dimension(self) -> int:
             return 2
 
-    # The real one takes a minute to import on a busy machine; the numpy model is checked against it above.
+    # The real one takes a minute to import on a busy machine; the own graph is checked against it above.
     stand_in = SimpleNamespace(SentenceTransformer=StandIn)
     monkeypatch.setitem(sys.modules, "sentence_transformers", stand_in)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(set_num_threads=lambda _: None))

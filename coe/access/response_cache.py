@@ -11,13 +11,13 @@ import hashlib
 import json
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from cachetools import FIFOCache
 
 from coe.core.types import Request
 from coe.state.store import Store, StoreDown
@@ -44,14 +44,14 @@ class SimilarTexts:
     """
 
     def __init__(self, embed: Embed, threshold: float, size: int = 2_000) -> None:
-        self._embed, self._threshold, self._size = embed, threshold, size
-        self._known: OrderedDict[str, tuple[str, npt.NDArray[np.float32]]] = OrderedDict()
-        self._order = threading.Lock()  # Invariant: _known is at most _size long, in order of arrival.
+        self._embed, self._threshold = embed, threshold
+        self._known: FIFOCache[str, tuple[str, npt.NDArray[np.float32]]] = FIFOCache(size)
+        self._one_at_a_time = threading.Lock()
 
     def find(self, key: CacheKey) -> str | None:
         """The exact place of the most similar text in the same scope, if it is similar enough."""
         vector = self._embed(key.text)
-        with self._order:
+        with self._one_at_a_time:
             same = [(exact, v) for exact, (scope, v) in self._known.items() if scope == key.scope]
         if not same:
             return None
@@ -61,10 +61,8 @@ class SimilarTexts:
 
     def add(self, key: CacheKey) -> None:
         vector = self._embed(key.text)
-        with self._order:
+        with self._one_at_a_time:
             self._known[key.exact] = (key.scope, vector)
-            while len(self._known) > self._size:
-                self._known.popitem(last=False)
 
 
 class ResponseCache:

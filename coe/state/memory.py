@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+
+from cachetools import TLRUCache
 
 from coe.state.store import Admission, Bill, Refusal, fill
 
 
 class MemoryStore:
-    """Belongs to one event loop. Values beyond ``max_values`` are forgotten, oldest first."""
+    """Belongs to one event loop. Of more than ``max_values`` values those used longest ago are forgotten."""
 
     def __init__(self, max_values: int = 10_000, now: Callable[[], float] = time.time) -> None:
-        self._now, self._max_values = now, max_values
+        self._now = now
         self._until: dict[tuple[str, str], float] = {}
         self._totals: dict[tuple[str, str], dict[str, float]] = {}
-        self._values: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        # Each value with its time to live.
+        self._values: TLRUCache[str, tuple[bytes, float]] = TLRUCache(
+            max_values, lambda _key, kept, now: now + kept[1], timer=now
+        )
         self._listeners: dict[str, set[asyncio.Queue[bytes]]] = {}
 
     async def admit(self, ask: Admission) -> Refusal | None:
@@ -56,15 +60,10 @@ class MemoryStore:
 
     async def get(self, key: str) -> bytes | None:
         found = self._values.get(key)
-        if found is None or found[0] <= self._now():
-            return None
-        return found[1]
+        return None if found is None else found[0]
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
-        self._values[key] = (self._now() + ttl_s, value)
-        self._values.move_to_end(key)
-        while len(self._values) > self._max_values:
-            self._values.popitem(last=False)
+        self._values[key] = (value, ttl_s)
 
     async def replace(self, key: str, old: bytes | None, new: bytes) -> bool:
         if await self.get(key) != old:

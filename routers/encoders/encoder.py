@@ -16,13 +16,14 @@ from coe.core.errors import ConfigError
 from coe.core.suggest import suggest
 from coe.routers.encoders.bert import BertEncoder
 from coe.routers.encoders.memory_cache import KeptByText
-from coe.routers.encoders.onnx_int8 import QuantisedBertEncoder
 from coe.routers.encoders.static import STATIC, StaticEncoder
 
 Vectors = npt.NDArray[np.float32]
 """Shape (texts, dimensions), each row of length 1."""
 
 _MAX_CHARS = 1200
+_INT8 = "int8/2:"
+"""How identities in 8 bits begin; the number counts the ways of rounding."""
 
 
 class Encoder(Protocol):
@@ -45,27 +46,19 @@ class SentenceEncoder:
 
     @classmethod
     def of_folder(cls, folder: Path) -> SentenceEncoder:
-        """A sentence-transformers folder on the CPU, through numpy where possible, else through torch."""
-        return cls(identity_of(folder), _in_numpy(folder) if BertEncoder.reads(folder) else _in_torch(folder))
+        """A sentence-transformers folder on the CPU, by onnxruntime where possible, else by torch."""
+        model = BertEncoder(folder).encode if BertEncoder.reads(folder) else _in_torch(folder)
+        return cls(identity_of(folder), model)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         return self._encode([shortened(text) for text in texts])
-
-
-def _in_numpy(folder: Path) -> Callable[[list[str]], Vectors]:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    # For the whole process, and only once: a query is too short to gain from more threads, which would
-    # take their cores from the experts on the same machine. The same holds for torch below.
-    threadpool_limits(limits=1)
-    return BertEncoder(folder).encode
 
 
 def _in_torch(folder: Path) -> Callable[[list[str]], Vectors]:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # as in BertEncoder
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     # A fast tokenizer keeps its truncation state in itself and fails with "Already borrowed" when two
     # threads use it at once.
@@ -149,7 +142,7 @@ def _minilm() -> Encoder:
 
 def _minilm_int8() -> Encoder:
     folder = minilm_folder()
-    return SentenceEncoder(f"int8:{identity_of(folder)}", QuantisedBertEncoder(folder).encode)
+    return SentenceEncoder(f"{_INT8}{identity_of(folder)}", BertEncoder(folder, int8=True).encode)
 
 
 def _static() -> Encoder:
