@@ -68,8 +68,8 @@ def build_router(
     the experts' profiles say.
     Raises :class:`ConfigError` for an unknown kind, a plug-in that cannot be imported, or bad options.
     """
-    setting = _setting(experts, root, evidence)
-    return cast(Router, ROUTER_KIND.build(spec.kind, spec.name, spec.options, setting, root, _ids(experts)))
+    kinds, setting = ROUTER_KIND.beside(root), _setting(experts, root, evidence)
+    return cast(Router, kinds.build(spec.kind, spec.name, spec.options, setting, _ids(experts)))
 
 
 def renew_router(
@@ -93,6 +93,6 @@ def _ids(experts: Sequence[Expert]) -> list[ExpertId]:
     return [expert.id for expert in experts]
 
 
-def router_class(kind: str, root: Path | None = None) -> RouterClass:
+def router_class(kind: str, root: Path = Path()) -> RouterClass:
     """The class behind a built-in's short name or ``module:Class``; imports its module only."""
-    return cast(RouterClass, ROUTER_KIND.find(kind, root))
+    return cast(RouterClass, ROUTER_KIND.beside(root).find(kind))

@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 
 from coe.core.errors import ConfigError
-from coe.registry.schema import Expert, RouterSpec
+from coe.registry.schema import Expert, Pool, RouterSpec
 from coe.routers import ROUTER_KIND, build_router
 from coe.routers.base import RouterOptions
+from coe.scheduler.policies import make_policy
 
 EXPERTS = [Expert(id="base", host="slot", model="m"), Expert(id="sums", host="slot", model="m")]
 
 ROUTER = """
 from coe.core.types import Decision, Ranked
 from coe.routers.base import RouterOptions
+from coe.scheduler.policies import make_policy
 
 class Options(RouterOptions):
     place: int = 0
@@ -88,13 +90,13 @@ def test_a_module_in_the_folder_hides_no_installed_one(tmp_path: Path) -> None:
 
 def test_our_own_package_is_never_taken_from_the_folder(tmp_path: Path) -> None:
     write(tmp_path, "coe/routers/uniform.py", "raise RuntimeError('nobody asked for this')")
-    assert ROUTER_KIND.find("coe.routers.uniform:RandomRouter", tmp_path) is ROUTER_KIND.find("random")
+    assert ROUTER_KIND.beside(tmp_path).find("coe.routers.uniform:RandomRouter") is ROUTER_KIND.find("random")
 
 
 def test_an_installed_plug_in_needs_no_folder(tmp_path: Path) -> None:
-    assert ROUTER_KIND.find(f"{__name__}:Installed", tmp_path) is Installed
+    assert ROUTER_KIND.beside(tmp_path).find(f"{__name__}:Installed") is Installed
     folder = Path(__file__).parents[1]  # where this very file is imported already
-    assert ROUTER_KIND.find(f"{__name__}:Installed", folder) is Installed
+    assert ROUTER_KIND.beside(folder).find(f"{__name__}:Installed") is Installed
 
 
 class Installed:
@@ -153,6 +155,48 @@ def test_options_of_a_plug_in_are_checked_as_those_of_a_built_in(tmp_path: Path)
         reason(tmp_path, "my_router:Mine", place="1")
 
 
+# Policies
+
+
+POLICY = """
+from dataclasses import dataclass
+from typing import ClassVar
+from coe.core.plugins import PluginOptions
+from coe.scheduler.policies.common import Baseline, load_first, served, unplaced
+
+class Options(PluginOptions):
+    patience_s: float = 5.0
+
+@dataclass(frozen=True)
+class Mine(Baseline):
+    patience_s: float
+    pinned: tuple
+    name: str = "mine"
+    options_type: ClassVar = Options
+
+    @classmethod
+    def build(cls, name, options, pool):
+        return cls(options.patience_s, pool.pinned, name)
+
+    def swap(self, view):
+        return load_first(view, unplaced(view), served)
+"""
+
+
+def test_a_policy_in_the_folder_is_built_with_its_options_and_the_settings_of_the_pool(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, "my_policy.py", POLICY)
+    pool = Pool(hosts=(), policy="my_policy:Mine", options={"patience_s": 2}, pinned=("base",))
+    policy: Any = make_policy(pool, tmp_path)
+    assert (policy.name, policy.patience_s, policy.pinned) == ("my_policy:Mine", 2.0, ("base",))
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        make_policy(pool, tmp_path / "elsewhere")
+
+
+# Commands
+
+
 REGISTRY = """\
 pool:
   hosts: [{id: far, kind: remote, url: "http://127.0.0.1:9/v1"}]
@@ -179,3 +223,24 @@ def test_commands_find_the_plug_in_from_any_folder(tmp_path: Path) -> None:
     assert "kind my_router:Mine, place: 1" in checked.stdout
     routed = command("route", "hello", "--local", "--registry", str(file), cwd=tmp_path)
     assert routed.stdout.startswith("sums: its place"), routed.stdout + routed.stderr
+
+
+def test_the_simulator_runs_a_policy_of_the_folder_of_its_registry(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    text = REGISTRY.replace('kind: remote, url: "http://127.0.0.1:9/v1"', "memory_gb: 30, swap: sleep")
+    text = text.replace("host: far,", "host: far, memory_gb: 20,")
+    text = text.replace("pool:\n", "pool:\n  policy: my_policy:Mine\n  options: {patience_s: 3}\n")
+    write(there, "my_policy.py", POLICY)
+    write(there, "my_router.py", router())
+    write(there, "experts.yaml", text)
+    arrivals = "".join(f"{i},{'base' if i % 3 else 'sums'}\n" for i in range(20))
+    write(tmp_path, "trace.csv", "t,expert\n" + arrivals)
+    words = ("--trace", "trace.csv", "--registry", "there/experts.yaml", "--exact-limit", "0", "--json", "-")
+    ran = command("simulate", *words, "--policies", "my_policy:Mine,coe,static,coserve", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    rows = json.loads(ran.stdout)["rows"]
+    assert [row["policy"] for row in rows] == ["my_policy:Mine", "coe", "static", "coserve"]
+    write(there, "experts.yaml", text.replace("patience_s: 3", "patience: 3"))
+    wrong = command("check", "there/experts.yaml", cwd=tmp_path)
+    assert wrong.returncode == 1
+    assert ':3:13: unknown key "patience" in pool.options; did you mean "patience_s"?' in wrong.stderr

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from coe.core.errors import ConfigError
 from coe.registry.errors import RegistryError
 from coe.registry.json_schema import schema_text
+from coe.registry.scheduling_settings import Mechanisms
 from coe.registry.schema import AdapterHost, Registry, RemoteHost, VllmHost
 from coe.routers import BUILTINS
 from coe.service.registry_file import load_registry
@@ -104,7 +105,7 @@ def test_full_example_shows_every_key() -> None:
     shown = _keys(plain(EXAMPLES[1]))
     missing = {
         name
-        for model in (Registry, VllmHost, AdapterHost, RemoteHost)
+        for model in (Registry, VllmHost, AdapterHost, RemoteHost, Mechanisms)
         for name in _field_names(model)
         if name not in shown
     }
@@ -255,7 +256,7 @@ def test_a_url_is_no_model_of_a_provider(tmp_path: Path) -> None:
     ("options", "expected"),
     [
         ("{name: x, kind: sttic}", '9:19 unknown router kind "sttic"; did you mean "static"? (choose from'
-         f' {", ".join(BUILTINS)}), or write "package.module:Class"'),
+         f' {", ".join(BUILTINS)}), or write "module:Class"'),
         ("{name: x, kind: static, options: {expert: bse}}",
          '9:43 there is no expert "bse"; did you mean "base"? (choose from base)'),
         ("{name: x, kind: static}", '9:9 routers.available[0].options: the key "expert" is missing'),

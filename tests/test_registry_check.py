@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coe.registry.errors import Issue
+from coe.registry.errors import Issue, RegistryError
 from coe.service.check import explain
 from coe.service.registry_file import load_registry
 from tests.support.tiny_models import TinyFamily
@@ -72,8 +72,6 @@ def test_pool_without_general_expert_or_card_is_a_warning(tmp_path: Path, tiny_f
 @pytest.mark.parametrize(
     ("addition", "expected"),
     [
-        ("aggregator: {kind: 'no.such:Merger'}\n", "no.such:Merger"),
-        ("routers: {default: x, available: [{name: x, kind: 'no.such:Thing'}]}\n", "no.such:Thing"),
         (
             "routers: {default: x, available: [{name: x, kind: category, options: {examples: no.jsonl}}]}\n",
             "no.jsonl",
@@ -87,9 +85,29 @@ def test_part_that_cannot_be_built_is_an_error(
     assert expected in found.message
 
 
-def test_unknown_policy_is_an_error(tmp_path: Path, tiny_family: TinyFamily) -> None:
-    text = family_yaml(tiny_family.a).replace("pool:\n", "pool:\n  policy: ceo\n")
-    assert any("ceo" in found.message for found in findings(tmp_path, text))
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            ("experts:", "aggregator: {kind: 'no.such:Merger'}\nexperts:"),
+            '4:14: aggregator kind "no.such:Merger',
+        ),
+        (
+            ("experts:", "routers: {default: x, available: [{name: x, kind: 'no.such:Thing'}]}\nexperts:"),
+            '4:45: router kind "no.such:Thing" cannot be imported',
+        ),
+        (("pool:\n", "pool:\n  policy: ceo\n"), '2:3: unknown policy kind "ceo"; did you mean "coe"'),
+        (("pool:\n", "pool:\n  policy: 'no.such:Policy'\n"), '2:3: policy kind "no.such:Policy"'),
+        (("pool:\n", "pool:\n  options: {belday: true}\n"), '2:13: unknown key "belday" in pool.options'),
+        (("pool:\n", "pool:\n  policy: static\n  options: {belady: true}\n"), "the keys here are none"),
+    ],
+)
+def test_what_experts_yaml_names_and_is_not_there_is_an_error(
+    tmp_path: Path, tiny_family: TinyFamily, change: tuple[str, str], expected: str
+) -> None:
+    with pytest.raises(RegistryError) as caught:
+        findings(tmp_path, family_yaml(tiny_family.a).replace(*change))
+    assert expected in caught.value.message
 
 
 def test_summary_says_how_each_host_works() -> None:

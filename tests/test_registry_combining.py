@@ -66,6 +66,8 @@ routes: [{model: deep, router: fixed, aggregator: synthesise, experts: 3}, {mode
 """
     file = tmp_path / "experts.yaml"
     file.write_text(TOP + text, encoding="utf-8")
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "package.py").write_text("from coe.aggregators.first import First as Mine\n")
     registry = load_registry(file)
     assert registry.aggregator.label == "careful"
     assert registry.aggregator_spec("synthesise").options == {"expert": "base"}

@@ -196,9 +196,8 @@ def test_an_expert_that_can_never_fit_is_refused_with_a_hint() -> None:
 
 
 def test_an_unknown_policy_lists_or_suggests_the_right_name() -> None:
-    with pytest.raises(ConfigError, match="no policy 'cow'") as caught:
+    with pytest.raises(ConfigError, match='unknown policy kind "cow"; did you mean "coe"'):
         make_policy(Pool(hosts=(VllmHost(id="slot"),), policy="cow"))
-    assert caught.value.hint.startswith('did you mean "coe"?')
 
 
 class Greedy(Coe):

@@ -155,7 +155,7 @@ def test_a_registry_brings_its_hosts_and_experts(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("--trace", "nowhere.csv"), "cannot be read"),
-        (("--trace", str(SAMPLE), "--policies", "co"), "no policy 'co'"),
+        (("--trace", str(SAMPLE), "--policies", "co"), "unknown policy kind"),
         (("--trace", str(SAMPLE), "--preset", "h200"), "no hardware preset"),
         (("--trace", str(SAMPLE), "--slots", "two"), "numbers between commas"),
         (("--trace", str(SAMPLE), "--slots", "0"), "1 or more"),

@@ -67,8 +67,8 @@ def build_aggregator(spec: AggregatorSpec, setting: Setting | None = None) -> Ag
     """
     setting = setting or Setting()
     known = [view.id for view in setting.experts]
-    built = AGGREGATOR_KIND.build(spec.kind, spec.label, spec.options, setting, setting.root, known)
-    return cast(Aggregator, built)
+    kinds = AGGREGATOR_KIND.beside(setting.root)
+    return cast(Aggregator, kinds.build(spec.kind, spec.label, spec.options, setting, known))
 
 
 __all__ = [

@@ -124,6 +124,7 @@ def main(
         experts=experts,
         slots=slots,
         registry=load_registry(registry) if registry else None,
+        folder=registry.parent if registry else Path(),
         preset=preset,
         loads=loads,
         slo_s=slo_s,

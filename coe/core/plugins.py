@@ -14,7 +14,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
@@ -57,8 +57,18 @@ class Plugins:
 
     routers: PluginKind
     aggregators: PluginKind
+    policies: PluginKind
     configured: frozenset[str] = frozenset()
     """built-in aggregators that exist only where experts.yaml configures them"""
+
+    def beside(self, folder: Path) -> Plugins:
+        """As an experts.yaml in ``folder`` finds them."""
+        return Plugins(
+            self.routers.beside(folder),
+            self.aggregators.beside(folder),
+            self.policies.beside(folder),
+            self.configured,
+        )
 
 
 @dataclass(frozen=True)
@@ -71,10 +81,15 @@ class PluginKind:
     contract: str
     built_in: Mapping[str, str]
     """short name -> ``package.module:Class``"""
+    folder: Path | None = None
+    """that of experts.yaml; None: plug-ins are looked for among what is installed"""
 
-    def find(self, kind: str, folder: Path | None = None) -> Any:
-        """The class behind a short name or ``module:Class``; imports its module only. ``folder`` is that of
-        experts.yaml.
+    def beside(self, folder: Path) -> PluginKind:
+        """As an experts.yaml in ``folder`` finds it."""
+        return replace(self, folder=folder)
+
+    def find(self, kind: str) -> Any:
+        """The class behind a short name or ``module:Class``; imports its module only.
 
         Raises ConfigError for what does not exist, cannot be imported or is no such class.
         """
@@ -82,16 +97,14 @@ class PluginKind:
         module, colon, name = target.partition(":")
         if not colon:
             raise ConfigError(
-                f'unknown {self.noun} kind "{kind}"; {suggest(kind, self.built_in)}',
-                hint=f'Name a built-in {self.noun}, or your own as "module:Class".',
+                f'unknown {self.noun} kind "{kind}"; {suggest(kind, self.built_in)}, or write "module:Class"'
             )
-        now = current_name(module, folder)
+        now = current_name(module, self.folder)
         try:
-            found = _attribute(_import(now, folder), name)
+            found = _attribute(_import(now, self.folder), name)
         except Exception as error:
-            raise ConfigError(
-                f'{self.noun} kind "{kind}" cannot be imported: {_told(error)}', hint=_remedy(error, folder)
-            ) from error
+            message = f'{self.noun} kind "{kind}" cannot be imported: {_told(error)}'
+            raise ConfigError(message, hint=_remedy(error, self.folder)) from error
         if now != module:
             _warn(f'{self.noun} kind "{kind}": its module moved, write "{now}:{name}" in experts.yaml')
         if not self._fits(found):
@@ -113,7 +126,6 @@ class PluginKind:
         name: str,
         options: Mapping[str, Any],
         setting: Any,
-        folder: Path,
         experts: Sequence[str] = (),
     ) -> Any:
         """An object of the class behind ``kind``: ``Class(name, options, setting)``, or its class method
@@ -121,7 +133,7 @@ class PluginKind:
 
         Raises ConfigError as :meth:`find` and :meth:`checked` do, and where a plug-in cannot be built.
         """
-        cls = self.find(kind, folder)
+        cls = self.find(kind)
         checked = self.checked(cls.options_type, options, name, kind, experts)
         try:
             return getattr(cls, "build", cls)(name, checked, setting)

@@ -34,7 +34,7 @@ class RegistryPool:
         # Invariant: every engine of the pool is here as it was built, also one that is leaving.
         self._hosts = {host.id: host for host in registry.used_hosts}
         engines = {host.id: build(host, registry.experts_on(host.id), root) for host in registry.used_hosts}
-        scheduler = Scheduler(build_plan(registry), make_policy(registry.pool))
+        scheduler = Scheduler(build_plan(registry), make_policy(registry.pool, root))
         self.pool = Pool(scheduler, engines, load_timeout_s=registry.pool.load_timeout_s)
 
     async def switch_to(self, new: Registry) -> frozenset[HostId]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,95}$")]
 
@@ -18,3 +20,16 @@ class Model(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+
+@dataclass(frozen=True)
+class UsuallyOf:
+    """Marks a mapping that has the keys of ``model`` unless a plug-in is named: editors complete them, and
+    hints know where they belong."""
+
+    model: type[BaseModel]
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, to_json: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [to_json(self.model.__pydantic_core_schema__), to_json(schema)]}

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from coe.core.plugins import PluginKind, Plugins
+from coe.core.errors import ConfigError
+from coe.core.plugins import PluginKind, PluginOptions, Plugins
 from coe.core.suggest import suggest
 from coe.registry.errors import Issue, Loc, describe
 
@@ -30,6 +31,7 @@ def inconsistencies(data: Mapping[str, Any], plugins: Plugins) -> list[Issue]:
         *_only_shadows(experts),
         *_pinned(_mapping(data.get("pool")), experts),
         *_fallbacks(experts),
+        *_policy(_mapping(data.get("pool")), experts, plugins.policies),
         *_routers(_mapping(data.get("routers")), experts, plugins.routers),
         *_combining(data, experts, plugins),
         *_nodes(_entries(_mapping(data.get("cluster")).get("nodes"), ("cluster", "nodes")), hosts),
@@ -167,6 +169,13 @@ def _pinned(pool: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Issu
             yield Issue(message, ("pool", "pinned", index))
 
 
+def _policy(pool: Mapping[str, Any], experts: Sequence[_Entry], kinds: PluginKind) -> Iterator[Issue]:
+    policy = pool.get("policy", "coe")
+    if isinstance(policy, str):
+        name = policy.partition("[")[0].strip()  # coe[-belady]: without a mechanism
+        yield from _plugin(kinds, name, pool.get("options", {}), ("pool",), _names(experts), "policy")
+
+
 def _fallbacks(experts: Sequence[_Entry]) -> Iterator[Issue]:
     names = _names(experts)
     for entry in experts:
@@ -180,17 +189,11 @@ def _fallbacks(experts: Sequence[_Entry]) -> Iterator[Issue]:
 def _routers(routers: Mapping[str, Any], experts: Sequence[_Entry], kinds: PluginKind) -> Iterator[Issue]:
     available = _entries(routers.get("available"), ("routers", "available"))
     yield from _duplicates(available, "name", "router")
+    routed = [expert for expert in experts if expert.data.get("shadow") is not True]
     for entry in available:
         kind = entry.text("kind")
-        if kind is None or ":" in kind:
-            continue
-        if kind in kinds.built_in:
-            routed = [expert for expert in experts if expert.data.get("shadow") is not True]
-            yield from _router_options(entry, kinds.find(kind).options_type, _names(routed))
-        else:
-            nearest = suggest(kind, kinds.built_in)
-            message = f'unknown router kind "{kind}"; {nearest}, or write "package.module:Class"'
-            yield Issue(message, (*entry.loc, "kind"))
+        if kind is not None:
+            yield from _plugin(kinds, kind, entry.data.get("options", {}), entry.loc, _names(routed))
     default = routers.get("default", "category")
     choices = dict.fromkeys((*_names(available, "name"), *kinds.built_in))
     if isinstance(default, str) and default not in choices:
@@ -198,18 +201,29 @@ def _routers(routers: Mapping[str, Any], experts: Sequence[_Entry], kinds: Plugi
         yield Issue(message, ("routers", "default"))
 
 
-def _router_options(entry: _Entry, options_type: Any, experts: Sequence[str]) -> Iterator[Issue]:
-    loc = (*entry.loc, "options")
+def _plugin(
+    kinds: PluginKind, kind: str, options: object, loc: Loc, experts: Sequence[str], key: str = "kind"
+) -> Iterator[Issue]:
+    """What is wrong with the ``kind`` (under ``key``) and the ``options`` of the entry at ``loc``."""
     try:
-        options = options_type.model_validate_json(json.dumps(entry.data.get("options", {})), strict=True)
+        options_type = kinds.find(kind).options_type
+    except ConfigError as error:
+        yield Issue(error.message, (*loc, key), hint=error.hint)
+        return
+    if not isinstance(options, Mapping):
+        return  # which the models report
+    loc = (*loc, "options")
+    try:
+        checked = options_type.model_validate_json(json.dumps(options), strict=True)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             # A missing option is no step of the text, so its message names the options as a whole.
             step = () if detail["type"] == "missing" else detail["loc"]
             yield Issue(describe(detail, (*loc, *step), options_type), (*loc, *step))
         return
-    for option, message in options.faults(experts).items():
-        yield Issue(message, (*loc, option))
+    if isinstance(checked, PluginOptions):
+        for option, message in checked.faults(experts).items():
+            yield Issue(message, (*loc, option))
 
 
 @dataclass(frozen=True)
@@ -233,7 +247,9 @@ def _aggregation(data: Mapping[str, Any], names: Names, plugins: Plugins) -> Ite
         if isinstance(label, str) and label in seen:
             yield Issue(f'two aggregators are called "{label}"; give one another name', (*loc, "name"))
         seen.append(label)
-        yield from _aggregator(spec, loc, names.experts, kinds)
+        kind = spec.get("kind", "first")
+        if isinstance(kind, str):
+            yield from _plugin(kinds, kind, spec.get("options", {}), loc, names.experts)
     known = [*seen, *(kind for kind in kinds.built_in if kind not in plugins.configured)]
     taken = [names.model_name, *names.experts]
     for loc, route in _listed(data, "routes"):
@@ -245,28 +261,6 @@ def _aggregation(data: Mapping[str, Any], names: Names, plugins: Plugins) -> Ite
 def _listed(data: Mapping[str, Any], key: str) -> list[tuple[Loc, Any]]:
     value = data.get(key)
     return [((key, index), each) for index, each in enumerate(value if isinstance(value, list) else ())]
-
-
-def _aggregator(spec: dict[str, Any], loc: Loc, experts: Sequence[str], kinds: PluginKind) -> Iterator[Issue]:
-    kind, options = spec.get("kind", "first"), spec.get("options", {})
-    if not isinstance(kind, str) or ":" in kind:
-        return
-    if kind not in kinds.built_in:
-        nearest = suggest(kind, kinds.built_in)
-        message = f'unknown aggregator kind "{kind}"; {nearest}, or write "package.module:Class"'
-        yield Issue(message, (*loc, "kind"))
-        return
-    options_type = kinds.find(kind).options_type
-    where = (*loc, "options")
-    try:
-        checked = options_type.model_validate_json(json.dumps(options, default=str))
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            step = () if detail["type"] == "missing" else detail["loc"]
-            yield Issue(describe(detail, (*where, *step), options_type), (*where, *step))
-        return
-    for option, message in checked.faults(experts).items():
-        yield Issue(message, (*where, option))
 
 
 def _route(

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from coe.core.errors import ConfigError
 from coe.core.suggest import nearest, suggest
+from coe.registry.base import UsuallyOf
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -135,13 +136,14 @@ def _unknown_key(key: str, where: Loc, at: type[BaseModel] | None, top: type[Bas
     homes = [name for name, model in _sections(top) if key in model.model_fields]
     if homes:
         return f'unknown key "{key}"{place}; it belongs under {" or ".join(homes)}'
-    return f'unknown key "{key}"{place}; the keys here are {", ".join(here)}'
+    return f'unknown key "{key}"{place}; the keys here are {", ".join(here) or "none"}'
 
 
 def _sections(top: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
     found: list[tuple[str, type[BaseModel]]] = []
     for name, field in top.model_fields.items():
-        for model in models_in(field.annotation):
+        usual = [mark.model for mark in field.metadata if isinstance(mark, UsuallyOf)]
+        for model in (*models_in(field.annotation), *usual):
             found.append((name, model))
             found += [(f"{name}.{inner}", deeper) for inner, deeper in _sections(model)]
     return found

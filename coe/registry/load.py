@@ -17,7 +17,8 @@ from coe.registry.source import Source, parse_source
 
 
 def validate(source: Source, plugins: Plugins) -> Registry:
-    """The registry that ``source`` describes; experts may still lack a host. Pure.
+    """The registry that ``source`` describes; experts may still lack a host. Imports the
+    plug-ins that it names, and is pure besides.
 
     Raises :class:`coe.registry.errors.RegistryError` with all errors: file, line, column, what is wrong and
     what to write instead.
@@ -29,7 +30,7 @@ def validate(source: Source, plugins: Plugins) -> Registry:
         registry = Registry.model_validate_json(json.dumps(source.data), strict=True)
     except ValidationError as error:
         issues += _validation_issues(source, error)
-    issues += inconsistencies(source.data, plugins)
+    issues += inconsistencies(source.data, plugins.beside(source.path.parent))
     if registry is None or issues:
         raise RegistryError(source.path, source.located(issues))
     return registry

@@ -22,7 +22,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from coe.core.types import ExpertView
 from coe.registry.aggregation_settings import AggregatorSpec, NamedRoute
-from coe.registry.base import Model, Name
+from coe.registry.base import Model, Name, UsuallyOf
 from coe.registry.scheduling_settings import DeadlineClasses, Mechanisms
 from coe.registry.service_settings import (
     Access,
@@ -176,9 +176,10 @@ class Pool(Model):
 
     hosts: tuple[Host, ...]
     policy: str = "coe"
-    """how experts are scheduled; coe[-belady,-prefetch] is the policy coe without these mechanisms"""
-    options: Mechanisms = Mechanisms()
-    """mechanisms of the policy coe"""
+    """how experts are scheduled: a built-in's short name or module:Class; coe[-belady,-prefetch] is the
+    policy coe without these mechanisms"""
+    options: Annotated[dict[str, Any], UsuallyOf(Mechanisms)] = Field(default_factory=dict)
+    """mechanisms of the policy coe, or the options of another policy"""
     classes: DeadlineClasses = DeadlineClasses()
     """what requests of each deadline class expect"""
     pinned: tuple[Name, ...] = ()

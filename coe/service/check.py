@@ -87,7 +87,7 @@ class _Checks:
         views = tuple(expert.view() for expert in registry.experts)
         setting = Setting(views, root, combiner=fitted_combiner(registry, root))
         yield from _tried(("aggregator",), "aggregator", lambda: build_aggregators(registry, setting))
-        yield from _tried(("pool",), "pool", lambda: make_policy(registry.pool))
+        yield from _tried(("pool",), "pool", lambda: make_policy(registry.pool, root))
         yield from _tried(("pool",), "pool", lambda: build_plan(registry))
         for index, host in enumerate(registry.pool.hosts):
             experts = registry.experts_on(host.id)

@@ -1,5 +1,4 @@
-"""Reading experts.yaml whole: with the kinds of routers and aggregators that exist, and a host for every
-expert."""
+"""Reading experts.yaml whole: with the kinds that exist, and a host for every expert."""
 
 from __future__ import annotations
 
@@ -16,14 +15,16 @@ from coe.registry.load import validate
 from coe.registry.schema import Registry
 from coe.registry.source import Source, parse_source, read_text
 from coe.routers import ROUTER_KIND
+from coe.scheduler.policies import POLICY_KIND
 
 log = logging.getLogger(__name__)
 
-PLUGINS = Plugins(ROUTER_KIND, AGGREGATOR_KIND, NEEDS_OPTIONS)
+PLUGINS = Plugins(ROUTER_KIND, AGGREGATOR_KIND, POLICY_KIND, NEEDS_OPTIONS)
 
 
 def load_registry(path: Path | str) -> Registry:
-    """Read, validate and freeze a registry file. Blocking (file I/O), no network. Logs what it warns of.
+    """Read, validate and freeze a registry file. Blocking (file I/O), no network. Imports the plug-ins that it
+    names, and logs what it warns of.
 
     Raises :class:`coe.core.errors.ConfigError` as :func:`coe.registry.load.validate` does.
     """
@@ -43,7 +44,7 @@ def log_warnings(text: str, path: Path) -> None:
 
 def parse_registry(text: str, path: Path, former: Mapping[ExpertId, str] | None = None) -> Registry:
     """The registry of ``text``, which stands in ``path`` or is to stand there; every expert has a host, where
-    the text names none the one that it had (``former``). Pure; raises as above."""
+    the text names none the one that it had (``former``). Reads no file but plug-ins; raises as above."""
     source = parse_source(text, path)
     return _placed(validate(source, PLUGINS), former, source)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from coe.core.types import ExpertId
@@ -64,7 +65,8 @@ class ExpertModel:
 class Cluster:
     """``switch_factor`` scales everything that moving experts takes: 0 makes switching free.
 
-    ``work_per_s``: work (seconds at batch 1) per second at load 1. ``registry``: where there is one.
+    ``work_per_s``: work (seconds at batch 1) per second at load 1. ``registry``: where there is one, and
+    ``folder`` is that of its file, where policies of its own are looked for.
     """
 
     preset: Preset
@@ -73,6 +75,7 @@ class Cluster:
     hosts: Mapping[HostId, HostModel]
     experts: Mapping[ExpertId, ExpertModel]
     registry: Registry | None = None
+    folder: Path = Path()
     work_per_s: float | None = None
     switch_factor: float = 1.0
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from coe.scheduler.policies import Policy
-from coe.simulate.baselines import make_policy
+from coe.simulate.baselines import make_policy, under_policy
 from coe.simulate.cluster import Cluster
 from coe.simulate.driver import Simulation
 from coe.simulate.metrics import Row, measure
@@ -30,7 +30,8 @@ LEAST_LOAD = 0.125
 def named_policy(name: str, workload: Workload, cluster: Cluster) -> Policy:
     """The policy as the service would make it; ``static`` pins what an operator who knew the trace would."""
     pinned = cluster.pool.pinned or pinned_by_load(workload, cluster)
-    return make_policy(cluster.pool.model_copy(update={"policy": name, "pinned": pinned}))
+    pool = under_policy(cluster.pool, name).model_copy(update={"pinned": pinned})
+    return make_policy(pool, cluster.folder)
 
 
 def run_policy(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coe.core.types import ExpertId
 from coe.registry.schema import Pool, Registry, VllmHost
-from coe.simulate.baselines import POLICIES, make_policy
+from coe.simulate.baselines import POLICIES, make_policy, under_policy
 from coe.simulate.bounds import LowerBounds, lower_bounds
 from coe.simulate.cluster import DEFAULT_BATCH, Cluster, registry_cluster, slots_cluster
 from coe.simulate.errors import SimulationError
@@ -39,7 +39,7 @@ class StudyPlan:
 
     ``trace`` is a path or ``synthetic:...``. ``loads`` refer to the first of ``slots``: the other numbers of
     slots get the same arrivals. ``exact_limit`` bounds the solver's deterministic time; 0 switches it off.
-    ``replan_s``: experts are placed anew so often (None: never).
+    ``replan_s``: experts are placed anew so often (None: never). ``folder``: that of the registry's file.
     """
 
     trace: str
@@ -48,6 +48,7 @@ class StudyPlan:
     experts: int | None = None
     slots: tuple[int, ...] = ()
     registry: Registry | None = None
+    folder: Path = Path()
     preset: str | None = None
     loads: tuple[float, ...] = ()
     slo_s: float = 20.0
@@ -118,7 +119,7 @@ def run_study(plan: StudyPlan, progress: Progress = lambda _: None) -> Study:
             slots_cluster(experts, slots, preset, plan.max_batch) for slots in plan.slots or (DEFAULT_SLOTS,)
         ]
     )
-    clusters = [cluster.with_slo(plan.slo_s) for cluster in clusters]
+    clusters = [replace(cluster.with_slo(plan.slo_s), folder=plan.folder) for cluster in clusters]
     results = [
         _run_scenario(scenario, plan, progress) for scenario in _scenarios(plan, clusters, trace, labels)
     ]
@@ -146,7 +147,7 @@ def expert_loads(
 
 def _check(plan: StudyPlan) -> None:
     for name in plan.policies:
-        make_policy(Pool(hosts=(), policy=name))
+        make_policy(under_policy(plan.registry.pool if plan.registry else Pool(hosts=()), name), plan.folder)
     if plan.registry and (plan.slots or plan.experts):
         raise SimulationError(
             "--registry brings its own hosts and experts",

@@ -1,14 +1,19 @@
 """Which expert comes next, at whose expense, and who is served: the replaceable part of scheduling.
 
-One file per policy; :data:`POLICIES` is the table of their names, :mod:`.protocol` what they are told.
+One file per policy; :data:`POLICIES` is the table of their names, :mod:`.protocol` what they are told. A
+plug-in is named ``module:Class`` in experts.yaml and is built exactly as a built-in is (see
+:class:`.protocol.PolicyClass`); :func:`coe.testing.conformance_policy.check_policy` checks it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import cast
 
 from coe.core.errors import ConfigError
-from coe.core.suggest import suggest
+from coe.core.plugins import PluginKind
 from coe.registry.schema import Pool
 from coe.scheduler.policies.collating_fifo import CollatingFifo
 from coe.scheduler.policies.protocol import HostView, Policy, QueueView, ReplicaView, Rules, Swap
@@ -18,40 +23,40 @@ from coe.scheduler.policies.static import StaticPinning
 
 __all__ = [
     "POLICIES",
+    "POLICY_KIND",
     "Coe",
+    "CollatingFifo",
     "HostView",
     "Policy",
     "QueueView",
     "ReplicaView",
     "Rules",
+    "StaticPinning",
     "Swap",
     "make_policy",
     "split_policies",
 ]
 
-Policies = Mapping[str, Callable[[Pool], Policy]]
+POLICIES: Mapping[str, str] = MappingProxyType(
+    {
+        "coe": "coe.scheduler.policies:Coe",
+        "collating-fifo": "coe.scheduler.policies:CollatingFifo",
+        "static": "coe.scheduler.policies:StaticPinning",
+    }
+)
+POLICY_KIND = PluginKind("policy", "swap", "coe.scheduler.policies.protocol.PolicyClass", POLICIES)
 
-POLICIES: Policies = {
-    "coe": lambda pool: Coe(mechanisms=pool.options, min_residency_s=pool.min_residency_s),
-    "collating-fifo": lambda _: CollatingFifo(),
-    "static": lambda pool: StaticPinning(frozenset(pool.pinned), ageing_s=pool.classes.standard.slo_s),
-}
 
+def make_policy(pool: Pool, root: Path = Path(), kinds: PluginKind = POLICY_KIND) -> Policy:
+    """The policy that the registry names among ``kinds`` (the simulator knows more than a service),
+    ``coe[-belady,-prewake]`` being one without these mechanisms. ``root`` is the folder of experts.yaml.
 
-def make_policy(pool: Pool, policies: Policies = POLICIES) -> Policy:
-    """The policy that the registry names among ``policies`` (the simulator knows more than a service),
-    ``coe[-belady,-prewake]`` being one without these mechanisms. Raises :class:`ConfigError` with the
-    choices.
+    Raises :class:`ConfigError` with the choices.
     """
     spelled = parse_policy(pool.policy)
-    make = policies.get(spelled.name)
-    if make is None:
-        raise ConfigError(f"pool.policy: no policy {spelled.name!r}", hint=suggest(spelled.name, policies))
-    if not spelled.without:
-        return make(pool)
-    if spelled.name != "coe":
+    if spelled.without and spelled.name != "coe":
         raise ConfigError(
             f"pool.policy: {spelled.name!r} has no mechanisms to switch off", hint="leave the brackets out"
         )
-    options = pool.options.model_copy(update=dict.fromkeys(spelled.without, False))
-    return Coe(mechanisms=options, min_residency_s=pool.min_residency_s, name=pool.policy)
+    options = {**pool.options, **dict.fromkeys(spelled.without, False)}
+    return cast(Policy, kinds.beside(root).build(spelled.name, pool.policy, options, pool))

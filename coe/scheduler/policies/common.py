@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
+from coe.core.plugins import PluginOptions
 from coe.core.types import ExpertId
+from coe.registry.schema import Pool
 from coe.scheduler.plan import EPSILON
 from coe.scheduler.policies.protocol import HostView, ReplicaView, Rules, Swap
 
@@ -27,6 +29,12 @@ class Baseline:
 
     across_hosts = True
     rules = Rules()
+    options_type: ClassVar[type[PluginOptions]] = PluginOptions
+
+    @classmethod
+    def build(cls, name: str, options: Any, pool: Pool) -> Self:  # noqa: ARG003
+        """To be overridden by one that has options, or reads more of the pool's settings."""
+        return cls()
 
     def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:  # noqa: ARG002
         return min(grantable, key=head).expert.id

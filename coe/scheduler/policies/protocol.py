@@ -11,9 +11,12 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel
 
 from coe.core.types import ExpertId, RequestId
+from coe.registry.schema import Pool
 from coe.scheduler.events import HostId
 from coe.scheduler.queue import Age, Worth
 
@@ -227,4 +230,16 @@ class Policy(Protocol):
     def wake_at(self, view: HostView) -> float:
         """When ``swap`` or ``grant`` could answer otherwise though nothing happened; ``inf`` for never.
         Must be later than ``view.now``."""
+        ...
+
+
+class PolicyClass(Protocol):
+    """A class whose objects are policies."""
+
+    options_type: ClassVar[type[BaseModel]]
+    """of ``pool.options``, usually a :class:`coe.core.plugins.PluginOptions`"""
+
+    def build(self, name: str, options: Any, pool: Pool) -> Policy:
+        """Class method. ``name`` is what experts.yaml says under ``pool.policy``, ``options`` an
+        ``options_type`` and ``pool`` the section's other settings."""
         ...

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from coe.core.types import ExpertId
 from coe.registry.scheduling_settings import Mechanisms
+from coe.registry.schema import Pool
 from coe.scheduler.plan import EPSILON
 from coe.scheduler.policies.protocol import HostView, ReplicaView, Rules, Swap
 from coe.scheduler.policies.victims import choose_victims, credit, last_use
@@ -41,6 +43,11 @@ class Coe:
     max_frame: int = 8
     name: str = "coe"
     across_hosts: bool = False
+    options_type: ClassVar[type[Mechanisms]] = Mechanisms
+
+    @classmethod
+    def build(cls, name: str, options: Mechanisms, pool: Pool) -> Coe:
+        return cls(mechanisms=options, min_residency_s=pool.min_residency_s, name=name)
 
     @property
     def rules(self) -> Rules:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from coe.core.plugins import PluginOptions
 from coe.core.types import ExpertId
+from coe.registry.schema import Pool
 from coe.scheduler.policies.common import Baseline, Preference, head, load_first, served, unplaced
 from coe.scheduler.policies.protocol import HostView, ReplicaView, Swap
 
@@ -19,6 +21,10 @@ class StaticPinning(Baseline):
     pinned: frozenset[ExpertId]
     ageing_s: float = 20.0
     name: str = "static"
+
+    @classmethod
+    def build(cls, name: str, options: PluginOptions, pool: Pool) -> StaticPinning:  # noqa: ARG003
+        return cls(frozenset(pool.pinned), ageing_s=pool.classes.standard.slo_s)
 
     def swap(self, view: HostView) -> Swap | None:
         wanted = unplaced(view)
