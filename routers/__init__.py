@@ -93,6 +93,6 @@ def _ids(experts: Sequence[Expert]) -> list[ExpertId]:
     return [expert.id for expert in experts]
 
 
-def router_class(kind: str, root: Path = Path()) -> RouterClass:
+def router_class(kind: str, root: Path | None = None) -> RouterClass:
     """The class behind a built-in's short name or ``module:Class``; imports its module only."""
     return cast(RouterClass, ROUTER_KIND.beside(root).find(kind))

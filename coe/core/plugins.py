@@ -84,7 +84,7 @@ class PluginKind:
     folder: Path | None = None
     """that of experts.yaml; None: plug-ins are looked for among what is installed"""
 
-    def beside(self, folder: Path) -> PluginKind:
+    def beside(self, folder: Path | None) -> PluginKind:
         """As an experts.yaml in ``folder`` finds it."""
         return replace(self, folder=folder)
 

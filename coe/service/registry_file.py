@@ -23,8 +23,8 @@ PLUGINS = Plugins(ROUTER_KIND, AGGREGATOR_KIND, POLICY_KIND, NEEDS_OPTIONS)
 
 
 def load_registry(path: Path | str) -> Registry:
-    """Read, validate and freeze a registry file. Blocking (file I/O), no network. Imports the plug-ins that it
-    names, and logs what it warns of.
+    """Read, validate and freeze a registry file. Blocking (file I/O), no network. Imports the plug-ins that
+    it names, and logs what it warns of.
 
     Raises :class:`coe.core.errors.ConfigError` as :func:`coe.registry.load.validate` does.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from coe.gateway.openapi import openapi_document
-from coe.registry.schema import Registry
+from coe.registry.json_schema import registry_schema
 from coe.service.admin_openapi import admin_document
 from docs.generate import cli, http_api, registry
 
@@ -17,6 +17,6 @@ def pages() -> dict[str, str]:
     """The text of each page."""
     return {
         "cli.md": cli.page(),
-        "experts-yaml.md": registry.page(Registry.model_json_schema(), _EXAMPLE.read_text(encoding="utf-8")),
+        "experts-yaml.md": registry.page(registry_schema(), _EXAMPLE.read_text(encoding="utf-8")),
         "openapi.md": http_api.page(openapi_document(), admin_document()),
     }
