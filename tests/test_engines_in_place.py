@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -360,3 +361,67 @@ async def test_a_prompt_too_long_is_the_clients_error(tiny_family: TinyFamily, t
         with pytest.raises(ExpertRefused) as refused:
             await engine.ask("a", EngineCall("completions", {"prompt": "word " * 1000}))
         assert (refused.value.http_status, refused.value.code) == (400, "context_length_exceeded")
+
+
+async def test_a_process_that_falls_silent_is_ended_and_the_next_load_starts_another(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    async with running(slot(tiny_family, tmp_path, silence_timeout_s=0.6)) as engine:
+        await engine.ensure_ready("a")
+        first = process_of(engine._life)
+        kill_command(first, signal.SIGSTOP)
+        await until(lambda: engine.stats().state == "failed")
+        assert "no sign of life" in str(engine.stats().last_error)
+        assert not group_lives(first.group)
+        await engine.ensure_ready("a")
+        assert process_of(engine._life) is not first
+        assert engine.stats().awake == ("a",)
+
+
+async def test_a_process_that_answers_is_never_taken_for_silent(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    async with running(slot(tiny_family, tmp_path, silence_timeout_s=3.0)) as engine:
+        await engine.ensure_ready("a")
+        before = process_of(engine._life)
+        await asyncio.sleep(4.5)
+        assert process_of(engine._life) is before
+        assert engine.stats().state == "ready"
+
+
+@pytest.mark.parametrize("limit_s", [0.5, None], ids=["given up by the pool", "given up by itself"])
+async def test_a_load_into_a_silent_process_ends_and_the_next_one_gets_a_new_process(
+    limit_s: float | None, tiny_family: TinyFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coe.engines.vllm.server.RESUME_LIMIT_S", 0.2)
+    monkeypatch.setattr("coe.engines.vllm.server.HEALTH_LIMIT_S", 0.5)
+    async with running(slot(tiny_family, tmp_path)) as engine:
+        await engine.ensure_ready("a")
+        before = process_of(engine._life)
+        kill_command(before, signal.SIGSTOP)
+        with pytest.raises((EngineError, TimeoutError)):
+            async with asyncio.timeout(limit_s):
+                await engine.ensure_ready("b")
+        assert engine.stats().awake == ()
+        await engine.ensure_ready("b")
+        assert process_of(engine._life) is not before
+        assert not group_lives(before.group)
+        assert engine.stats().awake == ("b",)
+
+
+async def test_a_load_that_waits_for_an_engine_that_died_meanwhile_ends(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    async with running(slot(tiny_family, tmp_path, "hang_at_reload")) as engine:
+        await engine.ensure_ready("a")
+        async with asyncio.timeout(20):
+            with pytest.raises(EngineError):
+                await engine.ensure_ready("b")
+
+
+async def test_generation_goes_on_after_a_reload_that_failed(tiny_family: TinyFamily, tmp_path: Path) -> None:
+    async with running(slot(tiny_family, tmp_path, "fail_reload")) as engine:
+        await engine.ensure_ready("a")
+        with pytest.raises(EngineError):
+            await engine.ensure_ready("b")
+        assert await engine._life.server._client.get("/is_paused") == {"is_paused": False}

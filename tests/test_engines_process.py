@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -91,6 +92,39 @@ async def test_a_killed_leash_takes_the_command_along(tmp_path: Path) -> None:
     process = await spawn("import time; print('up', flush=True); time.sleep(600)", tmp_path / "p.log")
     os.kill(process.group, signal.SIGKILL)
     await until(lambda: not group_lives(process.group))
+
+
+async def test_a_killed_leash_takes_also_what_the_command_started(tmp_path: Path) -> None:
+    """The kernel ends the command with the leash; its children, as vLLM's engine process, are the guard's."""
+    process = await spawn(PARENT, tmp_path / "p.log")
+    child = int(process.log.tail())
+    os.kill(process.group, signal.SIGKILL)
+    await until(lambda: not group_lives(process.group))
+    assert not runs(child)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_the_guard_of_a_process_that_ended_is_gone(tmp_path: Path) -> None:
+    process = await spawn(f"{STUBBORN}# {tmp_path}", tmp_path / "p.log")
+    assert len(running_with(str(tmp_path))) == 3, "the leash, its guard and the command"
+    await process.stop(grace_s=0.1)
+    await until(lambda: not running_with(str(tmp_path)))
+
+
+def running_with(word: str) -> set[str]:
+    """Processes whose command line has ``word``."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word.encode() in (folder / "cmdline").read_bytes():
+                found.add(folder.name)
+    return found
 
 
 STARTER = """

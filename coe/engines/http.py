@@ -7,6 +7,7 @@ middle of an answer.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -26,6 +27,9 @@ MAX_ERROR_BYTES = 65_536
 OURS_TO_FIX = frozenset({401, 402, 403, 404, 405, 408})
 """Upstream's 4xx that a client of ours cannot mend: our key, our model name, our URL."""
 UNREACHABLE = "engine_unreachable"
+SILENT = "engine_silent"
+CONTROL_LIMIT_S = 30.0
+"""How long a control call may take where the caller says nothing else."""
 TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 JSON_BODY = {"Content-Type": "application/json"}
 PRIVATE = {"Cache-Control": "no-store"}
@@ -67,13 +71,16 @@ class HttpClient:
         if session is not None:
             await session.close()
 
-    async def get(self, path: str) -> Any:
-        """The JSON (or ``None`` for an empty or other body) of a GET; raises EngineError unless 2xx."""
-        return await self._control("GET", path, None)
+    async def get(self, path: str, limit_s: float = CONTROL_LIMIT_S) -> Any:
+        """The JSON (or ``None`` for an empty or other body) of a GET; raises EngineError unless 2xx, also
+        (``engine_silent``) when no whole answer is there after ``limit_s``."""
+        return await self._control("GET", path, None, limit_s)
 
-    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """As :meth:`get`, for a POST with a JSON body."""
-        return await self._control("POST", path, body)
+    async def post(
+        self, path: str, body: Mapping[str, Any] | None = None, limit_s: float | None = CONTROL_LIMIT_S
+    ) -> Any:
+        """As :meth:`get`, for a POST with a JSON body; without a limit where the caller has one."""
+        return await self._control("POST", path, body, limit_s)
 
     async def ask(
         self,
@@ -97,7 +104,19 @@ class HttpClient:
             return HttpAnswer(self.upstream, response, rename)
         raise await self._failure(response)
 
-    async def _control(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+    async def _control(
+        self, method: str, path: str, body: Mapping[str, Any] | None, limit_s: float | None
+    ) -> Any:
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                return await self._controlled(method, path, body)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            message = f"{self.upstream.name} did not answer {method} {path} within {limit_s:g} s"
+            raise EngineError(message, code=SILENT, hint=self.upstream.hint) from None
+
+    async def _controlled(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         async with self._translated():
             url = self.upstream.url + path
             session = self._open()

@@ -98,6 +98,8 @@ class VllmHost(Model):
     env: dict[str, str] = Field(default_factory=dict)
     """further environment variables of the process"""
     start_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    silence_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """a process that gives no sign of life for so long is ended and started again"""
     canary: bool = True
     """ask a known prompt after each swap and refuse the expert when the answer is wrong"""
 
@@ -124,6 +126,8 @@ class AdapterHost(Model):
     args: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict)
     start_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    silence_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """a process that gives no sign of life for so long is ended and started again"""
 
 
 class RemoteHost(Model):

@@ -82,7 +82,7 @@ def process_of(life: Lifecycle) -> ManagedProcess:
     return process
 
 
-def kill_command(process: ManagedProcess) -> None:
-    """SIGKILL the command itself, as the kernel does when memory runs out; its leash sees it end."""
+def kill_command(process: ManagedProcess, number: signal.Signals = signal.SIGKILL) -> None:
+    """Signal the command itself: SIGKILL as the kernel does when memory runs out, its leash sees it end."""
     children = Path(f"/proc/{process.group}/task/{process.group}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)
+    os.kill(int(children[0]), number)

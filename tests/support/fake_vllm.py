@@ -30,6 +30,7 @@ FAULTS = frozenset(
         "fail_reload",
         "die_at_reload",
         "ignore_reload",
+        "hang_at_reload",  # as vLLM does whose engine process is killed meanwhile: /health knows of it
         "log_corruption",  # answer 200 to a reload and log what vLLM logs when it loaded not all weights
         "keep_prefix_cache",
         "nan",
@@ -48,6 +49,7 @@ class FakeVllm:
     weights: str
     faults: frozenset[str] = frozenset()
     paused: bool = False
+    dead: bool = False
     asleep: int = 0
     adapters: dict[str, str] = field(default_factory=dict)
     under_way: int = 0
@@ -61,6 +63,8 @@ class FakeVllm:
         app.add_routes(
             [
                 web.get("/health", self.health),
+                web.get("/is_sleeping", self.is_sleeping),
+                web.get("/is_paused", self.is_paused),
                 web.get("/v1/models", self.models),
                 web.post("/v1/chat/completions", self.complete),
                 web.post("/v1/completions", self.complete),
@@ -77,7 +81,13 @@ class FakeVllm:
         return app
 
     async def health(self, _: web.Request) -> web.Response:
-        return web.Response(status=503 if "never_healthy" in self.faults else 200)
+        return web.Response(status=503 if "never_healthy" in self.faults or self.dead else 200)
+
+    async def is_sleeping(self, _: web.Request) -> web.Response:
+        return web.json_response({"is_sleeping": self.asleep > 0})
+
+    async def is_paused(self, _: web.Request) -> web.Response:
+        return web.json_response({"is_paused": self.paused})
 
     async def models(self, _: web.Request) -> web.Response:
         cards = [{"id": self.name, "root": self.weights}]
@@ -99,6 +109,9 @@ class FakeVllm:
         if "die_at_reload" in self.faults:
             print("out of memory", flush=True)
             os._exit(9)
+        if "hang_at_reload" in self.faults:
+            self.dead = True
+            await asyncio.Event().wait()
         if "log_corruption" in self.faults:
             print("WARNING [layerwise.py:266] ParallelLMHead: Failed to load weights", flush=True)
         print("WARNING [layerwise.py:266] RotaryEmbedding: Failed to load weights", flush=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from coe.core.errors import EngineError
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 from coe.engines.address import Address
+from coe.engines.http import SILENT
 from coe.engines.vllm.canary import Canaries
 from coe.engines.vllm.checkpoint import Checkpoint, ModelSource, resolve_model
 from coe.engines.vllm.experts import Experts
@@ -41,7 +42,7 @@ class InPlaceEngine:
         self._host, self._root, self._program = host, root, program
         self._experts = Experts(host.id, experts)
         self._canaries = Canaries(tolerance=0.001 if host.device == "cpu" else 0.1)
-        self._life = Lifecycle(host.id)
+        self._life = Lifecycle(host.id, host.silence_timeout_s)
         self._ahead = ReadAhead()
         self._started_with: Checkpoint | None = None
         self._taken: set[Path] = set()  # folders whose weights the process has had and was proven right with
@@ -50,6 +51,7 @@ class InPlaceEngine:
         self._wanted: ExpertId | None = None
         self._doubtful: set[ExpertId] = set()  # with which the last new process was none to trust
         self._failures = 0
+        self._suspect = False  # a load was given up on half-way: nobody knows what the process still does
         self._swaps = 0
         # Invariant: at most one start, swap or stop at a time. The pool is the only caller, but a call
         # that it gave up on may still be resuming generation when the next one comes.
@@ -64,7 +66,7 @@ class InPlaceEngine:
         async with self._moving:
             spec, self._wanted = self._experts[expert], expert
             source = self._admit(spec)
-            if not self._life.alive:
+            if not self._life.alive or self._suspect:
                 await self._boot(spec)
             elif self._loaded != source:
                 await (self._boot(spec) if self._replaces(source) else self._swap(spec, source))
@@ -191,18 +193,23 @@ class InPlaceEngine:
     async def _loading(self, spec: ExpertSpec, source: ModelSource) -> AsyncIterator[None]:
         """Until it ends well, no weights are trusted: also after a cancellation in the middle."""
         self._loaded = self._awake = None
+        suspect, self._suspect = self._suspect, True
         try:
-            yield
+            with self._life.moving():
+                yield
         except (EngineError, TimeoutError) as error:
-            self._failures += 1
+            # A process that was too slow, or that did not answer, is not asked a second time.
+            silent = isinstance(error, TimeoutError) or error.code == SILENT
+            self._suspect = suspect or silent
+            self._failures += FAILURES_BEFORE_RESTART if silent else 1
             cause = await self._life.cause(error)
             failure = self._experts.load_failed(spec.id, cause, self._host.start_timeout_s)
             if self._failures >= FAILURES_BEFORE_RESTART:
                 await self._life.stop()
-                self._failures = 0
+                self._failures, self._suspect = 0, False
             self._life.failed(failure)
             raise failure from error
-        self._loaded, self._failures = source, 0
+        self._loaded, self._failures, self._suspect = source, 0, False
         if source.folder is not None:
             self._taken.add(source.folder)
         self._life.healthy()

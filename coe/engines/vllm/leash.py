@@ -2,7 +2,9 @@
 
 The command's own end is passed on as ours. SIGTERM is passed on to the command. When the starter is gone,
 however it ended, the command gets SIGTERM and after :data:`GRACE_S` the whole process group SIGKILL: vLLM
-swallows a SIGTERM that comes while it starts, and its workers can survive it. Linux only (elsewhere the
+swallows a SIGTERM that comes while it starts, and its workers can survive it. The leash itself can be killed
+too (a Ray worker that ends kills its children): a guard, nobody's child and in no group of ours, then
+kills the process group. Linux only (elsewhere the
 command just runs). Started by path with ``python -I -S``: it imports little and takes 10 MB.
 """
 
@@ -27,6 +29,7 @@ def main(arguments: list[str]) -> None:
     watched = {signal.SIGTERM, signal.SIGCHLD, STARTER_DIED}
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     on_parents_death(STARTER_DIED)
+    leave_guard()
     child = os.fork()
     if child == 0:
         on_parents_death(signal.SIGKILL)
@@ -35,6 +38,26 @@ def main(arguments: list[str]) -> None:
     status = watch(starter, child, watched)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
     end_like(status)
+
+
+def leave_guard() -> None:
+    """Start the process that kills our group once we are gone, however we ended."""
+    group = os.getpgrp()
+    ours, our_life = os.pipe()  # its other end is open as long as we live: exec closes it in the command
+    first = os.fork()
+    if first:
+        os.close(ours)
+        os.waitpid(first, 0)
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.close(our_life)
+    os.read(ours, 1)
+    try:
+        os.killpg(group, signal.SIGKILL)
+    finally:
+        os._exit(0)
 
 
 def watch(starter: int, child: int, watched: set[signal.Signals]) -> int:

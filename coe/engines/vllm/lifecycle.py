@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from coe.core.errors import EngineError
@@ -13,17 +14,22 @@ from coe.engines.vllm.server import VllmServer
 LOG = logging.getLogger(__name__)
 
 DEATH_NOTICE_S = 0.5
+SIGNS_PER_SILENCE = 3
 State = Literal["stopped", "starting", "ready", "failed"]
 
 
 class Lifecycle:
     """Holds the server while there is one and knows why there is none. One engine owns it; the engine
-    calls ``boot`` and ``stop`` one at a time."""
+    calls ``boot`` and ``stop`` one at a time. A process that gives no sign of life for ``silence_s`` while
+    nothing is being moved in it is ended, which is then noticed as any other death."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, silence_s: float) -> None:
         self._name = name
+        self._silence_s = silence_s
+        self._moves = 0
         self._server: VllmServer | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._heartbeat: asyncio.Task[None] | None = None
         self._booting = False
         self._failed = False
         self._last_error: str | None = None
@@ -65,6 +71,8 @@ class Lifecycle:
             self._server = await connect()
             self._watch = asyncio.create_task(self._notice_death(self._server))
             await self._server.until_healthy(timeout_s)
+            if self._server.ours:
+                self._heartbeat = asyncio.create_task(self._notice_silence(self._server))
         except BaseException:
             await self.stop()
             raise
@@ -73,13 +81,24 @@ class Lifecycle:
 
     async def stop(self) -> None:
         """Idempotent; afterwards the state is ``stopped``."""
-        watch, self._watch = self._watch, None
         server, self._server = self._server, None
-        if watch is not None:
-            watch.cancel()
+        for task in (self._watch, self._heartbeat):
+            if task is not None:
+                task.cancel()
+        self._watch = self._heartbeat = None
         if server is not None:
             await server.stop()
         self._failed = False
+
+    @contextmanager
+    def moving(self) -> Iterator[None]:
+        """Inside, weights are loaded or put to sleep: the engine may answer nothing meanwhile, and whoever
+        moves them has a limit of his own."""
+        self._moves += 1
+        try:
+            yield
+        finally:
+            self._moves -= 1
 
     async def cause(self, error: EngineError | TimeoutError) -> EngineError | TimeoutError:
         """``error``, or what is behind it: a process that has just died shows first as a lost connection."""
@@ -93,6 +112,20 @@ class Lifecycle:
 
     def healthy(self) -> None:
         self._failed, self._last_error = False, None
+
+    async def _notice_silence(self, server: VllmServer) -> None:
+        heard = asyncio.get_running_loop().time()
+        while True:
+            await asyncio.sleep(self._silence_s / SIGNS_PER_SILENCE)
+            try:
+                await server.sign_of_life(self._silence_s)
+            except EngineError as error:
+                if self._moves or asyncio.get_running_loop().time() - heard < self._silence_s:
+                    continue
+                LOG.error("%s gave no sign of life for %g s: %s", self._name, self._silence_s, error.message)
+                await server.kill(f"gave no sign of life for {self._silence_s:g} s")
+                return
+            heard = asyncio.get_running_loop().time()
 
     async def _notice_death(self, server: VllmServer) -> None:
         death = await server.died()

@@ -32,7 +32,7 @@ class AdapterEngine:
         self._host, self._root, self._program = host, root, program
         self._experts = Experts(host.id, experts)
         self._canaries = Canaries(tolerance=0.001 if host.device == "cpu" else 0.1)
-        self._life = Lifecycle(host.id)
+        self._life = Lifecycle(host.id, host.silence_timeout_s)
         self._awake: dict[ExpertId, ExpertSpec] = {}  # as they were loaded: their entries may change
         self._doubtful: set[ExpertId] = set()  # a load or unload of these was cut off or failed
         self._swaps = 0
@@ -52,7 +52,8 @@ class AdapterEngine:
                 return
             try:
                 async with asyncio.timeout(self._host.start_timeout_s):
-                    await self._load(spec, source)
+                    with self._life.moving():
+                        await self._load(spec, source)
             except (EngineError, TimeoutError) as error:
                 cause = await self._life.cause(error)
                 failure = self._experts.load_failed(expert, cause, self._host.start_timeout_s)

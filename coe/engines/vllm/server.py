@@ -17,12 +17,15 @@ from typing import Any
 from coe.core.errors import EngineError
 from coe.core.types import EngineCall
 from coe.engines.address import Address, vllm_body
-from coe.engines.http import UNREACHABLE, HttpAnswer, HttpClient, Rename, Upstream
+from coe.engines.http import SILENT, UNREACHABLE, HttpAnswer, HttpClient, Rename, Upstream
 from coe.engines.vllm.canary import Fingerprint, fingerprint, question
 from coe.engines.vllm.launch import SERVER_KEEPALIVE_S, Launch
 from coe.engines.vllm.process import LogFile, ManagedProcess
 
 POLL_S = 0.2
+HEALTH_EVERY_S = 1.0
+HEALTH_LIMIT_S = 10.0
+RESUME_LIMIT_S = 5.0
 MAX_HOME_PATH = 107 - len("/b3e8ff2c-3b11-4a5e-8a1c-0b6a1c5f2d3e")
 """Bytes; the kernel's limit for the path of a Unix socket is 107, and vLLM names its inner ones by UUID."""
 CORRUPTION = re.compile(
@@ -41,6 +44,7 @@ class VllmServer:
     ) -> None:
         self.name, self._client, self._process, self._home = name, client, process, home
         self._unreachable = False
+        self._silence: str | None = None
 
     @classmethod
     async def launch(cls, name: str, command: Callable[[Path], Launch], log: Path) -> VllmServer:
@@ -96,6 +100,25 @@ class VllmServer:
             async with asyncio.timeout(seconds):
                 return await self.died()
         return None
+
+    async def sign_of_life(self, limit_s: float) -> None:
+        """Raises EngineError unless the engine behind the API answers: ``/health`` would not ask it, and a
+        completion would queue behind others."""
+        try:
+            await self._client.get("/is_sleeping", limit_s)
+        except EngineError as error:
+            if error.code in (SILENT, UNREACHABLE):
+                raise
+
+    async def kill(self, why: str) -> None:
+        """End a process that does not answer any more; nothing in it can be asked to stop."""
+        self._silence = why
+        await self.sweep()
+
+    @property
+    def ours(self) -> bool:
+        """Whether the process is our child."""
+        return self._process is not None
 
     async def sweep(self) -> None:
         """Kill the workers that a dead process left."""
@@ -157,35 +180,49 @@ class VllmServer:
         """Replace the weights in place by those of the folder ``weights``. No request may be under way.
 
         Raises EngineError when vLLM refuses or logs that weights are missing; the weights are then
-        undefined. Generation is resumed on every path, so that nothing hangs.
+        undefined. Generation is resumed on every path, so that nothing hangs. The caller limits the time.
         """
         mark = self._process.log.trim() if self._process else 0
         try:
-            await self._client.post("/pause?mode=wait")
+            await self._order("/pause?mode=wait")
             await self.reload_weights(weights)
-        finally:
-            await self._client.post("/resume")
+        except BaseException:
+            with contextlib.suppress(EngineError):  # the first failure is the one to tell
+                await self._client.post("/resume", limit_s=RESUME_LIMIT_S)
+            raise
+        await self._client.post("/resume", limit_s=RESUME_LIMIT_S)
         self._require_clean_log(mark)
 
     async def reload_weights(self, weights: str | None = None) -> None:
         """vLLM's ``reload_weights`` (``None``: those it was started with), and an empty prefix cache."""
         kwargs = {"weights_path": weights} if weights else {}
-        await self._client.post("/collective_rpc", {"method": "reload_weights", "kwargs": kwargs})
+        await self._order("/collective_rpc", {"method": "reload_weights", "kwargs": kwargs})
         answer = await self._client.post("/reset_prefix_cache")
         if answer is not None and answer.get("success") is False:
             raise EngineError(f"{self.name} did not drop its prefix cache: a request was still under way.")
 
     async def sleep(self, level: int) -> None:
-        await self._client.post(f"/sleep?level={level}&mode=wait")
+        await self._order(f"/sleep?level={level}&mode=wait")
 
     async def wake(self) -> None:
-        await self._client.post("/wake_up")
+        await self._order("/wake_up")
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         await self._client.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
 
     async def unload_adapter(self, name: str) -> None:
         await self._client.post("/v1/unload_lora_adapter", {"lora_name": name})
+
+    async def _order(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """POST what takes as long as it takes. vLLM waits for ever for an engine process that died on the
+        way, and says so at ``/health`` alone."""
+        order = asyncio.create_task(self._client.post(path, body, limit_s=None))
+        try:
+            while not (await asyncio.wait({order}, timeout=HEALTH_EVERY_S))[0]:
+                await self._client.get("/health", HEALTH_LIMIT_S)
+            return order.result()
+        finally:
+            order.cancel()
 
     async def _healthy(self) -> bool:
         if not self.alive:
@@ -199,6 +236,8 @@ class VllmServer:
         """How the process ended, with the end of its log; of a server not ours, that it is gone."""
         if self._process is None:
             return EngineError(f"{self.name} cannot be reached.", code=UNREACHABLE)
+        if self._silence is not None:
+            return EngineError(f"{self.name} {self._silence}, so its process was ended.", code=SILENT)
         return EngineError(
             f"The vLLM process of {self.name} ended (exit code {self._process.returncode}).{self._tail()}",
             hint=f"The whole log is in {self._process.log.path}.",

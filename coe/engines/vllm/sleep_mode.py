@@ -56,7 +56,7 @@ class SleepEngine:
         self.id = host.id
         self._host, self._root, self._program = host, root, program
         self._experts = Experts(host.id, experts)
-        self._places = {expert.id: _Place(Lifecycle(expert.id)) for expert in experts}
+        self._places = {expert.id: self._place(expert.id) for expert in experts}
         self._canaries = Canaries(tolerance=0.001 if host.device == "cpu" else 0.1)
         self._ahead = ReadAhead()
         self._open = False
@@ -72,7 +72,8 @@ class SleepEngine:
             if place.awake:
                 return
             try:
-                await self._raise_up(spec, place)
+                with place.life.moving():
+                    await self._raise_up(spec, place)
             except (EngineError, TimeoutError) as error:
                 cause = await place.life.cause(error)
                 failure = self._experts.load_failed(expert, cause, self._host.start_timeout_s)
@@ -92,7 +93,10 @@ class SleepEngine:
                 await self._end(place)
             elif place.awake:
                 place.asleep = level  # before the call: one that is cut off may have worked
-                await place.life.server.sleep(level)
+                proven, place.proven = place.proven, False  # who was not told so is not woken, but replaced
+                with place.life.moving():
+                    await place.life.server.sleep(level)
+                place.proven = proven
             elif place.asleep is not None and place.asleep < level:
                 await self._end(place)  # vLLM cannot go from one level to the other
 
@@ -108,7 +112,7 @@ class SleepEngine:
         """Processes that nobody will wake again are stopped in passing."""
         self._experts.set_experts(experts)
         for expert in experts:
-            self._places.setdefault(expert.id, _Place(Lifecycle(expert.id)))
+            self._places.setdefault(expert.id, self._place(expert.id))
         for expert_id, place in self._places.items():
             if self._experts.leaving(expert_id) and not place.awake and not place.moving.locked():
                 await self._stop(place)
@@ -133,6 +137,9 @@ class SleepEngine:
             errors[-1] if errors else self._last_error,
             reads_ahead=self._ahead.count,
         )
+
+    def _place(self, expert: ExpertId) -> _Place:
+        return _Place(Lifecycle(expert, self._host.silence_timeout_s))
 
     def _awake(self, expert: ExpertId) -> VllmServer:
         """A request to a sleeping vLLM hangs until it wakes: it must never be sent."""
