@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from coe.engines.remote.openai_url import RemoteEngine
 from coe.engines.vllm.canary import PROMPT
 from coe.engines.vllm.in_place import InPlaceEngine
 from coe.engines.vllm.lora import AdapterEngine
-from coe.engines.vllm.process import group_lives
+from coe.engines.vllm.process import ManagedProcess, group_lives
 from coe.engines.vllm.sleep_mode import SleepEngine
 from coe.registry.schema import AdapterHost, Expert, RemoteHost, VllmHost
 from coe.testing.conformance_engine import check_engine
@@ -245,3 +247,49 @@ async def test_adapters_load_unload_and_answer_together(tiny_family: TinyFamily,
         await check_engine(engine, "a", stop=False)
     finally:
         await engine.stop()
+
+
+def engine_core(process: ManagedProcess) -> int:
+    """vLLM's engine process, which is not the one that serves its API."""
+    found = [
+        int(folder.name)
+        for folder in Path("/proc").glob("[0-9]*")
+        if process_group(folder) == process.group and b"EngineCore" in (folder / "cmdline").read_bytes()
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def process_group(folder: Path) -> int | None:
+    with contextlib.suppress(OSError, IndexError):
+        return int((folder / "stat").read_text().rpartition(")")[2].split()[2])
+    return None
+
+
+async def test_an_engine_process_that_stops_or_dies_at_any_moment_is_replaced(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    """vLLM's own /health says that all is well in the first case, and its reload never ends in the second."""
+    limits = {"start_timeout_s": START_TIMEOUT_S, "silence_timeout_s": 15.0}
+    engine = InPlaceEngine(VllmHost(id="slot", **limits, **CPU), experts(tiny_family, "a", "b"), tmp_path)
+    await engine.start()
+    try:
+        await engine.ensure_ready("a")
+        before = await answer(engine, "a")
+        first = process_of(engine._life)
+        os.kill(engine_core(first), signal.SIGSTOP)
+        await until(lambda: engine.stats().state == "failed", timeout_s=15.0 * 4 / 3 + 10)
+        await until(lambda: not group_lives(first.group))
+        await engine.ensure_ready("a")
+        assert (await answer(engine, "a"))["choices"] == before["choices"]
+        second = process_of(engine._life)
+        os.kill(engine_core(second), signal.SIGSTOP)
+        load = asyncio.create_task(engine.ensure_ready("b"))
+        await asyncio.sleep(1.0)
+        os.kill(engine_core(second), signal.SIGKILL)
+        with pytest.raises(EngineError):
+            await asyncio.wait_for(load, 40)
+    finally:
+        await engine.stop()
+    assert not group_lives(first.group)
+    assert not group_lives(second.group)
