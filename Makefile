@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-.PHONY: help install experts run tables lm-eval test check docs fix bench gpu-check lock clean
+.PHONY: help install experts run tables lm-eval test test-fast check docs fix bench gpu-check lock clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 
@@ -67,6 +67,9 @@ docs: $(TEST_STAMP) ## the documentation as a site: var/site/index.html
 fix: $(TEST_STAMP) ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+test-fast: $(TEST_STAMP) ## what needs no vLLM, Ray or Redis process, in a minute and a half
+	$(BIN)/pytest -q -m "not (slow or models or redis or real_vllm or real_ray)"
 
 test: $(TEST_STAMP) $(LM_EVAL_STAMP) check experts ## everything: lint, types, the whole suite on real vLLM
 	@command -v redis-server >/dev/null || deploy/system-packages.sh redis-server

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from aiohttp import web
 
 from coe.access.api_keys import Holder, KeyLimits, digest
@@ -121,6 +122,7 @@ async def cluster(folder: Path, limits: dict[str, float], **fields: Any) -> Asyn
         yield found
 
 
+@pytest.mark.redis
 async def test_without_a_known_key_no_replica_answers(tmp_path: Path) -> None:
     async with cluster(tmp_path, {}) as c:
         refused = [await c.ask(replica, key) for replica in (0, 1) for key in (None, "coe-wrong")]
@@ -129,6 +131,7 @@ async def test_without_a_known_key_no_replica_answers(tmp_path: Path) -> None:
     assert len(c.asked) == 2
 
 
+@pytest.mark.redis
 async def test_a_rate_holds_over_all_replicas_and_for_its_key_alone(tmp_path: Path) -> None:
     async with cluster(tmp_path, {"requests_per_minute": 4}) as c:
         answers = await asyncio.gather(*(c.ask(number % 2) for number in range(10)))
@@ -137,6 +140,7 @@ async def test_a_rate_holds_over_all_replicas_and_for_its_key_alone(tmp_path: Pa
     assert other.status_code == 200
 
 
+@pytest.mark.redis
 async def test_a_budget_in_money_is_charged_by_one_replica_and_refused_by_the_other(tmp_path: Path) -> None:
     async with cluster(tmp_path, {"usd_per_month": 1.5}) as c:
         first, second = await c.ask(0), await c.ask(0)
@@ -146,6 +150,7 @@ async def test_a_budget_in_money_is_charged_by_one_replica_and_refused_by_the_ot
     assert over.json()["error"]["code"] == "budget_exceeded"
 
 
+@pytest.mark.redis
 async def test_an_edited_keys_file_counts_at_every_replica_and_what_was_used_stays(tmp_path: Path) -> None:
     async with cluster(tmp_path, {"usd_per_month": 0.5}) as c:
         assert [(await c.ask(0)).status_code, (await c.ask(1)).status_code] == [200, 429]
@@ -156,6 +161,7 @@ async def test_an_edited_keys_file_counts_at_every_replica_and_what_was_used_sta
         assert [(await c.ask(1)).status_code, (await c.ask(0)).status_code] == [200, 429]
 
 
+@pytest.mark.redis
 async def test_an_answer_kept_by_one_replica_is_given_by_the_other_within_the_tenant(tmp_path: Path) -> None:
     async with cluster(tmp_path, {}, cache={"ttl_s": 60}) as c:
         first = await c.ask(0, temperature=0)
@@ -167,6 +173,7 @@ async def test_an_answer_kept_by_one_replica_is_given_by_the_other_within_the_te
     assert "x-coe-cache" not in bobs.headers
 
 
+@pytest.mark.redis
 async def test_the_record_of_all_replicas_of_a_machine_is_one_file(tmp_path: Path) -> None:
     async with cluster(tmp_path, {}, observe={"capture": {}}) as c:
         for replica in (0, 1):
@@ -176,6 +183,7 @@ async def test_the_record_of_all_replicas_of_a_machine_is_one_file(tmp_path: Pat
     assert KEY not in "".join(lines)
 
 
+@pytest.mark.redis
 async def test_a_generation_with_other_keys_says_that_replicas_must_be_replaced(tmp_path: Path) -> None:
     async with cluster(tmp_path, {}) as c:
         (replica, _) = c.served

@@ -84,6 +84,7 @@ async def _ask(url: str, model: str, stream: bool) -> Outcome:
 
 
 @pytest.mark.real_ray
+@pytest.mark.redis
 def test_both_kinds_of_answers_come_through_doors(service: ServiceOnRay, whole: Callable[[], None]) -> None:
     whole()
     for stream in (False, True):
@@ -92,6 +93,7 @@ def test_both_kinds_of_answers_come_through_doors(service: ServiceOnRay, whole: 
 
 
 @pytest.mark.real_ray
+@pytest.mark.redis
 def test_keys_and_a_budget_hold_over_all_gateways(service: ServiceOnRay, whole: Callable[[], None]) -> None:
     async def statuses(key: str | None, count: int) -> list[tuple[int, str]]:
         found = []
@@ -118,6 +120,7 @@ def test_keys_and_a_budget_hold_over_all_gateways(service: ServiceOnRay, whole: 
 
 
 @pytest.mark.real_ray
+@pytest.mark.redis
 def test_a_client_that_hangs_up_in_mid_stream_frees_the_expert(
     service: ServiceOnRay, whole: Callable[[], None]
 ) -> None:
@@ -142,6 +145,7 @@ def test_a_client_that_hangs_up_in_mid_stream_frees_the_expert(
 
 
 @pytest.mark.real_ray
+@pytest.mark.redis
 def test_an_edited_registry_reaches_every_gateway_and_restarts_nothing(
     service: ServiceOnRay, whole: Callable[[], None]
 ) -> None:
@@ -159,6 +163,7 @@ def test_an_edited_registry_reaches_every_gateway_and_restarts_nothing(
 
 
 @pytest.mark.real_ray
+@pytest.mark.redis
 @pytest.mark.parametrize("what", ["directory", "expert", "gateway", "owner", "node"])
 def test_whatever_dies_every_request_ends_clearly_and_the_service_is_whole_again(
     service: ServiceOnRay, whole: Callable[[], None], what: str

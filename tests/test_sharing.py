@@ -214,6 +214,7 @@ async def test_what_is_no_record_is_replaced(tmp_path: Path) -> None:
         assert (await store.record()).text == TEXT
 
 
+@pytest.mark.redis
 async def test_through_a_real_redis_that_is_killed_and_comes_back(tmp_path: Path) -> None:
     with running_redis(tmp_path) as redis:
         probe = RedisStore(redis.url)
@@ -275,6 +276,7 @@ async def operated(folder: Path, redis_url: str) -> AsyncIterator[Operated]:
             yield Operated(serve, folder / "experts.yaml", admin)
 
 
+@pytest.mark.redis
 async def test_an_edit_at_the_admin_api_of_one_process_reaches_the_other(
     tmp_path: Path,
 ) -> None:

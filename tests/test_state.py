@@ -23,7 +23,7 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     if request.param == "memory":
         yield MemoryStore()
@@ -75,6 +75,7 @@ async def test_a_used_up_budget_refuses_until_the_next_period(store: Store) -> N
     assert await store.admit(Admission("key", budgets={"usd": 2.0}, period="2026-12")) is None
 
 
+@pytest.mark.redis
 async def test_many_gateways_together_admit_no_more_than_the_rate(redis_server: RedisServer) -> None:
     patient = 20.0  # a busy machine does not make Redis look dead here
     stores = [RedisStore(redis_server.url, timeout_s=patient) for _ in range(4)]
@@ -127,6 +128,7 @@ async def first_word(store: Store) -> bytes:
     raise AssertionError("listening ended")
 
 
+@pytest.mark.redis
 async def test_a_killed_redis_is_reported_and_its_return_is_noticed(redis_server: RedisServer) -> None:
     store = RedisStore(redis_server.url)
     await reachable(store)
@@ -152,6 +154,7 @@ def test_a_bucket_empties_steadily() -> None:
     assert fill(160.0, 120.0, REQUESTS, 1.0).retry_after_s == 0.0
 
 
+@pytest.mark.redis
 async def test_no_call_is_lost_once_redis_is_back(redis_server: RedisServer) -> None:
     """Each pooled connection is stale then; none of them may cost a request."""
     store, other = (RedisStore(redis_server.url, timeout_s=20.0) for _ in range(2))
