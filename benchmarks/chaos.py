@@ -1,7 +1,8 @@
 """What clients see while parts of a cluster are killed or changed: ``python -m benchmarks.chaos``.
 
 A Ray cluster of several nodes runs on this machine, with stand-ins for vLLM; clients ask without pause, half
-of them for streams; one after another things are changed and killed. Prints a table (docs/howto/deploy.md).
+of them for streams; one after another things are changed and killed. Prints a table
+(docs/measurements/cluster.md).
 """
 
 from __future__ import annotations

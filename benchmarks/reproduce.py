@@ -66,7 +66,7 @@ def _recorded(name: str, page: str, outcomes: str, *options: str, pool: Sequence
 def _probing(name: str, *options: str) -> Table:
     return Table(
         name,
-        "howto/profiles.md",
+        "measurements/profiles-results.md",
         "benchmarks.probing",
         ("--outcomes", "{data}/outcomes/mmlu_pro", "--pool", ",".join(POOL_A), "--context",
          ",".join(KNOWN_BESIDE_A), "--encoder", "static", *options, "--json", f"{{out}}/{name}.json"),

@@ -31,7 +31,7 @@ LOCAL_ENV: Mapping[str, str] = MappingProxyType(
         "RAY_USAGE_STATS_ENABLED": "0",
     }
 )
-"""What `coe deploy --local` sets before it starts Ray, unless it is set already. docs/howto/deploy.md
+"""What `coe deploy --local` sets before it starts Ray, unless it is set already. docs/measurements/cluster.md
 tells what the settings cost and bring; on a cluster they belong into the environment of `ray start`."""
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from coe.outcomes.statistics import wilson
 
 ENOUGH = 200
-"""Answers; a profile from fewer is a guess (docs/howto/profiles.md has the learning curve)."""
+"""Answers; a profile from fewer is a guess (docs/measurements/profiles-results.md)."""
 
 Part = Annotated[float, Field(ge=0, le=1)]
 
