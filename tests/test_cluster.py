@@ -92,7 +92,7 @@ async def test_a_wish_of_a_gateway_that_vanished_is_not_granted_to_nobody(tmp_pa
         await owner.heartbeat("alive")
         await owner.forget_the_silent()
         assert isinstance(await wish, Refused)
-        assert owner.holdings == 0
+        assert owner.held_leases == 0
         assert isinstance(await owner.acquire(wanted("t3", session="alive")), Granted)
 
 
@@ -168,7 +168,7 @@ async def test_a_lease_goes_back_to_an_owner_that_has_left_the_directory(tmp_pat
     async with running(calls.owner), gateway(calls) as pool:
         async with pool.lease("r", "a"):
             pool._owners = {}
-        assert calls.owner.holdings == 0
+        assert calls.owner.held_leases == 0
 
 
 async def test_a_lease_whose_owner_cannot_be_told_of_its_end_is_given_back_when_it_answers_again(
@@ -178,9 +178,9 @@ async def test_a_lease_whose_owner_cannot_be_told_of_its_end_is_given_back_when_
     async with running(calls.owner), gateway(calls) as pool:
         async with pool.lease("r", "a"):
             calls.gone = True
-        assert calls.owner.holdings == 1
+        assert calls.owner.held_leases == 1
         calls.gone = False
-        await until(lambda: calls.owner.holdings == 0)
+        await until(lambda: calls.owner.held_leases == 0)
 
 
 async def test_an_expert_whose_lease_was_lost_on_the_way_serves_the_same_request(tmp_path: Path) -> None:
@@ -197,8 +197,8 @@ async def test_an_expert_whose_lease_was_lost_on_the_way_serves_the_same_request
     calls = LosesTheFirstAnswer(owner_of(Slot("slot", Script()), tmp_path))
     async with running(calls.owner), gateway(calls) as pool:
         async with pool.lease("r", "a", timeout_s=60):
-            assert (calls.lost, calls.owner.holdings) == (True, 1)
-        assert calls.owner.holdings == 0
+            assert (calls.lost, calls.owner.held_leases) == (True, 1)
+        assert calls.owner.held_leases == 0
 
 
 async def test_a_lease_is_given_back_though_its_request_is_cancelled_again_meanwhile(tmp_path: Path) -> None:
@@ -218,13 +218,13 @@ async def test_a_lease_is_given_back_though_its_request_is_cancelled_again_meanw
                 await asyncio.Event().wait()
 
         task = asyncio.create_task(request())
-        await until(lambda: calls.owner.holdings == 1)
+        await until(lambda: calls.owner.held_leases == 1)
         task.cancel()
         await calls.asked.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         calls.go_on.set()
-        await until(lambda: calls.owner.holdings == 0)
+        await until(lambda: calls.owner.held_leases == 0)
 
 
 async def test_an_expert_that_died_before_it_was_handed_out_is_a_failure_of_its_engine(
@@ -239,7 +239,7 @@ async def test_an_expert_that_died_before_it_was_handed_out_is_a_failure_of_its_
         answer = await owner.acquire(wanted("t"))
         assert isinstance(answer, Refused)
         assert answer.error().code == "expert_not_ready"
-        assert owner.holdings == 0
+        assert owner.held_leases == 0
         assert owner.report().experts["a"].running == 0
 
 
@@ -271,7 +271,7 @@ async def test_what_is_expected_comes_in_early_and_is_forgotten_when_it_is_not_w
         with pool.expect("r2", "b", group="r2"):
             pass
         async with asyncio.timeout(5):
-            while calls.owner.holdings:  # noqa: ASYNC110 (a hint has no answer)
+            while calls.owner.held_leases:  # noqa: ASYNC110 (a hint has no answer)
                 await asyncio.sleep(0.01)
 
 

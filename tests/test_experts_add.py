@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from coe.cli import main
 from coe.core.errors import BadRequest
 from coe.onboarding.gate import ProfileGate
-from coe.onboarding.onboarding import Joining
+from coe.onboarding.onboarding import Onboarding
 from coe.onboarding.profiler import ProbeProfiler
 from coe.routers.encoders.encoder import Vectors
 from coe.routers.learning.evidence import Evidence
@@ -158,14 +158,14 @@ def test_expert_that_joins_a_service_is_asked_judged_and_routed_to(registry: Pat
             f"The answer is ({'AB'[number // 2 % 2]})." if question.startswith("math") else "I am not sure."
         )
 
-    joining = Joining(
+    onboarding = Onboarding(
         file_editor(registry),
         ProfileGate(registry.parent),
         ProbeProfiler(registry.parent),
         lambda expert: ask,
     )
     entry = {"id": "fresh", "host": "api", "model": "fresh"}
-    [joined] = asyncio.run(joining.add([entry], profile=True))
+    [joined] = asyncio.run(onboarding.add([entry], profile=True))
     assert joined.profile is not None
     assert joined.profile.questions == len(asked) == 200
     assert not joined.shadow, joined.reasons
@@ -177,9 +177,11 @@ def test_expert_that_joins_a_service_is_asked_judged_and_routed_to(registry: Pat
 def test_expert_is_not_asked_where_no_questions_are_named(registry: Path) -> None:
     before = registry.read_text(encoding="utf-8")
     root = registry.parent
-    joining = Joining(file_editor(registry), ProfileGate(root), ProbeProfiler(root), lambda expert: unasked)
+    onboarding = Onboarding(
+        file_editor(registry), ProfileGate(root), ProbeProfiler(root), lambda expert: unasked
+    )
     with pytest.raises(BadRequest, match="names no questions"):
-        asyncio.run(joining.add([{"id": "fresh", "host": "api", "model": "fresh"}], profile=True))
+        asyncio.run(onboarding.add([{"id": "fresh", "host": "api", "model": "fresh"}], profile=True))
     assert registry.read_text(encoding="utf-8") == before
 
 

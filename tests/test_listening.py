@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from coe.core.errors import ConfigError
 from coe.observe.logs import REQUEST, JsonLines
 from coe.service import http_server as listening
-from coe.service.http_server import Door, Tls
+from coe.service.http_server import Listener, Tls
 from tests.support.serving import serving_app
 
 
@@ -77,7 +77,7 @@ async def test_with_a_certificate_the_service_speaks_https(tmp_path: Path) -> No
     running = asyncio.create_task(server.serve(sockets=[listener]))
     trusting = ssl.create_default_context(cafile=str(certificate))
     port = listener.getsockname()[1]
-    assert Door(server, listener).url == f"https://127.0.0.1:{port}"
+    assert Listener(server, listener).url == f"https://127.0.0.1:{port}"
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", port, ssl=trusting, server_hostname="localhost"
     )

@@ -210,14 +210,14 @@ def test_a_url_of_redis_with_a_password_is_refused_in_the_file_and_never_shown(
 
 
 async def test_the_token_of_a_door_is_in_no_command_line(tmp_path: Path) -> None:
-    from coe.cluster.proxies import Doors
+    from coe.cluster.proxies import Proxies
 
-    doors = Doors("127.0.0.1")
+    proxies = Proxies("127.0.0.1")
     try:
-        address = await doors.through(Address("http://vllm", "m", socket=str(tmp_path / "s")))
+        address = await proxies.through(Address("http://vllm", "m", socket=str(tmp_path / "s")))
         listed = await asyncio.to_thread(_command_lines)
     finally:
-        await doors.close()
+        await proxies.close()
     assert address.token
     assert "coe.engines.vllm.proxy" in listed
     assert address.token not in listed

@@ -221,5 +221,5 @@ def _difference(old: KeyRing, new: KeyRing) -> str:
         "removed": before.keys() - now.keys(),
         "changed": {name for name in now.keys() & before.keys() if now[name] != before[name]},
     }
-    told = [f"{word} {', '.join(sorted(names))}" for word, names in parts.items() if names]
-    return f"{len(now)} keys; {'; '.join(told) or 'in another order'}"
+    words = [f"{word} {', '.join(sorted(names))}" for word, names in parts.items() if names]
+    return f"{len(now)} keys; {'; '.join(words) or 'in another order'}"

@@ -49,7 +49,7 @@ class SimilarTexts:
         self._one_at_a_time = threading.Lock()
 
     def find(self, key: CacheKey) -> str | None:
-        """The exact place of the most similar text in the same scope, if it is similar enough."""
+        """The exact key of the most similar text in the same scope, if it is similar enough."""
         vector = self._embed(key.text)
         with self._one_at_a_time:
             same = [(exact, v) for exact, (scope, v) in self._known.items() if scope == key.scope]
@@ -105,7 +105,7 @@ class ResponseCache:
 
     def _lost(self, error: StoreDown) -> None:
         self.down += 1
-        log.warning("kept answers: %s", error)
+        log.warning("response cache: %s", error)
 
 
 def cache_key(request: Request, tenant: str, generation: str) -> CacheKey | None:

@@ -15,7 +15,7 @@ from coe.cli._client import NoService, ServiceClient
 
 if TYPE_CHECKING:
     from coe.onboarding.file_editor import FileEditor
-    from coe.onboarding.onboarding import Joined, Joining
+    from coe.onboarding.onboarding import Onboarded, Onboarding
     from coe.registry.schema import Registry
 
 TOKEN_ENV = "COE_ADMIN_TOKEN"
@@ -64,14 +64,14 @@ def through_admin(
     return done
 
 
-def on_file(registry: Path, work: Callable[[Joining], Any]) -> dict[str, Any]:
-    """``work``, a coroutine that may give a list of :class:`coe.onboarding.onboarding.Joined`, on the file
+def on_file(registry: Path, work: Callable[[Onboarding], Any]) -> dict[str, Any]:
+    """``work``, a coroutine that may give a list of :class:`coe.onboarding.onboarding.Onboarded`, on the file
     itself."""
-    from coe.onboarding.onboarding import Joining
+    from coe.onboarding.onboarding import Onboarding
     from coe.service.build_onboarding import build_gate
 
-    joined: Sequence[Joined] | None = asyncio.run(
-        work(Joining(editor(registry), build_gate(registry.resolve().parent)))
+    joined: Sequence[Onboarded] | None = asyncio.run(
+        work(Onboarding(editor(registry), build_gate(registry.resolve().parent)))
     )
     return {"generation": None, "experts": [dataclasses.asdict(each) for each in joined or ()]}
 
@@ -82,7 +82,7 @@ def editor(registry: Path) -> FileEditor:
     return file_editor(registry)
 
 
-def told(done: Mapping[str, Any], verb: str) -> str:
+def outcome(done: Mapping[str, Any], verb: str) -> str:
     """What was done, in lines for people."""
     lines = []
     for expert in done.get("experts", ()):

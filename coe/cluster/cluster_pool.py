@@ -47,7 +47,7 @@ from coe.scheduler.events import HostId
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 1.0
+HEARTBEAT_S = 1.0
 RETRY_S = 0.5
 OWNER_RETURN_S = 60.0
 """How long a request waits for an owner that is being restarted, where no other has the expert."""
@@ -67,7 +67,7 @@ class Version:
 
     number: int
     registry: str
-    """JSON; what owners are told"""
+    """JSON; what owners get"""
     hosts: Mapping[ExpertId, HostId]
     """of the experts that owners have"""
 
@@ -96,18 +96,18 @@ class ClusterPool:
         self._lost: set[OwnerId] = set()
         self._book = AddressBook()
         self._watch: asyncio.Task[None] | None = None
-        self._beats: dict[OwnerId, asyncio.Task[None]] = {}
-        self._telling: set[asyncio.Task[None]] = set()
+        self._heartbeats: dict[OwnerId, asyncio.Task[None]] = {}
+        self._calls: set[asyncio.Task[None]] = set()
         self._suspect: set[OwnerId] = set()
         """An engine of theirs has failed since their last report."""
-        self._owed: dict[OwnerId, dict[TicketId, str | None]] = {}
-        """Given back, but their owner could not be told; with the failure, if any."""
+        self._pending_releases: dict[OwnerId, dict[TicketId, str | None]] = {}
+        """Leases that ended while their owner could not be reached; with the failure, if any."""
 
     async def start(self) -> None:
         self._watch = asyncio.create_task(self._follow_owners())
 
     async def stop(self) -> None:
-        tasks = [*self._beats.values(), *([self._watch] if self._watch else [])]
+        tasks = [*self._heartbeats.values(), *([self._watch] if self._watch else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -124,7 +124,7 @@ class ClusterPool:
         return frozenset(self._lost)
 
     def change_to(self, version: Version) -> None:
-        """Leases from now on go by another generation, which every owner is told of."""
+        """Leases from now on go by another generation, which every owner gets with the next heartbeat."""
         self._version = version
 
     def forecast(self, expert: ExpertId) -> float:
@@ -172,7 +172,7 @@ class ClusterPool:
             self._suspect.add(asked.owner)
             raise
         finally:
-            await self._give_back(asked, granted.ticket, failure)
+            await self._release(asked, granted.ticket, failure)
 
     @contextmanager
     def expect(
@@ -193,19 +193,19 @@ class ClusterPool:
         try:
             yield
         finally:
-            self._hint(self._give_back(asked, wanted.ticket, None))
+            self._hint(self._release(asked, wanted.ticket, None))
 
     def _hint(self, call: Coroutine[Any, Any, None]) -> None:
         async def quietly() -> None:
             with contextlib.suppress(OwnerLost):
                 await call
 
-        self._tell(quietly())
+        self._in_background(quietly())
 
-    def _tell(self, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _in_background(self, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(call)
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
         return task
 
     def _ticket(self) -> TicketId:
@@ -234,7 +234,7 @@ class ClusterPool:
                 try:
                     answer = await self._acquire(asked, wanted)
                 except OwnerLost:
-                    self._owe(owner, wanted.ticket, None)
+                    self._release_later(owner, wanted.ticket, None)
                     wanted = replace(wanted, ticket=self._ticket())
                     continue
                 if isinstance(answer, Refused):
@@ -245,8 +245,8 @@ class ClusterPool:
                 return asked, answer
             if self._clock() >= deadline:
                 raise ExpertUnavailable(
-                    f"no pool owner of {wanted.expert} is there",
-                    hint="It is started or restarted by itself; ask again in a moment.",
+                    f"no pool owner of {wanted.expert} can be reached",
+                    hint="It restarts by itself; send the request again in a moment.",
                     retry_after_s=5.0,
                 )
             await asyncio.sleep(RETRY_S)
@@ -256,25 +256,25 @@ class ClusterPool:
             return await asked.calls.acquire(wanted)
         except BaseException as error:
             if not isinstance(error, OwnerLost):
-                await self._give_back(asked, wanted.ticket, None)
+                await self._release(asked, wanted.ticket, None)
             raise
 
-    async def _give_back(self, asked: _Asked, ticket: TicketId, failure: str | None) -> None:
+    async def _release(self, asked: _Asked, ticket: TicketId, failure: str | None) -> None:
         """Goes on when the caller is cancelled."""
 
         async def release() -> None:
             try:
                 await asked.calls.release(self._session, ticket, failure)
             except OwnerLost:
-                self._owe(asked.owner, ticket, failure)
+                self._release_later(asked.owner, ticket, failure)
 
-        await asyncio.shield(self._tell(release()))
+        await asyncio.shield(self._in_background(release()))
 
-    def _owe(self, owner: OwnerId, ticket: TicketId, failure: str | None) -> None:
-        """Its leases went with it, or it is told with the next heartbeat that it answers."""
+    def _release_later(self, owner: OwnerId, ticket: TicketId, failure: str | None) -> None:
+        """Its leases went with it, or they are released with the next heartbeat that it answers."""
         self._lost.add(owner)
-        if owner in self._beats:
-            self._owed.setdefault(owner, {})[ticket] = failure
+        if owner in self._heartbeats:
+            self._pending_releases.setdefault(owner, {})[ticket] = failure
 
     def _best(self, expert: ExpertId) -> OwnerId | None:
         """The owner with the shortest expected wait, of those that answer."""
@@ -298,25 +298,25 @@ class ClusterPool:
         """Owners come and go: send heartbeats to those that are there."""
         while True:
             self._owners = await self._directory.owners()
-            for owner in self._owners.keys() - self._beats.keys():
-                self._beats[owner] = asyncio.create_task(self._beat(owner))
-            for owner in self._beats.keys() - self._owners.keys():
-                self._beats.pop(owner).cancel()
-                self._owed.pop(owner, None)
+            for owner in self._owners.keys() - self._heartbeats.keys():
+                self._heartbeats[owner] = asyncio.create_task(self._heartbeat(owner))
+            for owner in self._heartbeats.keys() - self._owners.keys():
+                self._heartbeats.pop(owner).cancel()
+                self._pending_releases.pop(owner, None)
                 self._reports.pop(owner, None)
                 self._suspect.discard(owner)
                 self._lost.discard(owner)
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(HEARTBEAT_S)
 
-    async def _beat(self, owner: OwnerId) -> None:
+    async def _heartbeat(self, owner: OwnerId) -> None:
         while True:
             try:
                 calls = self._owners[owner].calls
                 report = await calls.heartbeat(self._session)
                 if report.generation < self._version.number:
                     await calls.apply_generation(self._version.number, self._version.registry)
-                for ticket, failure in self._owed.pop(owner, {}).items():
-                    await self._give_back(_Asked(owner, calls), ticket, failure)
+                for ticket, failure in self._pending_releases.pop(owner, {}).items():
+                    await self._release(_Asked(owner, calls), ticket, failure)
                 self._reports[owner] = report
                 self._suspect.discard(owner)
                 self._lost.discard(owner)
@@ -324,10 +324,10 @@ class ClusterPool:
                 if owner not in self._lost:
                     log.warning("pool owner %s is lost: %s", owner, error)
                 self._lost.add(owner)
-            except Exception:  # The heart must not stop: without it every lease would be taken back.
-                log.exception("pool owner %s reports nonsense", owner)
+            except Exception:  # Heartbeats must not stop: without them every lease would be taken back.
+                log.exception("pool owner %s sent a report that cannot be used", owner)
                 self._lost.add(owner)
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(HEARTBEAT_S)
 
 
 class AddressedEngine:

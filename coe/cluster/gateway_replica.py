@@ -70,7 +70,7 @@ class GatewayReplica:
         await self._middlewares.close()
 
     async def change_to(self, number: int, registry: Registry) -> None:
-        """Serve another generation; owners are told by the next heartbeat. Raises ConfigError, with the
+        """Serve another generation; owners get it with the next heartbeat. Raises ConfigError, with the
         present one serving on."""
         if number <= self._generations.current.number:
             return

@@ -16,13 +16,13 @@ from coe.scheduler.events import HostId
 SessionId = str
 """One gateway process."""
 TicketId = str
-"""One wish for a lease; made by the gateway, so that it can give up what it has no answer to yet."""
+"""One request for a lease; made by the gateway, so that it can give up what it has no answer to yet."""
 OwnerId = str
 
 
 @dataclass(frozen=True)
 class LeaseRequest:
-    """A wish for a lease. ``machine`` is the gateway's, so that the owner knows which way tokens must go."""
+    """A request for a lease. ``machine`` is the gateway's, which decides the way of the tokens."""
 
     session: SessionId
     ticket: TicketId
@@ -50,7 +50,7 @@ class Granted:
 
 @dataclass(frozen=True)
 class Refused:
-    """An error of ours that survives the way to another process with all that a client is told."""
+    """An error of ours that survives the way to another process with all that its client gets."""
 
     kind: str
     message: str
@@ -76,7 +76,7 @@ class OwnerReport:
 
     owner: OwnerId
     generation: int
-    """0 until a gateway has told it the registry"""
+    """0 until a gateway has sent it the registry"""
     engines: Mapping[HostId, EngineStats]
     experts: Mapping[ExpertId, ExpertStatus]
     waits_s: Mapping[ExpertId, float]

@@ -21,7 +21,7 @@ from coe.cluster.messages import (
 )
 from coe.cluster.owner import PoolOwner
 from coe.cluster.partition import part
-from coe.cluster.proxies import Doors
+from coe.cluster.proxies import Proxies
 from coe.core.errors import CoeError
 from coe.engines import build_engine
 from coe.pool.registry_pool import EngineBuilder, RegistryPool
@@ -50,7 +50,7 @@ class NodeOwner:
     ) -> None:
         self.id, self._node, self.hosts = owner, node, frozenset(hosts)
         self._root, self._machine, self._build = root, machine, engine_builder
-        self._doors = Doors(interface)
+        self._proxies = Proxies(interface)
         self._owner: PoolOwner | None = None
         self._registry_pool: RegistryPool | None = None
         self._changing = asyncio.Lock()  # Invariant: one change of generation at a time.
@@ -72,7 +72,7 @@ class NodeOwner:
     async def _start(self, generation: int, ours: Registry) -> None:
         registry_pool = RegistryPool(ours, self._root, self._build)
         journal = Journal.claim(self._root / "var" / "journal", f"{self._node}-{socket.gethostname()}")
-        owner = PoolOwner(self.id, registry_pool.pool, journal, self._doors, self._machine, generation)
+        owner = PoolOwner(self.id, registry_pool.pool, journal, self._proxies, self._machine, generation)
         await owner.start()
         self._owner, self._registry_pool = owner, registry_pool
         log.info("owner %s has generation %d", self.id, generation)
@@ -114,5 +114,5 @@ class NodeOwner:
 
     def _ready(self) -> PoolOwner:
         if self._owner is None:
-            raise OwnerLost(f"{self.id} has not been told its experts yet")
+            raise OwnerLost(f"{self.id} has no registry yet")
         return self._owner

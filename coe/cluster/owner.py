@@ -1,7 +1,7 @@
 """The pool owner: the one process on a node that knows what is in memory, and hands out leases.
 
 It wraps the same :class:`coe.pool.pool.Pool` that `coe serve` uses. What is new is that its callers are
-other processes, which can vanish: a gateway that is not heard of for :data:`SILENCE_S` loses its leases.
+other processes, which can vanish: a gateway that sends no heartbeat for :data:`SILENCE_S` loses its leases.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from coe.cluster.messages import (
     SessionId,
     TicketId,
 )
-from coe.cluster.proxies import Doors
+from coe.cluster.proxies import Proxies
 from coe.core.errors import CoeError, EngineError
 from coe.core.status import ExpertStatus
 from coe.core.types import ExpertId
@@ -63,7 +63,7 @@ class Revival:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A wish of a gateway that has no lease yet."""
+    """A lease that a gateway asks for and does not have yet."""
 
     session: SessionId
     task: asyncio.Task[Granted | Refused]
@@ -77,7 +77,7 @@ class PoolOwner:
         owner: OwnerId,
         pool: Pool,
         journal: Journal,
-        doors: Doors,
+        proxies: Proxies,
         machine: str,
         generation: int = 1,
         clock: Callable[[], float] = time.monotonic,
@@ -86,10 +86,10 @@ class PoolOwner:
         self.refused: str | None = None
         """Why a later generation does not run here."""
         self._id, self._pool = owner, pool
-        self._journal, self._doors, self._machine, self._clock = journal, doors, machine, clock
+        self._journal, self._proxies, self._machine, self._clock = journal, proxies, machine, clock
         self._last_seen: dict[SessionId, float] = {}
         self._waiting: dict[TicketId, Waiting] = {}
-        self._holdings: dict[TicketId, HeldLease] = {}
+        self._held: dict[TicketId, HeldLease] = {}
         self._given_up: OrderedDict[TicketId, None] = OrderedDict()
         self._upkeep: asyncio.Task[None] | None = None
         self._recovery: set[asyncio.Task[None]] = set()
@@ -114,7 +114,7 @@ class PoolOwner:
         for task in self._recovery:
             task.cancel()
         await self._pool.stop(drain_s)
-        await self._doors.close()
+        await self._proxies.close()
 
     async def acquire(self, wanted: LeaseRequest) -> Granted | Refused:
         """Wait for a lease; the gateway holds it until it gives back ``wanted.ticket``, or vanishes.
@@ -140,11 +140,11 @@ class PoolOwner:
             self._waiting.pop(wanted.ticket, None)
 
     async def release(self, session: SessionId, ticket: TicketId, failure: str | None) -> None:
-        """End a lease, or the wish for one. ``failure`` is what the engine did wrong, if anything."""
+        """End a lease, or the wait for one. ``failure`` is what the engine did wrong, if anything."""
         self._last_seen[session] = self._clock()
-        holding = self._holdings.pop(ticket, None)
-        if holding is not None:
-            await _release(holding, failure)
+        lease = self._held.pop(ticket, None)
+        if lease is not None:
+            await _release(lease, failure)
         else:
             self._give_up(ticket)
 
@@ -157,11 +157,11 @@ class PoolOwner:
             waiting.task.cancel()
 
     async def expect(self, wanted: LeaseRequest) -> None:
-        """Announce a lease that the gateway will wish for later; withdrawn with ``release``."""
+        """Announce a lease that the gateway will ask for later; withdrawn with ``release``."""
         self._last_seen[wanted.session] = self._clock()
         held = AsyncExitStack()
         held.enter_context(self._pool.expect(wanted.request, wanted.expert, wanted.group))
-        self._holdings[wanted.ticket] = HeldLease(wanted.session, held)
+        self._held[wanted.ticket] = HeldLease(wanted.session, held)
 
     async def heartbeat(self, session: SessionId) -> OwnerReport:
         """A gateway is alive; it learns how this owner is."""
@@ -169,9 +169,9 @@ class PoolOwner:
         return self.report()
 
     @property
-    def holdings(self) -> int:
+    def held_leases(self) -> int:
         """Leases and announcements that gateways hold."""
-        return len(self._holdings)
+        return len(self._held)
 
     def report(self) -> OwnerReport:
         snapshot = self._pool.snapshot()
@@ -206,7 +206,7 @@ class PoolOwner:
         except BaseException:
             await held.aclose()
             raise
-        self._holdings[wanted.ticket] = HeldLease(wanted.session, held)
+        self._held[wanted.ticket] = HeldLease(wanted.session, held)
         return Granted(
             ticket=wanted.ticket,
             expert=lease.expert,
@@ -224,7 +224,7 @@ class PoolOwner:
                 hint="Give the engine an `address`: see coe.engines.address.Addressable.",
             )
         address = lease.engine.address(lease.expert)
-        return address if machine == self._machine else await self._doors.through(address)
+        return address if machine == self._machine else await self._proxies.through(address)
 
     async def _keep_up(self) -> None:
         while True:
@@ -253,17 +253,17 @@ class PoolOwner:
                 self._pool.revive(host)
 
     async def forget_the_silent(self) -> None:
-        """Take back the leases of gateways that have vanished, and their wishes: a lease granted to nobody
-        would be held for ever."""
+        """Take back the leases of gateways that have vanished, and what they wait for: a lease granted to
+        nobody would be held for ever."""
         now = self._clock()
         for session in [s for s, last_seen in self._last_seen.items() if now - last_seen > SILENCE_S]:
             del self._last_seen[session]
-            lost = [ticket for ticket, holding in self._holdings.items() if holding.session == session]
+            lost = [ticket for ticket, lease in self._held.items() if lease.session == session]
             log.warning("gateway %s is gone; taking back its %d leases", session, len(lost))
             for ticket in [t for t, waiting in self._waiting.items() if waiting.session == session]:
                 self._give_up(ticket)
             for ticket in lost:
-                await _release(self._holdings.pop(ticket), failure=None)
+                await _release(self._held.pop(ticket), failure=None)
 
     async def _bring_back(self, expert: ExpertId) -> None:
         """A lease that nobody uses brings its expert in."""
@@ -272,11 +272,11 @@ class PoolOwner:
                 log.info("%s is back in memory", expert)
 
 
-async def _release(holding: HeldLease, failure: str | None) -> None:
+async def _release(lease: HeldLease, failure: str | None) -> None:
     error = EngineError(failure) if failure is not None else None
     with contextlib.suppress(EngineError):
-        await holding.held.__aexit__(type(error) if error else None, error, None)
+        await lease.held.__aexit__(type(error) if error else None, error, None)
 
 
 def _gone(wanted: LeaseRequest) -> Refused:
-    return Refused("ExpertUnavailable", f"the wish for {wanted.expert} was given up")
+    return Refused("ExpertUnavailable", f"the request for {wanted.expert} was given up")

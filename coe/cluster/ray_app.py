@@ -1,4 +1,4 @@
-"""The service as a Ray Serve application. Only this module and ray_control import ray.
+"""The service as a Ray Serve application. Only this module and operator import ray.
 
     Serve proxy -> Gateway replicas (HTTP, SSE; routers run in them)
                        | leases: direct actor calls, 1 to 2 ms          | tokens: HTTP to the expert's server
@@ -78,7 +78,7 @@ class Entry:
 
 
 class Directory:
-    """Which owners and gateways there are. Holds nothing that they would not tell it again within a
+    """Which owners and gateways there are. Holds nothing that they do not send again within a
     second, so it may die and be restarted empty."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Directory:
         self._owners.pop(owner, None)
 
     async def owners(self) -> list[Entry] | None:
-        """None while it has just started: those who are there have not all told it yet."""
+        """None while it has just started: not all of them have renewed themselves yet."""
         if time.monotonic() - self._started < SETTLED_S:
             return None
         return _fresh(self._owners)
@@ -149,8 +149,8 @@ class DirectoryCalls:
             self._actor = None
             raise DirectoryLost(str(error).partition("\n")[0] or type(error).__name__) from error
 
-    async def tell(self, method: str, *args: Any) -> None:
-        """What will be told again, so that nothing is lost when it does not arrive."""
+    async def send(self, method: str, *args: Any) -> None:
+        """What is sent again, so that nothing is lost when it does not arrive."""
         try:
             await self.call(method, *args)
         except DirectoryLost as error:
@@ -295,14 +295,14 @@ class NodeReplica:
     async def __del__(self) -> None:
         """Gateways are sent elsewhere, leases end, the engines stop. Serve waits for this."""
         self._renewal.cancel()
-        await self._directory.tell("leave", self._entry.owner)
+        await self._directory.send("leave", self._entry.owner)
         with contextlib.suppress(RayError, TimeoutError):
             await asyncio.wait_for(_result(self._entry.actor.stop.remote(DRAIN_S)), timeout=DRAIN_S + 20)
         ray.kill(self._entry.actor)
 
     async def _renew(self) -> None:
         while True:
-            await self._directory.tell("renew", self._entry)
+            await self._directory.send("renew", self._entry)
             await asyncio.sleep(RENEWAL_S)
 
 
@@ -340,7 +340,7 @@ class GatewayDeployment:
                 raise
             self._refused = f"generation {deployed.generation}: {error}"
             log.error("refused: %s", self._refused)
-        await self._directory.tell("renew_gateway", self._report())
+        await self._directory.send("renew_gateway", self._report())
 
     async def _change_to(self, deployed: Deployed) -> None:
         registry = deployed.parsed()
@@ -366,13 +366,13 @@ class GatewayDeployment:
 
     async def _renew(self) -> None:
         while True:
-            await self._directory.tell("renew_gateway", self._report())
+            await self._directory.send("renew_gateway", self._report())
             await asyncio.sleep(RENEWAL_S)
 
     async def __del__(self) -> None:
         """Serve has waited for the answers under way."""
         self._renewal.cancel()
-        await self._directory.tell("leave_gateway", self._session)
+        await self._directory.send("leave_gateway", self._session)
         if self._replica is not None:
             await self._replica.stop()
 

@@ -72,7 +72,7 @@ class _Response:
             self._serves_own = int(head["status"])
             return
         self._streaming = headers.get(b"content-type", b"").startswith(b"text/event-stream")
-        if self._streaming:  # an error can be told in it
+        if self._streaming:  # an error can be sent in it
             self._begun = True
             await self._send(head)
         else:

@@ -2,7 +2,7 @@
 
 The pool owner hands out an :class:`Address` with a lease; tokens then go from the expert's own server to
 the gateway, past the pool. On the same machine that is vLLM's Unix socket. From another machine it is the
-server's door (:mod:`coe.engines.vllm.proxy`): vLLM itself is never on a port.
+server's proxy (:mod:`coe.engines.vllm.proxy`): vLLM itself is never on a port.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Address:
         """Whether the Unix socket is on this machine."""
         return self.socket is not None and Path(self.socket).is_socket()
 
-    def by_door(self, url: str, token: str) -> Address:
-        """The same server by its door, for those who cannot reach the socket."""
+    def by_proxy(self, url: str, token: str) -> Address:
+        """The same server by its proxy, for those who cannot reach the socket."""
         return replace(self, url=url, token=token, socket=None)
 
 

@@ -32,7 +32,7 @@ class Editor(Protocol):
 
 
 @dataclass(frozen=True)
-class Joined:
+class Onboarded:
     """How an expert was admitted. ``reasons``: sentences for people."""
 
     expert: ExpertId
@@ -41,7 +41,7 @@ class Joined:
     profile: ProfileReport | None = None
 
 
-class Joining:
+class Onboarding:
     """Validate, profile, gate, admit. ``profiler`` and ``ask`` are None where experts cannot be asked."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Joining:
 
     async def add(
         self, entries: Sequence[Entry], shadow: bool = False, profile: bool = False
-    ) -> tuple[Joined, ...]:
+    ) -> tuple[Onboarded, ...]:
         """Admit new experts, all or none: as shadows where ``shadow`` says so or the gate says no.
 
         With ``profile`` they join as shadows first, so that they can be asked. Raises CoeError.
@@ -81,7 +81,7 @@ class Joining:
     async def remove(self, expert: ExpertId) -> None:
         await self._editor.edit(lambda text: remove_expert(text, self._editor.path, expert))
 
-    async def profile(self, expert: ExpertId) -> Joined:
+    async def profile(self, expert: ExpertId) -> Onboarded:
         """Profile an expert that is here. A shadow is then judged by the gate, and routed to if it passes."""
         path = self._editor.path
         registry = await self._editor.check(lambda text: set_shadow(text, path, expert, False))
@@ -107,18 +107,18 @@ class Joining:
 
     async def _judge(
         self, registry: Registry, expert: ExpertId, shadow: bool, profile: ProfileReport | None
-    ) -> Joined:
+    ) -> Onboarded:
         if shadow:
-            return Joined(expert, True, (f"{expert} was added as a shadow, as asked",), profile)
+            return Onboarded(expert, True, (f"{expert} was added as a shadow, as asked",), profile)
         report = await asyncio.to_thread(self._gate.check, registry, expert)
-        return Joined(expert, not report.admit, report.reasons, profile)
+        return Onboarded(expert, not report.admit, report.reasons, profile)
 
 
-def _admitted(entry: Entry, joined: Joined) -> Entry:
+def _admitted(entry: Entry, joined: Onboarded) -> Entry:
     return {**entry, "shadow": True} if joined.shadow else entry
 
 
-def _shown(text: str, path: Path, joined: Sequence[Joined]) -> str:
+def _shown(text: str, path: Path, joined: Sequence[Onboarded]) -> str:
     for each in joined:
         text = set_shadow(text, path, each.expert, each.shadow)
     return text

@@ -11,7 +11,7 @@ from coe.registry.schema import Host, Registry, RemoteHost
 _AT_ONCE = {"service.model_name", "pool.hosts", "pool.reroute_within", "pool.rebalance_s"}
 _SECTIONS = ("service", "pool", "history", "access", "state", "observe")
 _WHOLE = ("feedback", "cache")
-_RECEPTION = ("access.", "state.", "observe.", *_WHOLE)
+_MIDDLEWARES = ("access.", "state.", "observe.", *_WHOLE)
 
 
 class _Named(Protocol):
@@ -35,13 +35,13 @@ def needs_restart(first: Registry, now: Registry) -> tuple[str, ...]:
     return tuple(
         name
         for name in _settings(first, now)
-        if name not in _AT_ONCE and not (name == "service.admin" and _same_door(first, now))
+        if name not in _AT_ONCE and not (name == "service.admin" and _same_listener(first, now))
     )
 
 
 def needs_another_gateway(first: Registry, now: Registry) -> tuple[str, ...]:
     """Of these, what a gateway of a cluster was made with: the rest of it goes by Serve."""
-    return tuple(name for name in needs_restart(first, now) if name.startswith(_RECEPTION))
+    return tuple(name for name in needs_restart(first, now) if name.startswith(_MIDDLEWARES))
 
 
 def fixed_hosts(old: Registry, new: Registry) -> Iterator[Issue]:
@@ -64,7 +64,7 @@ def fixed_fields(before: Host, after: Host) -> list[str]:
     return sorted(name for name in fields if getattr(before, name) != getattr(after, name))
 
 
-def _same_door(first: Registry, now: Registry) -> bool:
+def _same_listener(first: Registry, now: Registry) -> bool:
     """Whether the admin API differs in ``any_folder`` alone, which is looked up for each entry."""
     before, after = first.service.admin, now.service.admin
     if before is None or after is None:

@@ -17,7 +17,7 @@ from coe.core.errors import BadRequest, ConfigError, EngineError, UnknownModel
 from coe.core.status import Status
 from coe.core.suggest import suggest
 from coe.core.types import ExpertId, Options, Request
-from coe.onboarding.onboarding import Joined, Joining
+from coe.onboarding.onboarding import Onboarded, Onboarding
 from coe.onboarding.protocol import Ask, Gate, Profiler
 from coe.pipeline import Answer
 from coe.pipeline.generation import Generations
@@ -51,7 +51,7 @@ class Admin:
         profiler: Profiler | None,
     ) -> None:
         self._live, self._generations, self._status = live, generations, status
-        self._joining = Joining(live, gate, profiler, lambda expert: _asker(pipeline, expert))
+        self._onboarding = Onboarding(live, gate, profiler, lambda expert: _asker(pipeline, expert))
 
     def status(self) -> dict[str, Any]:
         """The generation, what it runs, and what was refused."""
@@ -96,14 +96,14 @@ class Admin:
         if listener is None or not listener.any_folder:
             for entry in entries:
                 _require_inside(entry, self._live.path.resolve().parent)
-        return self._done(await self._joining.add(entries, shadow, profile))
+        return self._done(await self._onboarding.add(entries, shadow, profile))
 
     async def remove(self, expert: ExpertId) -> dict[str, Any]:
-        await self._joining.remove(expert)
+        await self._onboarding.remove(expert)
         return self._done(())
 
     async def profile(self, expert: ExpertId) -> dict[str, Any]:
-        return self._done((await self._joining.profile(expert),))
+        return self._done((await self._onboarding.profile(expert),))
 
     async def reload(self) -> dict[str, Any]:
         await self._live.reload()
@@ -144,7 +144,7 @@ class Admin:
             "shadow": expert.shadow,
         }
 
-    def _done(self, joined: Sequence[Joined]) -> dict[str, Any]:
+    def _done(self, joined: Sequence[Onboarded]) -> dict[str, Any]:
         return {
             "generation": self._generations.current.number,
             "experts": [dataclasses.asdict(each) for each in joined],

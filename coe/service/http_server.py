@@ -171,21 +171,21 @@ class HttpServer(uvicorn.Server):
 
 
 @dataclass(frozen=True)
-class Door:
+class Listener:
     """A server and the socket that it listens on."""
 
     server: HttpServer
-    listener: socket.socket
+    socket: socket.socket
 
     @property
     def url(self) -> str:
-        host, port = self.listener.getsockname()[:2]
+        host, port = self.socket.getsockname()[:2]
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
         return f"{'https' if self.server.config.ssl_certfile else 'http'}://{shown}:{port}"
 
 
 def http_server(app: ASGIApp, drain_s: float, tls: Tls | None = None) -> HttpServer:
-    """``drain_s``: how long answers under way may go on once it is told to stop."""
+    """``drain_s``: how long answers under way may go on once it is to stop."""
     config = uvicorn.Config(
         app,
         http=Protocol,

@@ -40,7 +40,7 @@ from coe.service.admin_api import AdminGateway
 from coe.service.build_generation import GenerationBuilder, embedder
 from coe.service.build_onboarding import build_gate, build_profiler
 from coe.service.check import new_errors
-from coe.service.http_server import Door, HttpServer, Tls, bind, http_server
+from coe.service.http_server import HttpServer, Listener, Tls, bind, http_server
 from coe.service.live_registry import LiveRegistry, RegistryFile
 from coe.service.rebalancer import Rebalancer
 from coe.service.shared_registry import SharedRegistry
@@ -184,7 +184,7 @@ def run_service(
 ) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code. Logs go to stderr, the URL to stdout.
 
-    ``tls`` is for both doors: the API and the admin API.
+    ``tls`` is for both listeners: that of the API and the admin API.
     """
     set_up_logs(log_format)
     try:
@@ -194,29 +194,29 @@ def run_service(
             listener = held.enter_context(contextlib.closing(bind(registry.service)))
             service = build_service(registry, root, engine_builder, file)
             drain_s = registry.service.drain_s
-            doors = [Door(http_server(service.app, drain_s, tls), listener)]
+            listeners = [Listener(http_server(service.app, drain_s, tls), listener)]
             admin = registry.service.admin
             if admin is not None:
                 app = service.admin_app(read_token(admin, root))
                 held_open = held.enter_context(contextlib.closing(bind(admin)))
-                doors.append(Door(http_server(app, drain_s, tls), held_open))
-            return uvloop.run(_serve(service, doors, drain_s))
+                listeners.append(Listener(http_server(app, drain_s, tls), held_open))
+            return uvloop.run(_serve(service, listeners, drain_s))
     except ConfigError as error:
         log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
         return EXIT_CONFIG
 
 
-async def _serve(service: LocalService, doors: Sequence[Door], drain_s: float) -> int:
-    """The first door is the public one."""
-    stop = _stop_on_signals([door.server for door in doors])
-    serving = [asyncio.create_task(door.server.serve(sockets=[door.listener])) for door in doors]
+async def _serve(service: LocalService, listeners: Sequence[Listener], drain_s: float) -> int:
+    """The first listener is the public one."""
+    stop = _stop_on_signals([each.server for each in listeners])
+    serving = [asyncio.create_task(each.server.serve(sockets=[each.socket])) for each in listeners]
     await service.start()
-    for door in doors[1:]:
-        log.info("admin API on %s/admin", door.url)
-    exit_code = await _announce_and_wait(service, doors[0].url, stop)
+    for each in listeners[1:]:
+        log.info("admin API on %s/admin", each.url)
+    exit_code = await _announce_and_wait(service, listeners[0].url, stop)
     log.info("stopping: answers under way have %g s", drain_s)
-    for door in doors:
-        door.server.should_exit = True
+    for each in listeners:
+        each.server.should_exit = True
     await service.stop(drain_s)
     await asyncio.gather(*serving)
     await service.close()

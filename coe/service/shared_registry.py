@@ -1,8 +1,8 @@
 """experts.yaml of several `coe serve` that share a state: an edit at one becomes the file of all.
 
 The shared state holds one record: the text, its number, and digests of earlier texts. Whoever changes its own
-file puts a new record in the place of the one that it knew; all others are told, and take it over as if it
-had been edited there. A service that cannot serve it keeps what it has and says so, as with any edit.
+file puts a new record in the place of the one that it knew; all others get a message and take it over as if
+it had been edited there. A service that cannot serve it keeps what it has and says so, as with any edit.
 
 Of two edits at the same moment, or made while the state was down, the first one to arrive there stays; the
 other's text is in the history of its own service. A service that starts with a text that the record has seen

@@ -11,7 +11,7 @@ from coe.cluster.cluster_pool import ClusterPool, Version
 from coe.cluster.journal import Journal
 from coe.cluster.messages import Granted, KnownOwner, LeaseRequest, OwnerLost, OwnerReport, Refused
 from coe.cluster.owner import PoolOwner
-from coe.cluster.proxies import Doors
+from coe.cluster.proxies import Proxies
 from coe.core.types import Engine
 from coe.engines.address import Address
 from coe.pool.pool import Pool
@@ -86,7 +86,7 @@ def owner_of(engine: Engine, folder: Path, time: Time | None = None, experts: st
     )
     pool = Pool(Scheduler(plan, Coe()), {engine.id: engine})
     journal = Journal(folder / "journal.json")
-    return PoolOwner("one", pool, journal, Doors("127.0.0.1"), "here", clock=time or Time())
+    return PoolOwner("one", pool, journal, Proxies("127.0.0.1"), "here", clock=time or Time())
 
 
 @asynccontextmanager

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coe.cli._admin import admin_option, on_file, through_admin, told
+from coe.cli._admin import admin_option, on_file, outcome, through_admin
 from coe.cli._group import Failed
 from coe.cli._options import PATH, json_option, registry_option
 from coe.cli.experts._outcomes import Lesson, guessed_entry, profiles_from
 from coe.cli.experts.profile import readable, summary
 
 if TYPE_CHECKING:
-    from coe.onboarding.onboarding import Joining
+    from coe.onboarding.onboarding import Onboarding
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -67,8 +67,8 @@ def main(
     learned = profiles_from(registry, entries, Lesson(outcomes, probes, seed, split)) if outcomes else []
     body = {"experts": entries, "shadow": shadow, "profile": profile}
 
-    async def join(joining: Joining) -> Any:
-        return await joining.add(entries, shadow, profile)
+    async def join(onboarding: Onboarding) -> Any:
+        return await onboarding.add(entries, shadow, profile)
 
     done = through_admin(
         registry,
@@ -80,7 +80,9 @@ def main(
         shown = {"profiles": [summary(each) for each in learned]} if learned else {}
         click.echo(json.dumps({**done, **shown}, indent=1))
     else:
-        click.echo("\n".join([*(line for each in learned for line in readable(each)), told(done, "added")]))
+        click.echo(
+            "\n".join([*(line for each in learned for line in readable(each)), outcome(done, "added")])
+        )
 
 
 def _entries(what: str, fields: Mapping[str, Any], registry: Path | None) -> list[dict[str, Any]]:

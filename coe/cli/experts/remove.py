@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coe.cli._admin import admin_option, on_file, through_admin, told
+from coe.cli._admin import admin_option, on_file, outcome, through_admin
 from coe.cli._options import json_option, registry_option
 
 if TYPE_CHECKING:
-    from coe.onboarding.onboarding import Joining
+    from coe.onboarding.onboarding import Onboarding
 
 
 @click.command()
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 def main(expert: str, registry: Path, admin_url: str | None, as_json: bool) -> None:
     """Remove EXPERT. It takes no new requests, finishes those it has, and leaves."""
 
-    async def leave(joining: Joining) -> Any:
-        await joining.remove(expert)
+    async def leave(onboarding: Onboarding) -> Any:
+        await onboarding.remove(expert)
 
     path = f"/admin/experts/{urllib.parse.quote(expert)}"
     done = through_admin(
         registry, admin_url, lambda client: client.delete(path), lambda: on_file(registry, leave)
     )
-    click.echo(json.dumps(done, indent=1) if as_json else f"{expert}: removed\n{told(done, '')}".rstrip())
+    click.echo(json.dumps(done, indent=1) if as_json else f"{expert}: removed\n{outcome(done, '')}".rstrip())

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from coe.cli._admin import admin_option, editor, through_admin, told
+from coe.cli._admin import admin_option, editor, outcome, through_admin
 from coe.cli._options import json_option, registry_option
 
 
@@ -26,7 +26,7 @@ def main(number: int, registry: Path, admin_url: str | None, as_json: bool) -> N
         lambda client: client.post("/admin/registry/rollback", {"generation": number}),
         lambda: _on_file(number, registry),
     )
-    text = f"back to the text of generation {number}\n{told(done, '')}".rstrip()
+    text = f"back to the text of generation {number}\n{outcome(done, '')}".rstrip()
     click.echo(json.dumps(done, indent=1) if as_json else text)
 
 
