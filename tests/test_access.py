@@ -15,19 +15,19 @@ import pytest
 from click.testing import CliRunner
 
 from coe.access.api_keys import Holder, KeyLimits, KeyRing, digest, make_key, read_keys
-from coe.access.limits import AccessControl, used
+from coe.access.limits import ANYBODY, AccessControl, used
 from coe.access.response_cache import CacheKey, ResponseCache, SimilarTexts, cache_key
 from coe.cli import main
 from coe.core.errors import ConfigError
 from coe.core.types import Leg, Options, Receipt, Request
 from coe.gateway import middlewares as building
 from coe.gateway.http import WATCH_AFTER_S
-from coe.gateway.middlewares import Middlewares, open_store
+from coe.gateway.middlewares import open_store, without_access
 from coe.registry.schema import Registry
 from coe.registry.service_settings import State
 from coe.service.service import build_service
 from coe.state.memory import MemoryStore
-from coe.state.store import Admission, Bill, Refusal, Store, StoreDown
+from coe.state.store import Admission, Bill, Refusal, StoreDown
 from coe.testing.engines import FakeEngine, Script
 from tests.support.serving import serving
 
@@ -260,17 +260,17 @@ def embed(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 async def test_a_similar_question_in_the_same_scope_gets_the_kept_answer() -> None:
     kept = ResponseCache(MemoryStore(), 60.0, SimilarTexts(embed, threshold=0.95))
-    await kept.keep(CacheKey("one", "scope", "a cat"), b"meow")
+    await kept.put(CacheKey("one", "scope", "a cat"), b"meow")
     assert await kept.find(CacheKey("two", "scope", "the cat")) == b"meow"
     assert await kept.find(CacheKey("three", "scope", "a dog")) is None
     assert await kept.find(CacheKey("four", "another scope", "the cat")) is None
-    assert (kept.hits, kept.similar_hits, kept.misses) == (0, 1, 2)
+    assert kept.lookups == {"hit": 0, "similar": 1, "miss": 2}
 
 
 async def test_without_the_store_answers_are_made_as_if_nothing_were_kept() -> None:
     kept = ResponseCache(DownStore(), 60.0)
     assert await kept.find(CacheKey("one", "scope", "a cat")) is None
-    assert (kept.misses, kept.down) == (1, 1)
+    assert (kept.lookups["miss"], kept.down) == (1, 1)
 
 
 @pytest.mark.parametrize(("when_down", "statuses"), [("open", [200, 200, 429]), ("closed", [503, 503, 503])])
@@ -350,6 +350,7 @@ def test_the_url_of_redis_comes_from_the_environment_or_is_refused(monkeypatch: 
         open_store(State(redis_url_env="COE_TEST_REDIS"))
 
 
-def test_a_reception_needs_nothing_to_let_everybody_in() -> None:
-    store: Store = MemoryStore()
-    assert Middlewares(AccessControl(None, store)).cache is None
+async def test_middlewares_need_nothing_to_let_everybody_in() -> None:
+    plain = without_access()
+    assert await plain.access.admit({}) is ANYBODY
+    assert await plain.cache.find(None) is None

@@ -156,7 +156,7 @@ async def test_experts_added_over_http_stay_in_the_folder(tmp_path: Path, model:
         folder.mkdir()
         service = f"service: {{admin: {{port: 0, token_env: T, any_folder: {str(allowed).lower()}}}}}\n"
         async with live_world(folder, text=TEXT + service) as w:
-            app = w.service.admin_app(TOKEN)
+            app = w.service.admin_gateway(TOKEN).app()
             async with serving_app(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
                 token = {"Authorization": f"Bearer {TOKEN}"}
                 answer = await http.post("/admin/experts", json={"experts": [entry]}, headers=token)

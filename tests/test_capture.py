@@ -109,9 +109,9 @@ def test_what_waits_to_be_written_is_bounded_in_number_and_in_bytes(
         for number in range(10):
             request = Request(str(number), "chat/completions", "sums", body, "2+2?", size=1_000 - len(choice))
             recorder.take(CapturedExchange(request, "alice", None, choice))
-        assert (recorder.written, recorder.dropped) == (0, 7)
+        assert recorder.results == {"written": 0, "dropped": 7}
     recorder.close()
-    assert (recorder.written, recorder.dropped) == (3, 7)
+    assert recorder.results == {"written": 3, "dropped": 7}
     assert [record["request_id"] for record in records(tmp_path / "r.jsonl")] == ["0", "1", "2"]
 
 

@@ -22,6 +22,7 @@ from coe.cluster.settings import Deployed, set_local_env
 from coe.core.status import Readiness
 from coe.gateway.metrics import Metrics
 from coe.gateway.middlewares import Middlewares
+from coe.pipeline.feedback import open_feedback
 from coe.registry.schema import Registry
 from coe.service.registry_file import load_registry
 from coe.state.memory import MemoryStore
@@ -231,8 +232,10 @@ class NoStatus:
 
 
 def test_the_dashboard_uses_metrics_that_exist() -> None:
-    reception = Middlewares(AccessControl(None, MemoryStore()), ResponseCache(MemoryStore(), 60.0))
-    shown = Metrics(NoStatus(), reception).render().decode()
+    metrics, store = Metrics(NoStatus()), MemoryStore()
+    cache = ResponseCache(store, 60.0)
+    Middlewares(AccessControl(None, store), store, cache, open_feedback(None, Path())).show_in(metrics)
+    shown = metrics.render().decode()
     exported = set(re.findall(r"^# TYPE (coe_\w+)", shown, re.MULTILINE))
     panels = json.loads((DEPLOY / "grafana" / "coe.json").read_text())["panels"]
     queries = [target["expr"] for panel in panels for target in panel["targets"]]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coe.core.types import Decision, Leg, Ranked, Receipt
-from coe.pipeline.feedback import Feedback, FeedbackLog, Rating, UnknownAnswer, open_marks
+from coe.pipeline.feedback import Feedback, FeedbackLog, Rating, UnknownAnswer, open_feedback
 from coe.registry.schema import Registry
 from coe.registry.service_settings import FeedbackSettings
 from coe.service.service import build_service
@@ -36,7 +36,7 @@ def answer(feedback: Feedback, request: str, expert: str = "a", completion: str 
 def marked(feedback: Feedback, count: int, score: float, expert: str = "a") -> None:
     for number in range(count):
         answer(feedback, f"{expert}{number}", expert)
-        feedback.mark(f"{expert}{number}", score)
+        feedback.rate(f"{expert}{number}", score)
 
 
 def test_without_marks_a_decision_is_untouched() -> None:
@@ -69,7 +69,7 @@ def test_no_campaign_moves_a_probability_beyond_the_bound(scores: list[float], c
     feedback = Feedback(cap=50.0, bound=1.0)
     for number, score in enumerate(scores):
         answer(feedback, f"r{number}")
-        feedback.mark(f"r{number}", score)
+        feedback.rate(f"r{number}", score)
     assert abs(feedback.step("sums", "a")) <= 1.0
     moved = next(
         r.probability for r in feedback.applied("r", decision(chance, 0.0)).ranking if r.expert == "a"
@@ -81,10 +81,10 @@ def test_no_campaign_moves_a_probability_beyond_the_bound(scores: list[float], c
 def test_a_second_mark_replaces_the_first() -> None:
     feedback, once = Feedback(), Feedback()
     answer(feedback, "r", completion="chatcmpl-1")
-    feedback.mark("r", 0.0)
-    feedback.mark("chatcmpl-1", 1.0)
+    feedback.rate("r", 0.0)
+    feedback.rate("chatcmpl-1", 1.0)
     answer(once, "r")
-    once.mark("r", 1.0)
+    once.rate("r", 1.0)
     assert feedback.step("sums", "a") == once.step("sums", "a") > 0
 
 
@@ -93,12 +93,12 @@ def test_pinned_and_unknown_answers_cannot_be_marked() -> None:
     feedback.answered(Receipt("pinned", 1, "pinned", "a", None, None, None, "", ()), None)
     for name in ("pinned", "never"):
         with pytest.raises(UnknownAnswer):
-            feedback.mark(name, 1.0)
+            feedback.rate(name, 1.0)
 
 
 def test_marks_survive_a_restart_once_each(tmp_path: Path) -> None:
     settings = FeedbackSettings(file="marks.jsonl")
-    first = open_marks(settings, tmp_path)
+    first = open_feedback(settings, tmp_path)
     assert first is not None
     answer(first.counts, "r")
     first.take("r", 0.0)
@@ -106,7 +106,7 @@ def test_marks_survive_a_restart_once_each(tmp_path: Path) -> None:
     first.close()
     with (tmp_path / "marks.jsonl").open("a") as file:
         file.write('{"half": \n')
-    second = open_marks(settings, tmp_path)
+    second = open_feedback(settings, tmp_path)
     assert second is not None
     assert second.counts.step("sums", "a") == first.counts.step("sums", "a")
     second.close()
@@ -117,7 +117,7 @@ def test_a_long_log_is_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     kept = FeedbackLog(tmp_path / "marks.jsonl")
     for number in range(2):
         kept.append(Rating(f"r{number}", "sums", "a", 1.0))
-    assert [mark.request for mark in kept.marks()] == ["r1"]
+    assert [rating.request for rating in kept.ratings()] == ["r1"]
     assert json.loads((tmp_path / "marks.previous.jsonl").read_text())["request"] == "r0"
 
 

@@ -331,7 +331,13 @@ async def test_the_openapi_document_describes_every_path_and_its_answers() -> No
     jsonschema.validate({"model": "coe", "messages": ASK, "top_k": 3}, _schema(document, asked))
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"model": "coe", "messages": ASK, "n": 0}, _schema(document, asked))
-    assert set(document["paths"]) == {*answers, "/v1/completions", "/v1/feedback", "/metrics"}
+    assert set(document["paths"]) == {
+        *answers,
+        "/v1/completions",
+        "/v1/feedback",
+        "/metrics",
+        "/openapi.json",
+    }
 
 
 def _schema(document: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def admin_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     async def admin() -> AsyncIterator[str]:
         async with (
             live_world(folder, text=TEXT + ADMIN) as world,
-            serving_app(world.service.admin_app(TOKEN)) as address,
+            serving_app(world.service.admin_gateway(TOKEN).app()) as address,
         ):
             yield address
 

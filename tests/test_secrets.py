@@ -139,7 +139,7 @@ async def world(folder: Path, patch: pytest.MonkeyPatch) -> AsyncIterator[World]
     try:
         async with (
             serving(service) as url,
-            serving_app(service.admin_app(ADMIN)) as admin_url,
+            serving_app(service.admin_gateway(ADMIN).app()) as admin_url,
             httpx.AsyncClient(base_url=url, headers=key, timeout=30) as public,
             httpx.AsyncClient(base_url=admin_url, headers=token, timeout=30) as admin,
         ):

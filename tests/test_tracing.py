@@ -94,9 +94,9 @@ async def world(
     provider.add_span_processor(SimpleSpanProcessor(spans))
     engine = Engine(script)
     plain = build_service(registry(**fields), Path(), lambda *_: engine)
-    reception = replace(without_access(), tracer=tracer or OtelTracer(provider))
+    middlewares = replace(without_access(), tracer=tracer or OtelTracer(provider))
     generations = Generations(plain.generations.current)
-    service = LocalService(generations, plain.registry_pool, Path(), reception)
+    service = LocalService(generations, plain.registry_pool, Path(), middlewares)
     async with serving(service) as url, httpx.AsyncClient(base_url=url) as http:
         yield World(http, engine, spans)
 

@@ -176,8 +176,8 @@ class KeysFile:
         self.ring = read_keys(path)
         self._path = path
         self._watching: asyncio.Task[None] | None = None
-        self.accepted = self.refused = 0
-        """edits so far"""
+        self.edits = {"accepted": 0, "refused": 0}
+        """so far, by result"""
         self.stale = False
         """whether the file was refused as it is now, so that earlier keys count"""
 
@@ -205,11 +205,11 @@ class KeysFile:
                 use(ring)
                 log.info("%s: %s", self._path, _difference(self.ring, ring))
                 self.ring = ring
-                self.accepted += 1
+                self.edits["accepted"] += 1
 
     def _refuse(self, why: str) -> None:
         self.stale = True
-        self.refused += 1
+        self.edits["refused"] += 1
         log.error("an edit of the keys file was refused, the keys from before it count: %s", why)
 
 

@@ -1,6 +1,6 @@
-"""Answers kept for requests that come again: exactly the same ones, and ones that mean the same.
+"""Answers stored for requests that come again: exactly the same ones, and ones that mean the same.
 
-Off by default. Kept per tenant, generation, endpoint and parameters, so that nobody sees another's answers,
+Off by default. Stored per tenant, generation, endpoint and parameters, so that nobody sees another's answers,
 and none made by experts that have changed since.
 """
 
@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +28,16 @@ Embed = Callable[[str], npt.NDArray[np.float32]]
 """A unit vector for a text. Blocking; thread-safe."""
 
 
+class Versioned(Protocol):
+    """What answers depend on beside the request."""
+
+    @property
+    def identity(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class CacheKey:
-    """Where an answer to a request is kept. ``scope``: all but the last user message."""
+    """Under what an answer to a request is stored. ``scope``: all but the last user message."""
 
     exact: str
     scope: str
@@ -70,24 +77,31 @@ class ResponseCache:
 
     def __init__(self, store: Store, ttl_s: float, similar: SimilarTexts | None = None) -> None:
         self._store, self._ttl_s, self._similar = store, ttl_s, similar
-        self.hits = self.similar_hits = self.misses = self.down = 0
+        self.lookups = {"hit": 0, "similar": 0, "miss": 0}
+        self.down = 0
+        """calls of the store that failed"""
 
-    async def find(self, key: CacheKey) -> bytes | None:
+    def key(self, request: Request, tenant: str, version: Versioned) -> CacheKey | None:
+        return cache_key(request, tenant, version.identity)
+
+    async def find(self, key: CacheKey | None) -> bytes | None:
         """A body to give instead of asking anybody."""
+        if key is None:
+            return None
         found = await self._get(key.exact)
         if found is not None:
-            self.hits += 1
+            self.lookups["hit"] += 1
             return found
         if self._similar is not None:
             other = await asyncio.to_thread(self._similar.find, key)
             found = await self._get(other) if other is not None else None
             if found is not None:
-                self.similar_hits += 1
+                self.lookups["similar"] += 1
                 return found
-        self.misses += 1
+        self.lookups["miss"] += 1
         return None
 
-    async def keep(self, key: CacheKey, body: bytes) -> None:
+    async def put(self, key: CacheKey, body: bytes) -> None:
         try:
             await self._store.put(key.exact, body, self._ttl_s)
         except StoreDown as error:
@@ -109,7 +123,7 @@ class ResponseCache:
 
 
 def cache_key(request: Request, tenant: str, generation: str) -> CacheKey | None:
-    """``generation``: its identity. None for what must not be kept: private requests, streams, and answers
+    """``generation``: its identity. None for what must not be stored: private requests, streams, and answers
     that are meant to differ (n, temperature)."""
     body = request.body
     temperature = body.get("temperature")

@@ -20,7 +20,7 @@ from coe.gateway.app import Gateway
 from coe.gateway.metrics import Metrics
 from coe.gateway.middlewares import build_middlewares
 from coe.pipeline import Leases, Pipeline
-from coe.pipeline.feedback import open_marks
+from coe.pipeline.feedback import open_feedback
 from coe.pipeline.generation import Generations
 from coe.pool.registry_pool import RegistryPool
 from coe.registry.changes import fixed_hosts, needs_another_gateway
@@ -43,18 +43,17 @@ class GatewayReplica:
         root: Path,
     ) -> None:
         self._root, self._first = root, registry
-        marks = open_marks(registry.feedback, root)
-        self._builder = GenerationBuilder(root, marks.counts if marks else None)
+        feedback = open_feedback(registry.feedback, root)
+        self._builder = GenerationBuilder(root, feedback.counts)
         self._generations = Generations(self._builder.build(registry, number))
         self._remote = RegistryPool(remote_part(registry), root, build_engine)
         self._own = self._remote.pool
         self._pool = ClusterPool(session, machine, directory, _version(number, registry), self._own)
         self._draining = False
-        self._middlewares = build_middlewares(registry, root, embedder, marks)
+        self._middlewares = build_middlewares(registry, root, embedder, feedback)
         leases: Leases = self._pool
         pipeline = Pipeline(self._generations, leases)
-        metrics = Metrics(self, self._middlewares, pipeline.notes.counts)
-        gateway = Gateway(pipeline, self._generations, metrics, self, self._middlewares)
+        gateway = Gateway(pipeline, self._generations, Metrics(self), self, self._middlewares)
         self.app: ASGIApp = gateway.app()
 
     async def start(self) -> None:

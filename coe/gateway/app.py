@@ -1,48 +1,43 @@
-"""The ASGI application: paths, and what each of them answers."""
+"""The API of the gateway: its route table, and the endpoints beside the completions."""
 
 from __future__ import annotations
 
-import asyncio
 import math
-import time
 from collections.abc import Mapping
+from functools import cached_property, partial
 from typing import Any
 
-from starlette.routing import Route, Router
+from starlette.routing import Router
 
-from coe.access.api_keys import Holder
-from coe.access.limits import Used, used
-from coe.access.response_cache import cache_key
-from coe.core.errors import BadHttp, EngineError, ExpertTimeout, UnknownModel
+from coe.core.errors import BadHttp, UnknownModel
 from coe.core.status import Status, can_answer
 from coe.core.suggest import suggest
-from coe.core.types import Endpoint as CompletionEndpoint
-from coe.core.types import Request
-from coe.gateway.faults import validate
-from coe.gateway.http import Endpoint, Exchange, Handler, HangUp
+from coe.gateway import schemas
+from coe.gateway.completions import Completions
+from coe.gateway.http import ANY_METHOD, Endpoint, Exchange
 from coe.gateway.metrics import CONTENT_TYPE, Metrics
 from coe.gateway.middlewares import Middlewares, without_access
-from coe.gateway.openapi import openapi_document
-from coe.gateway.requests import ClientGone, parse_completion, parse_json, parse_route, read_body
-from coe.gateway.responses import (
-    DONE_EVENT,
-    UntilDone,
-    body_given_again,
-    body_with_receipt,
-    completion_id,
-    receipt_event,
-    receipt_headers,
-)
-from coe.gateway.schemas import FeedbackBody
-from coe.observe.capture import MAX_ANSWER_BYTES, CapturedExchange
-from coe.observe.tracing import SPAN, code_of, of_request
-from coe.pipeline import Answer, Pipeline, Preview
+from coe.gateway.requests import parse_json, parse_route, read_body, validate
+from coe.gateway.routes import DEADLINE_CLASS, Operation, build_document, build_router
+from coe.pipeline import Pipeline, Preview
 from coe.pipeline.generation import Generation, Generations
-from coe.registry.schema import Registry
+
+STREAM = (
+    "With stream: chunks, then one with an empty delta and the receipt as coe, then [DONE]."
+    " While several experts are asked, comments report each (': coe proposer sql done')."
+)
+RECEIPT_HEADERS = {
+    "x-coe-request-id": "string",
+    "x-coe-expert": "string",
+    "x-coe-router": "string",
+    "x-coe-generation": "integer",
+    "x-coe-queue-ms": "number",
+    "x-coe-swap-ms": "number",
+}
 
 
 class Gateway:
-    """The handlers. State lives in what it is given; its own are only the answers that are being settled."""
+    """The handlers. State lives in what it is given."""
 
     def __init__(
         self,
@@ -50,157 +45,83 @@ class Gateway:
         generations: Generations,
         metrics: Metrics,
         status: Status,
-        reception: Middlewares | None = None,
+        middlewares: Middlewares | None = None,
     ) -> None:
-        self._reception = reception or without_access()
+        self._middlewares = given = middlewares or without_access()
         self._pipeline = pipeline
         self._generations = generations
         self._metrics = metrics
         self._status = status
-        self._settling: set[asyncio.Task[None]] = set()
-
-    def app(self) -> Router:
-        """The ASGI app. A bare router: middleware would cost every chunk of every stream."""
-        return Router(
-            routes=[
-                self._route("POST", "/v1/chat/completions", self._chat),
-                self._route("POST", "/v1/completions", self._completions),
-                self._route("POST", "/v1/route", self._preview),
-                self._route("POST", "/v1/feedback", self._feedback),
-                self._route("GET", "/v1/models", self._models),
-                self._route("GET", "/v1/models/{id:path}", self._model),
-                self._route("GET", "/healthz", self._alive),
-                self._route("GET", "/healthz/experts", self._experts_health),
-                self._route("GET", "/readyz", self._ready),
-                self._route("GET", "/metrics", self._prometheus),
-                self._route("GET", "/openapi.json", self._openapi),
-            ],
-            default=_NotFound(self._metrics),
-            redirect_slashes=False,
+        self._completions = Completions(
+            pipeline, generations, metrics, given.access, given.cache, given.observers
+        )
+        given.show_in(metrics)
+        counts = pipeline.notes.counts
+        metrics.watch(
+            "writer_calls", "Texts that routers have experts write, by result.", "result", lambda: counts
         )
 
-    def _route(self, method: str, path: str, handler: Handler) -> Route:
-        # Endpoint checks the method itself: Starlette's own refusal is not in OpenAI's envelope.
-        tracer = self._reception.tracer if method == "POST" else None  # the others ask nobody anything
-        return Route(path, Endpoint(path, method, handler, self._metrics, tracer), methods=None)
+    def app(self) -> Router:
+        """The ASGI app."""
+        other = Endpoint("other", {ANY_METHOD: _no_such_path}, self._metrics)
+        return build_router(self.operations, other, self._metrics, self._middlewares.tracer)
 
-    async def _chat(self, exchange: Exchange) -> None:
-        await self._complete(exchange, "chat/completions")
+    @cached_property
+    def operations(self) -> tuple[Operation, ...]:
+        """Everything that can be asked of this API."""
+        get, post, s = partial(Operation, "GET"), partial(Operation, "POST"), schemas
+        completion = partial(
+            post, answers=s.Completion, parameters=(DEADLINE_CLASS,), events=STREAM, headers=RECEIPT_HEADERS
+        )
+        chat = partial(self._completions.complete, endpoint="chat/completions")
+        text = partial(self._completions.complete, endpoint="completions")
+        experts, no_expert = self._experts_health, "None can."
+        not_ready = "It cannot; the reasons say why."
+        return (
+            completion("/v1/chat/completions", chat, "Answer a chat", asks=s.ChatBody),
+            completion("/v1/completions", text, "Complete a text", asks=s.CompletionBody),
+            post("/v1/route", self._preview, "Route without asking", s.RouteAnswer, s.RouteBody),
+            post("/v1/feedback", self._feedback, "Rate an answer", s.FeedbackTaken, s.FeedbackBody),
+            get("/v1/models", self._models, "List the models", s.ModelList),
+            get("/v1/models/{id}", self._model, "Show a model", s.ModelBody),
+            get("/healthz", self._alive, "Is the process alive?", s.Alive),
+            get(
+                "/healthz/experts", experts, "Can the experts answer?", s.ExpertsHealth, unavailable=no_expert
+            ),
+            get("/readyz", self._ready, "Can it answer?", s.Ready, unavailable=not_ready),
+            get("/metrics", self._prometheus, "Metrics for Prometheus", "text/plain"),
+            get("/openapi.json", self._openapi, "This document", s.Document),
+        )
 
-    async def _completions(self, exchange: Exchange) -> None:
-        await self._complete(exchange, "completions")
-
-    async def _complete(self, exchange: Exchange, endpoint: CompletionEndpoint) -> None:
-        limits = self._generations.current.registry.limits
-        holder = await self._reception.access_control.admit(exchange.headers)
-        hang_up = HangUp(exchange)
-        try:
-            async with asyncio.timeout(limits.request_timeout_s) as deadline:
-                raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
-                request = parse_completion(endpoint, raw, exchange.headers, limits, exchange.request_id)
-                if (span := SPAN.get()) is not None:
-                    span.note(of_request(request))
-                with hang_up.expires(deadline):
-                    await self._answer_once(exchange, request, holder)
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            if hang_up.happened:
-                raise ClientGone from None
-            raise _too_slow(limits.request_timeout_s) from None
-
-    async def _answer_once(self, exchange: Exchange, request: Request, holder: Holder) -> None:
-        """From the kept answers where there is one, else from the experts. A client may forbid to keep it."""
-        kept = self._reception.cache
-        place = None
-        if kept is not None:
-            generation = self._generations.current.identity
-            place = cache_key(request, holder.tenant or holder.id, generation)
-        if kept is None or place is None:
-            await self._recorded(exchange, request, holder)
-            return
-        found = await kept.find(place)
-        if found is not None:
-            again = body_given_again(found, request.id)
-            await exchange.send_bytes(again, headers=[(b"x-coe-cache", b"hit")])
-            await self._reception.access_control.charge(holder, Used())
-            return
-        body = await self._recorded(exchange, request, holder)
-        if body is not None:
-            await kept.keep(place, body)
-
-    async def _recorded(self, exchange: Exchange, request: Request, holder: Holder) -> bytes | None:
-        """:meth:`_answer`, with a record of it where that is wanted."""
-        recorder = self._reception.recorder
-        if recorder is None or not recorder.wants(request):
-            return await self._answer(exchange, request, holder)
-        sent, failed = exchange.listen(MAX_ANSWER_BYTES), None
-        try:
-            return await self._answer(exchange, request, holder)
-        except BaseException as error:
-            failed = code_of(error)
-            raise
-        finally:
-            recorder.take(CapturedExchange(request, holder.id, exchange.receipt, bytes(sent), failed))
-
-    async def _answer(self, exchange: Exchange, request: Request, holder: Holder) -> bytes | None:
-        """Ask the experts; the body that was sent, None for a stream."""
-        registry = self._generations.current.registry
-        answer = await self._pipeline.answer(request)
-        try:
-            if request.stream:
-                await _stream(exchange, request, answer)
-                return None
-            return await _send_whole(exchange, answer)
-        finally:
-            settling = asyncio.create_task(self._settle(exchange, request, answer, registry, holder))
-            self._settling.add(settling)
-            settling.add_done_callback(self._settling.discard)
-            # Goes on when the request is cancelled meanwhile: what was used is charged.
-            await asyncio.shield(settling)
-
-    async def _settle(
-        self, exchange: Exchange, request: Request, answer: Answer, registry: Registry, holder: Holder
-    ) -> None:
-        """Give back what the answer holds, and charge it."""
-        await answer.aclose()
-        if exchange.receipt is None:  # it broke off
-            exchange.receipt = answer.receipt()
-        if self._reception.marks is not None:
-            self._reception.marks.counts.answered(exchange.receipt, exchange.completion)
-        bill = used(exchange.receipt, registry, len(request.text))
-        self._metrics.charged(bill)
-        await self._reception.access_control.charge(holder, bill)
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        return build_document("CoE", self.operations)
 
     async def _preview(self, exchange: Exchange) -> None:
-        self._reception.access_control.identify(exchange.headers)
         registry = self._generations.current.registry
-        raw = await read_body(exchange.receive, exchange.headers, registry.limits.max_body_bytes)
+        raw = await self._body(exchange)
         request = parse_route(raw, registry.limits, exchange.request_id, registry.service.model_name)
         await exchange.send_json(_preview_json(await self._pipeline.preview(request)))
 
     async def _feedback(self, exchange: Exchange) -> None:
-        self._reception.access_control.identify(exchange.headers)
+        given = validate(schemas.FeedbackBody, parse_json(await self._body(exchange)))
+        rating = self._middlewares.feedback.take(given.id, given.score)
+        await exchange.send_json({"object": "coe.feedback", "id": given.id, "expert": rating.expert})
+
+    async def _body(self, exchange: Exchange) -> bytes:
+        """Of a request by somebody who may come."""
+        self._middlewares.access.identify(exchange.headers)
         limits = self._generations.current.registry.limits
-        raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
-        given = validate(FeedbackBody, parse_json(raw))
-        if self._reception.marks is None:
-            raise BadHttp(
-                404,
-                "this service takes no feedback",
-                code="feedback_off",
-                hint="Write `feedback: {}` into experts.yaml.",
-            )
-        mark = self._reception.marks.take(given.id, given.score)
-        await exchange.send_json({"object": "coe.feedback", "id": given.id, "expert": mark.expert})
+        return await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
 
     async def _models(self, exchange: Exchange) -> None:
-        self._reception.access_control.identify(exchange.headers)
+        self._middlewares.access.identify(exchange.headers)
         models = _model_objects(self._generations.current, self._status)
         await exchange.send_json({"object": "list", "data": list(models.values())})
 
     async def _model(self, exchange: Exchange) -> None:
-        self._reception.access_control.identify(exchange.headers)
+        self._middlewares.access.identify(exchange.headers)
         models = _model_objects(self._generations.current, self._status)
         name = exchange.scope["path_params"]["id"]
         if name not in models:
@@ -236,17 +157,7 @@ class Gateway:
         await exchange.send_bytes(self._metrics.render(), content_type=CONTENT_TYPE)
 
     async def _openapi(self, exchange: Exchange) -> None:
-        await exchange.send_json(openapi_document())
-
-
-class _NotFound(Endpoint):
-    """Every path that is not there, by any method."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__("other", "any", _no_such_path, metrics)
-
-    def _takes(self, method: str) -> bool:  # noqa: ARG002
-        return True
+        await exchange.send_json(self.document)
 
 
 async def _no_such_path(exchange: Exchange) -> None:
@@ -256,33 +167,6 @@ async def _no_such_path(exchange: Exchange) -> None:
         code="not_found",
         hint="The API is under /v1; GET /openapi.json lists its paths.",
     )
-
-
-async def _send_whole(exchange: Exchange, answer: Answer) -> bytes:
-    raw = b"".join([chunk async for chunk in answer.chunks()])
-    receipt = exchange.receipt = answer.receipt()
-    body = body_with_receipt(raw, receipt)
-    exchange.completion = completion_id(raw)
-    await exchange.send_bytes(body, headers=receipt_headers(receipt))
-    return body
-
-
-async def _stream(exchange: Exchange, request: Request, answer: Answer) -> None:
-    await exchange.start_stream(receipt_headers(answer.receipt()))
-    events = UntilDone(answer.chunks())
-    async for chunk in events:
-        if exchange.completion is None:
-            exchange.completion = completion_id(chunk)
-        await exchange.write(chunk)
-    if not events.done:
-        raise EngineError(
-            f"{answer.receipt().expert or 'the aggregator'} broke off its answer",
-            code="stream_broken",
-            hint="What came is not complete; ask again.",
-        )
-    receipt = exchange.receipt = answer.receipt()
-    last = receipt_event(receipt, request.endpoint, created=int(time.time()))
-    await exchange.end(last + DONE_EVENT)
 
 
 def _model_objects(generation: Generation, status: Status) -> Mapping[str, dict[str, Any]]:
@@ -328,10 +212,3 @@ def _preview_json(preview: Preview) -> dict[str, Any]:
             for ranked, wait in zip(decision.ranking, preview.waits_s, strict=True)
         ],
     }
-
-
-def _too_slow(seconds: float) -> ExpertTimeout:
-    return ExpertTimeout(
-        f"no complete answer within {seconds:g} s",
-        hint="Ask for fewer tokens, or raise limits.request_timeout_s in experts.yaml.",
-    )

@@ -8,25 +8,28 @@ import logging
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
 
 from starlette.types import Receive, Scope, Send
 
 from coe.core import json_codec as quick_json
-from coe.core.errors import BadHttp, CoeError, ServiceDown
+from coe.core.errors import BadHttp, CoeError, ExpertTimeout, ServiceDown
 from coe.core.types import Receipt
 from coe.gateway.metrics import Metrics
 from coe.gateway.requests import ClientGone
 from coe.gateway.responses import HeaderList, error_event
 from coe.observe.logs import REQUEST
-from coe.observe.tracing import SPAN, Tracer, of_receipt
+from coe.observe.tracing import SPAN, Span, Tracer, of_receipt
 
 log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
 """Status in metrics for a request whose client hung up; nothing was sent."""
+
+ANY_METHOD = "*"
+"""Stands for every method that has no handler of its own."""
 
 WATCH_AFTER_S = 0.02
 LOOK_S = 0.05
@@ -48,16 +51,16 @@ class Exchange:
         self.completion: str | None = None
         """the answer's own id"""
         self.error: CoeError | None = None
-        """what the client was told"""
+        """what was sent instead of an answer, or after the part of it that came"""
         self.whole = False
         """whether all of the response has been handed over to be sent"""
         self._streaming = False
-        self._sent: bytearray | None = None
-        self._listens_to = 0
+        self._sent = bytearray()
+        self._record_bytes = 0
 
-    def listen(self, max_bytes: int) -> bytearray:
+    def record_sent(self, max_bytes: int) -> bytearray:
         """Fills with the body that is sent, up to about ``max_bytes``."""
-        self._sent, self._listens_to = bytearray(), max_bytes
+        self._record_bytes = max_bytes
         return self._sent
 
     async def send_json(self, payload: Any, status: int = 200, headers: HeaderList | None = None) -> None:
@@ -73,7 +76,8 @@ class Exchange:
         """A whole response."""
         head = [(b"content-type", content_type), (b"content-length", b"%d" % len(raw)), *(headers or ())]
         await self._start(status, head)
-        self._note(raw)
+        if self._record_bytes:
+            self._sent += raw
         self.whole = True
         await self._send({"type": "http.response.body", "body": raw})
 
@@ -89,7 +93,8 @@ class Exchange:
         await self._start(200, head)
 
     async def write(self, chunk: bytes) -> None:
-        self._note(chunk)
+        if len(self._sent) < self._record_bytes:
+            self._sent += chunk
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end(self, last: bytes = b"") -> None:
@@ -106,7 +111,7 @@ class Exchange:
             return False
 
     async def fail(self, error: CoeError, headers: HeaderList | None = None) -> None:
-        """Tell the client: a JSON error, or an error event that ends a stream that has begun."""
+        """Answer with an error: as JSON, or an error event that ends a stream that has begun."""
         self.error = error
         if self.status is None:
             headers = headers or []
@@ -116,10 +121,6 @@ class Exchange:
         elif self._streaming:
             self.status = error.http_status
             await self.end(error_event(error))
-
-    def _note(self, sent: bytes) -> None:
-        if self._sent is not None and len(self._sent) < self._listens_to:
-            self._sent += sent
 
     async def _start(self, status: int, headers: HeaderList) -> None:
         self.status = status
@@ -132,30 +133,48 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 
 class Endpoint:
-    """A handler as an ASGI app: the one place where errors become responses."""
+    """The handlers of one path, by method, as an ASGI app: the one place where errors become responses."""
 
     def __init__(
-        self, name: str, method: str, handler: Handler, metrics: Metrics, tracer: Tracer | None = None
+        self, name: str, handlers: Mapping[str, Handler], metrics: Metrics, tracer: Tracer | None = None
     ) -> None:
         self._name = name
-        self._tracer = tracer
-        self._method = method
-        self._handler = handler
+        self._handlers = dict(handlers)
+        if "GET" in handlers:
+            self._handlers.setdefault("HEAD", handlers["GET"])
+        self._methods = tuple(handlers)
         self._metrics = metrics
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         exchange = Exchange(scope, receive, send)
         REQUEST.set(exchange.request_id)
-        if self._tracer is not None:
-            SPAN.set(self._tracer.request(f"{self._method} {self._name}", exchange.headers))
+        if self._tracer is not None and scope["method"] == "POST":  # the others ask no expert anything
+            SPAN.set(self._tracer.request(f"POST {self._name}", exchange.headers))
         self._metrics.arrived(self._name)
         try:
-            if self._takes(scope["method"]):
-                await self._handler(exchange)
+            await self._handle(exchange)
+        finally:
+            seconds = time.monotonic() - exchange.arrived
+            status = exchange.status or CLIENT_GONE
+            self._metrics.finished(self._name, status, seconds, exchange.first_byte_s, exchange.receipt)
+            if exchange.error is not None:
+                self._metrics.failed(exchange.error)
+            if (span := SPAN.get()) is not None:
+                self._end_span(span, exchange, status)
+
+    async def _handle(self, exchange: Exchange) -> None:
+        """Answers on every path; raises only what cancels it."""
+        handler = self._handlers.get(exchange.scope["method"]) or self._handlers.get(ANY_METHOD)
+        try:
+            if handler is None:
+                await exchange.fail(
+                    _wrong_method(self._methods), [(b"allow", ", ".join(self._methods).encode())]
+                )
             else:
-                await exchange.fail(_wrong_method(self._method), [(b"allow", self._method.encode())])
+                await handler(exchange)
         except ClientGone:
             exchange.status = CLIENT_GONE
         except CoeError as error:
@@ -165,23 +184,12 @@ class Endpoint:
             if await exchange.client_left():
                 raise
             with contextlib.suppress(OSError):
-                await exchange.fail(_given_up())
+                await exchange.fail(_stopped())
         except Exception:
             log.exception("request %s failed unexpectedly", exchange.request_id)
             await exchange.fail(_unexpected(exchange.request_id))
-        finally:
-            seconds = time.monotonic() - exchange.arrived
-            status = exchange.status or CLIENT_GONE
-            self._metrics.finished(self._name, status, seconds, exchange.first_byte_s, exchange.receipt)
-            if exchange.error is not None:
-                self._metrics.failed(exchange.error)
-            if self._tracer is not None:
-                self._end_span(exchange, status)
 
-    def _end_span(self, exchange: Exchange, status: int) -> None:
-        span = SPAN.get()
-        if span is None:
-            return
+    def _end_span(self, span: Span, exchange: Exchange, status: int) -> None:
         span.note(
             {
                 "http.request.method": exchange.scope["method"],
@@ -195,50 +203,67 @@ class Endpoint:
             span.fail(exchange.error.code if exchange.error else str(status))
         span.end()
 
-    def _takes(self, method: str) -> bool:
-        return method == self._method or (method == "HEAD" and self._method == "GET")
 
+class Deadline:
+    """Ends a block after ``seconds``, which raises ExpertTimeout, or when the client hangs up, which raises
+    ClientGone. What is under way inside sees both as a cancellation."""
 
-class HangUp:
-    """Ends a block when the client hangs up. Only once the body was read: from then on ``receive`` tells of
-    nothing but the end of the connection, or of the response: servers say the same of both."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self.happened = False
-        self._exchange = exchange
+    def __init__(self, exchange: Exchange, seconds: float) -> None:
+        self._exchange, self._seconds = exchange, seconds
+        self._timeout = asyncio.timeout(seconds)
+        self._start: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._hung_up = False
 
-    @contextmanager
-    def expires(self, block: asyncio.Timeout) -> Iterator[None]:
-        """``block`` expires when it happens, which the clean-up inside sees as a cancellation."""
+    def watch_client(self) -> None:
+        """From now on a client that hangs up ends the block. Only once the body was read: after that
+        ``receive`` has nothing but the end of the connection or of the response, which servers do not tell
+        apart."""
         # Most answers of quick experts are there before watching for the client is worth a task.
-        start = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._watch, block)
+        self._start = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._watch)
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._start is not None:
+            self._start.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         try:
-            yield
-        finally:
-            start.cancel()
-            if self._watcher is not None:
-                self._watcher.cancel()
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise (ClientGone if self._hung_up else _too_slow(self._seconds)) from None
 
-    def _watch(self, block: asyncio.Timeout) -> None:
-        self._watcher = asyncio.create_task(self._expire(block))
+    def _watch(self) -> None:
+        self._watcher = asyncio.create_task(self._expire())
 
-    async def _expire(self, block: asyncio.Timeout) -> None:
+    async def _expire(self) -> None:
         while (await self._exchange.receive())["type"] != "http.disconnect":
             pass
-        if self._exchange.whole:
-            return
-        self.happened = True
-        block.reschedule(0)
+        if not self._exchange.whole:
+            self._hung_up = True
+            self._timeout.reschedule(0)
 
 
-def _wrong_method(right: str) -> BadHttp:
-    return BadHttp(405, f"this path takes {right} only", code="method_not_allowed", hint=f"Use {right}.")
+def _too_slow(seconds: float) -> ExpertTimeout:
+    return ExpertTimeout(
+        f"no complete answer came within {seconds:g} s",
+        hint="Ask for fewer tokens, or raise limits.request_timeout_s in experts.yaml.",
+    )
 
 
-def _given_up() -> CoeError:
+def _wrong_method(allowed: Sequence[str]) -> BadHttp:
+    takes = " and ".join(allowed)
+    return BadHttp(405, f"this path takes {takes} only", code="method_not_allowed", hint=f"Use {takes}.")
+
+
+def _stopped() -> CoeError:
     return ServiceDown(
-        "the service stopped before the answer was whole",
+        "the service stopped before the answer was complete",
         code="stopping",
         hint="Ask again when it is back.",
         retry_after_s=5.0,
@@ -247,6 +272,6 @@ def _given_up() -> CoeError:
 
 def _unexpected(request_id: str) -> CoeError:
     return CoeError(
-        f"an unexpected error in the service; its log has the cause under {request_id}",
-        hint="Ask again; if it stays, report it with the log.",
+        f"an unexpected error happened in the service; its log has the cause under {request_id}",
+        hint="Ask again. If it happens again, report it with the log.",
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Generic, TypeVar
@@ -14,9 +14,8 @@ from prometheus_client.registry import Collector
 
 from coe.access.limits import Used
 from coe.core.errors import CoeError
-from coe.core.status import RebalanceCounts, Status
-from coe.core.types import Receipt
-from coe.gateway.middlewares import Middlewares
+from coe.core.status import ExpertStatus, RebalanceCounts, Status
+from coe.core.types import EngineStats, Receipt
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -42,16 +41,10 @@ class _Children(Generic[Labelled]):
 
 
 class Metrics:
-    """Numbers about requests; those about engines are read when Prometheus asks, and so are the others given
-    here. ``writer_calls``: the texts that routers had experts write, by result."""
+    """Numbers about requests. Those about engines, and what is added by :meth:`watch`, are read when
+    Prometheus asks."""
 
-    def __init__(
-        self,
-        status: Status,
-        middlewares: Middlewares | None = None,
-        writer_calls: Mapping[str, int] | None = None,
-        rebalances: RebalanceCounts | None = None,
-    ) -> None:
+    def __init__(self, status: Status) -> None:
         registry = self._registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> _Children[Counter]:
@@ -79,20 +72,31 @@ class Metrics:
         )
         self._usd = Counter("coe_usd", "By the experts' prices, in US dollars.", registry=registry)
         self._gpu_seconds = Counter("coe_gpu_seconds", "That experts worked on requests.", registry=registry)
-        registry.register(_Collector(partial(_engines, status), partial(_experts, status)))
-        if middlewares is not None:
-            read = (partial(each, middlewares) for each in (_keys, _records, _state))
-            registry.register(_Collector(*read))
-        if writer_calls is not None:
-            registry.register(_Collector(partial(_writer_calls, writer_calls)))
-        if rebalances is not None:
-            registry.register(_Collector(partial(_rebalances, rebalances)))
+        for each in _of_status(status):
+            registry.register(each)
+
+    def watch(self, name: str, text: str, label: str | None, read: Callable[[], Mapping[str, float]]) -> None:
+        """Also show a counter that is kept elsewhere, by the values of its ``label``."""
+        self._registry.register(_Watched(CounterMetricFamily, name, text, label, read))
+
+    def watch_rebalances(self, counts: RebalanceCounts) -> None:
+        """Also show what came of checking where experts should run."""
+
+        def checks() -> Mapping[str, float]:
+            return {"moved": counts.moved, "kept": counts.kept, "failed": counts.failed}
+
+        self.watch("rebalances", "Checks of where experts should run, by result.", "result", checks)
+        self.watch("rebalanced_experts", "Experts moved to another host.", None, lambda: {"": counts.experts})
+
+    def watch_gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Also show a number that may go down."""
+        self._registry.register(_Watched(GaugeMetricFamily, name, text, None, lambda: {"": read()}))
 
     def arrived(self, endpoint: str) -> None:
         self._in_flight.labels(endpoint).inc()
 
     def failed(self, error: CoeError) -> None:
-        """A client was told of ``error``."""
+        """A client was sent ``error``."""
         self._errors.labels(error.source, error.type).inc()
 
     def charged(self, used: Used) -> None:
@@ -144,19 +148,6 @@ _FORMER_NAMES: Mapping[str, str] = MappingProxyType(
 """A metric's name -> what the version before called it, which is emitted for one more version."""
 
 
-class _Collector(Collector):
-    """Read when Prometheus asks, so that nothing has to be kept up to date."""
-
-    def __init__(self, *read: Callable[[], Iterable[Metric]]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in itertools.chain.from_iterable(read() for read in self._read):
-            yield metric
-            if metric.name in _FORMER_NAMES:
-                yield _under_former_name(metric)
-
-
 def _under_former_name(metric: Metric) -> Metric:
     name = _FORMER_NAMES[metric.name]
     text = f"Deprecated, use {metric.name}_total: this name goes with the next version."
@@ -170,81 +161,45 @@ def _under_former_name(metric: Metric) -> Metric:
 _FORMER_USERS: Mapping[str, str] = MappingProxyType({"cache": "answers"})
 
 
-def _engines(status: Status) -> list[Metric]:
-    ready = GaugeMetricFamily("coe_engine_ready", "1 when the engine can answer.", labels=["engine"])
-    swaps = CounterMetricFamily("coe_engine_swaps", "Experts moved in.", labels=["engine"])
-    reads = CounterMetricFamily(
-        "coe_engine_reads_ahead", "Experts whose weights were read into RAM early.", labels=["engine"]
-    )
-    broken = GaugeMetricFamily(
-        "coe_circuit_open", "1 while an expert that kept failing is not asked.", labels=["expert"]
-    )
-    for engine, stats in status.engines().items():
-        ready.add_metric([engine], float(stats.state == "ready"))
-        swaps.add_metric([engine], stats.swaps)
-        reads.add_metric([engine], stats.reads_ahead)
-        for expert in stats.broken:
-            broken.add_metric([expert], 1.0)
-    return [ready, swaps, reads, broken]
+@dataclass(frozen=True)
+class _Watched(Collector):
+    """One number for each value of a label, read when Prometheus asks."""
+
+    family: type[CounterMetricFamily] | type[GaugeMetricFamily]
+    name: str
+    text: str
+    label: str | None
+    read: Callable[[], Mapping[str, float]]
+
+    def collect(self) -> Iterator[Metric]:
+        found = self.family(f"coe_{self.name}", self.text, labels=[self.label] if self.label else [])
+        for value, number in self.read().items():
+            found.add_metric([value] if self.label else [], number)
+        yield found
+        if found.name in _FORMER_NAMES:
+            yield _under_former_name(found)
 
 
-def _experts(status: Status) -> list[Metric]:
-    awake = GaugeMetricFamily("coe_expert_awake", "1 when the expert can answer.", labels=["expert"])
-    queued = GaugeMetricFamily("coe_expert_queued", "Requests that wait for it.", labels=["expert"])
-    running = GaugeMetricFamily("coe_expert_running", "Requests that it answers.", labels=["expert"])
-    for expert, found in status.experts().items():
-        awake.add_metric([expert], float(found.state == "awake"))
-        queued.add_metric([expert], found.queued)
-        running.add_metric([expert], found.running)
-    return [awake, queued, running]
+def _of_status(status: Status) -> Iterator[_Watched]:
+    """What Prometheus is told of engines and experts."""
 
+    def engines(read: Callable[[EngineStats], float]) -> Callable[[], Mapping[str, float]]:
+        return lambda: {name: read(stats) for name, stats in status.engines().items()}
 
-def _keys(middlewares: Middlewares) -> list[Metric]:
-    edits = CounterMetricFamily("coe_keys_edits", "Edits of the keys file.", labels=["result"])
-    stale = GaugeMetricFamily("coe_keys_stale", "1 while the keys file is refused.")
-    if middlewares.keys is not None:
-        edits.add_metric(["accepted"], middlewares.keys.accepted)
-        edits.add_metric(["refused"], middlewares.keys.refused)
-        stale.add_metric([], float(middlewares.keys.stale))
-    return [edits, stale]
+    def experts(read: Callable[[ExpertStatus], float]) -> Callable[[], Mapping[str, float]]:
+        return lambda: {name: read(found) for name, found in status.experts().items()}
 
+    def broken() -> Mapping[str, float]:
+        return {expert: 1.0 for stats in status.engines().values() for expert in stats.broken}
 
-def _records(middlewares: Middlewares) -> list[Metric]:
-    records = _by_result("coe_records", "Requests in the record of prompts.")
-    if middlewares.recorder is not None:
-        records.add_metric(["written"], middlewares.recorder.written)
-        records.add_metric(["dropped"], middlewares.recorder.dropped)
-    return [records]
-
-
-def _state(middlewares: Middlewares) -> list[Metric]:
-    cache = middlewares.cache
-    failures = CounterMetricFamily("coe_state_failures", "Failed calls of the shared state.", labels=["user"])
-    failures.add_metric(["limits"], middlewares.access_control.down)
-    if cache is None:
-        return [failures]
-    failures.add_metric(["cache"], cache.down)
-    lookups = _by_result("coe_cache_lookups", "Lookups of the response cache.")
-    for result, count in (("hit", cache.hits), ("similar", cache.similar_hits), ("miss", cache.misses)):
-        lookups.add_metric([result], count)
-    return [failures, lookups]
-
-
-def _writer_calls(counts: Mapping[str, int]) -> list[Metric]:
-    calls = _by_result("coe_writer_calls", "Texts that routers have experts write, by result.")
-    for result, count in counts.items():
-        calls.add_metric([result], count)
-    return [calls]
-
-
-def _rebalances(counts: RebalanceCounts) -> list[Metric]:
-    rounds = _by_result("coe_rebalances", "Checks of where experts should run, by result.")
-    for result, count in (("moved", counts.moved), ("kept", counts.kept), ("failed", counts.failed)):
-        rounds.add_metric([result], count)
-    moves = CounterMetricFamily("coe_rebalanced_experts", "Experts moved to another host.")
-    moves.add_metric([], counts.experts)
-    return [rounds, moves]
-
-
-def _by_result(name: str, text: str) -> CounterMetricFamily:
-    return CounterMetricFamily(name, text, labels=["result"])
+    gauge = partial(_Watched, GaugeMetricFamily)
+    counter = partial(_Watched, CounterMetricFamily)
+    ready, reads = "1 when the engine can answer.", "Experts whose weights were read into RAM early."
+    yield gauge("engine_ready", ready, "engine", engines(lambda stats: stats.state == "ready"))
+    yield counter("engine_swaps", "Experts moved in.", "engine", engines(lambda stats: stats.swaps))
+    yield counter("engine_reads_ahead", reads, "engine", engines(lambda stats: stats.reads_ahead))
+    yield gauge("circuit_open", "1 while an expert that kept failing is not asked.", "expert", broken)
+    awake = "1 when the expert can answer."
+    yield gauge("expert_awake", awake, "expert", experts(lambda found: found.state == "awake"))
+    yield gauge("expert_queued", "Requests that wait for it.", "expert", experts(lambda found: found.queued))
+    yield gauge("expert_running", "Requests that it answers.", "expert", experts(lambda found: found.running))

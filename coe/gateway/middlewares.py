@@ -1,4 +1,4 @@
-"""What a registry asks for between the API and the pipeline: access control, cache, record of prompts."""
+"""What stands between the API and the pipeline: access, the response cache, and who observes completions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from coe.access.api_keys import KeysFile
 from coe.access.limits import AccessControl
 from coe.access.response_cache import Embed, ResponseCache, SimilarTexts
 from coe.core.errors import ConfigError
-from coe.observe.capture import Recorder, open_recorder
+from coe.gateway.completions import Completion, NoCache, Observer
+from coe.gateway.metrics import Metrics
+from coe.observe.capture import MAX_ANSWER_BYTES, CapturedExchange, Recorder, open_recorder
 from coe.observe.otel import open_tracer
 from coe.observe.tracing import Tracer
-from coe.pipeline.feedback import FeedbackRecorder
+from coe.pipeline.feedback import FeedbackRecorder, open_feedback
 from coe.registry.schema import Registry
 from coe.registry.service_settings import State
 from coe.state.memory import MemoryStore
@@ -25,58 +27,120 @@ from coe.state.store import Store
 
 @dataclass(frozen=True)
 class Middlewares:
-    """What stands between the API and the pipeline."""
+    """What a registry asks for, opened. ``store`` is closed at the end."""
 
-    access_control: AccessControl
-    cache: ResponseCache | None = None
-    store: Store | None = None
-    """to be closed at the end"""
-    marks: FeedbackRecorder | None = None
+    access: AccessControl
+    store: Store
+    cache: ResponseCache | NoCache
+    feedback: FeedbackRecorder
+    observers: tuple[Observer, ...] = ()
     tracer: Tracer | None = None
-    recorder: Recorder | None = None
     keys: KeysFile | None = None
+
+    def show_in(self, metrics: Metrics) -> None:
+        """Have the numbers of all parts shown."""
+        access, cache = self.access, self.cache
+        metrics.watch(
+            "state_failures",
+            "Failed calls of the shared state.",
+            "user",
+            lambda: {"limits": access.down, "cache": cache.down},
+        )
+        metrics.watch("cache_lookups", "Lookups of the response cache.", "result", lambda: cache.lookups)
+        for observer in self.observers:
+            observer.show_in(metrics)
+        if (keys := self.keys) is not None:
+            metrics.watch("keys_edits", "Edits of the keys file.", "result", lambda: keys.edits)
+            metrics.watch_gauge("keys_stale", "1 while the keys file is refused.", lambda: float(keys.stale))
 
     def start(self) -> None:
         """From now on edits of the keys file count. Needs the service's event loop; idempotent."""
         if self.keys is not None:
-            self.keys.start(self.access_control.change_keys)
+            self.keys.start(self.access.change_keys)
 
     async def close(self) -> None:
         if self.keys is not None:
             self.keys.close()
-        if self.marks is not None:
-            self.marks.close()
-        if self.store is not None:
-            await self.store.close()
-        if self.recorder is not None:
-            await asyncio.to_thread(self.recorder.close)
+        for observer in self.observers:
+            await asyncio.to_thread(observer.close)
+        await self.store.close()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
 
 
+class RatedAnswers(Observer):
+    """Remembers answers, so that clients can rate them."""
+
+    def __init__(self, feedback: FeedbackRecorder) -> None:
+        self._feedback = feedback
+
+    async def completed(self, done: Completion) -> None:
+        if done.receipt is not None:
+            self._feedback.counts.answered(done.receipt, done.exchange.completion)
+
+    def close(self) -> None:
+        self._feedback.close()
+
+
+class Capture(Observer):
+    """Records prompts and answers, where the client does not forbid it."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def begun(self, done: Completion) -> None:
+        if self._recorder.wants(done.request):
+            done.sent = done.exchange.record_sent(MAX_ANSWER_BYTES)
+
+    async def completed(self, done: Completion) -> None:
+        if done.sent is not None:
+            self._recorder.take(
+                CapturedExchange(done.request, done.caller.id, done.receipt, bytes(done.sent), done.failed)
+            )
+
+    def show_in(self, metrics: Metrics) -> None:
+        recorder = self._recorder
+        metrics.watch("records", "Requests in the record of prompts.", "result", lambda: recorder.results)
+
+    def close(self) -> None:
+        self._recorder.close()
+
+
+class CacheFiller(Observer):
+    """Stores answers that may be given again."""
+
+    def __init__(self, cache: ResponseCache) -> None:
+        self._cache = cache
+
+    async def completed(self, done: Completion) -> None:
+        if done.cache_key is not None and done.body is not None:
+            await self._cache.put(done.cache_key, done.body)
+
+
 def without_access() -> Middlewares:
-    """Everybody may use the API, and nothing is cached or recorded."""
-    return Middlewares(AccessControl(None, MemoryStore()))
+    """Everybody may come, and nothing is stored."""
+    store = MemoryStore()
+    return Middlewares(AccessControl(None, store), store, NoCache(), open_feedback(None, Path()))
 
 
 def build_middlewares(
-    registry: Registry,
-    root: Path,
-    embedder: Callable[[str, Path], Embed],
-    marks: FeedbackRecorder | None = None,
+    registry: Registry, root: Path, embedder: Callable[[str, Path], Embed], feedback: FeedbackRecorder
 ) -> Middlewares:
     """Blocking: reads the keys file and may load an encoder. Raises ConfigError."""
     store = open_store(registry.state)
-    access, settings = registry.access, registry.cache
+    access, observe = registry.access, registry.observe
     keys = KeysFile(root / Path(access.keys_file).expanduser()) if access.keys_file else None
-    access_control = AccessControl(keys.ring if keys else None, store, access.when_down)
-    cache = None
-    if settings is not None:
-        words = settings.similarity and SimilarTexts(embedder(settings.encoder, root), settings.similarity)
-        cache = ResponseCache(store, settings.ttl_s, words or None)
-    observe = registry.observe
-    recorder = open_recorder(observe.capture, root)
-    return Middlewares(access_control, cache, store, marks, open_tracer(observe.traces), recorder, keys)
+    control = AccessControl(keys.ring if keys else None, store, access.when_down)
+    cache: ResponseCache | NoCache = NoCache()
+    observers: list[Observer] = [RatedAnswers(feedback)] if registry.feedback else []
+    if observe.capture is not None:
+        observers.append(Capture(open_recorder(observe.capture, root)))
+    if (settings := registry.cache) is not None:
+        embed = embedder(settings.encoder, root) if settings.similarity else None
+        similar = SimilarTexts(embed, settings.similarity) if embed and settings.similarity else None
+        cache = ResponseCache(store, settings.ttl_s, similar)
+        observers.append(CacheFiller(cache))
+    return Middlewares(control, store, cache, feedback, tuple(observers), open_tracer(observe.traces), keys)
 
 
 def open_store(state: State) -> Store:

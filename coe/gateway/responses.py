@@ -50,13 +50,13 @@ def receipt_headers(receipt: Receipt) -> HeaderList:
     ]
 
 
-def body_given_again(kept: bytes, request_id: str) -> bytes:
-    """A kept body for another request: its receipt names that request, has no legs, and says why."""
-    body = quick_json.decode(kept)
+def body_from_cache(stored: bytes, request_id: str) -> bytes:
+    """A stored body for another request: its receipt names that request, has no legs, and says why."""
+    body = quick_json.decode(stored)
     body["coe"] = {
         **body["coe"],
         "request_id": request_id,
-        "reason": f"kept answer of {body['coe']['request_id']}",
+        "reason": f"stored answer of {body['coe']['request_id']}",
         "cached": True,
         "legs": [],
         "queue_ms": 0.0,

@@ -1,4 +1,4 @@
-"""Request bodies as pydantic models: the fields that we check. Also the source of /openapi.json.
+"""Bodies of requests and answers as pydantic models. Those of requests name the fields that we check.
 
 Fields that are not here pass through to the expert unchanged, except inside ``coe``, which is ours: there an
 unknown key is refused.
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
 from coe.aggregators.top_p import PATTERN, written
-from coe.core.types import DeadlineClass, Options
+from coe.core.types import DeadlineClass, Options, Role, WakeFrom
 
 MAX_CHOICES = 16
 
@@ -201,20 +201,140 @@ class RouteBody(BaseModel):
     router: str | None = Field(None, description="Name of a router in experts.yaml.")
 
 
-class AdminBody(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    code: str
+    param: str | None
+    hint: str | None
+    source: Literal["router", "expert"]
 
 
-class AddBody(AdminBody):
-    """Body of POST /admin/experts: one of ``experts`` and ``yaml``."""
+class ErrorBody(BaseModel):
+    """Every error. ``source`` says who failed; ``hint`` what to do."""
 
-    experts: list[dict[str, Any]] | None = Field(None, description="Entries as in experts.yaml.")
-    yaml: str | None = Field(None, description="The same as YAML text.")
-    shadow: bool = Field(False, description="Admit as shadows, whatever the gate says.")
-    profile: bool = Field(False, description="Ask the new experts the probe questions first.")
+    error: ErrorDetail
 
 
-class RollbackBody(AdminBody):
-    """Body of POST /admin/registry/rollback."""
+class FeedbackTaken(BaseModel):
+    """A rating was counted for ``expert``."""
 
-    generation: int = Field(ge=1)
+    object: Literal["coe.feedback"]
+    id: str
+    expert: str
+
+
+class LegBody(BaseModel):
+    expert: str
+    role: Role
+    queue_ms: float
+    swap_ms: float
+    wake_from: WakeFrom
+    run_ms: float | None
+    tokens: int | None
+    outcome: str = Field(description="ok, failed: <code>, late, not needed or cancelled.")
+
+
+class LegUsage(BaseModel):
+    """Tokens of one leg; the answer's usage is the sum of all of them."""
+
+    expert: str
+    role: Role
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+class ReceiptBody(BaseModel):
+    """How the answer came about."""
+
+    request_id: str
+    generation: int
+    router: str
+    expert: str | None = Field(description="Who answered; null while several are asked.")
+    aggregator: str | None = Field(description="What combined several answers; null for one expert.")
+    confidence: float | None
+    runner_up: str | None
+    margin: float | None
+    reason: str
+    legs: list[LegBody]
+    usage_by_leg: list[LegUsage] | None = Field(None, description="Where several experts were asked.")
+    queue_ms: float
+    swap_ms: float
+
+
+class Completion(BaseModel):
+    """OpenAI's completion object as the expert made it, with ``model`` naming the expert, and the receipt."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: dict[str, Any] | None = None
+    coe: ReceiptBody
+
+
+class ModelBody(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    description: str
+    skills: list[str] | None = Field(None, description="Of experts.")
+    state: str | None = Field(None, description="Of experts: awake, sleeping, cold, or on the way.")
+    shadow: bool | None = Field(None, description="Of experts: true where no router chooses it.")
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[ModelBody]
+
+
+class RankedBody(BaseModel):
+    expert: str
+    probability: float
+    expected_wait_s: float | None = Field(
+        description="Wait for this expert if asked now, in seconds; null: it would be refused."
+    )
+
+
+class RouteAnswer(BaseModel):
+    object: Literal["coe.route"]
+    generation: int
+    router: str
+    expert: str
+    confidence: float
+    margin: float | None
+    reason: str
+    experts: list[RankedBody] = Field(description="All experts, best first.")
+
+
+class Alive(BaseModel):
+    status: Literal["ok"]
+
+
+class Ready(BaseModel):
+    status: Literal["ready", "not_ready"]
+    reasons: list[str]
+
+
+class ExpertHealth(BaseModel):
+    state: str | None
+    can_answer: bool = Field(description="Whether a request for it would be tried now.")
+
+
+class ExpertsHealth(BaseModel):
+    status: Literal["ok", "degraded", "failed"] = Field(
+        description="degraded: some cannot; failed: none can."
+    )
+    experts: dict[str, ExpertHealth]
+
+
+class Document(BaseModel):
+    """The OpenAPI document itself."""
+
+    model_config = ConfigDict(extra="allow")
+
+    openapi: str
+    paths: dict[str, Any]

@@ -96,12 +96,10 @@ class Recorder:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="capture")
 
     @property
-    def written(self) -> int:
-        return self._done.records - self._failed
-
-    @property
-    def dropped(self) -> int:
-        return self._refused + self._failed
+    def results(self) -> Mapping[str, int]:
+        """How many records so far were written and dropped."""
+        written = self._done.records - self._failed
+        return {"written": written, "dropped": self._refused + self._failed}
 
     def wants(self, request: Request) -> bool:
         return not request.private and request.body.get("store") is not False
@@ -176,8 +174,8 @@ class BoundedFile:
             yield
 
 
-def open_recorder(settings: CaptureSettings | None, root: Path) -> Recorder | None:
-    return None if settings is None else Recorder(root / Path(settings.file).expanduser(), settings)
+def open_recorder(settings: CaptureSettings, root: Path) -> Recorder:
+    return Recorder(root / Path(settings.file).expanduser(), settings)
 
 
 def entry(exchange: CapturedExchange, at: float, redact: Callable[[str], str]) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""What clients said about answers, as a small and bounded change of the routers' probabilities.
+"""Clients' ratings of answers, as a small and bounded change of the routers' probabilities.
 
-For each category and expert the good and bad marks are counted as a Beta distribution's parameters:
+For each category and expert the good and bad ratings are counted as a Beta distribution's parameters:
 
-    n = good + bad, scaled down to at most ``cap``    (so that old marks fade and no campaign weighs more)
+    n = good + bad, scaled down to at most ``cap``    (so that old ratings fade and no campaign weighs more)
     step = log((good + 1) / (bad + 1)) * n / (n + PRIOR)
     p' = sigmoid(logit(p) + clip(step, -bound, bound))
 
-One mark moves a probability by little, many by at most ``bound`` in log-odds. Marks by ``score`` in 0..1
-count in parts. A second mark for an answer replaces the first.
+One rating moves a probability by little, many by at most ``bound`` in log-odds. A ``score`` between 0 and 1
+counts in parts. A second rating of an answer replaces the first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_LOG_BYTES = 50_000_000
 
 @dataclass(frozen=True)
 class Rating:
-    """One client's word on one answer: 0 is useless, 1 is right."""
+    """One client's score for one answer: 0 is useless, 1 is right."""
 
     request: str
     category: str
@@ -63,14 +63,14 @@ class _Counts:
 
 
 class Feedback:
-    """Counts marks and applies them. Belongs to one event loop; nothing in it waits or reads a disk."""
+    """Counts ratings and applies them. Belongs to one event loop; nothing in it waits or reads a disk."""
 
     def __init__(self, cap: float = 50.0, bound: float = 1.0) -> None:
         self._cap, self._bound = cap, bound
         self._counts: dict[tuple[str, ExpertId], _Counts] = {}
         self._routed: OrderedDict[str, str] = OrderedDict()
         self._answered: OrderedDict[str, Rating] = OrderedDict()
-        self._names: OrderedDict[str, str] = OrderedDict()
+        self._by_completion: OrderedDict[str, str] = OrderedDict()
 
     def applied(self, request: str, decision: Decision) -> Decision:
         """``decision`` with its probabilities moved and its experts in their new order.
@@ -94,18 +94,18 @@ class Feedback:
         )
 
     def answered(self, receipt: Receipt, completion: str | None) -> None:
-        """An answer was given, which may be marked by its request's id or its completion's."""
+        """An answer was given, which may be rated by its request's id or its completion's."""
         category = self._routed.pop(receipt.request_id, None)
         if category is None or receipt.expert is None:  # pinned, or written by several
             return
         rating = Rating(receipt.request_id, category, receipt.expert, math.nan)
         _remember(self._answered, receipt.request_id, rating)
         if completion is not None:
-            _remember(self._names, completion, receipt.request_id)
+            _remember(self._by_completion, completion, receipt.request_id)
 
-    def rating(self, name: str, score: float) -> Rating:
-        """Count a mark, in the place of an earlier one. Raises BadRequest (404) for an unknown id."""
-        request = self._names.get(name, name)
+    def rate(self, name: str, score: float) -> Rating:
+        """Count a rating, in the place of an earlier one. Raises UnknownAnswer for an unknown id."""
+        request = self._by_completion.get(name, name)
         known = self._answered.get(request)
         if known is None:
             raise UnknownAnswer(
@@ -121,7 +121,7 @@ class Feedback:
         return self._answered[request]
 
     def replay(self, rating: Rating) -> None:
-        """Count a mark of an earlier run."""
+        """Count a rating of an earlier run."""
         self._counts.setdefault((rating.category, rating.expert), _Counts()).add(rating.score, self._cap)
 
     def step(self, category: str, expert: ExpertId) -> float:
@@ -140,12 +140,29 @@ class Feedback:
         return 1.0 / (1.0 + math.exp(-(math.log(p / (1.0 - p)) + step)))
 
 
+class NoFeedback(Feedback):
+    """Where experts.yaml wants no feedback: nothing is remembered, and nothing moves."""
+
+    def applied(self, request: str, decision: Decision) -> Decision:  # noqa: ARG002
+        return decision
+
+    def answered(self, receipt: Receipt, completion: str | None) -> None:
+        pass
+
+    def rate(self, name: str, score: float) -> Rating:  # noqa: ARG002
+        raise UnknownAnswer(
+            "this service takes no feedback",
+            code="feedback_off",
+            hint="Write `feedback: {}` into experts.yaml.",
+        )
+
+
 class UnknownAnswer(BadRequest):
     status, default_code = 404, "unknown_answer"
 
 
 class FeedbackLog:
-    """Marks on disk, one JSON line each: what a restart counts again and `coe eval import` reads.
+    """Ratings on disk, one JSON line each: what a restart counts again and `coe eval import` reads.
 
     Blocking; call ``append`` from a thread. A file over :data:`MAX_LOG_BYTES` is moved aside.
     """
@@ -161,7 +178,7 @@ class FeedbackLog:
             file.write(json.dumps(asdict(rating)) + "\n")
 
     def ratings(self) -> Iterator[Rating]:
-        """All of the present file; of several marks of an answer the last one. A broken line is skipped."""
+        """All of the present file; of several ratings of an answer the last one. A broken line is skipped."""
         found: dict[str, Rating] = {}
         if not self._path.exists():
             return
@@ -170,20 +187,20 @@ class FeedbackLog:
                 rating = Rating(**json.loads(line))
                 found[rating.request] = replace(rating, score=min(1.0, max(0.0, float(rating.score))))
             except (ValueError, TypeError):
-                log.warning("%s has a line that is no mark", self._path)
+                log.warning("%s has a line that is not a rating", self._path)
         yield from found.values()
 
 
 class FeedbackRecorder:
-    """Counts marks at once and writes them behind the request's back, in order. One event loop."""
+    """Counts ratings at once and writes them behind the request's back, in order. One event loop."""
 
-    def __init__(self, counts: Feedback, kept: FeedbackLog) -> None:
-        self.counts, self._kept = counts, kept
+    def __init__(self, counts: Feedback, file: FeedbackLog) -> None:
+        self.counts, self._file = counts, file
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="feedback")
 
     def take(self, name: str, score: float) -> Rating:
-        """Raises UnknownAnswer. A mark that cannot be written is logged and counts all the same."""
-        rating = self.counts.rating(name, score)
+        """Raises UnknownAnswer. A rating that cannot be written is logged and counts all the same."""
+        rating = self.counts.rate(name, score)
         self._writer.submit(self._write, rating)
         return rating
 
@@ -193,19 +210,19 @@ class FeedbackRecorder:
 
     def _write(self, rating: Rating) -> None:
         try:
-            self._kept.append(rating)
+            self._file.append(rating)
         except OSError as error:
-            log.warning("a mark could not be written: %s", error)
+            log.warning("a rating could not be written: %s", error)
 
 
-def open_marks(settings: FeedbackSettings | None, root: Path) -> FeedbackRecorder | None:
-    """With the marks of earlier runs counted; None where the registry wants none. Blocking."""
+def open_feedback(settings: FeedbackSettings | None, root: Path) -> FeedbackRecorder:
+    """With the ratings of earlier runs counted. Blocking."""
     if settings is None:
-        return None
-    counts, kept = Feedback(settings.cap, settings.bound), FeedbackLog(root / settings.file)
-    for rating in kept.ratings():
+        return FeedbackRecorder(NoFeedback(), FeedbackLog(root))
+    counts, file = Feedback(settings.cap, settings.bound), FeedbackLog(root / settings.file)
+    for rating in file.ratings():
         counts.replay(rating)
-    return FeedbackRecorder(counts, kept)
+    return FeedbackRecorder(counts, file)
 
 
 def _remember(known: OrderedDict[str, T], name: str, value: T) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from coe.aggregators import Aggregator
 from coe.core.types import ExpertId, ExpertView, Router
-from coe.pipeline.feedback import Feedback
+from coe.pipeline.feedback import Feedback, NoFeedback
 from coe.registry.schema import Registry
 
 
@@ -26,8 +26,8 @@ class Generation:
     """by the names that requests may give"""
     created: int
     """Unix time in seconds."""
-    feedback: Feedback | None = None
-    """shared by all generations; None where clients' marks are not taken"""
+    feedback: Feedback = field(default_factory=NoFeedback)
+    """shared by all generations"""
     left: Mapping[ExpertId, int] = field(default_factory=dict)
     """experts of earlier generations that are gone, and the first generation without them"""
     reason: str = ""

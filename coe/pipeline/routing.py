@@ -75,9 +75,7 @@ async def _routed(request: Request, named: str | None, generation: Generation, w
             hint="Name an expert as the model, or another router in coe.router; the log has the cause.",
         ) from error
     _check_decision(decision, generation)
-    if generation.feedback is not None:
-        decision = generation.feedback.applied(request.id, decision)
-    return decision
+    return generation.feedback.applied(request.id, decision)
 
 
 async def _prepared(router: Router, text: str, write: Write) -> Callable[..., Decision]:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
-from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Router
 
 from coe.core.errors import BadHttp, BadRequest
-from coe.gateway.faults import validate
-from coe.gateway.http import Endpoint, Exchange
+from coe.gateway.http import ANY_METHOD, Endpoint, Exchange, Handler
 from coe.gateway.metrics import Metrics
-from coe.gateway.requests import parse_json, read_body
-from coe.gateway.schemas import AddBody, RollbackBody
+from coe.gateway.requests import parse_json, read_body, validate
+from coe.gateway.routes import Operation, Parameter, build_document, build_router
+from coe.gateway.schemas import Document
 from coe.registry.edit import Entry, read_entries
+from coe.service import admin_schemas as schemas
 from coe.service.admin import Admin
-from coe.service.admin_openapi import admin_document
 
 MAX_BODY_BYTES = 1_000_000
+COMPARE = Parameter("compare", "query", {"type": "integer", "minimum": 1})
 
 Body = TypeVar("Body", bound=BaseModel)
 _Act = Callable[[Exchange], Awaitable[dict[str, Any]]]
@@ -34,28 +35,51 @@ class AdminGateway:
         self._token = token.encode()
 
     def app(self) -> Router:
-        return Router(
-            routes=[
-                self._route("/admin/status", GET=self._status),
-                self._route("/admin/experts", GET=self._experts, POST=self._add),
-                self._route("/admin/experts/{id:path}/profile", POST=self._profile),
-                self._route("/admin/experts/{id:path}", GET=self._expert, DELETE=self._remove),
-                self._route("/admin/registry/history", GET=self._history),
-                self._route("/admin/registry/rollback", POST=self._rollback),
-                self._route("/admin/reload", POST=self._reload),
-                self._route("/admin/openapi.json", GET=self._openapi),
-            ],
-            default=Endpoint("admin/other", "GET", self._nothing, self._metrics),
-            redirect_slashes=False,
+        other = Endpoint("admin/other", {ANY_METHOD: self._guarded(self._nothing)}, self._metrics)
+        return build_router(self.operations, other, self._metrics)
+
+    @cached_property
+    def operations(self) -> tuple[Operation, ...]:
+        """Everything that can be asked of this API. A path that another one begins with stands behind it."""
+
+        def one(
+            method: str,
+            path: str,
+            act: _Act,
+            summary: str,
+            answers: type[BaseModel] = schemas.Done,
+            asks: type[BaseModel] | None = None,
+            *parameters: Parameter,
+        ) -> Operation:
+            return Operation(method, path, self._guarded(act), summary, answers, asks, parameters)
+
+        profile, expert = "/admin/experts/{id}/profile", "/admin/experts/{id}"
+        history, rollback = "/admin/registry/history", "/admin/registry/rollback"
+        return (
+            one("GET", "/admin/status", self._status, "What runs, and what was refused", schemas.AdminStatus),
+            one("GET", "/admin/experts", self._experts, "List the experts", schemas.Experts),
+            one("POST", "/admin/experts", self._add, "Add experts, all or none", asks=schemas.AddBody),
+            one("POST", profile, self._profile, "Ask an expert the probe questions"),
+            one("GET", expert, self._expert, "Show an expert", schemas.ExpertDetail),
+            one("DELETE", expert, self._remove, "Remove an expert once its work is done"),
+            one("GET", history, self._history, "Accepted generations", schemas.HistoryBody, None, COMPARE),
+            one(
+                "POST",
+                rollback,
+                self._rollback,
+                "Make an earlier generation the next one",
+                asks=schemas.RollbackBody,
+            ),
+            one("POST", "/admin/reload", self._reload, "Read experts.yaml again"),
+            one("GET", "/admin/openapi.json", self._openapi, "This document", Document),
         )
 
-    def _route(self, path: str, **acts: _Act) -> Route:
-        endpoints = {
-            method: Endpoint(path, method, self._guarded(act), self._metrics) for method, act in acts.items()
-        }
-        return Route(path, _Methods(endpoints), methods=None)
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The OpenAPI document, for those who have the token."""
+        return build_document("CoE admin", self.operations, secured=True)
 
-    def _guarded(self, act: _Act) -> Callable[[Exchange], Awaitable[None]]:
+    def _guarded(self, act: _Act) -> Handler:
         async def handler(exchange: Exchange) -> None:
             self._require_token(exchange)
             await exchange.send_json(await act(exchange))
@@ -72,13 +96,12 @@ class AdminGateway:
                 hint="Send it as Authorization: Bearer TOKEN.",
             )
 
-    async def _nothing(self, exchange: Exchange) -> None:
-        self._require_token(exchange)
+    async def _nothing(self, exchange: Exchange) -> dict[str, Any]:
         raise BadHttp(
             404,
             f"there is nothing at {exchange.scope['path'][:200]}",
             code="not_found",
-            hint="This is the admin API; docs/reference/api.md lists its paths.",
+            hint="This is the admin API; GET /admin/openapi.json lists its paths.",
         )
 
     async def _status(self, exchange: Exchange) -> dict[str, Any]:  # noqa: ARG002
@@ -91,7 +114,7 @@ class AdminGateway:
         return self._admin.expert(exchange.scope["path_params"]["id"])
 
     async def _add(self, exchange: Exchange) -> dict[str, Any]:
-        body = await _body(exchange, AddBody)
+        body = await _body(exchange, schemas.AddBody)
         return await self._admin.add(_entries(body), body.shadow, body.profile)
 
     async def _remove(self, exchange: Exchange) -> dict[str, Any]:
@@ -104,32 +127,21 @@ class AdminGateway:
         return await self._admin.history(_compare(exchange.scope["query_string"]))
 
     async def _rollback(self, exchange: Exchange) -> dict[str, Any]:
-        body = await _body(exchange, RollbackBody)
+        body = await _body(exchange, schemas.RollbackBody)
         return await self._admin.rollback(body.generation)
 
     async def _reload(self, exchange: Exchange) -> dict[str, Any]:  # noqa: ARG002
         return await self._admin.reload()
 
     async def _openapi(self, exchange: Exchange) -> dict[str, Any]:  # noqa: ARG002
-        return admin_document()
-
-
-class _Methods:
-    """Several methods on one path."""
-
-    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
-        self._endpoints = endpoints
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        first = next(iter(self._endpoints.values()))
-        await self._endpoints.get(scope.get("method", ""), first)(scope, receive, send)
+        return self.document
 
 
 async def _body(exchange: Exchange, model: type[Body]) -> Body:
     return validate(model, parse_json(await read_body(exchange.receive, exchange.headers, MAX_BODY_BYTES)))
 
 
-def _entries(body: AddBody) -> list[Entry]:
+def _entries(body: schemas.AddBody) -> list[Entry]:
     if (body.experts is None) == (body.yaml is None):
         raise BadRequest("give one of experts and yaml", param="experts", hint='{"experts": [{"id": ...}]}')
     if body.yaml is not None:

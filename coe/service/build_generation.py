@@ -12,7 +12,7 @@ from typing import Any
 from coe.access.response_cache import Embed
 from coe.aggregators import Outcomes, Setting, build_aggregators
 from coe.core.types import ExpertId, ExpertView, Router
-from coe.pipeline.feedback import Feedback
+from coe.pipeline.feedback import Feedback, NoFeedback
 from coe.pipeline.generation import Generation
 from coe.profiles.aggregating import best_aggregators
 from coe.profiles.evidence import encoder_of, evidence_of
@@ -49,7 +49,7 @@ class GenerationBuilder:
     """
 
     def __init__(self, root: Path, feedback: Feedback | None = None) -> None:
-        self._root, self._feedback = root, feedback
+        self._root, self._feedback = root, feedback or NoFeedback()
         self._built: dict[str, _Built] = {}
 
     def build(

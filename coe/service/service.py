@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import uvloop
-from starlette.types import ASGIApp
 
 from coe.core.errors import ConfigError
 from coe.core.status import ExpertStatus, Readiness, RebalanceCounts, judge
@@ -27,7 +26,7 @@ from coe.gateway.metrics import Metrics
 from coe.gateway.middlewares import Middlewares, build_middlewares, without_access
 from coe.observe.logs import LogFormat, set_up_logs
 from coe.pipeline import Pipeline
-from coe.pipeline.feedback import open_marks
+from coe.pipeline.feedback import open_feedback
 from coe.pipeline.generation import Generation, Generations
 from coe.pool.registry_pool import EngineBuilder, RegistryPool
 from coe.registry.changes import fixed_hosts
@@ -71,8 +70,10 @@ class LocalService:
         self.pipeline = Pipeline(generations, self.pool)
         self._middlewares = middlewares or without_access()
         self._rebalances = RebalanceCounts()
-        self._metrics = Metrics(self, self._middlewares, self.pipeline.notes.counts, self._rebalances)
-        self.app = Gateway(self.pipeline, generations, self._metrics, self, self._middlewares).app()
+        self._metrics = Metrics(self)
+        self._metrics.watch_rebalances(self._rebalances)
+        self.gateway = Gateway(self.pipeline, generations, self._metrics, self, self._middlewares)
+        self.app = self.gateway.app()
 
     def follow(self, live: LiveRegistry) -> None:
         """Have the registry followed from the start on."""
@@ -81,7 +82,7 @@ class LocalService:
             live, self.generations, self.pool.work_done, self.engines, self._rebalances
         )
 
-    def admin_app(self, token: str) -> ASGIApp:
+    def admin_gateway(self, token: str) -> AdminGateway:
         """The admin API of a service that follows its registry, for those who have the token."""
         if self.live is None:
             raise ConfigError(
@@ -89,7 +90,7 @@ class LocalService:
             )
         gate, profiler = build_gate(self._root), build_profiler(self._root)
         admin = Admin(self.live, self.generations, self, self.pipeline, gate, profiler)
-        return AdminGateway(admin, self._metrics, token).app()
+        return AdminGateway(admin, self._metrics, token)
 
     async def start(self) -> None:
         """Returns at once; the engines start behind it (:meth:`readiness`). Idempotent."""
@@ -103,7 +104,7 @@ class LocalService:
             asyncio.create_task(watching, name="watch experts.yaml"),
             asyncio.create_task(self.rebalancer.run(), name="rebalance experts"),
         ]
-        if registry.state.share_registry and store is not None:
+        if registry.state.share_registry:
             sharing = SharedRegistry(self.live, store).run()
             self._following.append(asyncio.create_task(sharing, name="share experts.yaml"))
 
@@ -158,11 +159,11 @@ def build_service(
     """
     history = History(root / registry.history.folder, registry.history.keep)
     pool = RegistryPool(registry, root, engine_builder)
-    marks = open_marks(registry.feedback, root)
-    builder = GenerationBuilder(root, marks.counts if marks else None)
+    feedback = open_feedback(registry.feedback, root)
+    builder = GenerationBuilder(root, feedback.counts)
     number = history.number_of(file.text, hosts_of(registry)) if file else 1
     first = builder.build(registry, number)
-    middlewares = build_middlewares(registry, root, embedder, marks)
+    middlewares = build_middlewares(registry, root, embedder, feedback)
     service = LocalService(Generations(first), pool, root, middlewares)
     if file is not None:
         live = LiveRegistry(file, service, builder, history, lambda old, new: _faults(old, new, root))
@@ -197,7 +198,7 @@ def run_service(
             listeners = [Listener(http_server(service.app, drain_s, tls), listener)]
             admin = registry.service.admin
             if admin is not None:
-                app = service.admin_app(read_token(admin, root))
+                app = service.admin_gateway(read_token(admin, root)).app()
                 held_open = held.enter_context(contextlib.closing(bind(admin)))
                 listeners.append(Listener(http_server(app, drain_s, tls), held_open))
             return uvloop.run(_serve(service, listeners, drain_s))

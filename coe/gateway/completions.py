@@ -1,0 +1,192 @@
+"""The completion endpoints: admit, read, answer from the cache or by experts, settle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from coe.access.api_keys import Holder
+from coe.access.limits import AccessControl, Used, used
+from coe.access.response_cache import CacheKey, Versioned
+from coe.core.errors import EngineError
+from coe.core.types import Endpoint, Receipt, Request
+from coe.gateway.http import Deadline, Exchange
+from coe.gateway.metrics import Metrics
+from coe.gateway.requests import parse_completion, read_body
+from coe.gateway.responses import (
+    DONE_EVENT,
+    UntilDone,
+    body_from_cache,
+    body_with_receipt,
+    completion_id,
+    receipt_event,
+    receipt_headers,
+)
+from coe.observe.tracing import SPAN, code_of, of_request
+from coe.pipeline import Answer, Pipeline
+from coe.pipeline.generation import Generations
+from coe.registry.schema import Registry
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Completion:
+    """One completion request and what came of it. ``caller`` is whose request it is, ``registry`` was current
+    when it came. ``body``: what was sent, unless it was a stream; ``failed``: the code of what went wrong."""
+
+    request: Request
+    caller: Holder
+    registry: Registry
+    exchange: Exchange
+    cache_key: CacheKey | None = None
+    answer: Answer | None = None
+    """None until an expert has begun to answer"""
+    body: bytes | None = None
+    sent: bytearray | None = None
+    """what was sent so far, where an observer asked for it"""
+    failed: str | None = None
+
+    @property
+    def receipt(self) -> Receipt | None:
+        return self.exchange.receipt
+
+
+class Observer:
+    """Sees each completion that experts were asked for. What it raises is logged and harms nobody."""
+
+    def begun(self, done: Completion) -> None:
+        """Before anybody is asked. Quick."""
+
+    async def completed(self, done: Completion) -> None:
+        """After the last byte was sent, or the request failed or was cancelled."""
+
+    def show_in(self, metrics: Metrics) -> None:
+        """Have its numbers shown."""
+
+    def close(self) -> None:
+        """After the last completion. Blocking."""
+
+
+class Cache(Protocol):
+    """Where answers may be found (:class:`coe.access.response_cache.ResponseCache`)."""
+
+    def key(self, request: Request, tenant: str, version: Versioned) -> CacheKey | None: ...
+    async def find(self, key: CacheKey | None) -> bytes | None: ...
+
+
+class NoCache:
+    """What is there instead of a response cache that nobody asked for."""
+
+    down = 0
+    lookups: Mapping[str, int] = {}
+
+    def key(self, request: Request, tenant: str, version: Versioned) -> None:  # noqa: ARG002
+        return None
+
+    async def find(self, key: CacheKey | None) -> None:  # noqa: ARG002
+        return None
+
+
+class Completions:
+    """Both completion endpoints. Its only state are the answers that are being settled."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        generations: Generations,
+        metrics: Metrics,
+        access: AccessControl,
+        cache: Cache,
+        observers: Sequence[Observer],
+    ) -> None:
+        self._pipeline, self._generations, self._metrics = pipeline, generations, metrics
+        self._access, self._cache, self._observers = access, cache, observers
+        self._settling: set[asyncio.Task[None]] = set()
+
+    async def complete(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        """Admit, read, answer from the cache or by experts, settle."""
+        generation = self._generations.current
+        limits = generation.registry.limits
+        caller = await self._access.admit(exchange.headers)
+        async with Deadline(exchange, limits.request_timeout_s) as deadline:
+            raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
+            request = parse_completion(endpoint, raw, exchange.headers, limits, exchange.request_id)
+            deadline.watch_client()
+            if (span := SPAN.get()) is not None:
+                span.note(of_request(request))
+            key = self._cache.key(request, caller.tenant or caller.id, generation)
+            if (cached := await self._cache.find(key)) is not None:
+                body = body_from_cache(cached, request.id)
+                await exchange.send_bytes(body, headers=[(b"x-coe-cache", b"hit")])
+                await self._access.charge(caller, Used())
+                return
+            done = Completion(request, caller, generation.registry, exchange, key)
+            async with self._settled(done):
+                done.answer = await self._pipeline.answer(request)
+                await (_stream if request.stream else _send_whole)(done, done.answer)
+
+    @asynccontextmanager
+    async def _settled(self, done: Completion) -> AsyncIterator[None]:
+        """Whatever ends the block, what was used is given back, charged and seen by the observers."""
+        for observer in self._observers:
+            observer.begun(done)
+        try:
+            yield
+        except BaseException as error:
+            done.failed = code_of(error)
+            raise
+        finally:
+            settling = asyncio.create_task(self._settle(done))
+            self._settling.add(settling)
+            settling.add_done_callback(self._settling.discard)
+            # Goes on when the request is cancelled meanwhile: what was used is charged.
+            await asyncio.shield(settling)
+
+    async def _settle(self, done: Completion) -> None:
+        if done.answer is not None:
+            await done.answer.aclose()
+            if done.exchange.receipt is None:  # it broke off
+                done.exchange.receipt = done.answer.receipt()
+            bill = used(done.exchange.receipt, done.registry, len(done.request.text))
+            self._metrics.charged(bill)
+            await self._access.charge(done.caller, bill)
+        for observer in self._observers:
+            try:
+                await observer.completed(done)
+            except Exception:
+                log.exception("request %s: an observer failed", done.request.id)
+
+
+async def _send_whole(done: Completion, answer: Answer) -> None:
+    exchange = done.exchange
+    raw = b"".join([chunk async for chunk in answer.chunks()])
+    receipt = exchange.receipt = answer.receipt()
+    body = body_with_receipt(raw, receipt)
+    exchange.completion = completion_id(raw)
+    await exchange.send_bytes(body, headers=receipt_headers(receipt))
+    done.body = body
+
+
+async def _stream(done: Completion, answer: Answer) -> None:
+    exchange = done.exchange
+    await exchange.start_stream(receipt_headers(answer.receipt()))
+    events = UntilDone(answer.chunks())
+    async for chunk in events:
+        if exchange.completion is None:
+            exchange.completion = completion_id(chunk)
+        await exchange.write(chunk)
+    if not events.done:
+        raise EngineError(
+            f"{answer.receipt().expert or 'the aggregator'} broke off its answer",
+            code="stream_broken",
+            hint="What came is not complete; ask again.",
+        )
+    receipt = exchange.receipt = answer.receipt()
+    last = receipt_event(receipt, done.request.endpoint, created=int(time.time()))
+    await exchange.end(last + DONE_EVENT)
