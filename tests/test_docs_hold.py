@@ -10,24 +10,20 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from coe.access.limits import AccessControl
-from coe.access.response_cache import ResponseCache
+from coe.access.api_keys import Holder, add_key
 from coe.core.files import POLL_S
-from coe.core.status import RebalanceCounts
 from coe.core.types import WakeFrom
-from coe.gateway.metrics import Metrics
-from coe.gateway.middlewares import Middlewares
-from coe.gateway.openapi import openapi_document
 from coe.registry.errors import models_in
 from coe.registry.schema import Pool, Registry
 from coe.registry.source import parse_source
 from coe.scheduler.events import Evict
 from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.scheduler.policies import make_policy
-from coe.service.admin_openapi import admin_document
 from coe.service.check import explain
 from coe.service.registry_file import parse_registry
-from coe.state.memory import MemoryStore
+from coe.service.service import build_service
+from coe.testing.engines import FakeEngine
+from docs.generate.pages import documents
 from tests.support.scheduling import World
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +99,7 @@ def test_a_dotted_key_in_the_text_is_a_key_of_experts_yaml() -> None:
 def test_the_table_of_paths_has_every_path_of_the_api() -> None:
     rows = [row.split("|")[1] for row in API.splitlines() if row.startswith("| `")]
     shown = {path for row in rows for path in re.findall(r"`(?:GET|POST|DELETE) ([^`?]+)`", row)}
-    assert {*openapi_document()["paths"], *admin_document()["paths"]} - shown <= {"/admin/openapi.json"}
+    assert {path for document in documents() for path in document["paths"]} - shown == set()
 
 
 def test_the_tiers_of_a_swap_are_all_named() -> None:
@@ -111,16 +107,19 @@ def test_the_tiers_of_a_swap_are_all_named() -> None:
     assert {tier for tier in get_args(WakeFrom) if f"`{tier}`" not in row} == {"awake"}
 
 
-class _Status:
-    def engines(self) -> dict[str, Any]:
-        return {}
-
-    experts = engines
-
-
-def test_every_metric_is_in_the_documentation() -> None:
-    middlewares = Middlewares(AccessControl(None, MemoryStore()), ResponseCache(MemoryStore(), 60.0))
-    shown = Metrics(_Status(), middlewares, {}, RebalanceCounts()).render().decode()  # type: ignore[arg-type]
+def test_every_metric_is_in_the_documentation(tmp_path: Path) -> None:
+    add_key(tmp_path / "keys.yaml", Holder(id="alice", sha256="0" * 64))
+    registry = Registry.model_validate(
+        {
+            "pool": {"hosts": [{"id": "slot"}]},
+            "experts": [{"id": "sums", "host": "slot", "model": "sums"}],
+            "routers": {"default": "random"},
+            "access": {"keys_file": "keys.yaml"},
+            "cache": {},
+            "observe": {"capture": {}},
+        }
+    )
+    shown = build_service(registry, tmp_path, lambda *_: FakeEngine("slot")).metrics.render().decode()
     names = set(re.findall(r"^# TYPE (\w+) ", shown, re.MULTILINE))
     assert "coe_requests_total" in names
     assert [name for name in sorted(names) if f"`{name}`" not in API and not name.endswith("_created")] == []

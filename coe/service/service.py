@@ -70,9 +70,9 @@ class LocalService:
         self.pipeline = Pipeline(generations, self.pool)
         self._middlewares = middlewares or without_access()
         self._rebalances = RebalanceCounts()
-        self._metrics = Metrics(self)
-        self._metrics.watch_rebalances(self._rebalances)
-        self.gateway = Gateway(self.pipeline, generations, self._metrics, self, self._middlewares)
+        self.metrics = Metrics(self)
+        self.metrics.watch_rebalances(self._rebalances)
+        self.gateway = Gateway(self.pipeline, generations, self.metrics, self, self._middlewares)
         self.app = self.gateway.app()
 
     def follow(self, live: LiveRegistry) -> None:
@@ -90,7 +90,7 @@ class LocalService:
             )
         gate, profiler = build_gate(self._root), build_profiler(self._root)
         admin = Admin(self.live, self.generations, self, self.pipeline, gate, profiler)
-        return AdminGateway(admin, self._metrics, token)
+        return AdminGateway(admin, self.metrics, token)
 
     async def start(self) -> None:
         """Returns at once; the engines start behind it (:meth:`readiness`). Idempotent."""
