@@ -12,7 +12,8 @@ from coe.scheduler.forecast import likely_wait, promised_wait
 from coe.scheduler.groups import fulfil, join, leave
 from coe.scheduler.policies import Rules
 from coe.scheduler.queue import Waiter
-from coe.scheduler.state import ExpertState, HostState, Replica, SchedulerState
+from coe.scheduler.replica import ExpertState, HostState, Replica
+from coe.scheduler.state import SchedulerState
 from coe.scheduler.swaps import StepContext
 
 
@@ -66,14 +67,14 @@ class Admission:
         """Idle experts on ``host`` take requests that wait elsewhere and named them as alternatives, as far
         as there is batch room. Who took one, once for each."""
         residents = host.residents.values() if self.rules.reroute else ()
-        idle = [r for r in residents if r.expert.named and not r.expert.queued and r.has_batch_room]
+        idle = [r for r in residents if r.expert.stealable and not r.expert.queued and r.has_batch_room]
         takers: list[Replica] = []
         if not idle or any(r.expert.queued and r.has_batch_room for r in residents):
             return takers
         room = math.inf if host.plan.max_running is None else host.plan.max_running - host.running
         for replica in idle:
             most = min(replica.max_running - replica.running, room - len(takers))
-            for request in list(islice(replica.expert.named, int(most))):
+            for request in list(islice(replica.expert.stealable, int(most))):
                 self._move(request, replica.expert, step)
                 takers.append(replica)
         return takers
@@ -95,7 +96,7 @@ class Admission:
         waiter = self.state.waiting.pop(request).pop(request)
         for name in waiter.alternatives:
             if other := self.state.experts.get(name):
-                other.named.pop(request, None)
+                other.stealable.pop(request, None)
         return waiter
 
     def _server(self, asked: ExpertId, alternatives: tuple[ExpertId, ...], now: float) -> ExpertState | None:
@@ -136,7 +137,7 @@ class Admission:
         if self.rules.reroute:
             for name in alternatives:
                 if other := self.state.experts.get(name):
-                    other.named[request] = None
+                    other.stealable[request] = None
         for replica in sorted(expert.replicas.values(), key=lambda r: _reluctance(r, step.now)):
             step.touch(replica.host)
 

@@ -1,4 +1,4 @@
-"""What the scheduler learns from what it sees: what moves and runs cost, and how often experts are wanted."""
+"""What the scheduler learns from what it sees: what swaps and runs take, and how often experts are wanted."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class SharedCost:
 
 @dataclass(slots=True)
 class Longest:
-    """The longest run and the longest swap (sleep and load) of late; old extremes fade."""
+    """The longest run and the longest swap (sleep and load) recently; old extremes fade."""
 
     run_s: float = 1.0
     load_s: float = 0.0

@@ -1,4 +1,4 @@
-"""What the scheduler is told (events) and what it orders (actions). Plain values, without times.
+"""What happens to the scheduler (events) and what it orders (actions). Plain values, without times.
 
 Time is a float of seconds on any monotonic clock and is passed to ``Scheduler.step(event, now)``.
 Every request that has arrived ends exactly once: granted and then finished, rejected, or cancelled.
@@ -15,6 +15,14 @@ from coe.core.types import DeadlineClass, ExpertId, RequestId, WakeFrom
 HostId = str
 During = Literal["load", "sleep", "run", "prefetch"]
 RejectCode = Literal["queue_full", "wait_not_promised", "expert_unavailable"]
+
+
+@dataclass(frozen=True, slots=True)
+class OnHost:
+    """About one expert on one host."""
+
+    expert: ExpertId
+    host: HostId
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,37 +63,27 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(OnHost):
     """A Load or Wake has succeeded. ``took_s`` is its cost where the wall time says something else
     (for example when the host's process had to be started first)."""
 
-    expert: ExpertId
-    host: HostId
     took_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Slept:
+class Slept(OnHost):
     """A Sleep or Evict has succeeded: what the expert held on the host is free."""
 
-    expert: ExpertId
-    host: HostId
-
 
 @dataclass(frozen=True, slots=True)
-class Prefetched:
+class Prefetched(OnHost):
     """The weights of a cold expert are in the host's RAM."""
 
-    expert: ExpertId
-    host: HostId
-
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(OnHost):
     """A load, sleep or prefetch did not succeed, or a resident expert was lost (``run``)."""
 
-    expert: ExpertId
-    host: HostId
     reason: str
     during: During
 
@@ -107,53 +105,36 @@ Event = Arrived | Expected | Cancelled | Ready | Slept | Prefetched | Failed | F
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class Load(OnHost):
     """Bring a cold expert in; answer with Ready or Failed(during="load")."""
 
-    expert: ExpertId
-    host: HostId
-
 
 @dataclass(frozen=True, slots=True)
-class Wake:
+class Wake(OnHost):
     """Wake a sleeping expert; answer with Ready or Failed(during="load")."""
 
-    expert: ExpertId
-    host: HostId
-
 
 @dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleep(OnHost):
     """Put an expert without leases to sleep; answer with Slept or Failed(during="sleep")."""
 
-    expert: ExpertId
-    host: HostId
     level: int = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Evict:
+class Evict(OnHost):
     """Drop an expert without leases; answer with Slept or Failed(during="sleep")."""
-
-    expert: ExpertId
-    host: HostId
 
 
 @dataclass(frozen=True, slots=True)
-class Prefetch:
+class Prefetch(OnHost):
     """Read the weights of a cold expert from disk into the host's RAM, without slowing down what runs; answer
     with Prefetched or Failed(during="prefetch"). It may be loaded before the answer."""
 
-    expert: ExpertId
-    host: HostId
-
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Release(OnHost):
     """The RAM of weights that were prefetched is needed for others. Without an answer."""
-
-    expert: ExpertId
-    host: HostId
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from coe.core.types import DeadlineClass
 from coe.scheduler.plan import EPSILON
-from coe.scheduler.state import ExpertState, Replica, SchedulerState
+from coe.scheduler.replica import ExpertState, Replica
+from coe.scheduler.state import SchedulerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ def expected_wait(expert: ExpertState, now: float) -> float:
     """Seconds until a request that came now would be granted, on its best host.
 
     A rough mean: batches ahead of it at the mean run time, plus what it takes to bring the expert in,
-    plus the turns of experts whose work is older. ``inf`` when it would be rejected.
+    plus the work of other experts that is older. ``inf`` when it would be rejected.
     """
     return _best(expert, now, MEAN)
 
@@ -51,7 +52,7 @@ def _on(replica: Replica, now: float, times: Times) -> float:
     if replica.state == "awake":
         return _own_queue(replica, replica.running, times)
     if replica.state == "loading":
-        left = max(0.0, replica.load_started + times.load_s(replica) - now)
+        left = max(0.0, replica.bringing.started + times.load_s(replica) - now)
         return left + _own_queue(replica, 0, times)
     backoff = max(0.0, replica.retry_at - now) if math.isfinite(replica.retry_at) else 0.0
     return backoff + _place(replica, now, times) + times.load_s(replica) + _own_queue(replica, 0, times)
@@ -65,24 +66,17 @@ def _own_queue(replica: Replica, running: int, times: Times) -> float:
 
 def _place(replica: Replica, now: float, times: Times) -> float:
     """Time until the host has room for the replica: nothing if it has, else the work in its way."""
-    host = replica.host
-    if replica.committed or host.free >= replica.footprint - EPSILON:
-        ahead = 0.0
-    else:
-        others = (r for r in host.waiting.values() if r is not replica and _goes_before(r, replica))
-        ahead = sum(_turn(other, times) for other in others)
-    leaving = [r for r in host.residents.values() if r.running]
-    if host.free >= replica.footprint - EPSILON or not leaving:
+    host, ahead = replica.host, 0.0
+    if host.free >= replica.footprint - EPSILON:
         return ahead
-    last_grant = max(r.used_at + times.run_s(r.expert) for r in leaving)
-    return ahead + max(0.0, last_grant - now)
+    if not replica.committed:
+        others = (r for r in host.waiting.values() if r is not replica)
+        ahead = sum(_work(r, times) for r in others if r.expert.oldest <= replica.expert.oldest)
+    ends = (r.used_at + times.run_s(r.expert) for r in host.residents.values() if r.running)
+    return ahead + max(0.0, max(ends, default=now) - now)
 
 
-def _goes_before(other: Replica, replica: Replica) -> bool:
-    return other.expert.oldest <= replica.expert.oldest
-
-
-def _turn(replica: Replica, times: Times) -> float:
+def _work(replica: Replica, times: Times) -> float:
     """Host time that another expert's present queue takes."""
     batches = -(-replica.expert.queued // replica.max_running)
     swap_s = 0.0 if replica.state == "awake" else times.load_s(replica)
@@ -95,17 +89,17 @@ def promised_wait(state: SchedulerState, expert: ExpertState, deadline_class: De
         return 0.0
     replicas = [replica for replica in expert.replicas.values() if not replica.retired]
     if not replicas or all(replica.host.plan.always_awake for replica in replicas):
-        turns = math.ceil((expert.queued + 1) / max(1, sum(r.max_running for r in replicas)))
-        return turns * state.longest.run_s
-    per_turn = min(min(r.max_running, r.host.plan.max_running or r.max_running) for r in replicas)
+        batches = math.ceil((expert.queued + 1) / max(1, sum(r.max_running for r in replicas)))
+        return batches * state.longest.run_s
+    batch = min(min(r.max_running, r.host.plan.max_running or r.max_running) for r in replicas)
     wanted = {e: r.expert for r in replicas for e, r in (*r.host.waiting.items(), *r.host.expected.items())}
-    others = sum(_turns(other, per_turn) for other in wanted.values() if other is not expert)
-    rounds = _turns(expert, per_turn, ahead_of=1) + others // len(replicas)
+    others = sum(_batches(other, batch) for other in wanted.values() if other is not expert)
+    rounds = _batches(expert, batch, ahead_of=1) + others // len(replicas)
     run_s, load_s = state.longest.run_s, max(state.longest.load_s, *(r.load_cost.p90 for r in replicas))
     sleep_s = max(state.longest.sleep_s, *(r.costs.sleep.p90 for r in replicas))
     ageing_s = state.plan.classes[deadline_class].ageing_s
     return ageing_s + rounds * (run_s + load_s + sleep_s) + max(rounds * run_s, load_s)
 
 
-def _turns(expert: ExpertState, per_turn: int, ahead_of: int = 0) -> int:
-    return math.ceil((expert.queued + expert.expected + ahead_of) / per_turn)
+def _batches(expert: ExpertState, batch: int, ahead_of: int = 0) -> int:
+    return math.ceil((expert.queued + expert.expected + ahead_of) / batch)

@@ -1,13 +1,14 @@
 """What requests have to do with each other: the legs of one group, and leases that are expected.
 
-Part of the scheduler's bookkeeping; only it calls these functions.
+Only the scheduler calls these functions.
 """
 
 from __future__ import annotations
 
 from coe.core.types import ExpertId, RequestId
 from coe.scheduler.events import Expected
-from coe.scheduler.state import Expectation, ExpertState, Group, SchedulerState
+from coe.scheduler.replica import ExpertState
+from coe.scheduler.state import Expectation, Group, SchedulerState
 from coe.scheduler.swaps import StepContext
 
 
@@ -36,7 +37,7 @@ def leave(state: SchedulerState, group: RequestId | None) -> None:
     if known.legs <= 0:
         del state.groups[group]
         if known.experts:
-            state.account.used(known.experts)
+            state.usage.used(known.experts)
 
 
 def expect(state: SchedulerState, event: Expected, step: StepContext) -> None:

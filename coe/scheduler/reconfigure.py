@@ -1,13 +1,15 @@
-"""Bring the scheduler's books into line with a plan, the first one included."""
+"""Bring the scheduler's state into line with a plan, the first one included."""
 
 from __future__ import annotations
 
 import math
 
 from coe.core.errors import ConfigError
+from coe.scheduler.estimates import Cost, Costs, SharedCost
 from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.scheduler.queue import Queue
-from coe.scheduler.state import ExpertState, HostState, Ram, SchedulerState, new_replica
+from coe.scheduler.replica import ExpertState, HostState, Ram, Replica
+from coe.scheduler.state import SchedulerState
 from coe.scheduler.swaps import StepContext
 
 
@@ -67,7 +69,8 @@ def _apply_expert(state: SchedulerState, plan: ExpertPlan) -> None:
         replica.retired = replica.host.plan.id not in plan.hosts
         replica.list_waiting()
     for host_id in plan.hosts:
-        replica = expert.replicas.get(host_id) or new_replica(expert, state.hosts[host_id], plan, state.likes)
+        host = state.hosts[host_id]
+        replica = expert.replicas.get(host_id) or _new_replica(expert, host, plan, state.shared_costs)
         replica.max_running, replica.footprint = plan.max_running, plan.footprint
         replica.weights_gb = plan.weights_gb
         if replica.content != plan.content:
@@ -75,6 +78,34 @@ def _apply_expert(state: SchedulerState, plan: ExpertPlan) -> None:
             replica.forgive()
             # What is elsewhere has no content here: the next request to it names the new one.
             replica.stale = replica.state != "cold" and not replica.host.plan.always_awake
+
+
+def _new_replica(expert: ExpertState, host: HostState, plan: ExpertPlan, shared: SharedCost) -> Replica:
+    """A replica as the plan has it: cold, or awake where everything always is."""
+    costs = _costs(plan, host.plan.hardware, shared)
+    replica = Replica(expert, host, costs, plan.max_running, plan.footprint, plan.weights_gb, plan.content)
+    expert.replicas[host.plan.id] = replica
+    host.replicas[expert.id] = replica
+    if host.plan.always_awake:
+        replica.bringing.source = "awake"
+        replica.move("awake")
+    replica.list_waiting()
+    return replica
+
+
+def _costs(plan: ExpertPlan, hardware: str, shared: SharedCost) -> Costs:
+    def cost(transition: str, prior: float) -> Cost:
+        return shared.cost(transition, prior, plan.size, hardware)
+
+    wake_s = plan.load_s if plan.wake_s is None else plan.wake_s
+    return Costs(
+        load=cost("load", plan.load_s),
+        load_read=cost("load_read", plan.load_s),
+        wake=cost("wake", wake_s),
+        wake_dropped=cost("wake_dropped", wake_s),
+        sleep=cost("sleep", plan.sleep_s),
+        read=cost("read", 0.0),
+    )
 
 
 def _stay(expert: ExpertState) -> None:

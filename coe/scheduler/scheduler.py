@@ -4,6 +4,26 @@ The service, the simulator and the property tests run this same object. It guara
 policy answers: every request ends once (granted and finished, rejected, or cancelled); an expert with
 leases out is never put to sleep or evicted; capacity and batch bounds hold; the same events give the same
 actions. ``step`` costs time in the number of experts with work on the hosts concerned, not of requests.
+
+**The decision order.** One call of ``step`` does this; the numbers stand again where it is done:
+
+1.  Note the event: queue or refuse a request, move a replica to its next state, take back a lease.
+2.  Choose the hosts to decide about: those that the event concerns, and those whose time has come. Each
+    decision may add others, until none is left. For each of them:
+3.  Withdraw loads that nobody waits for any more. Give room that is still to come to the expert whose
+    overdue request has waited longest.
+4.  Put away what must leave: sleeps that failed are tried again as evictions, and what the plan no longer
+    has goes.
+5.  Keep to the budget of the RAM.
+6.  Let idle experts take requests that wait elsewhere and named them as alternatives, and grant those.
+7.  Ask the policy whom to load and whom to close for it, until it is content.
+8.  Promise room that is left over to experts whose requests are announced.
+9.  Start promised loads whose room is free.
+10. Read ahead the weights of who comes next.
+11. Ask the policy whom to grant, until the batch or the work is used up. Where anyone was granted, go on
+    with 4: a queue that has become empty may let its expert be closed.
+12. Set when to look at the host again though nothing happens.
+13. Forget experts and hosts that the plan no longer has and that hold nothing.
 """
 
 from __future__ import annotations
@@ -33,8 +53,9 @@ from coe.scheduler.groups import expect, fulfil, got, leave
 from coe.scheduler.plan import PoolPlan
 from coe.scheduler.policies import Policy
 from coe.scheduler.reconfigure import apply_plan, check_plan
+from coe.scheduler.replica import Health, Replica
 from coe.scheduler.snapshot import PoolSnapshot, take_snapshot
-from coe.scheduler.state import Lease, Replica, SchedulerState
+from coe.scheduler.state import Lease, SchedulerState
 from coe.scheduler.swaps import StepContext, put_away, withdraw
 from coe.scheduler.usage import WorkDone
 
@@ -52,13 +73,13 @@ class Scheduler:
         apply_plan(self._state, plan, StepContext(-math.inf))
 
     def step(self, event: Event, now: float) -> list[Action]:
-        """Take note of ``event`` and decide. Actions are to be carried out in order.
+        """Note ``event`` and decide. Actions are to be carried out in order.
 
         Reports that no longer fit (of a host or expert that is gone) are ignored. Raises ValueError for an
         Arrived whose request is already here.
         """
         step = StepContext(now)
-        match event:
+        match event:  # 1.
             case Arrived():
                 self._admission.arrived(event, step)
             case Expected():
@@ -110,9 +131,9 @@ class Scheduler:
         """Until ``now``, that of leases still out included."""
         state = self._state
         leases = ((lease.replica, lease.began) for lease in state.leases.values())
-        under_way = ((r.expert.id, state.account.share_s(r.host.plan.id, b, now)) for r, b in leases)
+        under_way = ((r.expert.id, state.usage.share_s(r.host.plan.id, b, now)) for r, b in leases)
         load_s = {e.id: r.costs.load.mean for e in state.experts.values() for r in e.replicas.values()}
-        return state.account.so_far(under_way, load_s)
+        return state.usage.so_far(under_way, load_s)
 
     def hosts(self) -> tuple[HostId, ...]:
         """Hosts in use, those included that leave as soon as their last expert has."""
@@ -125,19 +146,21 @@ class Scheduler:
         return tuple(r.expert.id for r in residents if r.state in ("awake", "draining"))
 
     def _settle(self, step: StepContext) -> list[Action]:
+        # 2. In the order in which they were touched: an arrival touches the host that it suits best first.
         for host in self._state.hosts.values():
             if host.wake_at <= step.now:
                 step.touch(host)
         while step.dirty:
             host = next(iter(step.dirty.values()))
             changes = step.changes
-            self._dispatcher.decide(host, step)
+            self._dispatcher.decide(host, step)  # 3. to 12.
+            # Only now: what the host did to itself meanwhile is decided already.
             step.dirty.pop(host.plan.id, None)
             if step.changes > changes and self._dispatcher.policy.across_hosts:
                 for other in self._state.hosts.values():
                     if other is not host:
                         step.touch(other)
-        self._state.forget_the_gone()
+        self._state.forget_the_gone()  # 13.
         return step.actions
 
     def _take_head(self, replica: Replica, step: StepContext) -> Grant:
@@ -145,15 +168,16 @@ class Scheduler:
         expert, now = replica.expert, step.now
         chosen = expert.queue.next(now, expert.run_s, self._dispatcher.policy.rules.timely_first)
         waiter = self._admission.gone(chosen.request)
-        began = self._state.account.begin(replica.host.plan.id, now)
+        began = self._state.usage.begin(replica.host.plan.id, now)
         self._state.leases[waiter.request] = Lease(replica, now, waiter.group, began)
         got(self._state, waiter.group, expert.id)
         replica.running += 1
         replica.host.running += 1
         replica.used_at = now
         replica.frame_left = max(0, replica.frame_left - 1)
-        loaded: WakeFrom = "awake" if replica.ready_at <= waiter.arrived else replica.loaded_from
-        swap_s = max(0.0, replica.ready_at - max(waiter.arrived, replica.load_started))
+        bringing = replica.bringing
+        loaded: WakeFrom = "awake" if replica.ready_at <= waiter.arrived else bringing.source
+        swap_s = max(0.0, replica.ready_at - max(waiter.arrived, bringing.started))
         return Grant(
             waiter.request,
             expert.id,
@@ -168,9 +192,9 @@ class Scheduler:
         if lease is None:
             return
         replica = lease.replica
-        self._state.account.end(replica.expert.id, replica.host.plan.id, lease.began, step.now)
+        self._state.usage.end(replica.expert.id, replica.host.plan.id, lease.began, step.now)
         if lease.group is None:
-            self._state.account.used({replica.expert.id})
+            self._state.usage.used({replica.expert.id})
         leave(self._state, lease.group)
         replica.running -= 1
         replica.host.running -= 1
@@ -179,7 +203,7 @@ class Scheduler:
             self._state.longest.ran(step.now - lease.granted)
             replica.expert.run.add(step.now - lease.granted)
             if replica.state == "awake":
-                replica.failures, replica.quarantined = 0, False
+                replica.health = Health()
         put_away(replica, step)
         step.touch(replica.host)
 
@@ -197,10 +221,11 @@ class Scheduler:
         replica = self._state.replica(event.expert, event.host)
         if replica is None or replica.state != "loading":
             return
-        took = step.now - replica.load_started if event.took_s is None else event.took_s
+        bringing = replica.bringing
+        took = step.now - bringing.started if event.took_s is None else event.took_s
         self._state.longest.loaded(took)
-        (replica.bring or replica.costs.load).add(took)
-        replica.swaps += 1
+        (bringing.cost or replica.costs.load).add(took)
+        bringing.count += 1
         replica.ready_at = replica.used_at = step.now
         replica.move("awake")
         replica.frame_left = min(self._dispatcher.policy.frame(replica), replica.expert.queued)
@@ -210,21 +235,22 @@ class Scheduler:
         replica = self._state.replica(event.expert, event.host)
         if replica is None or replica.state != "going_to_sleep":
             return
-        self._state.longest.slept(step.now - replica.left_at)
-        if replica.sleeps_to == "sleeping":
-            replica.costs.sleep.add(step.now - replica.left_at)
-        replica.retry_at, replica.sleep_failures = -math.inf, 0
-        replica.move(replica.sleeps_to)
+        leaving = replica.leaving
+        self._state.longest.slept(step.now - leaving.started)
+        if leaving.to == "sleeping":
+            replica.costs.sleep.add(step.now - leaving.started)
+        replica.retry_at, leaving.failures = -math.inf, 0
+        replica.move(leaving.to)
         step.touch_hosts_of(replica)
         self._touch_node(replica, step)
 
     def _prefetched(self, event: Prefetched, step: StepContext) -> None:
         replica = self._read_ended(event, step)
-        if replica is None or replica.ahead != "reading":
+        if replica is None or replica.read.state != "reading":
             return
-        replica.costs.read.add(step.now - replica.read_started)
+        replica.costs.read.add(step.now - replica.read.started)
         if replica.state == "cold":
-            replica.ahead = "read"
+            replica.read.state = "read"
         self._touch_node(replica, step)
 
     def _read_ended(self, event: Prefetched | Failed, step: StepContext) -> Replica | None:
@@ -243,9 +269,9 @@ class Scheduler:
 
     def _prefetch_failed(self, event: Failed, step: StepContext) -> None:
         replica = self._read_ended(event, step)
-        if replica is not None and replica.ahead == "reading":
+        if replica is not None and replica.read.state == "reading":
             replica.forget_ram()
-            replica.ahead = "failed"
+            replica.read.state = "failed"
             self._touch_node(replica, step)
 
     def _failed(self, event: Failed, step: StepContext) -> None:
@@ -264,27 +290,28 @@ class Scheduler:
             if replica.crashed or replica.host.plan.always_awake:
                 return
             replica.crashed = True
-            replica.move("draining")
+            replica.move("draining")  # Until its leases are back.
             self._count_failure(replica, event.reason, step)
             put_away(replica, step)
 
     def _sleep_failed(self, replica: Replica, step: StepContext) -> None:
         """Try again. After too many failures take the room to be free: a load that does not fit fails by
         itself, while a place held for ever would fail everyone."""
-        replica.sleep_failures += 1
+        leaving = replica.leaving
+        leaving.failures += 1
         step.touch_hosts_of(replica)
-        if replica.sleep_failures < self._state.plan.max_failures:
-            replica.retry(step.now + self._backoff(replica.sleep_failures))
+        if leaving.failures < self._state.plan.max_failures:
+            replica.retry(step.now + self._backoff(leaving.failures))
         else:
-            replica.retry_at, replica.sleep_failures = -math.inf, 0
+            replica.retry_at, leaving.failures = -math.inf, 0
             replica.move("cold")
 
     def _count_failure(self, replica: Replica, reason: str, step: StepContext) -> None:
         """Try again later; give up on those who wait when no host is left to try."""
-        plan = self._state.plan
-        replica.failures += 1
-        replica.quarantined = replica.failures >= plan.max_failures
-        pause_s = plan.quarantine_s if replica.quarantined else self._backoff(replica.failures)
+        plan, health = self._state.plan, replica.health
+        health.failures += 1
+        health.quarantined = health.failures >= plan.max_failures
+        pause_s = plan.quarantine_s if health.quarantined else self._backoff(health.failures)
         replica.retry(step.now + pause_s)
         step.touch_hosts_of(replica)
         expert = replica.expert

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from coe.core.types import ExpertId
 from coe.scheduler.events import HostId
-from coe.scheduler.state import ExpertState, SchedulerState, State
+from coe.scheduler.replica import ExpertState, State
+from coe.scheduler.state import SchedulerState
 
 WARMTH: tuple[State, ...] = ("awake", "draining", "loading", "going_to_sleep", "sleeping", "cold")
 
@@ -77,7 +78,7 @@ def take_snapshot(state: SchedulerState) -> PoolSnapshot:
 
 def _expert(expert: ExpertState) -> ExpertSnapshot:
     replicas = tuple(
-        ReplicaSnapshot(host, r.state, r.running, r.swaps, r.failures, r.quarantined)
+        ReplicaSnapshot(host, r.state, r.running, r.bringing.count, r.health.failures, r.health.quarantined)
         for host, r in expert.replicas.items()
     )
     return ExpertSnapshot(expert.id, expert.queued, expert.run_s, expert.retiring, replicas)

@@ -1,14 +1,15 @@
-"""How experts move: orders that bring them in and put them away, within the budget of the RAM."""
+"""How experts are brought in and put away: orders to the hosts, within the budget of the RAM."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from coe.scheduler.events import Action, Evict, Load, Release, Sleep, Wake
-from coe.scheduler.state import DROPPED, Commitment, HostState, Replica
-from coe.scheduler.state import credit as ram_credit
-from coe.scheduler.state import victims as ram_victims
+from coe.scheduler.plan import EPSILON
+from coe.scheduler.replica import AT_REST, DROPPED, Commitment, HostState, Ram, Replica
 
 
 @dataclass(slots=True)
@@ -32,6 +33,16 @@ class StepContext:
             self.touch(other.host)
 
 
+def commit(replica: Replica, victims: Sequence[Replica], step: StepContext) -> None:
+    """Promise that ``replica`` is loaded as soon as ``victims`` have left."""
+    replica.committed = True
+    replica.expert.recount()
+    replica.host.commitments.append(Commitment(replica, tuple(victims)))
+    step.touch_hosts_of(replica)
+    for victim in victims:
+        drain(victim, step)
+
+
 def withdraw(commitment: Commitment, step: StepContext) -> None:
     """Take back a promise: its victims stay, unless they have left or must leave anyway."""
     commitment.replica.committed = False
@@ -44,11 +55,11 @@ def withdraw(commitment: Commitment, step: StepContext) -> None:
 
 
 def start_load(replica: Replica, step: StepContext) -> None:
-    waking = replica.state == "sleeping"
+    waking, bringing = replica.state == "sleeping", replica.bringing
     replica.committed = False
-    replica.bring = replica.load_cost
-    replica.loaded_from = "sleeping" if waking else "ram" if replica.ahead == "read" else "cold"
-    replica.load_started = step.now
+    bringing.cost = replica.load_cost  # Before the state changes: the cost depends on it.
+    bringing.source = "sleeping" if waking else "ram" if replica.read.state == "read" else "cold"
+    bringing.started = step.now
     replica.move("loading")
     order = Wake if waking else Load
     step.actions.append(order(replica.expert.id, replica.host.plan.id))
@@ -70,20 +81,19 @@ def put_away(replica: Replica, step: StepContext) -> None:
         replica.crashed = False
         replica.move("cold")
         return
-    host = replica.host.plan
-    replica.sleep_failures = 0
-    if replica.outdated or not host.sleeps:
+    replica.leaving.failures = 0
+    if replica.outdated or not replica.host.plan.sleeps:
         evict(replica, step)
         return
     level = _sleep_level(replica, step)
     if level is None:
         return
-    replica.sleeps_to, replica.retry_at, replica.left_at = "sleeping", math.inf, step.now
+    _begin_leaving(replica, "sleeping", step)
+    replica.leaving.level = level
     replica.move("going_to_sleep")
-    replica.slept_at_level = level
     if level != DROPPED:
         replica.host.ram.hold(replica)
-    step.actions.append(Sleep(replica.expert.id, host.id, level))
+    step.actions.append(Sleep(replica.expert.id, replica.host.plan.id, level))
 
 
 def _sleep_level(replica: Replica, step: StepContext) -> int | None:
@@ -93,9 +103,8 @@ def _sleep_level(replica: Replica, step: StepContext) -> int | None:
     level = replica.host.plan.sleep_level
     if level == DROPPED or ram.takes(size):
         return level
-    leaving = sum(gb for r, gb in ram.held.items() if r.state == "going_to_sleep" and r.sleeps_to == "cold")
-    worth = ram_credit(replica, step.now)
-    chosen = ram_victims(ram, size - ram.free - leaving, step.now, math.inf if replica.needed else worth)
+    below = math.inf if replica.needed else _worth_in_ram(replica, step.now)
+    chosen = _ram_victims(ram, size - ram.free - _leaving_ram(ram), step.now, below)
     if chosen is None:
         return DROPPED
     for victim in chosen:
@@ -105,12 +114,48 @@ def _sleep_level(replica: Replica, step: StepContext) -> int | None:
 
 def make_room(host: HostState, size: float, step: StepContext) -> bool:
     """Room in RAM for weights that are read ahead, at the expense of others that were: who sleeps stays."""
-    chosen = ram_victims(host.ram, size - host.ram.free, step.now)
+    chosen = _ram_victims(host.ram, size - host.ram.free, step.now)
     if chosen is None or any(victim.state == "sleeping" for victim in chosen):
         return False
     for victim in chosen:
         _leave_ram(victim, step)
     return True
+
+
+def keep_ram(host: HostState, step: StepContext) -> None:
+    """Send out what a smaller budget has no room for, and put away who waited for room in RAM."""
+    ram = host.ram
+    if not math.isfinite(ram.budget):
+        return
+    for victim in _ram_victims(ram, -ram.free - _leaving_ram(ram), step.now) or ():
+        _leave_ram(victim, step)
+    for replica in [r for r in host.residents.values() if r.state == "draining" and not r.running]:
+        put_away(replica, step)
+
+
+def evict(replica: Replica, step: StepContext) -> None:
+    """Order that nothing of the expert stays."""
+    slept = replica.state == "sleeping"
+    _begin_leaving(replica, "cold", step)
+    replica.move("going_to_sleep")
+    if slept:
+        replica.held = 0.0  # Only RAM is freed: it has left the accelerator before.
+    step.actions.append(Evict(replica.expert.id, replica.host.plan.id))
+
+
+def _begin_leaving(replica: Replica, to: Literal["cold", "sleeping"], step: StepContext) -> None:
+    replica.leaving.to, replica.leaving.started = to, step.now
+    replica.retry_at = math.inf  # Until the order is answered.
+
+
+def forget(replica: Replica, step: StepContext) -> None:
+    if replica.read.state in ("reading", "read"):
+        _leave_ram(replica, step)
+    host, expert = replica.host, replica.expert
+    expert.replicas.pop(host.plan.id, None)
+    for listed in (host.replicas, host.expected, host.waiting, host.retrying):
+        listed.pop(expert.id, None)
+    expert.recount()
 
 
 def _leave_ram(replica: Replica, step: StepContext) -> None:
@@ -122,34 +167,31 @@ def _leave_ram(replica: Replica, step: StepContext) -> None:
         step.actions.append(Release(replica.expert.id, replica.host.plan.id))
 
 
-def keep_ram(host: HostState, step: StepContext) -> None:
-    """Send out what a smaller budget has no room for, and put away who waited for room in RAM."""
-    ram = host.ram
-    if not math.isfinite(ram.budget):
-        return
-    leaving = sum(gb for r, gb in ram.held.items() if r.state == "going_to_sleep" and r.sleeps_to == "cold")
-    for victim in ram_victims(ram, -ram.free - leaving, step.now) or ():
-        _leave_ram(victim, step)
-    for replica in [r for r in host.residents.values() if r.state == "draining" and not r.running]:
-        put_away(replica, step)
+def _leaving_ram(ram: Ram) -> float:
+    """What will be free as soon as evictions that are under way have ended."""
+    return sum(gb for r, gb in ram.held.items() if r.state == "going_to_sleep" and r.leaving.to == "cold")
 
 
-def evict(replica: Replica, step: StepContext) -> None:
-    """Order that nothing of the expert stays. ``retry_at`` is inf until the order is answered."""
-    replica.sleeps_to, replica.retry_at, replica.left_at = "cold", math.inf, step.now
-    slept = replica.state == "sleeping"
-    replica.move("going_to_sleep")
-    if slept:
-        replica.held = 0.0  # Only RAM is freed: it has left the accelerator before.
-    step.actions.append(Evict(replica.expert.id, replica.host.plan.id))
+def _worth_in_ram(replica: Replica, now: float) -> float:
+    """Landlord's credit: what losing its place in RAM will cost a second, for each GB of it. Recent arrivals
+    stand for those to come."""
+    costs = replica.costs
+    saved = costs.read.mean if replica.state == "cold" else max(0.0, costs.load.mean - costs.wake.mean)
+    return replica.expert.rate_at(now) * saved / (replica.weights_gb + EPSILON)
 
 
-def forget(replica: Replica, step: StepContext) -> None:
-    if replica.ahead in ("reading", "read"):
-        _leave_ram(replica, step)
-    replica.expert.replicas.pop(replica.host.plan.id, None)
-    replica.host.replicas.pop(replica.expert.id, None)
-    replica.host.expected.pop(replica.expert.id, None)
-    replica.host.waiting.pop(replica.expert.id, None)
-    replica.host.retrying.pop(replica.expert.id, None)
-    replica.expert.recount()
+def _ram_victims(ram: Ram, missing: float, now: float, below: float = math.inf) -> Sequence[Replica] | None:
+    """Whom to send out of RAM for ``missing`` more than is free, those worth least first and none worth
+    ``below`` or more; None when that is not enough. Who is queued for, expected or promised stays."""
+    chosen: list[Replica] = []
+    if missing <= EPSILON:
+        return chosen
+    idle = [r for r in ram.held if r.state in AT_REST and r.read.state != "reading" and not r.needed]
+    for replica in sorted(idle, key=lambda r: (_worth_in_ram(r, now), r.used_at)):
+        if _worth_in_ram(replica, now) >= below:
+            return None
+        chosen.append(replica)
+        missing -= ram.held[replica]
+        if missing <= EPSILON:
+            return chosen
+    return None

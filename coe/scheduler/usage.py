@@ -26,7 +26,7 @@ class WorkDone:
 
 
 @dataclass(slots=True)
-class _Turns:
+class _SharedTime:
     """A host whose leases share its time equally. ``each_s``: the host time that one lease which was out from
     the start would have had until ``at``."""
 
@@ -45,7 +45,7 @@ class _Turns:
 
 @dataclass(slots=True)
 class UsageMeter:
-    """Part of the scheduler's books. Constant time for each lease.
+    """What the scheduler counts of the work that is done. Constant time for each lease.
 
     The time in which a host answers is shared equally among its leases: what an expert gets of it is work
     that would go with the expert to another host, however large the batches were.
@@ -54,18 +54,18 @@ class UsageMeter:
     _work_s: defaultdict[ExpertId, float] = field(default_factory=lambda: defaultdict(float))
     _together: Counter[Pair] = field(default_factory=Counter)
     _requests: int = 0
-    _turns: defaultdict[HostId, _Turns] = field(default_factory=lambda: defaultdict(_Turns))
+    _shared: defaultdict[HostId, _SharedTime] = field(default_factory=lambda: defaultdict(_SharedTime))
 
     def begin(self, host: HostId, now: float) -> float:
         """A lease on ``host`` is out; :meth:`end` is to be given the answer."""
-        return self._turns[host].change(1, now)
+        return self._shared[host].change(1, now)
 
     def end(self, expert: ExpertId, host: HostId, began: float, now: float) -> None:
-        self._work_s[expert] += self._turns[host].change(-1, now) - began
+        self._work_s[expert] += self._shared[host].change(-1, now) - began
 
     def share_s(self, host: HostId, began: float, now: float) -> float:
         """Of a lease that is still out."""
-        return self._turns[host].until(now) - began
+        return self._shared[host].until(now) - began
 
     def used(self, experts: Set[ExpertId]) -> None:
         """A request has ended that had leases on ``experts``."""

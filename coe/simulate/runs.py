@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from coe.scheduler.policies import Policy
 from coe.simulate.baselines import make_policy, under_policy
+from coe.simulate.baselines.coserve import CoServe
 from coe.simulate.cluster import Cluster
 from coe.simulate.driver import Simulation
 from coe.simulate.metrics import Row, measure
@@ -28,10 +30,12 @@ LEAST_LOAD = 0.125
 
 
 def named_policy(name: str, workload: Workload, cluster: Cluster) -> Policy:
-    """The policy as the service would make it; ``static`` pins what an operator who knew the trace would."""
+    """The policy as the service would make it. Two know the trace: ``static`` pins what an operator who knew
+    it would, ``coserve`` how often each expert is used."""
     pinned = cluster.pool.pinned or pinned_by_load(workload, cluster)
     pool = under_policy(cluster.pool, name).model_copy(update={"pinned": pinned})
-    return make_policy(pool, cluster.folder)
+    policy = make_policy(pool, cluster.folder)
+    return replace(policy, usage=Counter(workload.experts)) if isinstance(policy, CoServe) else policy
 
 
 def run_policy(

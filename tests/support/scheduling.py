@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -48,9 +49,9 @@ class Seat:
 
 @dataclass(frozen=True)
 class Step:
-    """What the scheduler was told, and what it ordered."""
+    """What happened to the scheduler, and what it ordered."""
 
-    told: Event | PoolPlan
+    event: Event | PoolPlan
     now: float
     actions: tuple[Action, ...]
 
@@ -67,6 +68,7 @@ class World:
         self.plan = plan
         self._first_plan = plan
         self.policy = policy or Coe()
+        self._fresh_policy = copy.deepcopy(self.policy)
         self.scheduler = Scheduler(plan, self.policy)
         self.now = 0.0
         self.steps: list[Step] = []
@@ -204,19 +206,19 @@ class World:
             raise BrokenRuleError(f"snapshot disagrees: {snapshot} with {self.waiting} and {self.leases}")
 
     def replay(self) -> None:
-        """Tell a new scheduler the same: it must order the same."""
-        scheduler = Scheduler(self._first_plan, self.policy)
+        """The same events to a new scheduler: it must order the same."""
+        scheduler = Scheduler(self._first_plan, copy.deepcopy(self._fresh_policy))
         for step in self.steps:
             again = (
-                scheduler.reconfigure(step.told, step.now)
-                if isinstance(step.told, PoolPlan)
-                else scheduler.step(step.told, step.now)
+                scheduler.reconfigure(step.event, step.now)
+                if isinstance(step.event, PoolPlan)
+                else scheduler.step(step.event, step.now)
             )
             if tuple(again) != step.actions:
                 raise BrokenRuleError(f"replayed {step}, got {again}")
 
-    def _record(self, told: Event | PoolPlan, actions: list[Action]) -> list[Action]:
-        self.steps.append(Step(told, self.now, tuple(actions)))
+    def _record(self, event: Event | PoolPlan, actions: list[Action]) -> list[Action]:
+        self.steps.append(Step(event, self.now, tuple(actions)))
         for action in actions:
             self._check(action)
         return actions

@@ -1,14 +1,13 @@
-"""What a policy is told about one host, and what it answers.
+"""What a policy sees of one host, and what it answers.
 
-The scheduler does the bookkeeping (states, budgets, leases, failures) and asks a policy about one host at
-a time. A policy is pure and silent: it reads a view, keeps no clock and changes nothing. Whatever it
-answers, no work in flight is killed and no budget is exceeded.
+The scheduler keeps states, budgets, leases and failures, and asks a policy about one host at a time. A
+policy reads a view, keeps no clock and changes nothing that it sees. Whatever it answers, no work in flight
+is killed and no budget is exceeded.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -34,11 +33,6 @@ class QueueView(Protocol):
         ...
 
     @property
-    def arrivals_sum(self) -> float:
-        """Sum of the waiting requests' arrival times: total waiting is ``queued * now`` minus this."""
-        ...
-
-    @property
     def overdue_at(self) -> float:
         """When the first of them will have waited as long as its class may; ``inf`` when nobody waits."""
         ...
@@ -57,7 +51,7 @@ class QueueView(Protocol):
         ...
 
     def rate_at(self, now: float) -> float:
-        """Arrivals a second of late."""
+        """Recent arrivals a second."""
         ...
 
     @property
@@ -78,11 +72,6 @@ class QueueView(Protocol):
     @property
     def supply(self) -> int:
         """Batch capacity of the replicas that serve it now or will as soon as they are loaded."""
-        ...
-
-    @property
-    def arrived(self) -> int:
-        """Requests for it so far."""
         ...
 
     @property
@@ -152,8 +141,7 @@ class HostView:
 
     ``room``: capacity that is free once everything that is leaving has left and everything that is
     promised has come. ``candidates``: experts with work that could be brought in now. ``residents``: awake
-    experts that are not already leaving. ``waiting``: every expert with work here, whatever its state.
-    ``switching``: something is being loaded, or leaves. ``wave``: see :class:`Swap`.
+    experts that are not already leaving. ``switching``: something is being loaded, or leaves.
     Where experts are always awake there are neither candidates nor residents.
     """
 
@@ -162,21 +150,15 @@ class HostView:
     room: float
     candidates: Sequence[ReplicaView]
     residents: Sequence[ReplicaView]
-    waiting: Collection[ReplicaView]
     switching: bool = False
-    wave: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Close ``victims`` (residents), and load ``load`` (a candidate) when they have left.
-
-    ``wave``: a moment that the host remembers for the policy (in ``HostView.wave``) until it sets another.
-    """
+    """Close ``victims`` (residents), and load ``load`` (a candidate) when they have left."""
 
     load: ExpertId | None
     victims: tuple[ExpertId, ...] = ()
-    wave: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

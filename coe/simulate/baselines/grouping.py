@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from coe.core.types import ExpertId
+from coe.scheduler.events import HostId
 from coe.scheduler.policies.common import (
     Baseline,
     Preference,
@@ -34,21 +36,30 @@ class GroupOnline(Baseline):
 class GroupOffline(Baseline):
     """Symbolic-MoE's batches (arXiv 2503.05641, section 3.4), run as a service: everything queued when a
     wave is formed is grouped by expert, each expert is loaded once for its group, and the next wave is
-    formed when this one has ended. What arrives meanwhile waits for the next wave. Hosts form their own."""
+    formed when this one has ended. What arrives meanwhile waits for the next wave. Hosts form their own.
+
+    It remembers when (``formed``): one object for each run."""
 
     name: str = "group-offline"
+    formed: dict[HostId, float] = field(default_factory=dict)
 
     def swap(self, view: HostView) -> Swap | None:
-        wave = [r for r in unserved(view) if head(r) <= view.wave]
-        if wave:
-            return load_first(view, wave, partial(_done, view.wave))
-        over = all(not r.running and head(r) > view.wave for r in view.residents)
-        anyone = unserved(view) or any(r.expert.queued for r in view.residents)
-        return Swap(None, wave=view.now) if over and anyone and not view.switching else None
+        formed = self._formed(view)
+        if not any(head(r) <= formed for r in unserved(view)):
+            over = all(not r.running and head(r) > formed for r in view.residents)
+            anyone = unserved(view) or any(r.expert.queued for r in view.residents)
+            if view.switching or not (over and anyone):
+                return None
+            formed = self.formed[view.host] = view.now
+        wave = [r for r in unserved(view) if head(r) <= formed]
+        return load_first(view, wave, partial(_done, formed))
 
     def grant(self, view: HostView, grantable: Sequence[ReplicaView]) -> ExpertId | None:
         first = min(grantable, key=head)
-        return first.expert.id if head(first) <= view.wave or not view.residents else None
+        return first.expert.id if head(first) <= self._formed(view) or not view.residents else None
+
+    def _formed(self, view: HostView) -> float:
+        return self.formed.get(view.host, -math.inf)
 
 
 def _done(wave: float, resident: ReplicaView) -> Preference | None:
