@@ -167,6 +167,16 @@ class AnyOrder(RuleBasedStateMachine):
         seat = data.draw(st.sampled_from(self.world.seats("awake")))
         self.world.lose(seat.expert, seat.host)
 
+    @rule()
+    def end_what_is_under_way(self) -> None:
+        """Leads further than single ends in the same number of steps."""
+        for request in list(self.world.leases):
+            self.world.finish(request)
+        for seat in self.world.seats("loading"):
+            self.world.ready(seat.expert, seat.host)
+        for seat in self.world.seats("going"):
+            self.world.slept(seat.expert, seat.host)
+
     @rule(seconds=st.sampled_from([0.01, 0.1, 0.5, 1.0, 6.0, 40.0]))
     def wait(self, seconds: float) -> None:
         self.world.wait(seconds)
