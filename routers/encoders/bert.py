@@ -32,7 +32,7 @@ class BertEncoder:
     """Mean-pooled, normalised sentence vectors of a BERT folder in sentence-transformers' layout.
 
     Each text runs alone, which on one core takes no longer than in a batch: its vector does not depend on
-    the texts beside it. ``int8``: nearly the same vectors, sooner (docs/measurements/encoders.md).
+    the texts beside it. ``int8``: nearly the same vectors, sooner (docs/explanation/encoders.md).
     Thread-safe.
     """
 
