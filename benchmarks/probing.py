@@ -29,8 +29,8 @@ import numpy.typing as npt
 from coe.core.errors import ConfigError
 from coe.eval.recorded.folds import Fold, cross_folds
 from coe.eval.recorded.run import listed
+from coe.eval.statistics import paired_bootstrap
 from coe.onboarding.profiler import read_recorded
-from coe.outcomes.statistics import paired_bootstrap
 from coe.profiles.newcomer import NewcomerModel
 from coe.profiles.outcomes import Recorded
 from coe.profiles.probing import Design, Probing, probe_in_steps

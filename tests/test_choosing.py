@@ -18,7 +18,6 @@ from coe.core.errors import ConfigError, ExpertUnavailable
 from coe.demo.skills import skill_named
 from coe.eval.demo.aggregation import Arm, ask_all, lines, table, tasks
 from coe.eval.demo.choosing import (
-    best_aggregator,
     by_expert,
     choose_all,
     chosen_place,
@@ -86,7 +85,7 @@ def _sees_right_answer(body: dict[str, Any]) -> str:
     return next(str(n) for n in (1, 2, 3) if f"Answer {n}:\n{item.right}\n" in prompt)
 
 
-async def test_the_best_aggregator_is_found_and_a_fixed_place_scores_a_third(tmp_path: Path) -> None:
+async def test_who_sees_the_right_answer_is_told_from_who_names_a_fixed_place(tmp_path: Path) -> None:
     record = tmp_path / "rows.jsonl"
     async with service(_sees_right_answer) as (url, bodies):
         rows = [row async for row in choose_all(url, ["clever", "dull"], demo_items(1), record)]
@@ -96,7 +95,6 @@ async def test_the_best_aggregator_is_found_and_a_fixed_place_scores_a_third(tmp
     found = by_expert(rows)
     assert by_expert(again) == found
     assert (found["clever"]["all"].value, found["dull"]["all"].value) == (1.0, pytest.approx(1 / 3))
-    assert best_aggregator(found) == "clever"
 
 
 def test_items_of_a_file_are_read_and_faults_name_the_line(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from coe.profiles.names import name_among
 from coe.profiles.outcomes import Source, full_profile, training_rows
 from coe.profiles.profile import Tally
 from coe.profiles.store import ProfileFolder, open_store
-from coe.profiles.table import QuestionTable, is_held_out, leaks, read_table, write_table
+from coe.profiles.table import QuestionTable, is_held_out, read_table, write_table
 from coe.registry.schema import Registry
 from coe.routers.learning.features import text_features
 from coe.service.check import explain
@@ -109,12 +109,6 @@ def test_held_out_rows_and_their_copies_are_left_out() -> None:
 def test_set_of_held_out_questions_alone_is_refused() -> None:
     with pytest.raises(ConfigError, match="nothing to learn from"):
         training_rows(outcome_set(30, split="test"))
-
-
-def test_leaks_are_found_by_id_and_by_text() -> None:
-    asked = {text_key("ONE."), text_key("four")}
-    assert leaks(table(), ids=["b", "z"], keys=asked) == {"b", text_key("one")}
-    assert leaks(table(), ids=["z"], keys=[text_key("four")]) == frozenset()
 
 
 # What routers get
@@ -227,4 +221,5 @@ def test_shipped_profiles_were_made_from_development_questions_only() -> None:
     tested = [q for q in questions if is_held_out(q.split)]
     for each in open_store(gpu_registry(), Path()).tables.values():
         assert each.keys <= allowed
-        assert not leaks(each, [q.id for q in tested], [text_key(q.stem) for q in tested if q.stem])
+        assert not set(each.ids) & {q.id for q in tested}
+        assert not each.keys & {text_key(q.stem) for q in tested if q.stem}

@@ -11,12 +11,12 @@ import pytest
 
 from coe.core.errors import ConfigError
 from coe.eval.recorded.folds import cross_folds
-from coe.eval.recorded.masses import ByMass
+from coe.eval.recorded.masses import ByMass, by_mass
 from coe.eval.recorded.references import names, single_within
 from coe.eval.recorded.report import all_rows
 from coe.eval.recorded.study import Plan, Study
 from coe.eval.recorded.ways import ablation, compared, table, usual_ways
-from coe.outcomes.combiner_fits import InStages, Learned, by_mass
+from coe.outcomes.combiner_fits import InStages, Learned
 from coe.outcomes.combiner_tables import Lessons, answer_numbers
 from coe.outcomes.outcome_set import OutcomeSet, Question
 

@@ -37,7 +37,6 @@ class Run:
 
     ok: bool
     output: str
-    timed_out: bool = False
 
 
 class Sandbox:
@@ -66,14 +65,14 @@ class Sandbox:
             start_new_session=True,
         )
         try:
-            code, timed_out = process.wait(bounds.seconds + 1), False
+            code = process.wait(bounds.seconds + 1)
         except subprocess.TimeoutExpired:
-            code, timed_out = -1, True
+            code = -1
         finally:
             # Also what it started: they share its session's process group.
             _kill_group(process.pid)
             process.wait()
-        return Run(code == 0, shown.read_bytes()[-_SHOWN:].decode(errors="replace"), timed_out)
+        return Run(code == 0, shown.read_bytes()[-_SHOWN:].decode(errors="replace"))
 
 
 def _kill_group(group: int) -> None:

@@ -11,7 +11,6 @@ from coe.aggregators.combiner.fitted import FittedCombiner
 from coe.aggregators.combiner.stopping import standing_features
 from coe.aggregators.combiner.tables import ABSENT, Mask
 from coe.aggregators.combiner.training import coming, heard, scores_of, teach_in_stages
-from coe.aggregators.top_p import counts
 from coe.aggregators.worth import how_many
 from coe.core.errors import ConfigError
 from coe.core.types import Options
@@ -102,11 +101,3 @@ def available_top(ranking: Floats, scores: Floats, count: int) -> Indices:
     usable = np.where(np.isfinite(scores), ranking, -np.inf)
     order = np.argsort(-usable, axis=1, kind="stable")[:, :count]
     return np.where(np.isfinite(np.take_along_axis(usable, order, axis=1)), order, -1)
-
-
-def by_mass(asked: Indices, probabilities: Floats, p: float, clear: float) -> Indices:
-    """``asked`` (n, k; best first, -1: nobody) with -1 in place of those that top-p with a null expert leaves
-    out (:mod:`coe.aggregators.top_p`); ``probabilities`` (n, m)."""
-    chances = np.take_along_axis(probabilities, np.maximum(asked, 0), axis=1)
-    taken = counts(np.where(asked >= 0, chances, np.nan), p, clear)
-    return np.where(np.arange(asked.shape[1]) < taken[:, None], asked, -1)

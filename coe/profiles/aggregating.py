@@ -15,8 +15,6 @@ from coe.registry.schema import Registry
 GUESSING = 1 / 3
 """What an expert gets that picks blindly among one right and two wrong answers."""
 
-OVERALL = "all"
-
 
 def keep(
     registry: Registry, root: Path, expert_id: ExpertId, found: Mapping[str, Share], source: str

@@ -19,7 +19,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,11 +137,6 @@ def read_table(folder: Path) -> QuestionTable:
     if table.fingerprint != facts.get("fingerprint"):
         raise ConfigError(f"{folder}: rows.csv is not the one that table.json was written with")
     return table
-
-
-def leaks(table: QuestionTable, ids: Iterable[str], keys: Iterable[str]) -> frozenset[str]:
-    """Those of the test questions (by id, or by text key) that the table was made from."""
-    return frozenset(table.ids) & frozenset(ids) | table.keys & frozenset(keys)
 
 
 def _quantised(vectors: Vectors) -> np.ndarray[Any, np.dtype[np.int8]]:

@@ -21,7 +21,8 @@ from coe.demo.questions import distinct_questions, held_out_questions
 from coe.demo.skill import Question
 from coe.demo.skills import all_skills, skill_named
 from coe.eval.demo.asking import Job, Row, complete, rows_of, run_jobs
-from coe.outcomes.statistics import PairedDifference, Share, paired_bootstrap, share
+from coe.eval.statistics import PairedDifference, paired_bootstrap, share
+from coe.outcomes.statistics import Share
 
 PAIR_SEED = 7_204
 BLOCK = 101

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from coe.demo.questions import distinct_questions
 from coe.demo.skill import Question, Skill
 from coe.demo.skills import all_skills
 from coe.eval.demo.asking import Job, Row, complete, rows_of, run_jobs
-from coe.outcomes.statistics import Share, share
+from coe.eval.statistics import share
+from coe.outcomes.statistics import Share
 
 SEED = 5_041
 WRONG = 2
@@ -148,8 +149,3 @@ def by_expert(rows: Iterable[Row]) -> dict[ExpertId, dict[str, Share]]:
         expert: {category: share(given) for category, given in sorted(found.items())}
         for expert, found in marks.items()
     }
-
-
-def best_aggregator(found: Mapping[ExpertId, Mapping[str, Share]], category: str = "all") -> ExpertId:
-    """The expert with the highest share; of equals the first by name."""
-    return min(found, key=lambda expert: (-found[expert][category].value, expert))

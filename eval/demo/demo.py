@@ -21,7 +21,8 @@ from coe.core.errors import ExpertUnavailable
 from coe.demo.questions import held_out_questions
 from coe.demo.skill import Question
 from coe.demo.skills import skill_named
-from coe.outcomes.statistics import Share, share
+from coe.eval.statistics import share
+from coe.outcomes.statistics import Share
 
 LENIENT_TOKENS = 64
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from coe.core.errors import ConfigError
 from coe.eval.live.records import Summary, read_records, read_summary
-from coe.outcomes.statistics import McNemar, PairedDifference, mcnemar, paired_bootstrap
+from coe.eval.statistics import McNemar, PairedDifference, mcnemar, paired_bootstrap
 
 
 @dataclass(frozen=True)

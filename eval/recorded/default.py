@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from coe.eval.recorded.combining import combiner
+from coe.eval.statistics import paired_bootstrap
 from coe.outcomes.combiner_fits import available_top
 from coe.outcomes.combiner_tables import Lessons
 from coe.outcomes.outcome_set import Floats, Indices, OutcomeSet
-from coe.outcomes.statistics import paired_bootstrap
 from coe.routers import ESTIMATORS
 
 CANDIDATES = tuple(name for name in ("blend", "traits", "linear", "knn", "category") if name in ESTIMATORS)

@@ -8,9 +8,10 @@ from typing import Self
 
 import numpy as np
 
+from coe.aggregators.top_p import counts
 from coe.aggregators.worth import CLEAR
 from coe.eval.recorded.combining import Vote
-from coe.outcomes.combiner_fits import MEAN_EXPERTS, Learned, by_mass
+from coe.outcomes.combiner_fits import MEAN_EXPERTS, Learned
 from coe.outcomes.combiner_tables import Lessons
 from coe.outcomes.outcome_set import Floats, Indices, OutcomeSet
 
@@ -47,6 +48,14 @@ class ByMass:
     def scores(self, outcomes: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
         """As :meth:`Learned.scores`, of what :meth:`asked_of` gives."""
         return self.learned_.scores(outcomes, asked, probabilities)
+
+
+def by_mass(asked: Indices, probabilities: Floats, p: float, clear: float) -> Indices:
+    """``asked`` (n, k; best first, -1: nobody) with -1 in place of those that top-p with a null expert leaves
+    out (:mod:`coe.aggregators.top_p`); ``probabilities`` (n, m)."""
+    chances = np.take_along_axis(probabilities, np.maximum(asked, 0), axis=1)
+    taken = counts(np.where(asked >= 0, chances, np.nan), p, clear)
+    return np.where(np.arange(asked.shape[1]) < taken[:, None], asked, -1)
 
 
 def _votes(lessons: Lessons) -> Floats:

@@ -14,7 +14,8 @@ from coe.eval.recorded.methods import BASELINES, CASCADE
 from coe.eval.recorded.references import ONE_SAMPLE, everybody, names, single_within
 from coe.eval.recorded.study import Asked, Study
 from coe.eval.recorded.tradeoff import KEPT_SHARE
-from coe.outcomes.statistics import calibration, paired_bootstrap, wilson
+from coe.eval.statistics import calibration, paired_bootstrap
+from coe.outcomes.statistics import wilson
 
 DEFAULT = "default"
 SINGLE = "best single"

@@ -32,8 +32,8 @@ from coe.eval.recorded.report import DEFAULT
 from coe.eval.recorded.run import Settings, listed, open_study
 from coe.eval.recorded.study import Study
 from coe.eval.recorded.tradeoff import KEPT_SHARE, unread_share
+from coe.eval.statistics import holm, paired_bootstrap
 from coe.outcomes.outcome_set import Floats, read_outcomes
-from coe.outcomes.statistics import holm, paired_bootstrap
 
 UNCERTAIN = ("fork", "unknown", "unverified")
 """Words in the names of experts whose identity is not certain."""

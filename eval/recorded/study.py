@@ -18,8 +18,9 @@ from coe.eval.recorded.combining import combiner
 from coe.eval.recorded.default import ADAPTIVE, Choice, choose_default
 from coe.eval.recorded.folds import Fold, cross_folds
 from coe.eval.recorded.kept import KeptFits
+from coe.eval.recorded.masses import by_mass
 from coe.eval.recorded.methods import CASCADE, Fitted, Lesson, expert_accuracy, method
-from coe.outcomes.combiner_fits import InStages, available_top, by_mass
+from coe.outcomes.combiner_fits import InStages, available_top
 from coe.outcomes.combiner_tables import Lessons
 from coe.outcomes.outcome_set import Floats, Indices, OutcomeSet
 from coe.routers.encoders.encoder import Vectors

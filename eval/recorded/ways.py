@@ -17,10 +17,10 @@ from coe.eval.recorded.combining import Combiner, Vote, WeightedVote
 from coe.eval.recorded.masses import ByMass
 from coe.eval.recorded.methods import Fitted, expert_accuracy
 from coe.eval.recorded.study import Study
+from coe.eval.statistics import paired_bootstrap
 from coe.outcomes.combiner_fits import InStages, Learned, available_top
 from coe.outcomes.combiner_tables import Lessons
 from coe.outcomes.outcome_set import Floats, OutcomeSet
-from coe.outcomes.statistics import paired_bootstrap
 
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.5)
 REFERENCE = 3

@@ -25,10 +25,6 @@ class Attribution:
     nobody: int
     unknown: int
 
-    @property
-    def total(self) -> int:
-        return self.right + self.aggregation + self.routing + self.nobody + self.unknown
-
 
 def verdict(final: float, scores: Mapping[str, float], asked: Sequence[str], pool: int) -> Verdict:
     """Why one question was lost. ``scores`` are the known ones, ``asked`` who was asked, ``pool`` its size.
@@ -52,18 +48,6 @@ def attribute(verdicts: Sequence[Verdict]) -> Attribution:
         nobody=verdicts.count("no expert knew"),
         unknown=verdicts.count("unknown"),
     )
-
-
-def regret(final: Sequence[float] | Marks, scores: Marks) -> float:
-    """Mean over questions of the best expert's score minus the one reached (0: as good as the oracle).
-
-    Negative where a combination is right and no expert is. Questions that no expert answered are left out.
-    """
-    known = ~np.isnan(scores).all(axis=1)
-    if not known.any():
-        return 0.0
-    best = np.nanmax(scores[known], axis=1)
-    return float((best - np.asarray(final, dtype=np.float64)[known]).mean())
 
 
 def win_matrix(scores: Marks) -> npt.NDArray[np.float64]:

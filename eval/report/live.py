@@ -15,7 +15,8 @@ from coe.eval.report import plots
 from coe.eval.report.curves import Point
 from coe.eval.report.page import Page
 from coe.eval.report.tables import summary_rows
-from coe.outcomes.statistics import calibration, wilson
+from coe.eval.statistics import calibration
+from coe.outcomes.statistics import wilson
 
 Rows = Sequence[Mapping[str, Any]]
 

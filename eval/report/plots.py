@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coe.eval.report.curves import Point, hull
-from coe.outcomes.statistics import Calibration
+from coe.eval.statistics import Calibration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,8 +16,8 @@ from coe.eval.report import plots
 from coe.eval.report.attribution import Verdict, attribute, verdict, win_matrix
 from coe.eval.report.curves import Point, average_quality
 from coe.eval.report.page import Page
+from coe.eval.statistics import Calibration, calibration
 from coe.outcomes.outcome_set import OutcomeSet
-from coe.outcomes.statistics import Calibration, calibration
 
 Floats = npt.NDArray[np.float64]
 _HEAD = (

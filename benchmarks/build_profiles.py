@@ -1,4 +1,4 @@
-"""The profiles of well-known open models that CoE ships: ``python -m coe.profiles.build --outcomes DIR``.
+"""Builds the profiles of open models that CoE ships: ``python -m benchmarks.build_profiles --outcomes DIR``.
 
 DIR is the development part of the MMLU-Pro outcome set: runs of the official 5-shot chain-of-thought prompt
 that the benchmark's authors published (Apache-2.0). Only models whose identity is certain are taken
