@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import struct
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from benchmarks.make_tables import main as make_tables
 from benchmarks.reproduce import TABLES, Table
 from coe.cli import main
 from coe.core.errors import ConfigError
+from coe.core.page import Page, cell
 from coe.eval.live.compare import compare, comparison_lines
 from coe.eval.live.journal import Journal, Meter
 from coe.eval.live.retrieval import Collection, measure, ndcg, read_collection
@@ -26,9 +30,10 @@ from coe.eval.live.task import load_task
 from coe.eval.recorded.folds import cross_folds
 from coe.eval.recorded.report import all_rows, figures
 from coe.eval.recorded.study import Plan, Study
+from coe.eval.report import plots
 from coe.eval.report.live import swap_curve, write_live_report
 from coe.eval.report.recorded import write_recorded_report
-from coe.eval.report.tables import cell, markdown
+from coe.eval.report.tables import markdown
 from coe.outcomes.outcome_set import read_outcomes
 
 
@@ -137,6 +142,51 @@ def test_a_recorded_run_has_a_page_with_curves_routes_and_attribution(
     assert text.count("data:image/png;base64,") == 6
     for word in ("routing missed", "AIQ", "lawyer", "best single"):
         assert word in text
+
+
+def test_a_page_shows_every_text_as_it_is(tmp_path: Path) -> None:
+    nasty = """<script>alert("1")</script>' & {{ title }}"""
+    page = Page(nasty)
+    page.heading(nasty)
+    page.text(nasty)
+    page.table([nasty], [[nasty], [None], [0.5]])
+    page.plot(b"png", nasty)
+    page.write(tmp_path / "new" / "page.html")
+
+    seen = Seen()
+    seen.feed((tmp_path / "new" / "page.html").read_text())
+    assert seen.texts.count(nasty) == 7  # twice the title, heading, text, head, cell, and below the plot
+    assert seen.attributes["alt"] == nasty
+    assert seen.texts[-3:-1] == ["-", "0.500"]
+    assert "script" not in seen.tags
+
+
+class Seen(HTMLParser):
+    """What a browser reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+        self.attributes: dict[str, str | None] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes |= dict(attrs)
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append(data)
+
+
+def test_a_heat_map_of_two_experts_has_room_for_their_names() -> None:
+    names = ("Meta-Llama-3.1-8B-Instruct", "DeepSeek-R1-Distill-Qwen-7B-nothinking")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns where the labels leave no room for the cells
+        png = plots.heat_map(names, names, np.asarray([[np.nan, 0.3], [0.2, np.nan]]), "row beats column")
+    width, height = struct.unpack(">II", png[16:24])
+    assert width > 110 * 0.06 * len(names[1]) + 200, "the longest name beside the cells"
+    assert height > 110 * 0.05 * len(names[1]) + 66, "and, slanted, below them"
 
 
 def test_tables_say_nothing_where_nothing_is_known() -> None:

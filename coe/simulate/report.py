@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coe.core.page import Page, png_of
 from coe.simulate.bounds import LowerBounds
-from coe.simulate.errors import SimulationError
 from coe.simulate.exact import Exact
 from coe.simulate.metrics import Row
 from coe.simulate.study import ScenarioResult, Study, describe
@@ -157,17 +154,10 @@ PLOTS: Mapping[str, Callable[[Row], float | None]] = {
 
 
 def plot_png(study: Study) -> bytes:
-    """Six panels: lines over load or hosts where there are several, else bars. Needs matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SimulationError(
-            "plots need matplotlib, which is not installed",
-            hint="pip install matplotlib, or leave out --report",
-        ) from None
+    """Six panels: lines over load or hosts where there are several, else bars."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(13, 7.5), layout="constrained")
-    FigureCanvasAgg(figure)
     for index, (title, value) in enumerate(PLOTS.items()):
         axes = figure.add_subplot(2, 3, index + 1)
         axes.set_title(title)
@@ -176,9 +166,7 @@ def plot_png(study: Study) -> bytes:
     if len(study.scenarios) > 1:
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=5)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _bars(axes: Axes, study: Study, value: Callable[[Row], float | None]) -> None:
@@ -198,56 +186,25 @@ def _lines(axes: Axes, study: Study, value: Callable[[Row], float | None]) -> No
         axes.plot([x for x, _ in known], [y for _, y in known], marker="o", label=first.policy)
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>coe simulate: {trace}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }}
-table {{ border-collapse: collapse; margin: .5rem 0; }}
-th, td {{ padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }}
-th:first-child, td:first-child {{ text-align: left; }}
-img {{ max-width: 100%; }}
-</style></head><body>
-<h1>coe simulate</h1>
-<p>{summary}</p>
-<img alt="goodput, latency, waiting, swaps of each policy" src="data:image/png;base64,{png}">
-{tables}
-<h2>Bounds</h2><ul>{meaning}</ul>
-</body></html>
-"""
-
-
 def write_report(study: Study, path: Path) -> Path:
     """The page at ``path`` (nothing in it is loaded from elsewhere), and its plots as a PNG beside it."""
-    png = plot_png(study)
-    picture = path.with_suffix(".png")
-    picture.write_bytes(png)
-    path.write_text(as_html(study, png), encoding="utf-8")
-    return picture
-
-
-def as_html(study: Study, png: bytes) -> str:
-    summary = (
+    png, picture = plot_png(study), path.with_suffix(".png")
+    page = Page(f"coe simulate: {study.trace.name}")
+    page.text(
         f"{study.trace.name} ({study.trace.format}): {len(study.trace.rows)} requests, "
         f"{study.experts} experts by {study.assignment}, hardware {study.preset}, "
         f"SLO {study.plan.slo_s:g} s, seed {study.plan.seed}"
     )
-    tables = [_html_table(scenario) for scenario in study.scenarios]
-    enough = [f"<p>{html.escape(line)}</p>" for line in _enough(study)]
-    meaning = "".join(f"<li><b>{name}</b>: {html.escape(text)}</li>" for name, text in MEANING.items())
-    return PAGE.format(
-        trace=html.escape(study.trace.name),
-        summary=html.escape(summary),
-        png=base64.b64encode(png).decode(),
-        tables="\n".join(tables + enough),
-        meaning=meaning,
-    )
-
-
-def _html_table(scenario: ScenarioResult) -> str:
-    header = "".join(f"<th>{html.escape(column.title)}</th>" for column in COLUMNS)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
-        for cells in _cells(scenario)
-    )
-    notes = "<br>".join(html.escape(line) for line in _bound_lines(scenario.bounds, scenario.exact))
-    title = describe(scenario.load, scenario.slots)
-    return f"<h2>{title}</h2><table><tr>{header}</tr>{body}</table><p>{notes}</p>"
+    page.plot(png, "Goodput, latency, waiting and swaps of each policy.")
+    for scenario in study.scenarios:
+        page.heading(describe(scenario.load, scenario.slots))
+        page.table([column.title for column in COLUMNS], _cells(scenario))
+        for line in _bound_lines(scenario.bounds, scenario.exact):
+            page.text(line)
+    for line in _enough(study):
+        page.text(line)
+    page.heading("Bounds")
+    page.table(["bound", "what it bounds"], MEANING.items())
+    page.write(path)
+    picture.write_bytes(png)
+    return picture

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from coe.core.page import Page
 from coe.eval.live.journal import Meter, read_journal
 from coe.eval.live.records import Summary, read_records, read_summary
 from coe.eval.report import plots
 from coe.eval.report.curves import Point
-from coe.eval.report.page import Page
 from coe.eval.report.tables import summary_rows
 from coe.eval.statistics import calibration
 from coe.outcomes.statistics import wilson

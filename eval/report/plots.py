@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from coe.core.page import png_of
 from coe.eval.report.curves import Point, hull
 from coe.eval.statistics import Calibration
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Floats = npt.NDArray[np.float64]
+_LETTER = 0.075
+"""Inches of a letter of the labels: a figure gets room for its longest ones."""
 
 
 def cost_quality(ways: Sequence[Point], singles: Sequence[Point], unit: str) -> bytes:
@@ -34,12 +36,14 @@ def cost_quality(ways: Sequence[Point], singles: Sequence[Point], unit: str) -> 
     axes.set_xlabel(unit)
     axes.set_ylabel("accuracy")
     axes.legend(fontsize=7)
-    return _png(figure)
+    return png_of(figure)
 
 
 def heat_map(rows: Sequence[str], columns: Sequence[str], values: Floats, title: str) -> bytes:
     """Numbers in 0..1 as colours; cells without a number (NaN) stay white. ``values``: (rows, columns)."""
-    figure, axes = _axes(2.5 + 0.55 * len(columns), 1.5 + 0.3 * len(rows))
+    left, below = (_LETTER * max(map(len, names), default=0) for names in (rows, columns))
+    width = max(0.55 * len(columns) + left, 1.5 * _LETTER * len(title)) + 1.2
+    figure, axes = _axes(width, 0.3 * len(rows) + below + 0.6)
     image = axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize=7)
     axes.set_yticks(range(len(rows)), rows, fontsize=7)
@@ -48,9 +52,9 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values: Floats, title:
             if np.isfinite(value):
                 colour = "black" if value > 0.6 else "white"
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
-    axes.set_title(title, fontsize=9)
-    figure.colorbar(image, ax=axes)
-    return _png(figure)
+    figure.suptitle(title, fontsize=9)
+    figure.colorbar(image, ax=axes).ax.tick_params(labelsize=7)
+    return png_of(figure)
 
 
 def reliability(found: Mapping[str, Calibration]) -> bytes:
@@ -63,7 +67,7 @@ def reliability(found: Mapping[str, Calibration]) -> bytes:
     axes.set_xlabel("confidence")
     axes.set_ylabel("accuracy")
     axes.legend(fontsize=7)
-    return _png(figure)
+    return png_of(figure)
 
 
 def intervals(names: Sequence[str], values: Sequence[float], bounds: Sequence[tuple[float, float]]) -> bytes:
@@ -74,7 +78,7 @@ def intervals(names: Sequence[str], values: Sequence[float], bounds: Sequence[tu
     axes.errorbar(values, places, xerr=np.maximum(errors, 0), fmt="o", markersize=4, capsize=2)
     axes.set_yticks(places, names, fontsize=7)
     axes.set_xlabel("accuracy, 95% interval")
-    return _png(figure)
+    return png_of(figure)
 
 
 def steps(times: Sequence[float], counts: Sequence[float], ylabel: str) -> bytes:
@@ -83,7 +87,7 @@ def steps(times: Sequence[float], counts: Sequence[float], ylabel: str) -> bytes
     axes.step(times, counts, where="post")
     axes.set_xlabel("seconds")
     axes.set_ylabel(ylabel)
-    return _png(figure)
+    return png_of(figure)
 
 
 def histogram(values: Sequence[float], xlabel: str) -> bytes:
@@ -91,18 +95,11 @@ def histogram(values: Sequence[float], xlabel: str) -> bytes:
     axes.hist(values, bins=40)
     axes.set_xlabel(xlabel)
     axes.set_ylabel("questions")
-    return _png(figure)
+    return png_of(figure)
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    # A figure of its own: pyplot would keep every figure of the process and look for a screen.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(min(width, 16), min(height, 16)), layout="constrained")
     return figure, figure.add_subplot()
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()

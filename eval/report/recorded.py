@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from coe.core.page import Page
 from coe.eval.recorded.cascading import alone
 from coe.eval.recorded.report import DEFAULT
 from coe.eval.recorded.study import Asked, Study
 from coe.eval.report import plots
 from coe.eval.report.attribution import Verdict, attribute, verdict, win_matrix
 from coe.eval.report.curves import Point, average_quality
-from coe.eval.report.page import Page
 from coe.eval.statistics import Calibration, calibration
 from coe.outcomes.outcome_set import OutcomeSet
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from coe.core.page import cell
 from coe.eval.live.records import Summary
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table; None becomes a dash."""
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(_line(value) for value in row) + " |" for row in rows]
     return "\n".join(lines)
 
 
-def cell(value: object) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
+def _line(value: object) -> str:
+    return cell(value).replace("|", "\\|").replace("\n", " ")
 
 
 def summary_table(summaries: Sequence[Summary]) -> str:
