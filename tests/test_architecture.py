@@ -184,7 +184,8 @@ HEAVY = (
     "ray",
     "litellm",
     "peft",
-    "opentelemetry",
+    "opentelemetry.sdk",
+    "opentelemetry.exporter",
 )
 
 

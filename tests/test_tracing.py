@@ -25,8 +25,8 @@ from coe.engines.http import HttpClient, Upstream
 from coe.engines.vllm.proxy import door_app
 from coe.gateway.middlewares import without_access
 from coe.observe import otel as telemetry
-from coe.observe.otel import OtelTracer, open_tracer
-from coe.observe.tracing import SPAN, Tracer, begin, hop
+from coe.observe.otel import RequestTracer, open_tracer
+from coe.observe.tracing import TRACER, begin, headers_under, hop
 from coe.registry.schema import Registry
 from coe.service.service import build_service
 from coe.testing.engines import FakeEngine, Script
@@ -84,7 +84,7 @@ def registry(**fields: Any) -> Registry:
 
 @asynccontextmanager
 async def world(
-    script: Script | None = None, tracer: Tracer | None = None, **fields: Any
+    script: Script | None = None, tracer: RequestTracer | None = None, **fields: Any
 ) -> AsyncIterator[World]:
     from coe.pipeline.generation import Generations
     from coe.service.service import LocalService
@@ -94,7 +94,7 @@ async def world(
     provider.add_span_processor(SimpleSpanProcessor(spans))
     engine = Engine(script)
     plain = build_service(registry(**fields), Path(), lambda *_: engine)
-    middlewares = replace(without_access(), tracer=tracer or OtelTracer(provider))
+    middlewares = replace(without_access(), tracer=tracer or RequestTracer(provider))
     generations = Generations(plain.generations.current)
     service = LocalService(generations, plain.registry_pool, Path(), middlewares)
     async with serving(service) as url, httpx.AsyncClient(base_url=url) as http:
@@ -227,10 +227,10 @@ async def test_without_a_tracer_nothing_is_noted_and_experts_are_told_nothing() 
         body = {"model": "coe", "messages": [{"role": "user", "content": "?"}]}
         assert (await http.post("/v1/chat/completions", json=body, headers=PARENT)).status_code == 200
     assert engine.told == [{}]
-    assert SPAN.get() is None
-    assert begin("a").child("b").headers() == {}
+    assert TRACER.get() is None
+    assert headers_under(begin("a")) == {}
     with hop("c") as span:
-        assert span.headers() == {}
+        assert headers_under(begin("b")) == headers_under(span) == {}
 
 
 async def test_spans_arrive_at_a_collector_by_otlp_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +277,7 @@ def test_a_collector_that_never_answers_does_not_hold_up_the_end(monkeypatch: py
     with socket.create_server(("127.0.0.1", 0)) as silent:
         tracer = open_tracer(f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert tracer is not None
-        tracer.request("GET /", {}).end()
+        tracer.begin("GET /", {}).end()
         tracer.close()
         assert [thread for thread in threading.enumerate() if thread.name == "last spans"]
 

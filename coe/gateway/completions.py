@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from opentelemetry.trace import get_current_span
+
 from coe.access.api_keys import Holder
 from coe.access.limits import AccessControl, Used, used
 from coe.access.response_cache import CacheKey, Versioned
@@ -27,7 +29,7 @@ from coe.gateway.responses import (
     receipt_event,
     receipt_headers,
 )
-from coe.observe.tracing import SPAN, code_of, of_request
+from coe.observe.tracing import code_of, note, of_request
 from coe.pipeline import Answer, Pipeline
 from coe.pipeline.generation import Generations
 from coe.registry.schema import Registry
@@ -118,8 +120,8 @@ class Completions:
             raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
             request = parse_completion(endpoint, raw, exchange.headers, limits, exchange.request_id)
             deadline.watch_client()
-            if (span := SPAN.get()) is not None:
-                span.note(of_request(request))
+            if (span := get_current_span()).is_recording():
+                note(span, of_request(request))
             key = self._cache.key(request, caller.tenant or caller.id, generation)
             if (cached := await self._cache.find(key)) is not None:
                 body = body_from_cache(cached, request.id)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.types import Receive, Scope, Send
 
 from coe.core import json_codec as quick_json
@@ -21,7 +22,8 @@ from coe.gateway.metrics import Metrics
 from coe.gateway.requests import ClientGone
 from coe.gateway.responses import HeaderList, error_event
 from coe.observe.logs import REQUEST
-from coe.observe.tracing import SPAN, Span, Tracer, of_receipt
+from coe.observe.otel import RequestTracer
+from coe.observe.tracing import fail, note, of_receipt
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +138,11 @@ class Endpoint:
     """The handlers of one path, by method, as an ASGI app: the one place where errors become responses."""
 
     def __init__(
-        self, name: str, handlers: Mapping[str, Handler], metrics: Metrics, tracer: Tracer | None = None
+        self,
+        name: str,
+        handlers: Mapping[str, Handler],
+        metrics: Metrics,
+        tracer: RequestTracer | None = None,
     ) -> None:
         self._name = name
         self._handlers = dict(handlers)
@@ -151,8 +157,9 @@ class Endpoint:
             return
         exchange = Exchange(scope, receive, send)
         REQUEST.set(exchange.request_id)
+        span: Span = INVALID_SPAN
         if self._tracer is not None and scope["method"] == "POST":  # the others ask no expert anything
-            SPAN.set(self._tracer.request(f"POST {self._name}", exchange.headers))
+            span = self._tracer.begin(f"POST {self._name}", exchange.headers)
         self._metrics.arrived(self._name)
         try:
             await self._handle(exchange)
@@ -162,7 +169,7 @@ class Endpoint:
             self._metrics.finished(self._name, status, seconds, exchange.first_byte_s, exchange.receipt)
             if exchange.error is not None:
                 self._metrics.failed(exchange.error)
-            if (span := SPAN.get()) is not None:
+            if span.is_recording():
                 self._end_span(span, exchange, status)
 
     async def _handle(self, exchange: Exchange) -> None:
@@ -190,17 +197,18 @@ class Endpoint:
             await exchange.fail(_unexpected(exchange.request_id))
 
     def _end_span(self, span: Span, exchange: Exchange, status: int) -> None:
-        span.note(
+        note(
+            span,
             {
                 "http.request.method": exchange.scope["method"],
                 "http.route": self._name,
                 "http.response.status_code": status,
                 "coe.request_id": exchange.request_id,
                 **(of_receipt(exchange.receipt, exchange.completion) if exchange.receipt else {}),
-            }
+            },
         )
         if status >= 500:
-            span.fail(exchange.error.code if exchange.error else str(status))
+            fail(span, exchange.error.code if exchange.error else str(status))
         span.end()
 
 

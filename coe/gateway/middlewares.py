@@ -15,8 +15,7 @@ from coe.core.errors import ConfigError
 from coe.gateway.completions import Completion, NoCache, Observer
 from coe.gateway.metrics import Metrics
 from coe.observe.capture import MAX_ANSWER_BYTES, CapturedExchange, Recorder, open_recorder
-from coe.observe.otel import open_tracer
-from coe.observe.tracing import Tracer
+from coe.observe.otel import RequestTracer, open_tracer
 from coe.pipeline.feedback import FeedbackRecorder, open_feedback
 from coe.registry.schema import Registry
 from coe.registry.service_settings import State
@@ -34,7 +33,7 @@ class Middlewares:
     cache: ResponseCache | NoCache
     feedback: FeedbackRecorder
     observers: tuple[Observer, ...] = ()
-    tracer: Tracer | None = None
+    tracer: RequestTracer | None = None
     keys: KeysFile | None = None
 
     def show_in(self, metrics: Metrics) -> None:

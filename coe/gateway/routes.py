@@ -16,7 +16,7 @@ from coe.core.types import DeadlineClass
 from coe.gateway.http import Endpoint, Handler
 from coe.gateway.metrics import Metrics
 from coe.gateway.schemas import ErrorBody
-from coe.observe.tracing import Tracer
+from coe.observe.otel import RequestTracer
 
 _REF = "#/components/schemas/"
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -85,7 +85,7 @@ class Operation:
 
 
 def build_router(
-    operations: Sequence[Operation], other: Endpoint, metrics: Metrics, tracer: Tracer | None = None
+    operations: Sequence[Operation], other: Endpoint, metrics: Metrics, tracer: RequestTracer | None = None
 ) -> Router:
     """The ASGI app; the first path that fits counts, ``other`` answers where none does. A bare router:
     middleware would cost every chunk of every stream."""

@@ -7,112 +7,75 @@
     ├── chat EXPERT               the expert at work; it is told of this span, and may add its own
     └── aggregate NAME            several answers become one
 
-Off, which is the default, a hop costs one look at a context variable. Attributes have the names of
+Off, which is the default, a hop costs one look at a context variable, and every span is OpenTelemetry's
+``INVALID_SPAN``, which notes nothing. Attributes have the names of
 OpenTelemetry's conventions for HTTP and generative AI; ours start with ``coe.``. No text of a prompt or of an
 answer is among them.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, Protocol
+from typing import Any
+
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, Tracer, use_span
+from opentelemetry.trace.propagation import set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from coe.core.errors import CoeError
 from coe.core.types import Decision, Endpoint, Leg, Receipt, Request
 
-Kind = Literal["server", "client", "internal"]
 Attributes = Mapping[str, str | int | float | bool | Sequence[str] | None]
 """None: not known, left out"""
 
-SPAN: ContextVar[Span | None] = ContextVar("span", default=None)
-"""The span that is under way in this task; None while nothing is traced."""
+TRACER: ContextVar[Tracer | None] = ContextVar("tracer", default=None)
+"""Makes the spans of the request that this task works on; None while nothing is traced."""
 
 
-class Span(Protocol):
-    """One hop under way. Quick, never raises, and may be used from one event loop."""
-
-    def child(
-        self, name: str, kind: Kind = "internal", attributes: Attributes | None = None, since_s: float = 0.0
-    ) -> Span:
-        """A hop within this one. ``since_s``: how many seconds ago it began."""
-        ...
-
-    def note(self, attributes: Attributes) -> None: ...
-
-    def fail(self, code: str) -> None:
-        """It did not do what it was for; ``code`` says why."""
-        ...
-
-    def headers(self) -> Mapping[str, str]:
-        """What tells another service to put its spans under this one."""
-        ...
-
-    def end(self) -> None:
-        """Idempotent."""
-        ...
-
-
-class Tracer(Protocol):
-    """Where spans go."""
-
-    def request(self, name: str, headers: Mapping[bytes, bytes]) -> Span:
-        """The span of a request that came with ``headers``."""
-        ...
-
-    def close(self) -> None:
-        """Send what is left. Blocking, a few seconds at most."""
-        ...
-
-
-class _NoSpan:
-    """What hops note when nothing is traced."""
-
-    def child(
-        self,
-        name: str,  # noqa: ARG002
-        kind: Kind = "internal",  # noqa: ARG002
-        attributes: Attributes | None = None,  # noqa: ARG002
-        since_s: float = 0.0,  # noqa: ARG002
-    ) -> Span:
-        return self
-
-    def note(self, attributes: Attributes) -> None: ...
-    def fail(self, code: str) -> None: ...
-    def headers(self) -> Mapping[str, str]:
-        return _NO_HEADERS
-
-    def end(self) -> None: ...
-
-
-_NO_HEADERS: Mapping[str, str] = {}
-_NO_SPAN = _NoSpan()
-
-
-def begin(name: str, kind: Kind = "internal", attributes: Attributes | None = None) -> Span:
-    """A hop of the request that this task works on; the caller ends it."""
-    parent = SPAN.get()
-    return _NO_SPAN if parent is None else parent.child(name, kind, attributes)
+def begin(name: str, kind: SpanKind = SpanKind.INTERNAL, since_s: float = 0.0) -> Span:
+    """A hop of the request that this task works on; the caller ends it, once. ``since_s``: how many seconds
+    ago it began."""
+    tracer = TRACER.get()
+    if tracer is None:
+        return INVALID_SPAN
+    return tracer.start_span(name, kind=kind, start_time=time.time_ns() - int(since_s * 1e9))
 
 
 @contextmanager
-def hop(name: str, attributes: Attributes | None = None) -> Iterator[Span]:
+def hop(name: str) -> Iterator[Span]:
     """A hop that the block is; what is begun inside belongs to it."""
-    parent = SPAN.get()
-    if parent is None:
-        yield _NO_SPAN
-        return
-    span = parent.child(name, "internal", attributes)
-    before = SPAN.set(span)
-    try:
+    span = begin(name)
+    if span is INVALID_SPAN:
         yield span
-    except BaseException as error:
-        span.fail(code_of(error))
-        raise
-    finally:
-        SPAN.reset(before)
-        span.end()
+        return
+    with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        try:
+            yield span
+        except BaseException as error:
+            fail(span, code_of(error))
+            raise
+
+
+def note(span: Span, attributes: Attributes) -> None:
+    if span.is_recording():
+        span.set_attributes({name: value for name, value in attributes.items() if value is not None})
+
+
+def fail(span: Span, code: str) -> None:
+    """It did not do what it was for; ``code`` says why."""
+    span.set_attribute("error.type", code)
+    span.set_status(StatusCode.ERROR, code)
+
+
+def headers_under(span: Span) -> Mapping[str, str]:
+    """What tells another service to put its spans under this one."""
+    carried: dict[str, str] = {}
+    if span is not INVALID_SPAN:
+        TraceContextTextMapPropagator().inject(carried, set_span_in_context(span))
+    return carried
 
 
 def code_of(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from coe.aggregators import Aggregator, Proposal, Verdict, Write
 from coe.core import openai as completions
 from coe.core.errors import AggregationFailed, CoeError
 from coe.core.types import ExpertId, Leg, Receipt, Request
-from coe.observe.tracing import hop
+from coe.observe.tracing import hop, note
 from coe.pipeline.generation import Generation
 from coe.pipeline.legs import Asker, LegError, LiveLeg, said
 from coe.pipeline.panel import Panel
@@ -123,7 +123,7 @@ class MergedAnswer:
                 expected.enter_context(self._asker.expect(writer))
             with hop(f"aggregate {self._plan.aggregator.name}") as span:
                 outcome = await self._concluded()
-                span.note({"coe.expert": outcome.expert, "coe.legs": len(self._panel.legs())})
+                note(span, {"coe.expert": outcome.expert, "coe.legs": len(self._panel.legs())})
         return outcome
 
     async def _concluded(self) -> Outcome:

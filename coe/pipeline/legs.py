@@ -8,9 +8,21 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from typing import Any
 
+from opentelemetry.trace import Span, SpanKind
+
 from coe.core.errors import CoeError, EngineError, ExpertUnavailable
 from coe.core.types import EngineAnswer, EngineCall, ExpertId, Leg, Request, Role
-from coe.observe.tracing import Span, begin, code_of, hop, of_leg, of_question, operation
+from coe.observe.tracing import (
+    begin,
+    code_of,
+    fail,
+    headers_under,
+    hop,
+    note,
+    of_leg,
+    of_question,
+    operation,
+)
 from coe.pipeline.leases import Clock, Lease, Leases
 
 _TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
@@ -101,9 +113,10 @@ class LiveLeg:
     def _finish(self) -> None:
         if self._run_ms is None:
             self._run_ms = (self._clock() - self._asked_at) * 1000
-            self._span.note(of_leg(self.leg()))
+            if self._span.is_recording():
+                note(self._span, of_leg(self.leg()))
             if self._outcome != "ok":
-                self._span.fail(self._outcome.removeprefix("failed: "))
+                fail(self._span, self._outcome.removeprefix("failed: "))
             self._span.end()
 
     def _number(self, name: re.Pattern[bytes]) -> int | None:
@@ -184,19 +197,19 @@ class Asker:
     ) -> LiveLeg:
         """At the first byte."""
         endpoint, asked_at = self._request.endpoint, self._clock()
-        span = begin(f"{operation(endpoint)} {lease.expert}", "client")
-        span.note({**of_question(endpoint, lease.expert, body), "coe.host": lease.engine.id})
+        span = begin(f"{operation(endpoint)} {lease.expert}", SpanKind.CLIENT)
+        note(span, {**of_question(endpoint, lease.expert, body), "coe.host": lease.engine.id})
         try:
-            call = EngineCall(endpoint, body, span.headers(), self._request.private)
+            call = EngineCall(endpoint, body, headers_under(span), self._request.private)
             answer = await lease.engine.ask(lease.expert, call)
             held.push_async_callback(answer.aclose)
             leg = LiveLeg(lease, answer, asked_at, self._clock, role, span)
             await leg.first_byte()
         except BaseException as error:
-            span.fail(code_of(error))
+            fail(span, code_of(error))
             span.end()
             raise
-        span.note({"gen_ai.response.time_to_first_chunk": self._clock() - asked_at})
+        note(span, {"gen_ai.response.time_to_first_chunk": self._clock() - asked_at})
         return leg
 
     def _name(self, role: Role) -> str:
@@ -210,13 +223,14 @@ async def _leased(
     with hop(f"queue {expert}") as span:
         lease = await held.enter_async_context(lease_on)
         if lease.swap_ms:
-            span.child(f"swap {lease.expert}", since_s=lease.swap_ms / 1000).end()
-        span.note(
+            begin(f"swap {lease.expert}", since_s=lease.swap_ms / 1000).end()
+        note(
+            span,
             {
                 "coe.expert": lease.expert,
                 "coe.queue_ms": lease.queue_ms,
                 "coe.swap_ms": lease.swap_ms,
                 "coe.wake_from": lease.wake_from,
-            }
+            },
         )
     return lease

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from coe.core.errors import ExpertUnavailable
 from coe.core.types import Decision, Leg, Options, Receipt, Request, RouterCall, RouterText
-from coe.observe.tracing import hop, of_decision
+from coe.observe.tracing import hop, note, of_decision
 from coe.pipeline.ensemble import ask_several
 from coe.pipeline.generation import Generation, Generations
 from coe.pipeline.leases import Clock, Leases
@@ -90,7 +90,7 @@ class Pipeline:
 
         with hop("route") as span:
             decision = explained(await choose(request, generation, self._pool.forecast, write), wish)
-            span.note(of_decision(decision))
+            note(span, of_decision(decision))
         plan = plan_for(request, decision, wish, generation)
         if written:
             patience_s = max(0.0, patience_s - (self._clock() - began))
