@@ -113,3 +113,26 @@ def test_the_registry_of_the_start_page_can_be_read(tmp_path: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 110
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Paragraphs and list items outside of code and tables."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    blocks = re.split(r"\n\s*\n|\n(?=\s*(?:[*+-]|\d+\.) )", prose)
+    return [block for block in blocks if not block.lstrip().startswith(("|", "#"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paragraphs_are_short(page: Path) -> None:
+    long = [each for each in _paragraphs(page.read_text(encoding="utf-8")) if len(each.split()) > 100]
+    assert long == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_list_begins_after_an_empty_line(page: Path) -> None:
+    """Else the site shows it as text."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for block in re.split(r"\n\s*\n", prose):
+        lines = [line for line in block.splitlines() if line.strip()]
+        items = [re.match(r"\s*([*+-]|\d+\.) ", line) is not None for line in lines]
+        assert not any(items) or items[0], block
