@@ -326,7 +326,7 @@ def test_a_key_is_printed_once_and_kept_as_a_hash(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("keys: [", "is no YAML"),
+        ("keys: [", "is not valid YAML"),
         ("keys: [{id: alice}]", "keys.0.sha256"),
         ("keys: [{id: alice, sha256: plain-text-key}]", "keys.0.sha256"),
         (f"keys: [{{id: a, sha256: {'a' * 64}}}, {{id: a, sha256: {'b' * 64}}}]", "two keys are called a"),

@@ -146,10 +146,10 @@ def test_adding_and_removing_under_load_loses_no_request(service: Running) -> No
     [
         ("POST", "/admin/experts", {"experts": [{"id": "x", "host": "slto", "model": "m"}]}, 400, "slto"),
         ("POST", "/admin/experts", {"experts": [{"id": "sums"}]}, 400, "already"),
-        ("POST", "/admin/experts", {}, 400, "give one of experts and yaml"),
+        ("POST", "/admin/experts", {}, 400, "the body needs either experts or yaml"),
         ("POST", "/admin/experts", {"yaml": "id: x", "profile": True}, 400, "model"),
-        ("DELETE", "/admin/experts/ghost", None, 404, "there is no expert"),
-        ("GET", "/admin/experts/ghost", None, 404, "there is no expert"),
+        ("DELETE", "/admin/experts/ghost", None, 404, "does not exist"),
+        ("GET", "/admin/experts/ghost", None, 404, "does not exist"),
         ("POST", "/admin/registry/rollback", {"generation": 999}, 400, "not in the history"),
         ("PUT", "/admin/status", None, 405, "GET only"),
     ],
@@ -190,7 +190,7 @@ def test_the_commands_work_through_the_admin_api(service: Running) -> None:
     assert "+    shadow: true" in coe("registry", "history", "--diff", str(number), *at).stdout
     assert "back to the text" in coe("registry", "rollback", str(number), *at).stdout
     assert service.ids() == ["sums", "words"]
-    assert 'no expert "tax"' in coe("experts", "remove", "tax", *at, code=1).stderr
+    assert 'expert "tax" does not exist' in coe("experts", "remove", "tax", *at, code=1).stderr
 
 
 def test_the_commands_work_on_the_file_alone_with_the_same_checks(tmp_path: Path) -> None:

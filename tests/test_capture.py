@@ -213,5 +213,5 @@ async def test_data_urls_are_blanked(tmp_path: Path) -> None:
 
 
 def test_a_pattern_that_is_none_is_refused() -> None:
-    with pytest.raises(ValidationError, match="is no regular expression"):
+    with pytest.raises(ValidationError, match="is not a regular expression"):
         CaptureSettings(patterns=("(",))

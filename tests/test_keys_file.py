@@ -98,9 +98,9 @@ async def test_a_key_made_by_the_command_counts_at_once(tmp_path: Path) -> None:
     ("bad", "says"),
     [
         (f"keys: [{{id: carol, sha256: {BOB}}}]", "keys.0.sha256"),
-        (f"keys:\n\t- {BOB}", "is no YAML: line 2, column 1"),
+        (f"keys:\n\t- {BOB}", "is not valid YAML: line 2, column 1"),
         (json.dumps({"keys": [entry("bob", BOB), entry("bob", ALICE)]}), "two keys are called bob"),
-        (b"keys: [\xff]", "is no YAML: it cannot be read as text"),
+        (b"keys: [\xff]", "is not valid YAML: it cannot be read as text"),
         (None, "cannot be read: No such file"),
     ],
     ids=["a key for a hash", "no YAML", "twice", "no text", "gone"],
@@ -165,8 +165,8 @@ def test_keys_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("absent/keys.yaml", None, "cannot be written"),
-        ("keys.yaml", b"keys: [", "is no YAML"),
-        ("keys.yaml", b"keys: [\xff]", "is no YAML"),
+        ("keys.yaml", b"keys: [", "is not valid YAML"),
+        ("keys.yaml", b"keys: [\xff]", "is not valid YAML"),
         ("keys.yaml", b"[]", "keys.yaml"),
         ("keys.yaml", b"keys: 7", "keys"),
     ],

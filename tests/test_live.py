@@ -38,11 +38,11 @@ async def test_a_bad_edit_is_refused_with_its_line_and_the_last_good_one_serves_
         await until(lambda: w.live.refusal is not None)
         assert w.live.refusal is not None
         assert 'experts.yaml:13:5: expert "words" is on host "slto"' in w.live.refusal.message
-        assert "generation 1 serves on" in caplog.text
+        assert "generation 1 keeps serving" in caplog.text
         ready = await w.http.get("/readyz")
         assert ready.status_code == 200
         assert ready.json()["reasons"] == [
-            "the last edit of experts.yaml was refused; generation 1 serves on"
+            "the last edit of experts.yaml was refused; generation 1 keeps serving"
         ]
         assert (await w.ask("words")).status_code == 200
         w.write("slto", "slot")

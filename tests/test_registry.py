@@ -213,7 +213,7 @@ def test_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
         (
             ("id: base", "id: coe"),
             [
-                '7:5 expert "coe" has the name that means "choose for me"; rename the expert'
+                '7:5 expert "coe" has the model name that asks for routing; rename the expert'
                 " or change service.model_name"
             ],
         ),

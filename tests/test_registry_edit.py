@@ -106,9 +106,9 @@ def test_other_ways_to_write_the_list_are_edited_too(text: str) -> None:
 
 
 def test_edits_that_cannot_be_made_say_why() -> None:
-    with pytest.raises(BadRequest, match='an expert "sums" already'):
+    with pytest.raises(BadRequest, match='expert "sums" already exists'):
         add_experts(TEXT, FILE, [{**NEW, "id": "sums"}])
-    with pytest.raises(UnknownModel, match='no expert "sum"; did you mean "sums"'):
+    with pytest.raises(UnknownModel, match='expert "sum" does not exist; did you mean "sums"'):
         remove_expert(TEXT, FILE, "sum")
 
 
@@ -126,7 +126,7 @@ def test_a_snippet_is_one_entry_a_list_or_a_part_of_a_file(snippet: str, found: 
 
 @pytest.mark.parametrize("snippet", ["just words", "[]", "- host: slot", "- 3"])
 def test_a_snippet_without_experts_is_refused(snippet: str) -> None:
-    with pytest.raises(BadRequest, match=r"new\.yaml holds no experts"):
+    with pytest.raises(BadRequest, match=r"new\.yaml has no experts"):
         read_entries(snippet, "new.yaml")
 
 

@@ -111,7 +111,7 @@ def read_keys(path: Path) -> KeyRing:
             hint="Make one with `coe keys create NAME --file FILE`, or correct access.keys_file.",
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no YAML: {_place(error)}", hint=HINT) from None
+        raise ConfigError(f"{path} is not valid YAML: {_place(error)}", hint=HINT) from None
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
@@ -142,7 +142,7 @@ def add_key(path: Path, holder: Holder) -> None:
             listed = list(read_keys(path).holders()) if path.exists() and path.stat().st_size else []
             if any(known.id == holder.id for known in listed):
                 raise ConfigError(
-                    f'there is a key called "{holder.id}" in {path} already', hint="Choose another name."
+                    f'the key "{holder.id}" already exists in {path}', hint="Choose another name."
                 )
             entries = [
                 each.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
@@ -153,7 +153,7 @@ def add_key(path: Path, holder: Holder) -> None:
     except OSError as error:
         raise ConfigError(
             f"the keys file {path} cannot be written: {error.strerror}",
-            hint="Make its folder, or name another file.",
+            hint="Create its folder, or name another file.",
         ) from error
 
 
@@ -210,7 +210,7 @@ class KeysFile:
     def _refuse(self, why: str) -> None:
         self.stale = True
         self.edits["refused"] += 1
-        log.error("an edit of the keys file was refused, the keys from before it count: %s", why)
+        log.error("an edit of the keys file was refused; the earlier keys stay valid: %s", why)
 
 
 def _difference(old: KeyRing, new: KeyRing) -> str:

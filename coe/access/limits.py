@@ -80,7 +80,7 @@ class AccessControl:
             if self._when_down == "closed":
                 raise ServiceDown(
                     "limits cannot be checked at the moment",
-                    hint="Ask again in a moment.",
+                    hint="Send the request again in a moment.",
                     retry_after_s=2.0,
                 ) from error
             refusal = await self._meanwhile.admit(ask)
@@ -146,15 +146,15 @@ def _over(name: str, retry_after_s: float | None, ask: Admission) -> CoeError:
     if retry_after_s is None:
         unit = _UNITS.get(name, name)
         return OverLimit(
-            f"the month's budget of {ask.budgets[name]:g} {unit} is used up",
+            f"this month's budget of {ask.budgets[name]:g} {unit} is used up",
             code="budget_exceeded",
-            hint="It starts anew with the next month (UTC); whoever runs the service can raise it.",
+            hint="It is reset when the next month begins (UTC). The operator of the service can raise it.",
         )
     bucket = next(bucket for bucket in ask.buckets if bucket.name == name)
     return OverLimit(
-        f"more than {bucket.limit:g} {name} a minute",
+        f"the limit of {bucket.limit:g} {name} per minute is reached",
         code="rate_limit_exceeded",
-        hint=f"Ask again in {retry_after_s:.0f} s.",
+        hint=f"Send the request again in {retry_after_s:.0f} s.",
         retry_after_s=retry_after_s,
     )
 

@@ -137,7 +137,7 @@ def _tell(status: ClusterStatus) -> None:
     refused = [g.refused for g in status.gateways if g.refused]
     refused += [o.refused for o in status.owners if o.refused]
     if refused:
-        raise Failed(f"the cluster refuses {refused[0]}", "It serves its former generation on.")
+        raise Failed(f"the cluster refuses {refused[0]}", "The former generation keeps serving.")
     click.echo(f"generation {status.generation} answers at {status.url}/v1")
 
 

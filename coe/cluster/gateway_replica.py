@@ -82,7 +82,9 @@ class GatewayReplica:
         self._generations.publish(generation)
         log.info("generation %d serves", number)
         if self.outdated:
-            log.warning("changed, but only for gateways that start from now on: %s", ", ".join(self.outdated))
+            log.warning(
+                "these changes take effect for gateways that start from now on: %s", ", ".join(self.outdated)
+            )
 
     @property
     def generation(self) -> int:

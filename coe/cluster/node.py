@@ -86,7 +86,7 @@ class NodeOwner:
             refused = f"generation {generation}: {error}"
             if refused != owner.refused:
                 log.warning(
-                    "owner %s stays at generation %d; refused: %s", self.id, owner.generation, refused
+                    "owner %s keeps serving generation %d; refused: %s", self.id, owner.generation, refused
                 )
             owner.refused = refused
 

@@ -112,21 +112,23 @@ def _lost() -> CoeError:
     return ServiceDown(
         "the gateway was lost before the answer was whole",
         code="gateway_lost",
-        hint="Another one answers; ask again.",
+        hint="Another gateway answers; send the request again.",
         retry_after_s=RETRY_S,
     )
 
 
 def _told_by_serve(status: int) -> CoeError:
     if status == 408:
-        return ExpertTimeout("no complete answer in time", hint="Ask again, or for fewer tokens.")
+        return ExpertTimeout(
+            "the answer was not complete in time", hint="Send the request again, or ask for fewer tokens."
+        )
     if status == 429:
         return Overloaded("the proxy's queue is full", hint="Ask again in a moment.", retry_after_s=RETRY_S)
     if status in (404, 503):
         return ServiceDown(
             "no gateway takes requests at the moment",
             code="no_gateway",
-            hint="`coe status` tells why; ask again in a moment.",
+            hint="`coe status` shows why. Send the request again in a moment.",
             retry_after_s=RETRY_S,
         )
     return _lost()

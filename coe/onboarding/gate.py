@@ -75,7 +75,7 @@ def report_lines(comparison: Comparison) -> tuple[str, ...]:
 def _why_unchecked(store: ProfileStore, registry: Registry) -> str:
     profiled = [expert.id for expert in registry.experts if store.of(expert)]
     if len(profiled) < 2:
-        return "there are no outcomes of it and of another expert to compare"
+        return "there are no outcomes of both it and another expert to compare"
     return "its profile and the others' are not on the same questions"
 
 

@@ -109,7 +109,7 @@ class Onboarding:
         self, registry: Registry, expert: ExpertId, shadow: bool, profile: ProfileReport | None
     ) -> Onboarded:
         if shadow:
-            return Onboarded(expert, True, (f"{expert} was added as a shadow, as asked",), profile)
+            return Onboarded(expert, True, (f"{expert} was added as a shadow, as requested",), profile)
         report = await asyncio.to_thread(self._gate.check, registry, expert)
         return Onboarded(expert, not report.admit, report.reasons, profile)
 

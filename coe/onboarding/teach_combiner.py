@@ -56,7 +56,7 @@ def teach_registry(registry: Registry, root: Path, data: Recorded, mean_experts:
     lessons = Lessons(outcomes, estimates, available_top(estimates, outcomes.scores, limit))
     fitted = InStages(mean_experts).fit(lessons).fitted_ or Learned().fit(lessons).fitted_
     if fitted is None:
-        raise ConfigError(f"no expert of the registry answered a question of {outcomes.name} rightly")
+        raise ConfigError(f"no expert of the registry answered any question of {outcomes.name} correctly")
     path = combiner_file(registry, root)
     path.parent.mkdir(parents=True, exist_ok=True)
     FittedCombiner(replace(fitted.combiner, experts_=tuple(named)), fitted.stopping).save(path)

@@ -10,14 +10,14 @@ from coe.registry.base import Model, Name
 
 
 class Budget(Model):
-    """Bounds on what one answer may cost, all its legs together. Fewer experts are asked where it binds."""
+    """Bounds on what one answer may cost, all its legs together. At a bound fewer experts are asked."""
 
     max_experts: Annotated[int, Field(ge=1)] | None = None
-    """legs of one request, the writer of a synthesis included"""
+    """most legs of one request, the writer of a synthesis included"""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    """completion tokens of all legs together"""
+    """most completion tokens of all legs together"""
     max_usd: Annotated[float, Field(gt=0)] | None = None
-    """estimated price of all legs together, by the experts' prices"""
+    """highest estimated price of all legs together, by the experts' prices"""
 
 
 class TopP(Model):
@@ -25,9 +25,9 @@ class TopP(Model):
     (:func:`coe.aggregators.top_p.top_p`)."""
 
     p: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """ask experts until theirs is so much of the mass that the null expert leaves"""
+    """ask experts until they hold this share of the mass that the null expert leaves"""
     clear: Annotated[float, Field(gt=0, lt=1)] = 0.7
-    """the best expert's chance from which the null expert goes before all others: one is enough"""
+    """when the best expert's chance is at least this, it is asked alone"""
 
 
 class AggregatorSpec(Model):
@@ -45,7 +45,7 @@ class AggregatorSpec(Model):
     top_p: TopP | None = None
     """choose how many, at most proposers, by top-p with a null expert, and ask them at once"""
     quorum: Annotated[int, Field(ge=1)] | None = None
-    """answers that must come; the others may fail or be late. Without it, half of those asked"""
+    """answers that are needed; the others may fail or be late. Default: half of those asked"""
     budget: Budget = Budget()
 
     @model_validator(mode="after")
@@ -69,5 +69,5 @@ class NamedRoute(Model):
     aggregator: str | None = None
     """an aggregator's name; without it the default one"""
     experts: Annotated[int, Field(ge=1, le=16)] | None = None
-    """ask exactly so many experts; without it, as the aggregator says"""
+    """ask exactly this many experts; without it, as the aggregator says"""
     description: str = ""

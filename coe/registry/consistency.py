@@ -116,7 +116,7 @@ def _model_name_clashes(experts: Sequence[_Entry], data: Mapping[str, Any]) -> I
     for expert in experts:
         if expert.text("id") == model_name:
             message = (
-                f'expert "{model_name}" has the name that means "choose for me"; rename the expert or change'
+                f'expert "{model_name}" has the model name that asks for routing; rename the expert or change'
                 " service.model_name"
             )
             yield Issue(message, (*expert.loc, "id"))
@@ -133,7 +133,7 @@ def _combining(data: Mapping[str, Any], experts: Sequence[_Entry], plugins: Plug
 
 def _only_shadows(experts: Sequence[_Entry]) -> Iterator[Issue]:
     if experts and all(expert.data.get("shadow") is True for expert in experts):
-        message = "every expert is a shadow, so none can be routed to; take shadow from at least one"
+        message = "every expert is a shadow, so no request can be routed; remove shadow from at least one"
         yield Issue(message, (*experts[0].loc, "shadow"))
 
 
@@ -149,15 +149,15 @@ def _nodes(nodes: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Issue]:
         for index, host in enumerate(listed if isinstance(listed, list) else ()):
             loc = (*node.loc, "hosts", index)
             if host in placed:
-                yield Issue(f'host "{host}" is on node "{placed[host]}" already', loc)
+                yield Issue(f'host "{host}" is already on node "{placed[host]}"', loc)
             elif host not in placeable:
-                message = f'"{host}" is no host of kind vllm or adapter; {suggest(str(host), placeable)}'
+                message = f'"{host}" is not a host of kind vllm or adapter; {suggest(str(host), placeable)}'
                 yield Issue(message, loc)
             else:
                 placed[host] = node.text("id") or "?"
     for host in placeable:
         if host not in placed:
-            message = f'host "{host}" is on no node; add it to the hosts of one under cluster.nodes'
+            message = f'host "{host}" belongs to no node; add it to the hosts of one under cluster.nodes'
             yield Issue(message, ("cluster", "nodes"))
 
 
@@ -165,7 +165,7 @@ def _pinned(pool: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Issu
     names, pinned = _names(experts), pool.get("pinned")
     for index, name in enumerate(pinned if isinstance(pinned, list) else ()):
         if isinstance(name, str) and name not in names:
-            message = f'pool.pinned names "{name}", which is no expert; {suggest(name, names)}'
+            message = f'pool.pinned names "{name}", which is not an expert; {suggest(name, names)}'
             yield Issue(message, ("pool", "pinned", index))
 
 
@@ -183,7 +183,7 @@ def _fallbacks(experts: Sequence[_Entry]) -> Iterator[Issue]:
         if fallback is not None and fallback == entry.text("id"):
             yield Issue(f'"{fallback}" cannot be its own fallback; name another expert', loc)
         elif fallback is not None and fallback not in names:
-            yield Issue(f'the fallback "{fallback}" is no expert; {suggest(fallback, names)}', loc)
+            yield Issue(f'the fallback "{fallback}" is not an expert; {suggest(fallback, names)}', loc)
 
 
 def _routers(routers: Mapping[str, Any], experts: Sequence[_Entry], kinds: PluginKind) -> Iterator[Issue]:

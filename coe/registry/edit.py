@@ -43,7 +43,7 @@ def read_entries(text: str, name: str) -> list[Entry]:
     entries = data if isinstance(data, list) else [data]
     if not entries or not all(isinstance(entry, dict) and entry.get("id") for entry in entries):
         raise BadRequest(
-            f"{name} holds no experts",
+            f"{name} has no experts",
             code="no_experts",
             hint="Write one entry, or a list of them, as under `experts` of experts.yaml, each with an id.",
         )
@@ -56,7 +56,7 @@ def add_experts(text: str, path: Path, entries: Sequence[Entry]) -> str:
     for entry in entries:
         if entry["id"] in known:
             raise BadRequest(
-                f'there is an expert "{entry["id"]}" already',
+                f'expert "{entry["id"]}" already exists',
                 code="expert_exists",
                 hint="Remove it first, or give the new one another id.",
             )
@@ -168,7 +168,7 @@ def _ids(source: Source) -> list[str]:
 def _index(source: Source, expert: str) -> int:
     ids = _ids(source)
     if expert not in ids:
-        raise UnknownModel(f'there is no expert "{expert}"; {suggest(expert, ids)}')
+        raise UnknownModel(f'expert "{expert}" does not exist; {suggest(expert, ids)}')
     return ids.index(expert)
 
 

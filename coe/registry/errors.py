@@ -109,8 +109,8 @@ def describe(error: ErrorDetails, where: Loc, model: type[BaseModel]) -> str:
         return _wrong_choice(where, given, context)
     if kind == "string_pattern_mismatch":
         return (
-            f"{dotted(where)}: {_shown(given)} is no name; use letters, digits and . _ / -, starting with a"
-            " letter or digit, at most 96 characters"
+            f"{dotted(where)}: {_shown(given)} is not a valid name; use letters, digits and . _ / -,"
+            " starting with a letter or digit, at most 96 characters"
         )
     if kind == "too_short":
         return f"{dotted(where)}: needs at least {context.get('min_length', 1)} entry"

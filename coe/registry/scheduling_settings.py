@@ -13,11 +13,11 @@ class DeadlineClassSpec(Model):
     """What a class of requests expects."""
 
     slo_s: Annotated[float, Field(gt=0)]
-    """an answer that takes longer has missed its purpose; requests that can still be in time go first"""
+    """target for the time to the whole answer; requests that can still meet it go first"""
     ageing_s: Annotated[float, Field(gt=0)]
-    """a request that waited longer goes before all others, whatever that costs"""
+    """a request that has waited longer goes before all others, whatever that costs"""
     max_wait_s: Annotated[float, Field(gt=0)] = 3_600.0
-    """a request that could have to wait longer is refused at once (wait_not_promised)"""
+    """a request that might wait longer is refused at once (wait_not_promised)"""
 
 
 class DeadlineClasses(Model):
@@ -32,20 +32,20 @@ class Mechanisms(Model):
     """Parts of the policy `coe`; each can be switched off alone."""
 
     slack_density: bool = True
-    """whose delay loses most for its time comes next; off: the oldest request's expert"""
+    """the expert whose delay would miss most SLOs per second comes next; off: that of the oldest request"""
     frames: bool = True
     """an expert stays for all that was queued when it came; off: for one batch"""
     admission_closing: bool = True
-    """an expert stops taking newcomers when the queues elsewhere outweigh them; off: when it is idle"""
+    """an expert stops taking new requests when the other queues outweigh them; off: when it is idle"""
     prewake: bool = True
-    """bring the next one in as soon as its own room is free, while others still leave"""
+    """load the next expert as soon as its own room is free, while others still leave"""
     prefetch: bool = True
-    """read weights from disk into memory while their requests still wait"""
+    """read weights from disk into RAM while their requests still wait"""
     belady: bool = True
-    """displace who is needed last, by the queues and by recent arrivals; off: least recently used"""
+    """evict the expert that is needed last, by the queues and recent arrivals; off: least recently used"""
     groups: bool = True
     """schedule the experts of one request together"""
     reroute: bool = True
-    """a request takes an awake alternative instead of waiting for its own expert"""
+    """an awake alternative answers a request that would have to wait for its own expert"""
     promise: bool = True
     """refuse a request at once when its class's max_wait_s cannot be promised"""

@@ -36,17 +36,17 @@ from coe.registry.service_settings import (
 
 
 class Service(Model):
-    """Where the API listens, and the model name that means "route for me"."""
+    """Where the API listens, and the model name that asks for routing."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0 takes any free port"""
     model_name: Name = "coe"
-    """the model name that means: choose the expert for me"""
+    """the model name that asks for routing"""
     watch: bool = True
-    """take up edits of this file while the service runs"""
+    """follow edits of this file while the service runs"""
     drain_s: Annotated[float, Field(gt=0)] = 30.0
-    """how long answers under way may go on after SIGTERM; those who wait for an expert are refused"""
+    """how long requests under way may go on after SIGTERM; those that wait for an expert are refused"""
     admin: AdminListener | None = None
     """the admin API; without this there is none"""
 
@@ -58,7 +58,7 @@ class Limits(Model):
     max_messages: Annotated[int, Field(gt=0)] = 256
     max_prompt_chars: Annotated[int, Field(gt=0)] = 200_000
     max_queue: Annotated[int, Field(gt=0)] = 1_000
-    """waiting requests; one more is refused with status 429"""
+    """most waiting requests; one more is refused with status 429"""
     media_hosts: tuple[str, ...] = ()
     """hosts of URLs in content parts, which the expert's server fetches; "*": any; data: URLs always pass"""
     request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
@@ -80,9 +80,9 @@ class VllmHost(Model):
     """a server that already runs; it is not managed"""
     device: Literal["cpu", "gpu"] = "gpu"
     memory_gb: Annotated[float, Field(gt=0)] | None = None
-    """GPU memory that the awake experts of a sleeping host may take together"""
+    """GPU memory that the awake experts of a host with `swap: sleep` may take together"""
     ram_gb: Annotated[float, Field(gt=0)] | None = None
-    """RAM for weights that are not in use: asleep at level 1, or read ahead from disk"""
+    """RAM for weights that are not in use: of sleeping experts (level 1), or read ahead from disk"""
     sleep_level: Literal[1, 2] = 1
     """1 keeps the weights in RAM, 2 drops them"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -90,7 +90,7 @@ class VllmHost(Model):
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of the process"""
     max_running: Annotated[int, Field(ge=1)] = 16
-    """requests in the process at once"""
+    """most requests in the process at once"""
     max_model_len: Annotated[int, Field(ge=16)] | None = None
     """tokens of prompt and answer together"""
     args: tuple[str, ...] = ()
@@ -114,9 +114,9 @@ class AdapterHost(Model):
     url: str | None = None
     device: Literal["cpu", "gpu"] = "gpu"
     max_adapters: Annotated[int, Field(ge=1)] = 8
-    """adapters kept loaded"""
+    """most adapters that stay loaded"""
     max_adapters_in_batch: Annotated[int, Field(ge=1)] = 4
-    """different adapters in one batch"""
+    """most different adapters in one batch"""
     max_rank: Literal[8, 16, 32, 64, 128] = 16
     """the largest LoRA rank that is accepted"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -150,7 +150,7 @@ class RemoteHost(Model):
     max_running: Annotated[int, Field(ge=1)] = 64
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
     max_failures: Annotated[int, Field(ge=1)] = 5
-    """failures in a row after which an expert is left alone for pause_s"""
+    """failures in a row after which an expert is not asked for pause_s"""
     pause_s: Annotated[float, Field(gt=0)] = 10.0
     link_local: bool = False
     """whether url may be at a link-local or cloud metadata address"""
@@ -190,12 +190,12 @@ class Pool(Model):
     """experts that the policy ``static`` keeps in memory once they are loaded; one without work leaves for a
     request that has waited for classes.standard.slo_s"""
     min_residency_s: Annotated[float, Field(ge=0)] = 0.0
-    """an expert just loaded is not swapped out sooner"""
+    """an expert that was just loaded stays at least this long"""
     load_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """a load that takes longer has failed"""
+    """a load that takes longer counts as failed"""
     reroute_within: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """an expert whose probability of being the right one is at most this much below the best one's may
-    answer instead if it is free sooner; 0 switches that off"""
+    """an expert may answer instead of the best one if it is free sooner and its probability of being right is
+    at most this much lower; 0 switches this off"""
     rebalance_s: Annotated[float, Field(ge=60)] | None = None
     """every N seconds, experts whose entry names no host may move to where their work has room; none: never.
     `coe deploy` does not read it"""
@@ -218,8 +218,8 @@ class Expert(Model):
     id: Name
     """also the model name that pins this expert"""
     host: Name | None = None
-    """the id of a host under pool.hosts; none: it gets one of those that can serve it, by a plan that is made
-    when the file is read"""
+    """the id of a host under pool.hosts; none: the service chooses one that can serve it when it reads the
+    file"""
     model: str
     adapter: str | None = None
     """LoRA folder (hosts of kind adapter)"""
@@ -229,13 +229,13 @@ class Expert(Model):
     """categories of the router's examples that it covers"""
     tags: tuple[str, ...] = ()
     general: bool = False
-    """takes what no specialist covers, and what the router is unsure of"""
+    """takes questions that no specialist covers, and those the router is unsure about"""
     profile: str | None = None
     """name of its profile, where that is neither its id nor its model"""
     fallback: Name | None = None
-    """the expert to ask where this one and the router's next choice cannot answer"""
+    """the expert to ask when neither this one nor the router's next choice can answer"""
     shadow: bool = False
-    """answers whoever names it, but no router chooses it"""
+    """answers requests that name it; no router chooses it"""
     parameters_b: Annotated[float, Field(gt=0)] | None = None
     """billions of parameters"""
     active_b: Annotated[float, Field(gt=0)] | None = None
@@ -246,13 +246,13 @@ class Expert(Model):
     """tokens of prompt and answer together"""
     price: Price | None = None
     load_s: Annotated[float, Field(ge=0)] | None = None
-    """first guess of the time a load takes; it is measured from then on"""
+    """first estimate of the time a load takes; it is measured from then on"""
     wake_s: Annotated[float, Field(ge=0)] | None = None
-    """first guess of the time waking takes (swap: sleep); measured from then on"""
+    """first estimate of the time waking takes (swap: sleep); it is measured from then on"""
     sleep_s: Annotated[float, Field(ge=0)] | None = None
-    """first guess of the time going to sleep takes; measured from then on"""
+    """first estimate of the time going to sleep takes; it is measured from then on"""
     max_running: Annotated[int, Field(ge=1)] | None = None
-    """requests to this expert at once"""
+    """most requests to this expert at once"""
 
     def view(self) -> ExpertView:
         return ExpertView(
@@ -278,7 +278,7 @@ class RouterSpec(Model):
 
 class Routers(Model):
     default: Name = "category"
-    """the router that is used unasked"""
+    """the router of requests that name none"""
     available: tuple[RouterSpec, ...] = ()
 
 
@@ -319,9 +319,9 @@ class Cluster(Model):
     max_gateways: Annotated[int, Field(ge=1)] | None = None
     """gateway replicas at most; more than gateways turns autoscaling on"""
     target_ongoing: Annotated[float, Field(gt=0)] = 64.0
-    """requests under way for each gateway that autoscaling aims at"""
+    """requests under way per gateway that autoscaling aims for"""
     max_ongoing: Annotated[int, Field(ge=1)] = 1_000
-    """requests under way in one gateway; further ones go to another or wait in Ray"""
+    """most requests under way in one gateway; further ones go to another or wait in Ray"""
     target_wait_s: Annotated[float, Field(gt=0)] = 10.0
     """expected wait for an expert that autoscaling of nodes aims to stay below"""
     nodes: tuple[Node, ...] = ()
@@ -345,8 +345,8 @@ class Registry(Model):
     routers: Routers = Routers()
     aggregator: AggregatorSpec = AggregatorSpec()
     profiles: tuple[str, ...] = ("package:open-models", "profiles")
-    """folders of what is known of experts, relative to experts.yaml; a later one goes before an earlier one,
-    and new profiles are written to the last; package:open-models comes with CoE"""
+    """folders with profiles of experts, relative to experts.yaml; a later folder overrides an earlier one;
+    new profiles are written to the last one; package:open-models comes with CoE"""
     probes: str | None = None
     """outcome set, relative to experts.yaml, whose questions `experts add --profile` asks"""
     history: History = History()
@@ -355,7 +355,7 @@ class Registry(Model):
     state: State = State()
     observe: Observe = Observe()
     feedback: FeedbackSettings | None = None
-    """take clients' marks on answers; none: /v1/feedback is not there"""
+    """accept clients' ratings of answers; none: there is no /v1/feedback"""
     cache: CacheSettings | None = None
     """the response cache; none: every request is answered anew"""
     aggregators: tuple[AggregatorSpec, ...] = ()

@@ -1,4 +1,4 @@
-"""The parts of experts.yaml about running it: who may come, what gateways share, what is kept and told."""
+"""The parts of experts.yaml about running it: access, shared state, cache, feedback, what is recorded."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ class AdminListener(Model):
 
 
 class FeedbackSettings(Model):
-    """Clients' marks on answers (POST /v1/feedback), and how much they move the routers."""
+    """Clients' ratings of answers (POST /v1/feedback), and how much they move the routers."""
 
     file: str = "var/feedback.jsonl"
-    """where marks are kept, relative to this file"""
+    """where ratings are stored, relative to this file"""
     cap: Annotated[float, Field(gt=0)] = 50.0
-    """marks that count at most for an expert in a category; older ones fade"""
+    """the most ratings that count for an expert in a category; older ones fade"""
     bound: Annotated[float, Field(ge=0)] = 1.0
-    """log-odds that marks move a probability by at most; 0: keep them and change nothing"""
+    """the most log-odds by which ratings move a probability; 0: they are stored and change nothing"""
 
 
 class History(Model):
-    """The accepted versions of this file, kept to look at and to go back to."""
+    """The accepted versions of this file, for `coe registry history` and `rollback`."""
 
     folder: str = "var/generations"
     """relative to this file"""
     keep: Annotated[int, Field(ge=1)] = 50
-    """how many"""
+    """how many of them"""
 
 
 class Access(Model):
     """Who may use the API."""
 
     keys_file: str | None = None
-    """holders of API keys with their limits, relative to experts.yaml; without it everybody may come"""
+    """file with the API keys and their limits, relative to experts.yaml; without it no key is needed"""
     when_down: Literal["open", "closed"] = "open"
-    """without the shared state: `open` counts limits in each process, `closed` refuses requests"""
+    """while the shared state is down: `open` counts limits in each process, `closed` refuses requests"""
 
 
 class CacheSettings(Model):
@@ -65,23 +65,23 @@ class CacheSettings(Model):
 
     ttl_s: Annotated[float, Field(gt=0)] = 3_600.0
     similarity: Annotated[float, Field(gt=0, le=1)] | None = None
-    """also answer requests whose words are so similar (cosine of embeddings); none: only equal ones"""
+    """also answer requests whose text is at least so similar (cosine of embeddings); none: only equal ones"""
     encoder: str = "static"
-    """encoder for the similarity"""
+    """encoder of these embeddings"""
 
 
 class State(Model):
-    """What gateways share."""
+    """The state that gateways share."""
 
     redis_url: str | None = None
-    """for example redis://redis:6379/0; none: each process has its own"""
+    """for example redis://redis:6379/0; none: each process has a state of its own"""
     redis_url_env: str | None = None
-    """environment variable that holds the URL, where it has a password"""
+    """environment variable that holds the URL, for one with a password"""
     prefix: str = "coe:"
-    """of all keys in Redis: services that share one need different ones"""
+    """prefix of all keys in Redis; services that share a Redis need different ones"""
     share_registry: bool = False
-    """an edit of this file at one `coe serve` becomes the file of all that share the state; whoever may write
-    to that Redis then decides what all of them run"""
+    """an edit of this file at one `coe serve` becomes the file of all that share the state. Everyone who can
+    write to that Redis then decides what all of them run"""
 
     @model_validator(mode="after")
     def _sound(self) -> State:
@@ -96,16 +96,16 @@ Redacted = Literal["email", "key", "number"]
 
 
 class CaptureSettings(Model):
-    """A record of requests and answers, one JSON object a line. Redaction finds known forms only."""
+    """A record of requests and answers, one JSON object per line. Redaction finds known forms only."""
 
     file: str = "var/prompts.jsonl"
     """relative to this file"""
     max_mb: Annotated[float, Field(gt=0)] = 100.0
-    """of a file; then a new one is begun"""
+    """size of a file; then a new one is begun"""
     keep: Annotated[int, Field(ge=0)] = 4
-    """older files that are kept"""
+    """how many older files are kept"""
     redact: tuple[Redacted, ...] = ("email", "key", "number")
-    """number: telephones, cards, accounts"""
+    """what is blanked; number: telephone, card and account numbers"""
     patterns: tuple[str, ...] = ()
     """further regular expressions whose matches are blanked"""
 
@@ -116,15 +116,15 @@ class CaptureSettings(Model):
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
         return patterns
 
 
 class Observe(Model):
-    """What is told of requests beside metrics and logs. Off unless written."""
+    """What is recorded of requests beside metrics and logs. Off by default."""
 
     traces: str | None = None
-    """OTLP over HTTP: the collector's URL, such as http://127.0.0.1:4318; none: as the environment variable
+    """URL of an OTLP collector (HTTP), such as http://127.0.0.1:4318; none: as the environment variable
     OTEL_EXPORTER_OTLP_ENDPOINT says"""
     capture: CaptureSettings | None = None
     """record prompts and answers; none: never"""

@@ -114,7 +114,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise RegistryError(path, (Issue(f"cannot be read: {error.strerror or error}"),)) from None
     if len(raw) > _MAX_BYTES:
-        raise RegistryError(path, (Issue(f"larger than {_MAX_BYTES} bytes: this is no registry"),))
+        raise RegistryError(path, (Issue(f"larger than {_MAX_BYTES} bytes: it is not a registry file"),))
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

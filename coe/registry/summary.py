@@ -17,8 +17,8 @@ def summary(registry: Registry) -> tuple[str, ...]:
         f' name "{service.model_name}" at http://{service.host}:{service.port}/v1',
         *(_host_line(host, registry.experts_on(host.id)) for host in registry.pool.hosts),
         *_router_lines(registry),
-        f"scheduling: policy {registry.pool.policy}; who waited {standard.ageing_s:g} s goes first;"
-        f" at most {registry.limits.max_queue} wait",
+        f"scheduling: policy {registry.pool.policy}; requests that waited {standard.ageing_s:g} s go first;"
+        f" at most {registry.limits.max_queue} requests wait",
         _aggregation_line(registry),
     )
 
@@ -26,11 +26,13 @@ def summary(registry: Registry) -> tuple[str, ...]:
 def _aggregation_line(registry: Registry) -> str:
     spec = registry.aggregator
     if spec.proposers == 1:
-        return f"one expert answers a request; several, where asked for, become one by: {spec.label}"
+        return (
+            f"one expert answers each request; if a client asks for several, the aggregator is {spec.label}"
+        )
     amount = f"up to {spec.proposers}" if spec.adaptive else str(spec.proposers)
     if spec.top_p is not None:
         amount += f" (top-p {spec.top_p.p:g})"
-    return f"{amount} experts answer a request; their answers become one by: {spec.label}"
+    return f"{amount} experts answer each request; their answers are combined by {spec.label}"
 
 
 def _count(things: Sequence[object], noun: str) -> str:

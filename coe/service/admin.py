@@ -88,7 +88,7 @@ class Admin:
         expert = registry.expert(expert_id)
         if expert is None:
             choices = [each.id for each in registry.experts]
-            raise UnknownModel(f'there is no expert "{expert_id}"; {suggest(expert_id, choices)}')
+            raise UnknownModel(f'expert "{expert_id}" does not exist; {suggest(expert_id, choices)}')
         return {**self._expert(expert), "entry": expert.model_dump(mode="json", exclude_defaults=True)}
 
     async def add(self, entries: Sequence[Entry], shadow: bool, profile: bool) -> dict[str, Any]:
@@ -175,7 +175,9 @@ def _asker(pipeline: Answering, expert: ExpertId) -> Ask:
         try:
             return str(json.loads(raw)["choices"][0]["message"].get("content") or "")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise EngineError(f"{expert} gave no chat completion", hint="Look at its engine's log.") from None
+            raise EngineError(
+                f"{expert} gave no chat completion", hint="See the log of its engine."
+            ) from None
 
     return ask
 

@@ -143,12 +143,16 @@ async def _body(exchange: Exchange, model: type[Body]) -> Body:
 
 def _entries(body: schemas.AddBody) -> list[Entry]:
     if (body.experts is None) == (body.yaml is None):
-        raise BadRequest("give one of experts and yaml", param="experts", hint='{"experts": [{"id": ...}]}')
+        raise BadRequest(
+            "the body needs either experts or yaml", param="experts", hint='{"experts": [{"id": ...}]}'
+        )
     if body.yaml is not None:
         return read_entries(body.yaml, "yaml")
     entries = body.experts or []
     if not entries or not all(isinstance(entry.get("id"), str) for entry in entries):
-        raise BadRequest("experts must be entries with an id", param="experts", hint='[{"id": ...}]')
+        raise BadRequest(
+            "experts must be a list of entries, each with an id", param="experts", hint='[{"id": ...}]'
+        )
     return list(entries)
 
 
@@ -157,5 +161,5 @@ def _compare(query: bytes) -> int | None:
     if not query:
         return None
     if name != "compare" or not value.isdigit():
-        raise BadRequest("the query may be compare=NUMBER only", param="compare", hint="?compare=3")
+        raise BadRequest("the only query parameter is compare=NUMBER", param="compare", hint="?compare=3")
     return int(value)

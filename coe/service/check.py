@@ -214,7 +214,9 @@ class _Checks:
             if expert.general:
                 missing = [name for name in missing if name == "card"]
             if missing:
-                message = f"expert {expert.id} has no {' and no '.join(missing)}: routers know less of it"
+                message = (
+                    f"expert {expert.id} has no {' and no '.join(missing)}: routers know little about it"
+                )
                 severity: Severity = "warning" if "card" in missing else "note"
                 hint = "One sentence on what it is best at is enough for card."
                 yield Issue(message, self._locs[expert.id], severity, hint)

@@ -214,7 +214,7 @@ class LiveRegistry:
         self._text = text
         log.info("generation %d: %s", generation.number, generation.reason)
         if self.needs_restart:
-            log.warning("changed, but only after a restart: %s", ", ".join(self.needs_restart))
+            log.warning("these changes take effect after a restart: %s", ", ".join(self.needs_restart))
         for call in self._on_change:
             call()
         await self._keep(generation, text)
@@ -237,12 +237,12 @@ class LiveRegistry:
         try:
             await asyncio.to_thread(self.history.add, generation.number, text, circumstances)
         except OSError as error:
-            log.warning("generation %d is not kept in the history: %s", generation.number, error)
+            log.warning("generation %d could not be saved in the history: %s", generation.number, error)
 
     def _refuse(self, error: CoeError, what: str) -> None:
         number = self._service.generations.current.number
         log.warning(
-            "%s was refused, generation %d serves on: %s (%s)", what, number, error.message, error.hint
+            "%s was refused, generation %d keeps serving: %s (%s)", what, number, error.message, error.hint
         )
         self.refusal = Refusal(time.time(), error.message, error.hint)
 
@@ -250,9 +250,9 @@ class LiveRegistry:
 def _replace(path: Path, old: str, new: str) -> None:
     if read_text(path) != old:
         raise BadRequest(
-            f"{path} was changed by somebody else in this moment",
+            f"{path} was changed by someone else at the same time",
             code="registry_changed",
-            hint="Look at it and try again.",
+            hint="Look at the file, then try again.",
         )
     if new == old:
         return

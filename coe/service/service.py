@@ -133,7 +133,7 @@ class LocalService:
         if self.live is None or self.live.refusal is None:
             return verdict
         number = self.generations.current.number
-        reason = f"the last edit of experts.yaml was refused; generation {number} serves on"
+        reason = f"the last edit of experts.yaml was refused; generation {number} keeps serving"
         return Readiness(verdict.ready, (*verdict.reasons, reason))
 
     def engines(self) -> Mapping[str, EngineStats]:
@@ -215,7 +215,7 @@ async def _serve(service: LocalService, listeners: Sequence[Listener], drain_s: 
     for each in listeners[1:]:
         log.info("admin API on %s/admin", each.url)
     exit_code = await _announce_and_wait(service, listeners[0].url, stop)
-    log.info("stopping: answers under way have %g s", drain_s)
+    log.info("stopping: requests under way have %g s to end", drain_s)
     for each in listeners:
         each.server.should_exit = True
     await service.stop(drain_s)

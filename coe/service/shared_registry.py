@@ -125,7 +125,7 @@ class SharedRegistry:
         try:
             await self.sync()
         except StoreDown as error:
-            log.warning("the registry is not shared at the moment: %s", error)
+            log.warning("the registry cannot be shared at the moment: %s", error)
             return False
         except Exception:
             log.exception("sharing the registry failed unexpectedly")
@@ -145,5 +145,5 @@ def _record(raw: bytes) -> Record | None:
     try:
         return Record.from_bytes(raw)
     except (ValueError, KeyError, TypeError):
-        log.warning("the shared state has something else in place of a registry; it is replaced")
+        log.warning("the record of the shared registry cannot be read; it is replaced")
         return None

@@ -51,7 +51,7 @@ def _from_file(expert: str, registry: Path) -> dict[str, Any]:
     loaded = load_registry(registry)
     found = loaded.expert(expert)
     if found is None:
-        raise Failed(f'there is no expert "{expert}"; {suggest(expert, [e.id for e in loaded.experts])}')
+        raise Failed(f'expert "{expert}" does not exist; {suggest(expert, [e.id for e in loaded.experts])}')
     entry = found.model_dump(mode="json", exclude_defaults=True)
     return {"id": expert, "state": "not running", "queued": 0, "running": 0, "entry": entry}
 
