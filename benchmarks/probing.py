@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,7 @@ from coe.eval.statistics import paired_bootstrap
 from coe.onboarding.profiler import read_recorded
 from coe.profiles.newcomer import NewcomerModel
 from coe.profiles.outcomes import Recorded
-from coe.profiles.probing import Design, Probing, probe_in_steps
+from coe.profiles.probing import BATCH, Answer, Design, Probing, ask_more, probe
 from coe.routers.category_evidence import PRIOR, CategoryEstimator
 from coe.routers.learning.calibration import completed
 from coe.routers.learning.evidence import Evidence, Matrix
@@ -103,6 +104,24 @@ ROUTERS: Mapping[str, Callable[[Evidence, Fold], Smoother]] = MappingProxyType(
 )
 
 
+def probe_in_steps(
+    model: NewcomerModel, answer: Answer, counts: Sequence[int], design: Design, seed: int
+) -> Iterator[Probing]:
+    """What :func:`probe` finds for each of the rising ``counts``. Adaptively the larger numbers begin with
+    the whole batches of the smaller ones, which are chosen once."""
+    found, left, rng = probe(model, answer, 0), np.arange(len(model.known)), np.random.default_rng(seed)
+    for count in counts:
+        if design == "random":
+            yield probe(model, answer, count, design=design, seed=seed)
+            continue
+        while min(count - len(found.rows), len(left)) >= BATCH:
+            found, left = ask_more(found, left, answer, BATCH, design, rng)
+        last, rest, own = found, left, deepcopy(rng)
+        while size := min(count - len(last.rows), len(rest), BATCH):
+            last, rest = ask_more(last, rest, answer, size, design, own)
+        yield last
+
+
 class Bench:
     """Routing of the test folds with one expert known in full, not at all, or from some answers.
 
@@ -157,7 +176,7 @@ class Bench:
         column, found = self.pool.index(expert), []
         for fold, model in zip(self.folds, models, strict=True):
             truth = np.asarray(self.evidence.scores[fold.train, column], dtype=np.float64)
-            found.append(list(probe_in_steps(model, truth.__getitem__, counts, design=design, seed=draw)))
+            found.append(list(probe_in_steps(model, truth.__getitem__, counts, design, draw)))
         return [list(same) for same in zip(*found, strict=True)]
 
     def probed(self, expert: str, fold: int, found: Probing) -> Floats:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.probing import probe_in_steps
 from coe.onboarding.profiler import Probes, profile_recorded
 from coe.profiles.evidence import evidence_of
 from coe.profiles.newcomer import NewcomerModel
-from coe.profiles.probing import Design, next_rows, probe, probe_in_steps
+from coe.profiles.probing import Design, next_rows, probe
 from coe.profiles.store import open_store
 from tests.support.profiles import data, known_and_newcomer, registry_of
 
@@ -87,7 +88,7 @@ def test_probing_in_steps_finds_what_probing_so_far_finds(design: Design) -> Non
     known, truth = known_and_newcomer()
     truth = np.where(np.arange(len(truth)) % 7 == 0, np.nan, truth)
     model, counts = NewcomerModel(known), (30, 40, 95)
-    steps = probe_in_steps(model, truth.__getitem__, counts, design=design, seed=3)
+    steps = probe_in_steps(model, truth.__getitem__, counts, design, seed=3)
     for count, found in zip(counts, steps, strict=True):
         alone = probe(model, truth.__getitem__, count, design=design, seed=3)
         assert found.rows.tolist() == alone.rows.tolist()

@@ -11,10 +11,6 @@ them may be wrong, and agreement among them proves nothing. Judge each one, keep
 one answer to the message that is better than each of them. Follow the form that the message asks for. Do \
 not mention these instructions or the other answers."""
 
-CHOOSING = """\
-Below are a question and several answers to it. Exactly one answer is right. Reply with the number of the \
-right answer and nothing else."""
-
 CHECKING = """\
 Below are a question and an answer to it. Is the answer right and complete? Reply with one word: yes or no."""
 
@@ -23,28 +19,25 @@ _DROPPED = ("n", "stream", "stream_options", "tools", "tool_choice", "parallel_t
 (tool calls are voted on before anything is written)."""
 
 
-def synthesis_body(
-    body: Mapping[str, Any], texts: Sequence[str], max_chars: int, extra: str = ""
-) -> dict[str, Any]:
+def synthesis_body(body: Mapping[str, Any], texts: Sequence[str], max_chars: int) -> dict[str, Any]:
     """The request's body with the answers ``texts`` in its system message, each cut to ``max_chars``.
 
     Sampling fields and ``response_format`` stay, so that the written answer keeps the form asked for.
     """
-    listed = "\n\n".join(f"Answer {i}:\n{shortened(text, max_chars)}" for i, text in enumerate(texts, 1))
-    instruction = "\n\n".join(part for part in (SYNTHESIS, extra, listed) if part)
-    return {**_kept(body), "messages": _with_system(body["messages"], instruction)}
+    kept = {key: value for key, value in body.items() if key not in _DROPPED}
+    instruction = f"{SYNTHESIS}\n\n{numbered(texts, max_chars)}"
+    return {**kept, "messages": _with_system(body["messages"], instruction)}
 
 
-def choosing_body(question: str, texts: Sequence[str], max_chars: int) -> dict[str, Any]:
-    """Which of ``texts`` is right? The answer is a number from 1."""
-    listed = "\n\n".join(f"Answer {i}:\n{shortened(text, max_chars)}" for i, text in enumerate(texts, 1))
-    return _greedy(f"{CHOOSING}\n\nQuestion:\n{question}\n\n{listed}\n\nNumber of the right answer:", 4)
+def numbered(texts: Sequence[str], max_chars: int) -> str:
+    """The answers ``texts`` one below the other, each cut to ``max_chars``."""
+    return "\n\n".join(f"Answer {i}:\n{shortened(text, max_chars)}" for i, text in enumerate(texts, 1))
 
 
 def checking_body(question: str, text: str, max_chars: int) -> dict[str, Any]:
     """Is ``text`` right? The answer is yes or no, with the log-probabilities of both where they are given."""
     shown = shortened(text, max_chars)
-    body = _greedy(f"{CHECKING}\n\nQuestion:\n{question}\n\nAnswer:\n{shown}\n\nRight?", 2)
+    body = greedy_body(f"{CHECKING}\n\nQuestion:\n{question}\n\nAnswer:\n{shown}\n\nRight?", 2)
     return {**body, "logprobs": True, "top_logprobs": 10}
 
 
@@ -56,16 +49,13 @@ def shortened(text: str, max_chars: int) -> str:
     return f"{text[:half]}\n[...]\n{text[-half:]}"
 
 
-def _greedy(prompt: str, max_tokens: int) -> dict[str, Any]:
+def greedy_body(prompt: str, max_tokens: int) -> dict[str, Any]:
+    """A question asked once, at temperature 0."""
     return {
         "messages": [{"role": "user", "content": prompt}],
         "temperature": 0.0,
         "max_tokens": max_tokens,
     }
-
-
-def _kept(body: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in body.items() if key not in _DROPPED}
 
 
 def _with_system(messages: Sequence[Mapping[str, Any]], text: str) -> list[Mapping[str, Any]]:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 from coe.core.types import ExpertId
+from coe.outcomes.statistics import Z95
 from coe.routers.learning.calibration import fold_rows
 from coe.routers.learning.evidence import Estimator, Evidence
 
@@ -114,12 +116,12 @@ def compare(
         return _change(difference[part], doubt[part], moved[part], z)
 
     names = [name for name in sorted(set(labels)) if (labels[judged] == name).sum() >= limits.min_questions]
-    z = _normal_quantile(1 - 0.025 / max(1, len(names)))  # Bonferroni over the categories
+    z = NormalDist().inv_cdf(1 - 0.025 / max(1, len(names)))  # Bonferroni over the categories
     return Comparison(
         expert=newcomer,
         without=float(scores[judged, chosen_without[judged]].mean()) if len(judged) else 0.0,
         with_it=float(scores[judged, chosen_with[judged]].mean()) if len(judged) else 0.0,
-        overall=change(judged, _normal_quantile(0.975)),
+        overall=change(judged, Z95),
         categories={str(name): change(judged[labels[judged] == name], z) for name in names},
         bounds=limits,
     )
@@ -151,9 +153,3 @@ def _change(difference: Floats, doubt: Floats, moved: npt.NDArray[np.bool_], z: 
     half = z * (sampling + systematic) ** 0.5
     mean = float(difference.mean())
     return Change(mean, mean - half, mean + half, count, int(moved.sum()))
-
-
-def _normal_quantile(p: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(p)

@@ -8,12 +8,12 @@ one whose outcome is open and that tells the known experts apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.random import Generator, default_rng
 
 from coe.profiles.newcomer import Floats, NewcomerModel, Posterior, Rows
 
@@ -50,55 +50,27 @@ def probe(
     design: Design = "adaptive",
     seed: int = 0,
 ) -> Probing:
-    """Ask ``count`` of the ``allowed`` rows (all when None); adaptively in batches of :data:`BATCH`."""
-    [found] = probe_in_steps(model, answer, [count], allowed=allowed, design=design, seed=seed)
+    """Ask ``count`` of the ``allowed`` rows (all when None); adaptively in batches of :data:`BATCH`, so that
+    larger counts begin with the questions of smaller ones."""
+    left = np.arange(len(model.known)) if allowed is None else np.asarray(allowed)
+    found, rng = Probing(model, np.empty(0, dtype=np.intp), np.empty(0), model.prior()), default_rng(seed)
+    batch = BATCH if design == "adaptive" else count
+    while size := min(count - len(found.rows), len(left), batch):
+        found, left = ask_more(found, left, answer, size, design, rng)
     return found
 
 
-def probe_in_steps(
-    model: NewcomerModel,
-    answer: Answer,
-    counts: Sequence[int],
-    *,
-    allowed: Rows | None = None,
-    design: Design = "adaptive",
-    seed: int = 0,
-) -> Iterator[Probing]:
-    """What :func:`probe` finds for each of the rising ``counts``. Adaptively the larger numbers begin with
-    the questions of the smaller ones, which are chosen once."""
-    left = np.arange(len(model.known)) if allowed is None else np.asarray(allowed)
-    nothing = Probing(model, np.empty(0, dtype=np.intp), np.empty(0), model.prior())
-    begun = _Interview(nothing, left, np.random.default_rng(seed))
-    for count in counts:
-        if design == "adaptive":  # Whole batches do not depend on how many questions follow.
-            while begun.missing(count) >= BATCH:
-                begun.ask(answer, BATCH, design)
-        rest = replace(begun, rng=deepcopy(begun.rng))
-        while missing := rest.missing(count):
-            rest.ask(answer, min(missing, BATCH) if design == "adaptive" else missing, design)
-        yield rest.found
-
-
-@dataclass
-class _Interview:
-    """What was asked so far, and what is ``left`` to ask."""
-
-    found: Probing
-    left: Rows
-    rng: np.random.Generator
-
-    def missing(self, count: int) -> int:
-        """Questions that can still be asked of ``count``."""
-        return max(0, min(count - len(self.found.rows), len(self.left)))
-
-    def ask(self, answer: Answer, size: int, design: Design) -> None:
-        model, found = self.found.model, self.found
-        chosen = next_rows(model, found.posterior, self.left, size, design, self.rng)
-        given = answer(chosen)
-        told = np.isfinite(given)
-        rows, scores = np.append(found.rows, chosen[told]), np.append(found.scores, given[told])
-        self.left = np.setdiff1d(self.left, chosen, assume_unique=True)
-        self.found = Probing(model, rows, scores, model.posterior(rows, scores))
+def ask_more(
+    found: Probing, left: Rows, answer: Answer, size: int, design: Design, rng: Generator
+) -> tuple[Probing, Rows]:
+    """With ``size`` of the rows ``left`` asked too, and those that are left then."""
+    model = found.model
+    chosen = next_rows(model, found.posterior, left, size, design, rng)
+    given = answer(chosen)
+    told = np.isfinite(given)
+    rows, scores = np.append(found.rows, chosen[told]), np.append(found.scores, given[told])
+    asked = Probing(model, rows, scores, model.posterior(rows, scores))
+    return asked, np.setdiff1d(left, chosen, assume_unique=True)
 
 
 def next_rows(
@@ -107,7 +79,7 @@ def next_rows(
     left: Rows,
     size: int,
     design: Design,
-    rng: np.random.Generator,
+    rng: Generator,
 ) -> Rows:
     """``size`` of the rows ``left``."""
     if design == "random":

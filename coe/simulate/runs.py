@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from coe.core.types import ExpertId
+from coe.scheduler.plan import EPSILON
 from coe.scheduler.policies import Policy
 from coe.simulate.baselines import make_policy, under_policy
 from coe.simulate.baselines.coserve import CoServe
 from coe.simulate.cluster import Cluster
 from coe.simulate.driver import Simulation
 from coe.simulate.metrics import Row, measure
-from coe.simulate.pinning import pinned_by_load
 from coe.simulate.replan import Replanning
 from coe.simulate.workload import Workload
 
@@ -32,10 +33,31 @@ LEAST_LOAD = 0.125
 def named_policy(name: str, workload: Workload, cluster: Cluster) -> Policy:
     """The policy as the service would make it. Two know the trace: ``static`` pins what an operator who knew
     it would, ``coserve`` how often each expert is used."""
-    pinned = cluster.pool.pinned or pinned_by_load(workload, cluster)
+    pinned = cluster.pool.pinned or _pinned_by_load(workload, cluster)
     pool = under_policy(cluster.pool, name).model_copy(update={"pinned": pinned})
     policy = make_policy(pool, cluster.folder)
     return replace(policy, usage=Counter(workload.experts)) if isinstance(policy, CoServe) else policy
+
+
+def _pinned_by_load(workload: Workload, cluster: Cluster) -> tuple[ExpertId, ...]:
+    """What an operator who knows the trace would pin: the experts with the most work, as long as their hosts
+    keep room for the largest one besides."""
+    work: dict[ExpertId, float] = defaultdict(float)
+    for expert, seconds in zip(workload.experts, workload.work, strict=True):
+        work[expert] += seconds
+    plans = {plan.id: plan for plan in cluster.plan.experts}
+    capacities = {plan.id: plan.capacity for plan in cluster.plan.hosts}
+    largest: dict[tuple[str, ...], float] = defaultdict(float)
+    for plan in plans.values():
+        largest[plan.hosts] = max(largest[plan.hosts], plan.footprint)
+    room = {hosts: sum(capacities[host] for host in hosts) - size for hosts, size in largest.items()}
+    pinned = []
+    for expert in sorted(work, key=lambda one: (-work[one], one)):
+        plan = plans[expert]
+        if plan.footprint <= room[plan.hosts] + EPSILON:
+            room[plan.hosts] -= plan.footprint
+            pinned.append(expert)
+    return tuple(pinned)
 
 
 def run_policy(

@@ -8,16 +8,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Literal, get_args
 
 from coe.simulate.errors import TraceError
 
 TraceFormat = Literal["azure", "mooncake", "csv"]
-Columns = Mapping[str, str]
-"""The cells of one row by column name in lower case."""
-
-PLAIN_COLUMNS = ("t", "expert", "input_tokens", "output_tokens", "service_seconds")
+Record = Mapping[str, object]
+"""What one line holds, by name; names of CSV columns in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,14 @@ def read_trace(path: Path, trace_format: TraceFormat | None = None, column: str 
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"{path}: cannot be read: {error}", hint="give the path of a trace file") from None
     found = trace_format or detect_format(lines, path)
-    if found not in READERS:
-        raise TraceError(f"no trace format {found!r}", hint=f"choose from {', '.join(READERS)}")
-    rows = list(READERS[found](lines, path, column))
+    if found not in FORMATS:
+        raise TraceError(f"no trace format {found!r}", hint=f"choose from {', '.join(FORMATS)}")
+    columns = FORMATS[found]
+    records = _objects(lines, path) if found == "mooncake" else _cells(lines, path, columns, column)
+    rows = [_row(record, f"{path}:{line}", line, columns, column) for line, record in records]
     if not rows:
         raise TraceError(f"{path}: no requests in it", hint="a trace has one request per line")
-    labelled = rows[0].label is not None
-    return Trace(path.name, found, from_zero(rows), labelled)
+    return Trace(path.name, found, from_zero(rows), labelled=rows[0].label is not None)
 
 
 def from_zero(rows: Iterable[TraceRow]) -> tuple[TraceRow, ...]:
@@ -92,33 +93,28 @@ def detect_format(lines: Sequence[str], path: Path) -> TraceFormat:
     )
 
 
-def _read_azure(lines: Sequence[str], path: Path, column: str | None) -> Iterator[TraceRow]:
-    table = _Table(lines, path, required=("timestamp", "contexttokens", "generatedtokens"), column=column)
-    for line, cells in table.rows():
-        yield TraceRow(
-            t=_timestamp(cells["timestamp"], path, line),
-            line=line,
-            input_tokens=_number(cells["contexttokens"], "ContextTokens", path, line),
-            output_tokens=_number(cells["generatedtokens"], "GeneratedTokens", path, line),
-            label=table.label(cells, line),
-        )
+def _cells(
+    lines: Sequence[str], path: Path, columns: _Columns, column: str | None
+) -> Iterator[tuple[int, Record]]:
+    """Line and cells of each row of a CSV file; columns that a row lacks are empty."""
+    reader = csv.reader(lines)
+    filled = (cells for cells in reader if any(cell.strip() for cell in cells))
+    first = next(filled, [])
+    headless = bool(columns.in_order and first and _is_number(first[0]))
+    header = columns.in_order if headless else tuple(name.strip().lower() for name in first)
+    needed = [columns.t] if columns.optional else [columns.t, columns.input_tokens, columns.output_tokens]
+    for name in [*needed, *([column] if column else [])]:
+        if name.strip().lower() not in header:
+            raise TraceError(
+                f"{path}:1: no column {name!r}",
+                hint=f"its columns are {', '.join(header) or 'none'}; --assign zipf:1.0 needs no experts",
+            )
+    for cells in chain([first] if headless else [], filled):
+        yield reader.line_num, dict(zip_longest(header, cells[: len(header)], fillvalue=""))
 
 
-def _read_plain(lines: Sequence[str], path: Path, column: str | None) -> Iterator[TraceRow]:
-    table = _Table(lines, path, required=("t",), column=column, default_column="expert", names=PLAIN_COLUMNS)
-    for line, cells in table.rows():
-        optional = {name: _optional(cells.get(name), name, path, line) for name in PLAIN_COLUMNS[2:]}
-        yield TraceRow(
-            t=_number(cells["t"], "t", path, line, negative=True),
-            line=line,
-            input_tokens=optional["input_tokens"],
-            output_tokens=optional["output_tokens"],
-            service_s=optional["service_seconds"],
-            label=table.label(cells, line),
-        )
-
-
-def _read_mooncake(lines: Sequence[str], path: Path, column: str | None) -> Iterator[TraceRow]:
+def _objects(lines: Sequence[str], path: Path) -> Iterator[tuple[int, Record]]:
+    """Line and value of each line of a JSONL file."""
     for line, text in enumerate(lines, start=1):
         if not text.strip():
             continue
@@ -128,85 +124,38 @@ def _read_mooncake(lines: Sequence[str], path: Path, column: str | None) -> Iter
             raise TraceError(f"{path}:{line}: not JSON", hint="a Mooncake trace is JSONL") from None
         if not isinstance(record, dict):
             raise TraceError(f"{path}:{line}: not a JSON object", hint="a Mooncake trace is JSONL")
-        label = record.get(column) if column else None
-        if column and label in (None, ""):
-            raise TraceError(
-                f"{path}:{line}: no {column!r}", hint="--assign column:NAME needs it in every line"
-            )
-        yield TraceRow(
-            t=_number(record.get("timestamp"), "timestamp", path, line) / 1000.0,
-            line=line,
-            input_tokens=_number(record.get("input_length"), "input_length", path, line),
-            output_tokens=_number(record.get("output_length"), "output_length", path, line),
-            label=None if label is None else str(label),
-        )
+        yield line, record
 
 
-READERS: Mapping[str, Callable[[Sequence[str], Path, str | None], Iterator[TraceRow]]] = {
-    "azure": _read_azure,
-    "mooncake": _read_mooncake,
-    "csv": _read_plain,
-}
+def _row(record: Record, where: str, line: int, columns: _Columns, column: str | None) -> TraceRow:
+    def value(name: str) -> object:
+        return record.get(name, record.get(name.lower()))
+
+    def number(name: str) -> float | None:
+        given = value(name)
+        blank = given is None or (isinstance(given, str) and not given.strip())
+        return None if columns.optional and blank else _number(given, name, where)
+
+    return TraceRow(
+        t=columns.moment(value(columns.t), columns.t, where),
+        line=line,
+        input_tokens=number(columns.input_tokens),
+        output_tokens=number(columns.output_tokens),
+        service_s=number(columns.service_s) if columns.service_s else None,
+        label=_label(record, where, columns, column),
+    )
 
 
-class _Table:
-    """A CSV file with a header (or, given ``names``, perhaps without one)."""
-
-    def __init__(
-        self,
-        lines: Sequence[str],
-        path: Path,
-        required: Sequence[str],
-        column: str | None,
-        default_column: str | None = None,
-        names: Sequence[str] | None = None,
-    ) -> None:
-        self._path = path
-        self._reader = csv.reader(lines)
-        self._pending: list[list[str]] = []
-        first = next((cells for cells in self._reader if any(c.strip() for c in cells)), [])
-        if names and first and _is_number(first[0]):
-            self._names = list(names)
-            self._pending = [first]
-        else:
-            self._names = [name.strip().lower() for name in first]
-        self._column = self._pick(column, default_column)
-        for name in required:
-            if name not in self._names:
-                raise TraceError(
-                    f"{path}:1: no column {name!r}",
-                    hint=f"its columns are {', '.join(self._names) or 'none'}",
-                )
-
-    def rows(self) -> Iterator[tuple[int, Columns]]:
-        for cells in self._pending:
-            yield self._reader.line_num, self._named(cells)
-        for cells in self._reader:
-            if any(c.strip() for c in cells):
-                yield self._reader.line_num, self._named(cells)
-
-    def label(self, cells: Columns, line: int) -> str | None:
-        if self._column is None:
-            return None
-        label = cells.get(self._column, "").strip()
-        if not label:
-            raise TraceError(
-                f"{self._path}:{line}: column {self._column!r} is empty", hint="every request needs an expert"
-            )
-        return label
-
-    def _pick(self, column: str | None, default: str | None) -> str | None:
-        if column is None:
-            return default if default in self._names else None
-        if column.strip().lower() not in self._names:
-            raise TraceError(
-                f"{self._path}:1: no column {column!r}",
-                hint=f"its columns are {', '.join(self._names)}; without one, use --assign zipf:1.0",
-            )
-        return column.strip().lower()
-
-    def _named(self, cells: Sequence[str]) -> Columns:
-        return dict(zip(self._names, cells, strict=False))
+def _label(record: Record, where: str, columns: _Columns, column: str | None) -> str | None:
+    name = column or columns.expert
+    if name is None or (column is None and name not in record):
+        return None
+    name = name if name in record else name.strip().lower()
+    label = str(record[name]).strip() if record.get(name) is not None else ""
+    if not label:
+        what = f"column {name!r} is empty" if name in record else f"no {name!r}"
+        raise TraceError(f"{where}: {what}", hint="every request needs an expert")
+    return label
 
 
 def _is_number(text: str) -> bool:
@@ -217,7 +166,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _number(value: object, name: str, path: Path, line: int, negative: bool = False) -> float:
+def _number(value: object, name: str, where: str, negative: bool = False) -> float:
     """A finite number, not below 0 unless ``negative``."""
     try:
         number = float(value)  # type: ignore[arg-type]
@@ -225,20 +174,51 @@ def _number(value: object, name: str, path: Path, line: int, negative: bool = Fa
         number = math.nan
     if not math.isfinite(number) or (number < 0 and not negative) or isinstance(value, bool):
         raise TraceError(
-            f"{path}:{line}: {name} is {value!r}",
+            f"{where}: {name} is {value!r}",
             hint="it must be a number" if negative else "it must be a number, 0 or more",
         )
     return number
 
 
-def _optional(value: str | None, name: str, path: Path, line: int) -> float | None:
-    return None if value is None or not value.strip() else _number(value, name, path, line)
-
-
-def _timestamp(text: str, path: Path, line: int) -> float:
+def _date(value: object, name: str, where: str) -> float:
     try:
-        return datetime.fromisoformat(text.strip()).timestamp()
+        return datetime.fromisoformat(str(value).strip()).timestamp()
     except ValueError:
         raise TraceError(
-            f"{path}:{line}: TIMESTAMP is {text!r}", hint="write it as 2023-11-16 18:17:03.9799600"
+            f"{where}: {name} is {value!r}", hint="write it as 2023-11-16 18:17:03.9799600"
         ) from None
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What holds what in a format; in CSV files in any case of letters. ``moment`` reads ``t``."""
+
+    t: str
+    moment: Callable[[object, str, str], float]
+    input_tokens: str
+    output_tokens: str
+    service_s: str | None = None
+    expert: str | None = None
+    """labels unless another column is named"""
+    optional: bool = False
+    """all but ``t`` may be missing"""
+    in_order: tuple[str, ...] = ()
+    """of a file without a header"""
+
+
+FORMATS: Mapping[TraceFormat, _Columns] = {
+    "azure": _Columns("TIMESTAMP", _date, "ContextTokens", "GeneratedTokens"),
+    "mooncake": _Columns(
+        "timestamp", lambda *given: _number(*given) / 1000.0, "input_length", "output_length"
+    ),
+    "csv": _Columns(
+        "t",
+        partial(_number, negative=True),
+        "input_tokens",
+        "output_tokens",
+        "service_seconds",
+        expert="expert",
+        optional=True,
+        in_order=("t", "expert", "input_tokens", "output_tokens", "service_seconds"),
+    ),
+}

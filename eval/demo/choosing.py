@@ -17,7 +17,7 @@ from pathlib import Path
 
 import aiohttp
 
-from coe.aggregators.prompts import choosing_body
+from coe.aggregators.prompts import greedy_body, numbered
 from coe.core.errors import ConfigError
 from coe.core.types import ExpertId
 from coe.demo.questions import distinct_questions
@@ -30,6 +30,10 @@ from coe.outcomes.statistics import Share
 SEED = 5_041
 WRONG = 2
 _MAX_CHARS = 1_500
+
+CHOOSING = """\
+Below are a question and several answers to it. Exactly one answer is right. Reply with the number of the \
+right answer and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,9 @@ async def choose_all(
 
 def _job(url: str, expert: ExpertId, item: Item, place: int) -> Job:
     async def ask(session: aiohttp.ClientSession) -> Row:
-        body = choosing_body(item.question, item.answers(place), _MAX_CHARS)
+        listed = numbered(item.answers(place), _MAX_CHARS)
+        prompt = f"{CHOOSING}\n\nQuestion:\n{item.question}\n\n{listed}\n\nNumber of the right answer:"
+        body = greedy_body(prompt, max_tokens=4)
         answer = await complete(session, url, {**body, "model": expert})
         said = answer["choices"][0]["message"]["content"] or ""
         return {
