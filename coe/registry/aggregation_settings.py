@@ -21,8 +21,7 @@ class Budget(Model):
 
 
 class TopP(Model):
-    """How many experts, by top-p of their chances of being right with a null expert among them
-    (:func:`coe.aggregators.top_p.top_p`)."""
+    """How many experts to ask, by top-p of their chances of being right with a null expert among them."""
 
     p: Annotated[float, Field(gt=0, le=1)] = 0.6
     """ask experts until they hold this share of the mass that the null expert leaves"""
@@ -34,7 +33,7 @@ class AggregatorSpec(Model):
     """How several answers become one, and how many experts are asked for them."""
 
     name: Name | None = None
-    """what clients write in coe.aggregate; without it, the kind"""
+    """what clients write in coe.aggregate; default: the kind"""
     kind: str = "first"
     """a built-in's short name or package.module:Class"""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -60,14 +59,14 @@ class AggregatorSpec(Model):
 
 
 class NamedRoute(Model):
-    """A further model name that routes, with its own router and aggregator."""
+    """Another model name that routes, with its own router and aggregator."""
 
     model: Name
     """the model name that clients write"""
     router: Name | None = None
-    """a router's name; without it the default one"""
+    """a router's name; default: the default router"""
     aggregator: str | None = None
-    """an aggregator's name; without it the default one"""
+    """an aggregator's name; default: the default aggregator"""
     experts: Annotated[int, Field(ge=1, le=16)] | None = None
     """ask exactly this many experts; without it, as the aggregator says"""
     description: str = ""

@@ -48,7 +48,7 @@ class Service(Model):
     drain_s: Annotated[float, Field(gt=0)] = 30.0
     """how long requests under way may go on after SIGTERM; those that wait for an expert are refused"""
     admin: AdminListener | None = None
-    """the admin API; without this there is none"""
+    """the admin API; default: none"""
 
 
 class Limits(Model):
@@ -94,12 +94,12 @@ class VllmHost(Model):
     max_model_len: Annotated[int, Field(ge=16)] | None = None
     """tokens of prompt and answer together"""
     args: tuple[str, ...] = ()
-    """further arguments of the vLLM server"""
+    """more arguments of the vLLM server"""
     env: dict[str, str] = Field(default_factory=dict)
     """further environment variables of the process"""
     start_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     silence_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """a process that gives no sign of life for so long is ended and started again"""
+    """a process that gives no sign of life for this long is ended and started again"""
     canary: bool = True
     """ask a known prompt after each swap and refuse the expert when the answer is wrong"""
 
@@ -127,7 +127,7 @@ class AdapterHost(Model):
     env: dict[str, str] = Field(default_factory=dict)
     start_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     silence_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """a process that gives no sign of life for so long is ended and started again"""
+    """a process that gives no sign of life for this long is ended and started again"""
 
 
 class RemoteHost(Model):
@@ -197,8 +197,8 @@ class Pool(Model):
     """an expert may answer instead of the best one if it is free sooner and its probability of being right is
     at most this much lower; 0 switches this off"""
     rebalance_s: Annotated[float, Field(ge=60)] | None = None
-    """every N seconds, experts whose entry names no host may move to where their work has room; none: never.
-    `coe deploy` does not read it"""
+    """every N seconds, experts whose entry names no host may move to where their work has room; default:
+    never. `coe deploy` does not read it"""
 
 
 class Price(Model):
@@ -357,11 +357,11 @@ class Registry(Model):
     feedback: FeedbackSettings | None = None
     """accept clients' ratings of answers; none: there is no /v1/feedback"""
     cache: CacheSettings | None = None
-    """the response cache; none: every request is answered anew"""
+    """the response cache; default: every request is answered by an expert"""
     aggregators: tuple[AggregatorSpec, ...] = ()
-    """further ones, for requests and routes to name"""
+    """more aggregators, for requests and routes to name"""
     routes: tuple[NamedRoute, ...] = ()
-    """further model names that route"""
+    """more model names that route"""
 
     def expert(self, expert_id: str) -> Expert | None:
         return next((e for e in self.experts if e.id == expert_id), None)

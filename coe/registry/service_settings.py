@@ -12,7 +12,7 @@ from coe.registry.base import Model
 
 
 class AdminListener(Model):
-    """Where the admin API listens: a port of its own, and a token without which it answers nothing."""
+    """Where the admin API listens: it has its own port, and answers only with its token."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
@@ -127,4 +127,4 @@ class Observe(Model):
     """URL of an OTLP collector (HTTP), such as http://127.0.0.1:4318; none: as the environment variable
     OTEL_EXPORTER_OTLP_ENDPOINT says"""
     capture: CaptureSettings | None = None
-    """record prompts and answers; none: never"""
+    """record prompts and answers; default: never"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -74,14 +74,19 @@ class _Book:
 
     definitions: Mapping[str, Schema]
     comments: Comments
+    titles: dict[str, str] = field(default_factory=dict)
+    """of the sections, by definition: what several keys hold is described once, under the first of them"""
+    written: set[str] = field(default_factory=set)
 
     def below(self, schema: Schema, path: Path) -> Iterator[str]:
         """A section for each mapping inside ``schema``, depth first."""
         for key, value in schema.get("properties", {}).items():
             at = (*path, key)
             for name, title in self._titles(value, at).items():
-                yield self.section(title, self.definitions[name], at)
-                yield from self.below(self.definitions[name], at)
+                if title not in self.written:
+                    self.written.add(title)
+                    yield self.section(title, self.definitions[name], at)
+                    yield from self.below(self.definitions[name], at)
 
     def section(self, title: str, schema: Schema, path: Path) -> str:
         required = schema.get("required", ())
@@ -105,7 +110,7 @@ class _Book:
         names = list(dict.fromkeys(_references(schema)))
         kinds = {name: self.definitions[name]["properties"].get("kind", {}).get("const") for name in names}
         suffix = {name: f" of kind {kind}" if kind and len(names) > 1 else "" for name, kind in kinds.items()}
-        return {name: ".".join(path) + suffix[name] for name in names}
+        return {name: self.titles.setdefault(name, ".".join(path) + suffix[name]) for name in names}
 
 
 def _references(schema: Schema) -> Iterator[str]:
