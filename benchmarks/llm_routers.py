@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from coe.core.files import folder_of
 from coe.demo.questions import held_out_questions
 from coe.registry.schema import Registry, RouterSpec
 from coe.service.registry_file import load_registry
@@ -210,7 +211,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(words)
-    registry, root = load_registry(args.registry), args.registry.resolve().parent
+    registry, root = load_registry(args.registry), folder_of(args.registry)
     if args.experts:
         names = args.experts.split(",")
         experts = tuple(expert for expert in registry.experts if expert.id in names)

@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 
 from benchmarks.real_pools import adapters_registry, serves_adapters, slots_registry
+from coe.core.files import folder_of
 from coe.core.types import ExpertId
 from coe.registry.schema import Registry
 from coe.service.registry_file import load_registry
@@ -214,7 +215,7 @@ def _p99(values: Sequence[float]) -> float:
 
 def main(words: Sequence[str] | None = None) -> int:
     args = _arguments(words)
-    registry, root = load_registry(args.registry), args.registry.resolve().parent
+    registry, root = load_registry(args.registry), folder_of(args.registry)
     found = []
     for dealt in _pools(args, registry, root):
         load = recorded_load(args.trace, args.requests, [e.id for e in dealt.experts], args.seed)

@@ -142,3 +142,20 @@ def test_a_canary_file_is_read_or_refused_by_name(tmp_path: Path) -> None:
         file.write_text(broken)
         with pytest.raises(EngineError, match=r"canary\.json"):
             read_canary(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["outside/evil", "../evil", "/etc/model", "~/model", "a/b/c", "evil", "./a/b", ""]
+)
+def test_only_the_name_of_a_hubs_model_is_taken_for_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside" / "evil").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EngineError) as refused:
+        resolve_model(f"hf:{name}", tmp_path / "root")
+    assert refused.value.code == "checkpoint_missing"
+
+
+def test_a_hubs_model_is_passed_on_by_its_name(tmp_path: Path) -> None:
+    assert resolve_model("hf:org/name-1.5_b", tmp_path).name == "org/name-1.5_b"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,7 +20,7 @@ from coe.core.types import EngineCall
 from coe.engines.address import vllm_body
 from coe.engines.vllm.in_place import InPlaceEngine
 from coe.engines.vllm.process import group_lives
-from coe.registry.schema import VllmHost
+from coe.registry.schema import Expert, VllmHost
 from tests.support.engine_hosts import CPU, FAKE, experts, kill_command, process_of, slot
 from tests.support.tiny_models import TinyFamily, write_checkpoint
 from tests.support.waiting import until
@@ -425,3 +427,26 @@ async def test_generation_goes_on_after_a_reload_that_failed(tiny_family: TinyFa
         with pytest.raises(EngineError):
             await engine.ensure_ready("b")
         assert await engine._life.server._client.get("/is_paused") == {"is_paused": False}
+
+
+async def test_a_disk_that_stalls_holds_up_nobody_else(tiny_family: TinyFamily, tmp_path: Path) -> None:
+    stalled = tmp_path / "stalled"
+    shutil.copytree(tiny_family.b, stalled)
+    weights = next(stalled.glob("*.safetensors"))
+    weights.unlink()
+    os.mkfifo(weights)
+    members = [*experts(tiny_family, "a"), Expert(id="slow", host="slot", model=str(stalled))]
+    engine = InPlaceEngine(
+        VllmHost(id="slot", start_timeout_s=60, env={"FAKE_VLLM_FAULTS": ""}, **CPU),
+        members,
+        tmp_path,
+        program=FAKE,
+    )
+    async with running(engine):
+        await engine.ensure_ready("a")
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await engine.ensure_ready("slow")
+        assert time.monotonic() - began < 5, "the loop went on, or the time-out could not have come"
+        assert await text(engine, "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 
 from coe.access.api_keys import Holder, add_key, digest, read_keys
 from coe.cli import main
+from coe.core.files import folder_of
 from coe.registry.changes import needs_restart
 from coe.service.registry_file import parse_registry
 from coe.service.service import build_service
@@ -189,3 +191,38 @@ def test_an_empty_file_takes_its_first_key(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["keys", "create", "carol", "--file", str(tmp_path / "keys.yaml")])
     assert done.exit_code == 0, done.output
     assert [holder.id for holder in read_keys(tmp_path / "keys.yaml").holders()] == ["carol"]
+
+
+def mount(folder: Path, number: int, **files: str) -> None:
+    """Files as Kubernetes mounts a ConfigMap or Secret: links by way of ``..data``, which is replaced."""
+    version = folder / f"..{number}"
+    version.mkdir()
+    for name, text in files.items():
+        (version / f"{name}.yaml").write_text(text, encoding="utf-8")
+        if not (link := folder / f"{name}.yaml").is_symlink():
+            link.symlink_to(f"..data/{name}.yaml")
+    draft = folder / "..draft"
+    draft.symlink_to(version.name)
+    draft.replace(folder / "..data")
+
+
+async def test_a_key_is_rotated_behind_the_links_of_a_mounted_secret(tmp_path: Path) -> None:
+    registry = TEXT + "access: {keys_file: keys.yaml}\n"
+    mount(tmp_path, 1, keys=json.dumps({"keys": [entry("alice", ALICE)]}), experts=registry)
+    root = folder_of(tmp_path / "experts.yaml")
+    async with gateway(root) as w:
+        assert (await w.ask(ALICE), await w.ask(BOB)) == (200, 401)
+        mount(tmp_path, 2, keys=json.dumps({"keys": [entry("bob", BOB)]}), experts=registry)
+        shutil.rmtree(tmp_path / "..1")
+        await w.taken_up(1)
+        assert (await w.ask(ALICE), await w.ask(BOB)) == (401, 200)
+
+
+def test_relative_paths_start_where_the_registry_appears(tmp_path: Path) -> None:
+    mount(tmp_path, 1, experts=TEXT + "access: {keys_file: keys.yaml}\n")
+    (tmp_path / "keys.yaml").write_text(json.dumps({"keys": [entry("alice", ALICE)]}))
+    done = CliRunner().invoke(main, ["check", str(tmp_path / "experts.yaml")])
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in (tmp_path / "..1").iterdir()] == ["experts.yaml"], (
+        "nothing is made in a mount"
+    )

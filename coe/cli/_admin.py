@@ -33,6 +33,7 @@ def admin_client(registry: Path, admin_url: str | None) -> ServiceClient | None:
     be used."""
     if admin_url is not None:
         return ServiceClient(admin_url, os.environ.get(TOKEN_ENV, ""))
+    from coe.core.files import folder_of
     from coe.service.admin import read_token
 
     listener = _loaded(registry).service.admin
@@ -40,7 +41,7 @@ def admin_client(registry: Path, admin_url: str | None) -> ServiceClient | None:
         return None
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listener.host, listener.host)
     address = f"[{host}]" if ":" in host else host
-    token = read_token(listener, registry.resolve().parent)
+    token = read_token(listener, folder_of(registry))
     return ServiceClient(f"http://{address}:{listener.port}", token)
 
 
@@ -67,11 +68,12 @@ def through_admin(
 def on_file(registry: Path, work: Callable[[Onboarding], Any]) -> dict[str, Any]:
     """``work``, a coroutine that may give a list of :class:`coe.onboarding.onboarding.Onboarded`, on the file
     itself."""
+    from coe.core.files import folder_of
     from coe.onboarding.onboarding import Onboarding
     from coe.service.build_onboarding import build_gate
 
     joined: Sequence[Onboarded] | None = asyncio.run(
-        work(Onboarding(editor(registry), build_gate(registry.resolve().parent)))
+        work(Onboarding(editor(registry), build_gate(folder_of(registry))))
     )
     return {"generation": None, "experts": [dataclasses.asdict(each) for each in joined or ()]}
 

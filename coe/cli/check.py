@@ -28,6 +28,7 @@ def main(file: Path, as_json: bool) -> None:
 
     Exit code 0: it can be served (perhaps with warnings); 1: it has errors.
     """
+    from coe.core.files import folder_of
     from coe.registry.errors import RegistryError
     from coe.registry.source import parse_source, read_text
     from coe.service.check import explain
@@ -42,7 +43,7 @@ def main(file: Path, as_json: bool) -> None:
         else:
             click.echo(f"{error.message}\nHint: {error.hint}", err=True)
         sys.exit(EXIT_FAULTY)
-    explanation = explain(registry, file.resolve().parent, source.issues)
+    explanation = explain(registry, folder_of(file), source.issues)
     issues = source.located(explanation.issues)
     if as_json:
         _print_json(file, issues, explanation.summary)

@@ -54,12 +54,13 @@ def main(
     Without --local and --address the cluster is the one that Ray finds on this machine (or RAY_ADDRESS).
     An edited registry is taken up without restarting anything, except by a change of the cluster's nodes.
     """
+    from coe.core.files import folder_of
     from coe.service.registry_file import load_registry
 
     loaded = load_registry(registry)
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     loaded = loaded.model_copy(update={"service": loaded.service.model_copy(update=given)})
-    here = registry.resolve().parent
+    here = folder_of(registry)
     _require_servable(loaded, here)
     root = root or str(here)
     if dry_run:

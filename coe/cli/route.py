@@ -35,13 +35,14 @@ def _ask_service(question: str, router: str | None, url: str) -> dict[str, Any]:
 
 def _decide_here(question: str, router: str | None, path: Path) -> dict[str, Any]:
     """As the service's /v1/route, without waits: no queue is known here."""
+    from coe.core.files import folder_of
     from coe.profiles.evidence import encoder_of, evidence_of
     from coe.profiles.store import open_store
     from coe.routers import build_router
     from coe.service.registry_file import load_registry
 
     registry = load_registry(path)
-    root, spec = path.resolve().parent, _spec(registry, router)
+    root, spec = folder_of(path), _spec(registry, router)
     evidence = evidence_of(open_store(registry, root), registry.routed, encoder_of(spec, root))
     built = build_router(spec, registry.routed, root, evidence)
     decision = built.route(question, [expert.view() for expert in registry.routed])

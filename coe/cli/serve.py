@@ -40,6 +40,7 @@ def main(
     log_format: LogFormat,
 ) -> None:
     """Run the service that the registry describes, until Ctrl-C."""
+    from coe.core.files import folder_of
     from coe.registry.source import read_text
     from coe.service.http_server import Tls
     from coe.service.live_registry import RegistryFile
@@ -56,6 +57,4 @@ def main(
 
     file = RegistryFile(registry, read_text(registry), adjust)
     tls = Tls(tls_cert, tls_key) if tls_cert else None
-    sys.exit(
-        run_service(file.registry(), registry.resolve().parent, file=file, tls=tls, log_format=log_format)
-    )
+    sys.exit(run_service(file.registry(), folder_of(registry), file=file, tls=tls, log_format=log_format))

@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def folder_of(file: Path) -> Path:
+    """The folder where ``file`` appears: relative paths in it start there. Not where a symbolic link leads:
+    Kubernetes mounts a ConfigMap as links into a folder that is replaced, and gone, with each edit."""
+    return file.absolute().parent
+
+
+async def off_the_loop(read: Callable[[], T]) -> T:
+    """``read()`` in a thread of its own, for disks that may stall: a cancelled caller leaves it behind, and
+    it does not hold up the end of the process, as a thread of the loop's own pool would."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            value = read()
+        except BaseException as error:
+            settle, given = found.set_exception, error
+        else:
+            settle, given = found.set_result, value  # type: ignore[assignment]
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(lambda: None if found.done() else settle(given))
+
+    threading.Thread(target=run, name="read", daemon=True).start()
+    return await found
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from coe.core.files import write_atomically
+from coe.core.files import folder_of, write_atomically
 from coe.registry.edit import Edit
 from coe.registry.errors import Issue, RegistryError
 from coe.registry.history import History
@@ -37,7 +37,7 @@ class FileEditor:
     def history(self) -> History:
         """Raises RegistryError for a file that is no registry."""
         spec = self._parse(read_text(self.path), self.path).history
-        return History(self.path.resolve().parent / spec.folder, spec.keep)
+        return History(folder_of(self.path) / spec.folder, spec.keep)
 
     def _edit(self, change: Edit) -> None:
         old = read_text(self.path)
@@ -60,6 +60,6 @@ class FileEditor:
             old = self._parse(read_text(self.path), self.path)
         except RegistryError:
             return registry  # the edit mends the file
-        errors = self._new_errors(old, registry, self.path.resolve().parent)
+        errors = self._new_errors(old, registry, folder_of(self.path))
         parse_source(text, self.path).refuse(errors)
         return registry

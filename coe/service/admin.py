@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from coe.core.errors import BadRequest, ConfigError, EngineError, UnknownModel
+from coe.core.files import folder_of
 from coe.core.status import Status
 from coe.core.suggest import suggest
 from coe.core.types import ExpertId, Options, Request
@@ -95,7 +96,7 @@ class Admin:
         listener = self._generations.current.registry.service.admin
         if listener is None or not listener.any_folder:
             for entry in entries:
-                _require_inside(entry, self._live.path.resolve().parent)
+                _require_inside(entry, folder_of(self._live.path))
         return self._done(await self._onboarding.add(entries, shadow, profile))
 
     async def remove(self, expert: ExpertId) -> dict[str, Any]:
@@ -208,7 +209,7 @@ def _file_text(file: Path) -> str:
 def _require_inside(entry: Entry, root: Path) -> None:
     """Raises BadRequest for a folder outside ``root``: whoever has the token shall not read other places."""
     for field in ("model", "adapter"):
-        named = str(entry.get(field) or "")
+        named = str(entry.get(field) or "").removeprefix("hf:")
         if named.startswith("~") or not Path(os.path.normpath(root / named)).is_relative_to(root):
             raise BadRequest(
                 f"{field} of {entry['id']} is outside the folder of experts.yaml",

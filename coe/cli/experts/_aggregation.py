@@ -20,6 +20,7 @@ def ask_and_keep(
 ) -> dict[str, dict[str, Share]]:
     """Ask the experts (or ``only`` one) through the service, write the figures into their profiles, return
     them by expert and category."""
+    from coe.core.files import folder_of
     from coe.eval.demo.choosing import by_expert, choose_all, demo_items, read_items
     from coe.profiles.aggregating import keep
     from coe.service.registry_file import load_registry
@@ -35,7 +36,7 @@ def ask_and_keep(
     found = by_expert(rows)
     source = "demonstration, training phrasings" if items_file is None else items_file.name
     for expert, by_category in found.items():
-        keep(loaded, registry.resolve().parent, expert, by_category, source)
+        keep(loaded, folder_of(registry), expert, by_category, source)
     return found
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 def teach(registry_file: Path, folder: Path, split: str | None, as_json: bool) -> str:
     """Fit, write, and say what was fitted."""
+    from coe.core.files import folder_of
     from coe.onboarding.profiler import read_recorded
     from coe.onboarding.teach_combiner import teach_registry
     from coe.outcomes.combiner_fits import MEAN_EXPERTS
     from coe.service.registry_file import load_registry
 
     registry = load_registry(registry_file)
-    root, data = registry_file.resolve().parent, read_recorded(folder, split)
+    root, data = folder_of(registry_file), read_recorded(folder, split)
     taught = teach_registry(registry, root, data, MEAN_EXPERTS)
     if as_json:
         facts = {"path": str(taught.path), "experts": taught.experts, "questions": taught.questions}

@@ -28,6 +28,7 @@ def profiles_from(
     registry_file: Path, entries: Sequence[Mapping[str, Any]], lesson: Lesson
 ) -> list[ExpertProfile]:
     """Write and return the profiles of the experts that ``entries`` describe."""
+    from coe.core.files import folder_of
     from coe.onboarding.profiler import Probes, profile_recorded, read_recorded
     from coe.registry.schema import Expert
     from coe.service.registry_file import load_registry
@@ -37,7 +38,7 @@ def profiles_from(
     data = read_recorded(lesson.outcomes, lesson.split)
     everyone = registry.model_copy(update={"experts": (*registry.experts, *experts)})
     how = Probes(lesson.probes, seed=lesson.seed)
-    root = registry_file.resolve().parent
+    root = folder_of(registry_file)
     return [profile_recorded(everyone, root, expert, data, how) for expert in experts]
 
 

@@ -49,11 +49,12 @@ def _from_service(url: str) -> list[dict[str, Any]]:
 
 
 def _from_registry(path: Path) -> list[dict[str, Any]]:
+    from coe.core.files import folder_of
     from coe.profiles.evidence import cautions
     from coe.service.registry_file import load_registry
 
     registry = load_registry(path)
-    for line in cautions(registry, path.resolve().parent):
+    for line in cautions(registry, folder_of(path)):
         click.echo(f"warning: {line}", err=True)
     return [
         {"id": expert.id, "state": "not running", "skills": list(expert.skills), "card": expert.card}

@@ -79,6 +79,7 @@ def main(
     if aggregation:
         from coe.cli.experts._aggregation import ask_and_keep
         from coe.cli.experts._aggregation import readable as ranked
+        from coe.core.files import folder_of
 
         found = ask_and_keep(registry, expert_id, url, items, per_skill, record)
         click.echo(json.dumps(plain(found), indent=1) if as_json else "\n".join(ranked(found)))
@@ -99,7 +100,7 @@ def main(
     expert = loaded.expert(expert_id)
     if expert is None:
         raise Failed(f'{registry} has no expert "{expert_id}"', "See `coe experts list`.")
-    root, data = registry.resolve().parent, read_recorded(folder, split)
+    root, data = folder_of(registry), read_recorded(folder, split)
     how = Probes(probes, design, seed)
     profile = (
         profile_asked(loaded, root, expert, data, url, how, model or "")

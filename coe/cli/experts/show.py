@@ -58,6 +58,7 @@ def _from_file(expert: str, registry: Path) -> dict[str, Any]:
 
 def _profiles(expert: str, registry: Path) -> list[ExpertProfile]:
     """Those that stand beside ``registry``; none where that file does not list the expert."""
+    from coe.core.files import folder_of
     from coe.profiles.store import open_store
     from coe.service.registry_file import load_registry
 
@@ -65,7 +66,7 @@ def _profiles(expert: str, registry: Path) -> list[ExpertProfile]:
         return []
     loaded = load_registry(registry)
     found = loaded.expert(expert)
-    return list(open_store(loaded, registry.resolve().parent).of(found)) if found else []
+    return list(open_store(loaded, folder_of(registry)).of(found)) if found else []
 
 
 def _yaml(shown: dict[str, Any]) -> str:

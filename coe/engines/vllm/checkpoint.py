@@ -7,6 +7,7 @@ In-place reload is only right for checkpoints of one architecture with untied em
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 from coe.core.errors import EngineError
 
 MAX_HEADER_BYTES = 100_000_000
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def resolve_model(model: str, root: Path, elsewhere: bool = False) -> ModelSourc
     For a server that is not ours (``elsewhere``) it is whatever that server calls it.
     """
     if model.startswith("hf:"):
-        return ModelSource(model.removeprefix("hf:"), None)
+        return ModelSource(_hub_id(model.removeprefix("hf:")), None)
     folder = (root / Path(model).expanduser()).resolve()
     if folder.is_dir():
         return ModelSource.of(folder)
@@ -57,6 +59,17 @@ def resolve_model(model: str, root: Path, elsewhere: bool = False) -> ModelSourc
         code="checkpoint_missing",
         hint="Run `make experts` to prepare the CPU experts, or correct `model` in experts.yaml.",
     )
+
+
+def _hub_id(name: str) -> str:
+    """``org/name``. vLLM would take a folder of that name, from wherever the service runs, for the model."""
+    if HUB_ID.fullmatch(name) is None or Path(name).exists():
+        raise EngineError(
+            f"hf:{name} is not a model of a hub.",
+            code="checkpoint_missing",
+            hint="Write hf:org/name for a model of a hub, and the path alone for a folder.",
+        )
+    return name
 
 
 def resolve_adapter(adapter: str, root: Path, max_rank: int) -> ModelSource:

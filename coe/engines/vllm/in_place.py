@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from coe.core.errors import EngineError
+from coe.core.files import off_the_loop
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 from coe.engines.address import Address
 from coe.engines.http import SILENT
@@ -60,12 +62,12 @@ class InPlaceEngine:
     async def start(self) -> None:
         async with self._moving:
             if not self._life.alive:
-                await self._boot(self._first_usable())
+                await self._boot(await off_the_loop(self._first_usable))
 
     async def ensure_ready(self, expert: ExpertId) -> None:
         async with self._moving:
             spec, self._wanted = self._experts[expert], expert
-            source = self._admit(spec)
+            source = await off_the_loop(partial(self._admit, spec))
             if not self._life.alive or self._suspect:
                 await self._boot(spec)
             elif self._loaded != source:
@@ -80,7 +82,7 @@ class InPlaceEngine:
     async def prefetch(self, expert: ExpertId) -> None:
         """The weight files come into the page cache, from which the swap then reads them."""
         spec = self._experts[expert]
-        await self._ahead.read(expert, resolve_model(spec.model, self._root, self._host.url is not None))
+        await self._ahead.read(expert, await off_the_loop(partial(self._source, spec)))
 
     def release(self, expert: ExpertId) -> None:
         self._ahead.drop(expert)
@@ -133,9 +135,12 @@ class InPlaceEngine:
         self._life.failed(errors[0])
         raise errors[0]
 
+    def _source(self, spec: ExpertSpec) -> ModelSource:
+        return resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)
+
     def _admit(self, spec: ExpertSpec) -> ModelSource:
         """Where the expert's checkpoint is. Raises EngineError when this slot must not load it."""
-        source = resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)
+        source = self._source(spec)
         if source.folder is not None:
             checkpoint = Checkpoint.read(source.folder)
             if self._swapping:
@@ -145,13 +150,14 @@ class InPlaceEngine:
         return source
 
     async def _boot(self, spec: ExpertSpec) -> None:
-        self._loaded = self._awake = None
-        source = resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)
+        self._loaded = self._awake = self._started_with = None
+        source = await off_the_loop(partial(self._source, spec))
         self._doubtful.add(spec.id)
         self._taken.clear()
         async with self._loading(spec, source):
             await self._life.boot(lambda: self._connect(spec, source), self._host.start_timeout_s)
-            self._started_with = Checkpoint.read(source.folder) if source.folder else None
+            if source.folder is not None:
+                self._started_with = await off_the_loop(partial(Checkpoint.read, source.folder))
             await self._prove(source)
         self._doubtful.discard(spec.id)
 

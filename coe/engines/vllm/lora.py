@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from coe.core.errors import EngineError
+from coe.core.files import off_the_loop
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 from coe.engines.address import Address
 from coe.engines.vllm.canary import Canaries
@@ -46,7 +48,7 @@ class AdapterEngine:
     async def ensure_ready(self, expert: ExpertId) -> None:
         async with self._moving:
             spec = self._experts[expert]
-            source = self._admit(spec)
+            source = await off_the_loop(partial(self._admit, spec))
             await self._require_process()
             if expert in self._awake:
                 return

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from coe.core.errors import EngineError
+from coe.core.files import off_the_loop
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 from coe.engines.address import Address
 from coe.engines.vllm.canary import Canaries
@@ -103,7 +105,7 @@ class SleepEngine:
     async def prefetch(self, expert: ExpertId) -> None:
         """The weight files come into the page cache, from which the expert's new process then reads them."""
         spec = self._experts[expert]
-        await self._ahead.read(expert, resolve_model(spec.model, self._root, self._host.url is not None))
+        await self._ahead.read(expert, await off_the_loop(partial(self._source, spec)))
 
     def release(self, expert: ExpertId) -> None:
         self._ahead.drop(expert)
@@ -156,9 +158,12 @@ class SleepEngine:
         place.asleep, place.proven = None, False
         await place.life.stop()
 
+    def _source(self, spec: ExpertSpec) -> ModelSource:
+        return resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)
+
     async def _raise_up(self, spec: ExpertSpec, place: _Place) -> None:
         """Cold or asleep to awake, then the canary."""
-        source = resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)
+        source = await off_the_loop(partial(self._source, spec))
         level, trusted = place.asleep, place.proven
         place.proven = False
         if place.life.alive and trusted and place.source == source:
