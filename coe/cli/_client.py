@@ -1,17 +1,17 @@
-"""A small blocking client of the service, on the standard library so that commands start quickly."""
+"""A small blocking client of the service."""
 
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from coe.cli._group import Failed
+
+if TYPE_CHECKING:
+    import httpx
 
 _QUICK_S = 10.0
 _PATIENT_S = 900.0
@@ -31,93 +31,91 @@ class ServiceClient:
     """sent as Authorization: Bearer"""
 
     def get(self, path: str) -> dict[str, Any]:
-        return self._json(self._open(path, None, _QUICK_S))
+        return self._json("GET", path, None, _QUICK_S)
 
     def delete(self, path: str) -> dict[str, Any]:
-        return self._json(self._open(path, None, _PATIENT_S, method="DELETE"))
+        return self._json("DELETE", path, None, _PATIENT_S)
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        return self._json(self._open(path, body, _PATIENT_S))
+        return self._json("POST", path, body, _PATIENT_S)
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The events of a streamed answer, up to ``[DONE]``. Closing the iterator cancels the request."""
-        with self._open(path, body, _PATIENT_S) as response:
+        import httpx
+
+        with self._answer("POST", path, body, _PATIENT_S) as response:
             try:
-                for line in response:
-                    data = line.removeprefix(b"data:").strip()
-                    if not line.startswith(b"data:") or not data:
+                for line in response.iter_lines():
+                    field, _, data = line.partition(":")
+                    if field != "data" or not data.strip():
                         continue
-                    if data == b"[DONE]":
+                    if data.strip() == "[DONE]":
                         return
-                    yield self._event(data)
-            except (OSError, HTTPException) as error:
-                raise Failed(
-                    f"the answer from {self.url} broke off: {error or type(error).__name__}"
-                ) from None
+                    event = self._parse(data)
+                    if "error" in event:
+                        raise _failed(event["error"])
+                    yield event
+            except httpx.HTTPError as error:
+                raise Failed(f"the answer from {self.url} broke off: {_reason(error)}") from None
         raise Failed(f"the answer from {self.url} ended before it was complete")
 
-    def _event(self, data: bytes) -> dict[str, Any]:
-        event = self._parse(data)
-        if "error" in event:
-            raise _failed(event["error"])
-        return event
+    def _json(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
+    ) -> dict[str, Any]:
+        with self._answer(method, path, body, timeout_s) as response:
+            return self._parse(response.read())
 
-    def _open(
-        self, path: str, body: Mapping[str, Any] | None, timeout_s: float, method: str | None = None
-    ) -> HTTPResponse:
-        headers = {"content-type": "application/json"}
-        if self.token is not None:
-            headers["authorization"] = f"Bearer {self.token}"
+    @contextmanager
+    def _answer(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
+    ) -> Iterator[httpx.Response]:
+        import httpx  # takes longer to import than all else of a command
+
         try:
-            request = urllib.request.Request(
-                self.url.rstrip("/") + path,
-                data=None if body is None else json.dumps(body).encode(),
-                headers=headers,
-                method=method,
-            )
-            return cast(HTTPResponse, self._opener().open(request, timeout=timeout_s))
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._refused(error) from None
-        except (urllib.error.URLError, OSError, HTTPException) as error:
-            cause = getattr(error, "reason", None) or error
-            reason = getattr(cause, "strerror", None) or cause or type(error).__name__
-            raise NoService(
-                f"no service answers at {self.url} ({reason})",
-                "Start one with `coe serve`, or name its address with --url.",
-            ) from None
-        except ValueError as error:
+            url = httpx.URL(self.url.rstrip("/") + path)
+            # A proxy of the environment cannot reach this machine's own ports.
+            local = url.host in ("127.0.0.1", "localhost", "::1")
+            headers = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+            with (
+                httpx.Client(timeout=timeout_s, trust_env=not local, headers=headers) as client,
+                client.stream(method, url, json=body) as response,
+            ):
+                if not response.is_success:
+                    raise self._refused(response)
+                yield response
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise Failed(
                 f"{self.url} is not an address: {error}", "Write it as http://127.0.0.1:8000."
             ) from None
+        except httpx.HTTPError as error:
+            raise NoService(
+                f"no service answers at {self.url} ({_reason(error)})",
+                "Start one with `coe serve`, or name its address with --url.",
+            ) from None
 
-    def _opener(self) -> urllib.request.OpenerDirector:
-        if urllib.parse.urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1"):
-            # A proxy of the environment cannot reach this machine's own ports.
-            return urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        return urllib.request.build_opener()
-
-    def _refused(self, error: urllib.error.HTTPError) -> Failed:
-        try:
-            details = json.loads(error.read()).get("error")
-        except (ValueError, AttributeError, OSError):
-            details = None
+    def _refused(self, response: httpx.Response) -> Failed:
+        details = (_object(response.read()) or {}).get("error")
         if isinstance(details, dict):
             return _failed(details)
-        return Failed(f"{self.url} answered HTTP {error.code}", "Is a CoE service at this address?")
+        return Failed(f"{self.url} answered HTTP {response.status_code}", "Is a CoE service at this address?")
 
-    def _json(self, response: HTTPResponse) -> dict[str, Any]:
-        with response:
-            return self._parse(response.read())
-
-    def _parse(self, raw: bytes) -> dict[str, Any]:
-        try:
-            parsed = json.loads(raw)
-        except ValueError:
-            parsed = None
-        if not isinstance(parsed, dict):
+    def _parse(self, raw: bytes | str) -> dict[str, Any]:
+        found = _object(raw)
+        if found is None:
             raise Failed(f"{self.url} answered no JSON object", "Is a CoE service at this address?")
-        return parsed
+        return found
+
+
+def _object(raw: bytes | str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _failed(details: Mapping[str, Any]) -> Failed:
