@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, ClassVar
 
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from coe.core.suggest import suggest
 from coe.core.types import ExpertId
+from coe.routers import ESTIMATORS, estimator_class
 from coe.routers.base import RouterOptions
 from coe.routers.category_evidence import CategoryEstimator
 from coe.routers.encoders.encoder import Vectors
@@ -20,22 +21,9 @@ from coe.routers.knn import KnnEstimator
 from coe.routers.learning.calibration import CalibratedEstimator
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
 from coe.routers.learning.learned_router import Asked, LearnedOptions, LearnedRouter
-from coe.routers.linear import LinearEstimator
-from coe.routers.pilot import PilotEstimator
-from coe.routers.skill import SkillEstimator
 from coe.routers.traits import TraitsEstimator
 
-PARTS: Mapping[str, Callable[[], Estimator]] = MappingProxyType(
-    {
-        "category": CategoryEstimator,
-        "knn": KnnEstimator,
-        "linear": LinearEstimator,
-        "traits": TraitsEstimator,
-        "skill": SkillEstimator,
-        "pilot": PilotEstimator,
-        "instruction": InstructionEstimator,
-    }
-)
+PARTS = tuple(name for name in ESTIMATORS if name != "blend")
 USUAL = ("category", "knn", "linear", "traits")
 
 Floats = npt.NDArray[np.float64]
@@ -99,7 +87,7 @@ def fit_part(name: str, evidence: Evidence, others: Mapping[str, Estimator]) -> 
         return TraitsEstimator(subjects=category.found_).fit(evidence)
     if name == "instruction" and isinstance(knn, KnnEstimator):
         return InstructionEstimator(knn=knn).fit(evidence)
-    return PARTS[name]().fit(evidence)
+    return estimator_class(name)().fit(evidence)
 
 
 def _levels(estimates: Matrix) -> Matrix:

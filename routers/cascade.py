@@ -7,23 +7,21 @@ pipeline supports it, as the ranking goes on with the next better expert.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from coe.core.suggest import suggest
-from coe.core.types import Decision, ExpertId, ExpertView
-from coe.routers.base import RouterOptions, Setting
-from coe.routers.blend import PARTS, USUAL, BlendEstimator
-from coe.routers.encoders.encoder import Encoder
+from coe.core.types import Decision, ExpertView
+from coe.routers.base import RouterOptions
+from coe.routers.blend import BlendEstimator, BlendOptions
 from coe.routers.learning.evidence import Estimator
-from coe.routers.learning.learned_router import LearnedOptions, LearnedRouter
+from coe.routers.learning.learned_router import LearnedRouter
 
 
-class CascadeOptions(LearnedOptions):
+class CascadeOptions(BlendOptions):
     """Options of kind ``cascade``.
 
     give_up: probability of a right answer that may be lost by asking a cheaper expert than the best
@@ -31,11 +29,6 @@ class CascadeOptions(LearnedOptions):
     """
 
     give_up: Annotated[float, Field(ge=0, le=1)] = 0.05
-    parts: Annotated[tuple[str, ...], Field(min_length=1)] = USUAL
-
-    def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:  # noqa: ARG002
-        unknown = [part for part in self.parts if part not in PARTS]
-        return {"parts": f'no part "{unknown[0]}"; {suggest(unknown[0], PARTS)}'} if unknown else {}
 
 
 class CascadeRouter(LearnedRouter):
@@ -45,12 +38,7 @@ class CascadeRouter(LearnedRouter):
     """
 
     options_type: ClassVar[type[RouterOptions]] = CascadeOptions
-
-    def __init__(
-        self, name: str, options: CascadeOptions, setting: Setting, encoder: Encoder | None = None
-    ) -> None:
-        super().__init__(name, options, setting, encoder)
-        self._give_up = options.give_up
+    _options: CascadeOptions
 
     def _make(self, options: CascadeOptions) -> Estimator:
         return BlendEstimator(options.parts)
@@ -58,7 +46,7 @@ class CascadeRouter(LearnedRouter):
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
         best = super().route(text, experts)
         chance = {ranked.expert: ranked.probability for ranked in best.ranking}
-        floor = chance[best.expert] - self._give_up
+        floor = chance[best.expert] - self._options.give_up
         enough = [view for view in experts if chance[view.id] >= floor]
         chosen = min(enough, key=lambda view: (expense(view), -chance[view.id]))
         if chosen.id == best.expert:

@@ -10,11 +10,15 @@ subject to  each category has one expert, and only experts that are hosted:  z_c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from coe.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from scipy.optimize import LinearConstraint
 
 Floats = npt.NDArray[np.float64]
 
@@ -45,74 +49,48 @@ def best_map(scores: Floats, shares: Floats, sizes: Sizes, budget: Budget) -> np
     if budget == Budget():
         free: npt.NDArray[np.intp] = scores.argmax(axis=1)
         return free
-    categories, experts = scores.shape
-    hosted_at = categories * experts
-    value = np.concatenate([(shares[:, None] * scores).ravel(), np.zeros(experts)])
-    value[hosted_at:] -= 1e-9 * np.arange(experts)
-    found = _solve(value, _constraints(shares, sizes, budget, categories, experts), hosted_at)
-    chosen: npt.NDArray[np.intp] = found[:hosted_at].reshape(categories, experts).argmax(axis=1)
-    return chosen
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """lower <= matrix @ variables <= upper."""
-
-    matrix: Floats
-    lower: Floats
-    upper: Floats
-
-
-def _constraints(shares: Floats, sizes: Sizes, budget: Budget, categories: int, experts: int) -> list[_Rows]:
-    width = categories * experts + experts
-    one_each = np.zeros((categories, width))
-    hosted = np.zeros((categories * experts, width))
-    for c in range(categories):
-        one_each[c, c * experts : (c + 1) * experts] = 1.0
-    hosted[:, : categories * experts] = np.eye(categories * experts)
-    hosted[:, categories * experts :] = -np.tile(np.eye(experts), (categories, 1))
-    rows = [
-        _Rows(one_each, np.ones(categories), np.ones(categories)),
-        _Rows(hosted, np.full(len(hosted), -np.inf), np.zeros(len(hosted))),
-    ]
-    unused = np.zeros(categories * experts)
-    bounds = (
-        (budget.total_parameters, np.concatenate([unused, _large(sizes.parameters)])),
-        (budget.average_active, _on_average(shares, sizes.active)),
-        (budget.average_price, _on_average(shares, sizes.price)),
-    )
-    return rows + [
-        _Rows(taken[None, :], np.array([-np.inf]), np.array([limit]))
-        for limit, taken in bounds
-        if limit is not None
-    ]
-
-
-def _on_average(shares: Floats, each: Floats) -> Floats:
-    taken = (shares[:, None] * _large(each)[None, :]).ravel()
-    return np.concatenate([taken, np.zeros(len(each))])
-
-
-def _large(sizes: Floats) -> Floats:
-    """An expert of unknown size could be any size: it fits no budget."""
-    filled: Floats = np.where(np.isfinite(sizes), sizes, 1e9)
-    return filled
-
-
-def _solve(value: Floats, rows: list[_Rows], binaries: int) -> Floats:
     from scipy.optimize import Bounds, LinearConstraint, milp
 
+    categories, experts = scores.shape
+    # The variables: z row by row, then u.
+    value = np.concatenate([(shares[:, None] * scores).ravel(), -1e-9 * np.arange(experts)])
+    one_each = np.kron(np.eye(categories), np.ones(experts))
+    no_host = np.zeros((categories, experts))
+    hosted = np.hstack([np.eye(categories * experts), -np.tile(np.eye(experts), (categories, 1))])
+    constraints = [
+        LinearConstraint(np.hstack([one_each, no_host]), 1, 1),
+        LinearConstraint(hosted, -np.inf, 0),
+    ]
+    constraints += _bounds(shares, sizes, budget)
     found = milp(
-        c=-value,
-        constraints=[LinearConstraint(row.matrix, row.lower, row.upper) for row in rows],
-        integrality=np.ones(len(value)),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 0.0},
+        -value, constraints=constraints, integrality=1, bounds=Bounds(0, 1), options={"mip_rel_gap": 0}
     )
     if found.x is None:
         raise ConfigError(
             "no map from categories to experts keeps the budget",
             hint="Raise the budget, or give the experts' parameters_b and price in experts.yaml.",
         )
-    solution: Floats = np.round(found.x)
-    return solution[: len(value)] if binaries else solution
+    z = np.round(found.x[: categories * experts]).reshape(categories, experts)
+    chosen: npt.NDArray[np.intp] = z.argmax(axis=1)
+    return chosen
+
+
+def _bounds(shares: Floats, sizes: Sizes, budget: Budget) -> list[LinearConstraint]:
+    from scipy.optimize import LinearConstraint
+
+    def on_average(each: Floats) -> Floats:
+        return np.concatenate([np.outer(shares, _large(each)).ravel(), np.zeros(len(each))])
+
+    hosted = np.concatenate([np.zeros(len(shares) * len(sizes.parameters)), _large(sizes.parameters)])
+    bounds = (
+        (budget.total_parameters, hosted),
+        (budget.average_active, on_average(sizes.active)),
+        (budget.average_price, on_average(sizes.price)),
+    )
+    return [LinearConstraint(taken, -np.inf, limit) for limit, taken in bounds if limit is not None]
+
+
+def _large(sizes: Floats) -> Floats:
+    """An expert of unknown size could be any size: it fits no budget."""
+    filled: Floats = np.where(np.isfinite(sizes), sizes, 1e9)
+    return filled

@@ -21,7 +21,7 @@ class LinearEstimator(CalibratedEstimator):
     """Ridge regression of outcomes on the sentence vector and the wording, then Platt's
     logistic link: a logistic regression whose slow part has a closed form.
 
-    ``strength=None`` takes the penalty with the least error on questions left out. Learned: ``strength_``.
+    ``strength=None`` takes the penalty with the least error on questions left out.
     """
 
     def __init__(self, strength: float | None = None) -> None:
@@ -31,9 +31,7 @@ class LinearEstimator(CalibratedEstimator):
         self._inputs = Inputs().fit(evidence)
         strengths = STRENGTHS if self.strength is None else (self.strength,)
         fits = fit_ridge(self._inputs.of_evidence(evidence), completed(evidence), strengths)
-        errors = [relative_error(fit.left_out, evidence) for fit in fits]
-        best = errors.index(min(errors))
-        self.strength_, self._fit = strengths[best], fits[best]
+        self._fit = min(fits, key=lambda fit: relative_error(fit.left_out, evidence))
         return self._fit.left_out
 
     def _score(self, texts: Sequence[str], vectors: Vectors) -> Matrix:

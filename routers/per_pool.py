@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from coe.core.types import ExpertView
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Made(Generic[T]):
-    experts: tuple[ExpertView, ...]
-    value: T
 
 
 class PerPool(Generic[T]):
@@ -23,11 +16,11 @@ class PerPool(Generic[T]):
 
     def __init__(self, make: Callable[[tuple[ExpertView, ...]], T]) -> None:
         self._make = make
-        self._last: _Made[T] | None = None
+        self._last: tuple[tuple[ExpertView, ...], T] | None = None
 
     def of(self, experts: Sequence[ExpertView]) -> T:
         # Quick for the very same experts: comparing tuples looks at identity first.
         asked, last = tuple(experts), self._last
-        if last is None or last.experts != asked:
-            last = self._last = _Made(asked, self._make(asked))
-        return last.value
+        if last is None or last[0] != asked:
+            last = self._last = asked, self._make(asked)
+        return last[1]

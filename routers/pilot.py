@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from coe.core.types import ExpertId
 from coe.routers.base import RouterOptions
-from coe.routers.encoders.encoder import Vectors
+from coe.routers.encoders.encoder import Vectors, unit
 from coe.routers.learning.calibration import CalibratedEstimator, out_of_fold
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
 from coe.routers.learning.learned_router import Asked, LearnedOptions, LearnedRouter
@@ -52,7 +52,7 @@ class PilotEstimator(CalibratedEstimator):
             for expert in range(len(evidence.experts)):
                 members = inside & best[:, expert]
                 if members.any() and members.sum() >= fair:
-                    pilots.append(_unit(evidence.vectors[members].mean(axis=0)))
+                    pilots.append(unit(evidence.vectors[members].mean(axis=0)))
                     owners.append(expert)
                     groups.append(category)
         self.pilots_ = np.asarray(pilots, dtype=np.float32)
@@ -104,10 +104,6 @@ def _best_experts(evidence: Evidence) -> npt.NDArray[np.bool_]:
     mean = total / np.maximum(asked.sum(axis=1, keepdims=True), 1)
     best: npt.NDArray[np.bool_] = (scores == highest) & (highest > mean)
     return best
-
-
-def _unit(vector: Vectors) -> Vectors:
-    return vector / max(float(np.linalg.norm(vector)), 1e-9)
 
 
 class PilotOptions(LearnedOptions):

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from coe.core.types import ExpertId
 from coe.routers.base import RouterOptions
-from coe.routers.encoders.encoder import Vectors
+from coe.routers.encoders.encoder import Vectors, unit
 from coe.routers.learning.calibration import CalibratedEstimator, completed, out_of_fold
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
 from coe.routers.learning.learned_router import Asked
@@ -64,7 +64,7 @@ class SkillEstimator(CalibratedEstimator):
         marks = 2.0 * completed(evidence) - 1.0
         overall = marks.mean(axis=0)
         self.names_ = tuple(name for name, _ in groups)
-        self.skills_ = np.stack([_unit(evidence.vectors[rows].mean(axis=0)) for _, rows in groups])
+        self.skills_ = np.stack([unit(evidence.vectors[rows].mean(axis=0)) for _, rows in groups])
         self.profile_ = np.stack(
             [(marks[rows].sum(axis=0) + _PRIOR * overall) / (len(rows) + _PRIOR) for _, rows in groups]
         )
@@ -128,14 +128,10 @@ def _clusters(vectors: Vectors, count: int) -> npt.NDArray[np.intp]:
         nearest = (vectors @ centres.T).argmax(axis=1)
         sums = np.stack([vectors[nearest == i].sum(axis=0) for i in range(len(centres))])
         centres = np.stack(
-            [_unit(total) if total.any() else old for total, old in zip(sums, centres, strict=True)]
+            [unit(total) if total.any() else old for total, old in zip(sums, centres, strict=True)]
         )
     closest: npt.NDArray[np.intp] = (vectors @ centres.T).argmax(axis=1)
     return closest
-
-
-def _unit(vector: Vectors) -> Vectors:
-    return vector / max(float(np.linalg.norm(vector)), 1e-9)
 
 
 class SkillOptions(WriterOptions):

@@ -37,7 +37,7 @@ class TraitsEstimator(CalibratedEstimator):
     directions of the sentence vector.
 
     ``strength=None`` takes the penalty with the least error on questions left out. ``subjects``: fitted to
-    the same evidence, they need not be fitted again. Learned: ``strength_``.
+    the same evidence, they need not be fitted again.
     """
 
     def __init__(self, strength: float | None = None, subjects: CategoryShares | None = None) -> None:
@@ -50,9 +50,7 @@ class TraitsEstimator(CalibratedEstimator):
         inputs = self._inputs(evidence.vectors, self.subjects_.left_out_, surface)
         strengths = STRENGTHS if self.strength is None else (self.strength,)
         fits = fit_ridge(inputs, completed(evidence), strengths)
-        errors = [relative_error(fit.left_out, evidence) for fit in fits]
-        best = errors.index(min(errors))
-        self.strength_, self._fit = strengths[best], fits[best]
+        self._fit = min(fits, key=lambda fit: relative_error(fit.left_out, evidence))
         return self._fit.left_out
 
     def _fit_inputs(self, evidence: Evidence) -> None:

@@ -83,6 +83,11 @@ def identity_of(folder: Path) -> str:
     return found.hexdigest()
 
 
+def unit(vector: Vectors) -> Vectors:
+    """``vector`` (d,) at length 1."""
+    return vector / max(float(np.linalg.norm(vector)), 1e-9)
+
+
 def shortened(text: str) -> str:
     """Head and tail of a long text: the model reads 256 word pieces, and the question is at either end."""
     if len(text) <= _MAX_CHARS:

@@ -17,8 +17,6 @@ from pydantic import Field
 
 from coe.core.suggest import suggest
 from coe.core.types import Decision, ExpertId, ExpertView, RouterCall, RouterText
-from coe.routers.base import Setting
-from coe.routers.encoders.encoder import Encoder
 from coe.routers.learning.learned_router import Asked, LearnedOptions, LearnedRouter
 
 NOT_ASKED = RouterText(None, "not asked")
@@ -53,16 +51,11 @@ class WritingRouter(LearnedRouter):
     """with ``{question}`` in it"""
     written: ClassVar[str]
     """what the writer writes, as the reason names it"""
-
-    def __init__(
-        self, name: str, options: WriterOptions, setting: Setting, encoder: Encoder | None = None
-    ) -> None:
-        super().__init__(name, options, setting, encoder)
-        self._writing = options
+    _options: WriterOptions
 
     def call(self, text: str) -> RouterCall | None:
         """What to have written about ``text``; None without a writer."""
-        options = self._writing
+        options = self._options
         if options.writer is None:
             return None
         prompt = self.prompt.format(question=text[:READ_CHARS])
@@ -74,7 +67,7 @@ class WritingRouter(LearnedRouter):
     def route_with(self, text: str, experts: Sequence[ExpertView], note: RouterText) -> Decision:
         """Decide with what the writer wrote."""
         decision = self._decided(self._noted(text, note.text), experts)
-        if self._writing.writer is None:
+        if self._options.writer is None:
             return decision
         return replace(decision, reason=f"{decision.reason}; {self._account(note)}")
 
@@ -84,6 +77,6 @@ class WritingRouter(LearnedRouter):
 
     def _account(self, note: RouterText) -> str:
         if note.text is None:
-            return f"without {self.written} by {self._writing.writer} ({note.missing})"
+            return f"without {self.written} by {self._options.writer} ({note.missing})"
         shown = " ".join(note.text.split())[:_SHOWN_CHARS]
-        return f'{self.written} by {self._writing.writer} "{shown}"'
+        return f'{self.written} by {self._options.writer} "{shown}"'
