@@ -28,7 +28,8 @@ from coe.core.types import EngineCall, ExpertId
 from coe.engines.vllm.launch import VLLM
 from coe.engines.vllm.sleep_mode import SleepEngine
 from coe.pool.pool import Pool
-from coe.registry.schema import Registry, VllmHost
+from coe.registry.hosts import VllmHost
+from coe.registry.schema import Registry
 from coe.scheduler.plan import build_plan
 from coe.scheduler.policies import make_policy
 from coe.scheduler.scheduler import Scheduler

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coe.registry.schema import AdapterHost, Expert, Registry, VllmHost
+from coe.registry.hosts import AdapterHost, VllmHost
+from coe.registry.schema import Expert, Registry
 
 
 def slots_registry(registry: Registry, slots: int, policy: str) -> Registry:

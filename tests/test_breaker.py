@@ -10,7 +10,8 @@ from coe.core.errors import CoeError, EngineError, ExpertRefused
 from coe.core.types import EngineCall
 from coe.engines import build_engine
 from coe.engines.remote.breaker import Breaker
-from coe.registry.schema import Expert, RemoteHost
+from coe.registry.hosts import RemoteHost
+from coe.registry.schema import Expert
 
 PAUSE_S = 10.0
 

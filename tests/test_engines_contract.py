@@ -10,7 +10,8 @@ import pytest_asyncio
 from aiohttp.test_utils import TestServer
 
 from coe.engines import build_engine
-from coe.registry.schema import Expert, RemoteHost
+from coe.registry.hosts import RemoteHost
+from coe.registry.schema import Expert
 from coe.testing.conformance_engine import Adoption, EngineContractError, check_engine
 from coe.testing.engines import FakeEngine
 from tests.support import engine_hosts

@@ -20,7 +20,8 @@ from coe.core.types import EngineCall
 from coe.engines.address import vllm_body
 from coe.engines.vllm.in_place import InPlaceEngine
 from coe.engines.vllm.process import group_lives
-from coe.registry.schema import Expert, VllmHost
+from coe.registry.hosts import VllmHost
+from coe.registry.schema import Expert
 from tests.support.engine_hosts import CPU, FAKE, experts, kill_command, process_of, slot
 from tests.support.tiny_models import TinyFamily, write_checkpoint
 from tests.support.waiting import until

@@ -8,7 +8,7 @@ from uuid import uuid4
 from coe.engines.vllm.checkpoint import ModelSource
 from coe.engines.vllm.launch import Launch, log_path, vllm_launch
 from coe.engines.vllm.server import private_folder
-from coe.registry.schema import AdapterHost, VllmHost
+from coe.registry.hosts import AdapterHost, VllmHost
 
 SOCKET = Path("/run/x/vllm.sock")
 LOCAL = ModelSource("/models/a", Path("/models/a"))

@@ -26,7 +26,8 @@ from coe.engines.vllm.in_place import InPlaceEngine
 from coe.engines.vllm.lora import AdapterEngine
 from coe.engines.vllm.process import ManagedProcess, group_lives
 from coe.engines.vllm.sleep_mode import SleepEngine
-from coe.registry.schema import AdapterHost, Expert, RemoteHost, VllmHost
+from coe.registry.hosts import AdapterHost, RemoteHost, VllmHost
+from coe.registry.schema import Expert
 from coe.testing.conformance_engine import check_engine
 from tests.support.engine_hosts import CPU, experts, kill_command, lora_experts, process_of
 from tests.support.tiny_models import TinyFamily

@@ -20,7 +20,8 @@ from coe.engines import build_engine
 from coe.engines.http import Rename
 from coe.engines.remote.litellm import import_litellm
 from coe.engines.remote.openai_url import api_url
-from coe.registry.schema import Expert, RemoteHost, VllmHost
+from coe.registry.hosts import RemoteHost, VllmHost
+from coe.registry.schema import Expert
 from tests.support.fake_vllm import FakeVllm
 from tests.support.tiny_models import TinyFamily
 

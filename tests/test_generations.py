@@ -16,7 +16,8 @@ from coe.cli import main
 from coe.cluster.gateway_replica import GatewayReplica
 from coe.cluster.node import NodeOwner
 from coe.core.errors import ConfigError
-from coe.registry.schema import Expert, Host, Registry
+from coe.registry.hosts import Host
+from coe.registry.schema import Expert, Registry
 from coe.service.build_generation import GenerationBuilder
 from coe.service.service import build_service
 from coe.testing.engines import FakeEngine, Script

@@ -11,17 +11,27 @@ from typing import Any
 import pytest
 
 from coe.core.errors import ConfigError
-from coe.registry.schema import Expert, Pool, RouterSpec
+from coe.engines import ENGINE_KIND, build_engine
+from coe.registry.errors import RegistryError
+from coe.registry.hosts import AdapterHost, RemoteHost, VllmHost
+from coe.registry.schema import Expert, Pool, Registry, RouterSpec
+from coe.registry.summary import summary
 from coe.routers import ROUTER_KIND, build_router
 from coe.routers.base import RouterOptions
+from coe.scheduler.plan import build_plan
 from coe.scheduler.policies import make_policy
+from coe.service.registry_file import load_registry
+from coe.testing.conformance_engine import Adoption, check_engine
 
 EXPERTS = [Expert(id="base", host="slot", model="m"), Expert(id="sums", host="slot", model="m")]
 
 ROUTER = """
 from coe.core.types import Decision, Ranked
 from coe.routers.base import RouterOptions
+from coe.scheduler.plan import build_plan
 from coe.scheduler.policies import make_policy
+from coe.service.registry_file import load_registry
+from coe.testing.conformance_engine import Adoption, check_engine
 
 class Options(RouterOptions):
     place: int = 0
@@ -244,3 +254,120 @@ def test_the_simulator_runs_a_policy_of_the_folder_of_its_registry(tmp_path: Pat
     wrong = command("check", "there/experts.yaml", cwd=tmp_path)
     assert wrong.returncode == 1
     assert ':3:13: unknown key "patience" in pool.options; did you mean "patience_s"?' in wrong.stderr
+
+
+# Engines
+
+
+ENGINE = """
+from coe.core.errors import EngineError
+from coe.core.types import EngineStats
+from coe.engines.base import EngineOptions
+from coe.engines.experts import Experts
+from coe.engines.text import TextAnswer
+
+class Options(EngineOptions):
+    greeting: str = "Hello"
+
+class Mine:
+    options_type = Options
+
+    def __init__(self, name, options, setting):
+        self.id, self._greeting = name, options.greeting
+        self._experts = Experts(name, setting.experts)
+        self._state, self._awake, self._swaps = "stopped", [], 0
+
+    async def start(self):
+        self._state = "ready"
+
+    async def ensure_ready(self, expert):
+        if self._experts[expert].id not in self._awake:
+            self._awake.append(expert)
+            self._swaps += 1
+
+    async def sleep(self, expert, level=1):
+        self._awake = [awake for awake in self._awake if awake != expert]
+
+    async def set_experts(self, experts):
+        self._experts.set_experts(experts)
+
+    async def ask(self, expert, call):
+        if self._experts[expert].id not in self._awake:
+            raise self._experts.not_ready(expert)
+        return TextAnswer(expert, call, f"{self._greeting} from {expert}, of {self._experts[expert].model}")
+
+    async def stop(self):
+        self._state, self._awake = "stopped", []
+
+    def stats(self):
+        return EngineStats(self._state, tuple(self._awake), self._swaps)
+"""
+POOL = """\
+pool:
+  hosts:
+    - id: mine
+      kind: my_engine:Mine
+      options: {greeting: Ahoy}
+experts:
+  - {id: base, host: mine, model: m, card: "Everything.", general: true}
+  - {id: sums, host: mine, model: n, card: "Sums."}
+routers: {default: random}
+"""
+
+
+def test_an_engine_in_the_folder_is_scheduled_as_its_class_says(tmp_path: Path) -> None:
+    write(tmp_path, "my_engine.py", ENGINE)
+    write(tmp_path, "experts.yaml", POOL)
+    (turns,) = build_plan(load_registry(tmp_path / "experts.yaml")).hosts
+    assert (turns.capacity, turns.always_awake, turns.max_running) == (1.0, False, 16)
+    text = POOL.replace("kind: my_engine:Mine", "kind: my_engine:Mine\n      experts_at_once: 2")
+    write(tmp_path, "experts.yaml", text)
+    (two,) = build_plan(load_registry(tmp_path / "experts.yaml")).hosts
+    assert two.capacity == 2.0
+    write(
+        tmp_path, "two_engines.py", ENGINE.replace("class Mine:", "class Mine:\n    experts_at_once = 'all'")
+    )
+    write(tmp_path, "experts.yaml", POOL.replace("my_engine", "two_engines"))
+    registry = load_registry(tmp_path / "experts.yaml")
+    (all_awake,) = build_plan(registry).hosts
+    assert all_awake.always_awake
+    assert "two_engines:Mine, all experts ready at once" in "\n".join(summary(registry))
+    sent = Registry.model_validate(json.loads(registry.model_dump_json(exclude_defaults=True)))
+    assert sent.pool.hosts[0].always_awake, "who gets the registry need not have the class to know this"
+
+
+async def test_a_plug_in_engine_keeps_the_contract(tmp_path: Path) -> None:
+    write(tmp_path, "my_engine.py", ENGINE)
+    write(tmp_path, "experts.yaml", POOL)
+    registry = load_registry(tmp_path / "experts.yaml")
+    base, sums = registry.experts
+    engine = build_engine(registry.pool.hosts[0], [base], tmp_path)
+    await check_engine(engine, "base", adoption=Adoption((base,), sums))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("greeting", "greetign"), '5:17: unknown key "greetign" in pool.hosts[0].options; did you mean'),
+        (("Ahoy", "7"), '5:17: pool.hosts[0].options.greeting: must be text (put quotes round it), not 7'),
+        (("my_engine:", "my_engin:"), '4:7: engine kind "my_engin:Mine" cannot be imported'),
+        (("options:", "optoins:"), '5:7: unknown key "optoins" in pool.hosts[0]; did you mean "options"?'),
+        (("options:", "experts_at_once: 0\n      options:"), "5:7: pool.hosts[0].experts_at_once: must"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_an_engine_is_told_at_its_place(
+    tmp_path: Path, change: tuple[str, str], expected: str
+) -> None:
+    write(tmp_path, "my_engine.py", ENGINE)
+    write(tmp_path, "experts.yaml", POOL.replace(*change))
+    with pytest.raises(RegistryError) as caught:
+        load_registry(tmp_path / "experts.yaml")
+    assert expected in caught.value.message
+
+
+def test_every_kind_of_host_has_its_engine_in_one_table() -> None:
+    kinds = (VllmHost(id="a"), VllmHost(id="b", swap="sleep"), AdapterHost(id="c", kind="adapter", base="m"))
+    remote = RemoteHost(id="d", kind="remote", url="http://127.0.0.1:9/v1")
+    rows = [host.engine for host in (*kinds, remote)]
+    assert rows == list(ENGINE_KIND.built_in)
+    assert [type(host) for host in (*kinds, remote)] == [ENGINE_KIND.find(row).options_type for row in rows]

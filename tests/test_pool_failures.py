@@ -17,7 +17,7 @@ from coe.core.errors import EngineError, ExpertUnavailable
 from coe.core.types import EngineCall
 from coe.engines.vllm.in_place import InPlaceEngine
 from coe.pool.pool import Pool
-from coe.registry.schema import VllmHost
+from coe.registry.hosts import VllmHost
 from coe.scheduler.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
 from coe.testing.engines import FakeEngine
 from tests.support.engine_hosts import CPU, FAKE, experts, kill_command, process_of, slot

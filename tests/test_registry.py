@@ -14,9 +14,10 @@ from ruamel.yaml import YAML
 
 from coe.core.errors import ConfigError
 from coe.registry.errors import RegistryError
+from coe.registry.hosts import AdapterHost, RemoteHost, VllmHost
 from coe.registry.json_schema import schema_text
 from coe.registry.scheduling_settings import Mechanisms
-from coe.registry.schema import AdapterHost, Registry, RemoteHost, VllmHost
+from coe.registry.schema import Registry
 from coe.routers import BUILTINS
 from coe.service.registry_file import load_registry
 
@@ -189,7 +190,7 @@ def test_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
             ("- id: slot", "- id: slot\n      kind: vlm"),
             [
                 '4:7 pool.hosts[0].kind: "vlm" is unknown; did you mean "vllm"? (choose from vllm, adapter,'
-                " remote)"
+                " remote, module:Class)"
             ],
         ),
         (("general: true", "general: 3"), ["11:5 experts[0].general: must be true or false, not 3"]),

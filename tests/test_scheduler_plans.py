@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from coe.core.errors import ConfigError
-from coe.registry.schema import Pool, VllmHost
+from coe.registry.hosts import VllmHost
+from coe.registry.schema import Pool
 from coe.scheduler.events import (
     Evict,
     Grant,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from coe.core.types import ExpertId
-from coe.registry.schema import Node, Registry, RemoteHost
+from coe.registry.schema import Node, Registry
 from coe.scheduler.events import HostId
 
 WHOLE = "main"
@@ -16,13 +16,13 @@ def nodes_of(registry: Registry) -> tuple[Node, ...]:
     """The nodes of the cluster; without any hosts that hold memory there are none."""
     if registry.cluster.nodes:
         return registry.cluster.nodes
-    hosts = tuple(host.id for host in registry.pool.hosts if not isinstance(host, RemoteHost))
+    hosts = tuple(host.id for host in registry.pool.hosts if not host.always_awake)
     return (Node(id=WHOLE, hosts=hosts),) if hosts else ()
 
 
 def placed_experts(registry: Registry) -> Mapping[ExpertId, HostId]:
-    """The host of every expert that holds memory; the others are behind remote APIs."""
-    remote = {host.id for host in registry.pool.hosts if isinstance(host, RemoteHost)}
+    """The host of every expert that holds memory; the others are always awake."""
+    remote = {host.id for host in registry.pool.hosts if host.always_awake}
     placed = {expert.id: expert.host for expert in registry.experts if expert.host is not None}
     return {expert: host for expert, host in placed.items() if host not in remote}
 
@@ -36,5 +36,5 @@ def part(registry: Registry, hosts: Collection[HostId]) -> Registry:
 
 
 def remote_part(registry: Registry) -> Registry:
-    """What every gateway does by itself: the remote hosts and their experts."""
-    return part(registry, {h.id for h in registry.pool.hosts if isinstance(h, RemoteHost)})
+    """What every gateway does by itself: the hosts whose experts are always awake, such as remote ones."""
+    return part(registry, {h.id for h in registry.pool.hosts if h.always_awake})

@@ -58,6 +58,7 @@ class Plugins:
     routers: PluginKind
     aggregators: PluginKind
     policies: PluginKind
+    engines: PluginKind
     configured: frozenset[str] = frozenset()
     """built-in aggregators that exist only where experts.yaml configures them"""
 
@@ -67,6 +68,7 @@ class Plugins:
             self.routers.beside(folder),
             self.aggregators.beside(folder),
             self.policies.beside(folder),
+            self.engines.beside(folder),
             self.configured,
         )
 

@@ -1,14 +1,35 @@
-"""Engines: the places where experts run, all behind :class:`coe.core.types.Engine`."""
+"""Engines: the places where experts run, all behind :class:`coe.core.types.Engine`.
+
+A plug-in is named ``module:Class`` under ``pool.hosts`` and is built exactly as a built-in is (see
+:class:`coe.engines.base.EngineClass`); :func:`coe.testing.conformance_engine.check_engine` checks it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import cast
 
+from coe.core.plugins import PluginKind
 from coe.core.types import Engine
-from coe.registry.schema import AdapterHost, Expert, Host, RemoteHost
+from coe.engines.base import Setting
+from coe.registry.hosts import Host
+from coe.registry.schema import Expert
 
-__all__ = ["build_engine"]
+__all__ = ["ENGINE_KIND", "build_engine"]
+
+BUILT_IN: Mapping[str, str] = MappingProxyType(
+    {
+        "vllm/in_place": "coe.engines.vllm.in_place:InPlaceEngine",
+        "vllm/sleep": "coe.engines.vllm.sleep_mode:SleepEngine",
+        "adapter": "coe.engines.vllm.lora:AdapterEngine",
+        "remote": "coe.engines.remote.openai_url:RemoteEngine",
+    }
+)
+"""By :attr:`coe.registry.hosts.HostBase.engine`. The options of a built-in are the host's whole entry."""
+
+ENGINE_KIND = PluginKind("engine", "ask", "coe.engines.base.EngineClass", BUILT_IN)
 
 
 def build_engine(host: Host, experts: Sequence[Expert], root: Path) -> Engine:
@@ -17,18 +38,5 @@ def build_engine(host: Host, experts: Sequence[Expert], root: Path) -> Engine:
     ``root`` is the folder of experts.yaml: relative models are below it, logs go to ``root/var/log``.
     Raises ConfigError for a host that can never work (such as a remote URL that is none).
     """
-    if isinstance(host, RemoteHost):
-        from coe.engines.remote.openai_url import RemoteEngine
-
-        return RemoteEngine(host, experts, root)
-    if isinstance(host, AdapterHost):
-        from coe.engines.vllm.lora import AdapterEngine
-
-        return AdapterEngine(host, experts, root)
-    if host.swap == "sleep":
-        from coe.engines.vllm.sleep_mode import SleepEngine
-
-        return SleepEngine(host, experts, root)
-    from coe.engines.vllm.in_place import InPlaceEngine
-
-    return InPlaceEngine(host, experts, root)
+    kinds, setting = ENGINE_KIND.beside(root), Setting(experts, root, host.max_running)
+    return cast(Engine, kinds.build(host.engine, host.id, host.settings, setting))

@@ -11,21 +11,12 @@ from collections.abc import Mapping, Sequence
 from coe.core.errors import ConfigError
 from coe.core.types import ExpertId
 from coe.placement.solver import Node, PlacedExpert, Placement, PlacementProblem, Plan, Recruited, place
-from coe.registry.schema import AdapterHost, Expert, Host, Registry, RemoteHost, VllmHost
+from coe.registry.schema import Expert, Registry
 from coe.scheduler.events import HostId
-from coe.scheduler.plan import EPSILON, footprint_of, host_plan
+from coe.scheduler.plan import EPSILON
 
 START_EFFORT_S = 2.0
 """The solver's deterministic time where a service waits for it."""
-
-
-def kind_of(host: Host) -> tuple[object, ...]:
-    """Equal for hosts that are alike: what one serves, the other can serve."""
-    if isinstance(host, RemoteHost):
-        return ("remote", host.id)
-    if isinstance(host, AdapterHost):
-        return (host.kind, host.base, host.max_rank, host.device, host.dtype, host.url)
-    return (host.kind, host.swap, host.device, host.dtype, host.url)
 
 
 def choices(expert: Expert, registry: Registry) -> tuple[HostId, ...]:
@@ -34,18 +25,19 @@ def choices(expert: Expert, registry: Registry) -> tuple[HostId, ...]:
     own = registry.host(expert.host)
     hosts = registry.pool.hosts
     if own is None:
-        wanted = VllmHost if expert.adapter is None else AdapterHost
-        hosts = tuple(host for host in hosts if isinstance(host, wanted))
-        if len({kind_of(host) for host in hosts}) != 1:
+        named = expert.adapter is not None
+        fitting = (h for h in hosts if not h.always_awake and h.takes_adapters in (None, named))
+        hosts = tuple(fitting)
+        if len({host.alike for host in hosts}) != 1:
             found = ", ".join(host.id for host in hosts) or "none"
             raise ConfigError(
                 f"expert {expert.id!r} names no host, and those that could serve it are not alike ({found})",
                 hint="write its host",
             )
         own = hosts[0]
-    room = {host.id: host_plan(host).capacity for host in hosts if kind_of(host) == kind_of(own)}
-    fitting = tuple(host for host in room if footprint_of(expert, own) <= room[host] + EPSILON)
-    return fitting or tuple(room)
+    room = {host.id: host.room.capacity for host in hosts if host.alike == own.alike}
+    roomy = tuple(host for host in room if own.footprint(expert) <= room[host] + EPSILON)
+    return roomy or tuple(room)
 
 
 def registry_problem(
@@ -65,12 +57,12 @@ def registry_problem(
         on = tuple(allowed.get(expert.id, ()))
         first = registry.host(on[0]) if on else None
         if first is not None:
-            size = footprint_of(expert, first)
+            size = first.footprint(expert)
             load = shares.get(expert.id, 0.0)
             experts.append(PlacedExpert(expert.id, size, load, pinned=expert.id in pinned, nodes=on))
     # What sleeps or is cold takes room elsewhere, which the scheduler gives to whom it is worth most.
     aside = sum(expert.memory_gb for expert in experts)
-    rooms = {host.id: host_plan(host).capacity for host in hosts}
+    rooms = {host.id: host.room.capacity for host in hosts}
     nodes = tuple(Node(host, room, room + aside) for host, room in rooms.items())
     known = [pair for pair in recruited if pair.one in allowed and pair.other in allowed]
     return PlacementProblem(tuple(experts), nodes, tuple(known))
@@ -81,7 +73,8 @@ def managed(registry: Registry, free: bool = False) -> dict[ExpertId, tuple[Host
     on those that could serve it."""
     found = {}
     for expert in registry.experts:
-        if isinstance(registry.host(expert.host), RemoteHost):
+        at = registry.host(expert.host)
+        if at is not None and at.always_awake:
             continue
         own = None if free else expert.host
         found[expert.id] = choices(expert, registry) if own is None else (own,)

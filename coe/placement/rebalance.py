@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from coe.core.errors import ConfigError
 from coe.core.types import ExpertId
-from coe.placement.assign import choices, hosts_in, kind_of, registry_problem
+from coe.placement.assign import choices, hosts_in, registry_problem
 from coe.placement.solver import SCALE, Node, PlacedExpert, PlacementProblem, Plan, Recruited, cost, place
-from coe.registry.schema import Host, Registry, RemoteHost
+from coe.registry.hosts import Host
+from coe.registry.schema import Registry
 from coe.scheduler.events import HostId
 from coe.scheduler.usage import WorkDone
 
@@ -213,10 +214,10 @@ def _alike(registry: Registry, free: Collection[ExpertId]) -> list[Mapping[Exper
     groups: dict[object, dict[ExpertId, tuple[HostId, ...]]] = defaultdict(dict)
     for expert in registry.experts:
         own = registry.host(expert.host)
-        if own is None or isinstance(own, RemoteHost):
+        if own is None or own.always_awake:
             continue
         others = _others(choices(expert, registry), own, in_use) if expert.id in free else ()
-        groups[kind_of(own)][expert.id] = (own.id, *others)
+        groups[own.alike][expert.id] = (own.id, *others)
     return [allowed for allowed in groups.values() if any(len(hosts) > 1 for hosts in allowed.values())]
 
 

@@ -11,7 +11,8 @@ from coe.core.errors import ConfigError
 from coe.core.types import Engine
 from coe.pool.pool import Pool
 from coe.registry.changes import fixed_fields, fixed_hosts
-from coe.registry.schema import Expert, Host, Registry
+from coe.registry.hosts import Host
+from coe.registry.schema import Expert, Registry
 from coe.scheduler.events import HostId
 from coe.scheduler.plan import build_plan
 from coe.scheduler.policies import make_policy

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from coe.registry.errors import Issue
-from coe.registry.schema import Host, Registry, RemoteHost
+from coe.registry.hosts import Host
+from coe.registry.schema import Registry
 
 _AT_ONCE = {"service.model_name", "pool.hosts", "pool.reroute_within", "pool.rebalance_s"}
 _SECTIONS = ("service", "pool", "history", "access", "state", "observe")
@@ -59,8 +60,7 @@ def fixed_fields(before: Host, after: Host) -> list[str]:
     """Fields that differ and that the running engine would not follow."""
     if type(before) is not type(after):
         return ["kind"]
-    at_once = {"memory_gb", "max_running"} if isinstance(after, RemoteHost) else {"memory_gb", "ram_gb"}
-    fields = set(type(after).model_fields) - at_once
+    fields = set(type(after).model_fields) - after.followed
     return sorted(name for name in fields if getattr(before, name) != getattr(after, name))
 
 

@@ -25,6 +25,7 @@ def inconsistencies(data: Mapping[str, Any], plugins: Plugins) -> list[Issue]:
     return [
         *_duplicates(hosts, "id", "host"),
         *_duplicates(experts, "id", "expert"),
+        *_engines(hosts, plugins.engines),
         *_expert_places(experts, hosts),
         *_urls_for_names(experts, hosts),
         *_model_name_clashes(experts, data),
@@ -72,6 +73,13 @@ def _duplicates(entries: Sequence[_Entry], key: str, noun: str) -> Iterator[Issu
             seen.add(name)
 
 
+def _engines(hosts: Sequence[_Entry], kinds: PluginKind) -> Iterator[Issue]:
+    for host in hosts:
+        kind = host.text("kind")
+        if kind is not None and ":" in kind:  # the others are models of their own
+            yield from _plugin(kinds, kind, host.data.get("options", {}), host.loc, ())
+
+
 def _expert_places(experts: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Issue]:
     kinds = {name: host.data.get("kind", "vllm") for host in hosts if (name := host.text("id"))}
     if not kinds:
@@ -90,7 +98,7 @@ def _expert_places(experts: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterat
                 f'expert "{label}" is on adapter host "{host}" but names no adapter; write "adapter: FOLDER"'
             )
             yield Issue(message, expert.loc)
-        elif kinds[host] != "adapter" and expert.data.get("adapter") is not None:
+        elif kinds[host] in ("vllm", "remote") and expert.data.get("adapter") is not None:
             message = (
                 f'expert "{label}" names an adapter, but host "{host}" is of kind {kinds[host]}; put it on a'
                 " host of kind adapter, or name a merged checkpoint as model"
@@ -137,12 +145,18 @@ def _only_shadows(experts: Sequence[_Entry]) -> Iterator[Issue]:
         yield Issue(message, (*experts[0].loc, "shadow"))
 
 
+def _holds_experts(host: _Entry) -> bool:
+    """Whether it has experts in memory (see :attr:`coe.registry.hosts.HostBase.always_awake`)."""
+    always_awake = host.data.get("experts_at_once") == "all" and host.data.get("memory_gb") is None
+    return host.data.get("kind", "vllm") != "remote" and not always_awake
+
+
 def _nodes(nodes: Sequence[_Entry], hosts: Sequence[_Entry]) -> Iterator[Issue]:
     """Where there are nodes, each host that holds memory belongs to exactly one."""
     yield from _duplicates(nodes, "id", "node")
     if not nodes or not hosts:
         return
-    placeable = [name for h in hosts if (name := h.text("id")) and h.data.get("kind", "vllm") != "remote"]
+    placeable = [name for h in hosts if (name := h.text("id")) and _holds_experts(h)]
     placed: dict[str, str] = {}
     for node in nodes:
         listed = node.data.get("hosts")

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from coe.core.errors import ConfigError
 from coe.core.suggest import nearest, suggest
 from coe.registry.base import UsuallyOf
+from coe.registry.hosts import PLUGIN
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -182,7 +183,7 @@ def _arm(union: Any, step: str) -> Any:
     """The arm of a tagged union whose ``kind`` is ``step``; of an optional model, its field ``step``."""
     for model in models_in(union):
         kind = model.model_fields.get("kind")
-        if kind is not None and step in get_args(kind.annotation):
+        if kind is not None and step in (get_args(kind.annotation) or (PLUGIN,)):
             return model
     models = models_in(union)
     return _step(models[0], step) if len(models) == 1 else None

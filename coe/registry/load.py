@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from coe.core.plugins import Plugins
+from coe.core.errors import ConfigError
+from coe.core.plugins import PluginKind, Plugins
 from coe.core.types import ExpertId
 from coe.registry.consistency import inconsistencies
 from coe.registry.errors import Issue, RegistryError, describe
@@ -23,17 +25,38 @@ def validate(source: Source, plugins: Plugins) -> Registry:
     Raises :class:`coe.registry.errors.RegistryError` with all errors: file, line, column, what is wrong and
     what to write instead.
     """
+    plugins = plugins.beside(source.path.parent)
+    data = _completed(source.data, plugins.engines)
     issues = [issue for issue in source.issues if issue.severity == "error"]
     registry: Registry | None = None
     try:
         # Strict, and from JSON: "8000" is no port and true is no number, as in the JSON schema.
-        registry = Registry.model_validate_json(json.dumps(source.data), strict=True)
+        registry = Registry.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         issues += _validation_issues(source, error)
-    issues += inconsistencies(source.data, plugins.beside(source.path.parent))
+    issues += inconsistencies(data, plugins)
     if registry is None or issues:
         raise RegistryError(source.path, source.located(issues))
     return registry
+
+
+def _completed(data: Mapping[str, Any], engines: PluginKind) -> Mapping[str, Any]:
+    """``data``, the raw file, with what the classes of its engines say of themselves where it does not."""
+    pool = data.get("pool")
+    hosts = pool.get("hosts") if isinstance(pool, Mapping) else None
+    if not isinstance(pool, Mapping) or not isinstance(hosts, list):
+        return data
+    return {**data, "pool": {**pool, "hosts": [_completed_host(host, engines) for host in hosts]}}
+
+
+def _completed_host(host: Any, engines: PluginKind) -> Any:
+    kind = host.get("kind") if isinstance(host, Mapping) else None
+    if not isinstance(kind, str) or ":" not in kind:
+        return host
+    try:
+        return {"experts_at_once": getattr(engines.find(kind), "experts_at_once", 1), **host}
+    except ConfigError:
+        return host  # which is reported with the other inconsistencies
 
 
 def hosts_of(registry: Registry) -> dict[ExpertId, str]:

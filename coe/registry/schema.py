@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from coe.core.types import ExpertView
 from coe.registry.aggregation_settings import AggregatorSpec, NamedRoute
 from coe.registry.base import Model, Name, UsuallyOf
+from coe.registry.hosts import Host
 from coe.registry.scheduling_settings import DeadlineClasses, Mechanisms
 from coe.registry.service_settings import (
     Access,
@@ -63,116 +64,6 @@ class Limits(Model):
     """hosts of URLs in content parts, which the expert's server fetches; "*": any; data: URLs always pass"""
     request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     """from arrival to the end of the answer"""
-
-
-class VllmHost(Model):
-    """A managed vLLM server process.
-
-    ``swap: in_place`` keeps one process and replaces its weights (checkpoints of one architecture: the
-    way on a CPU, and quick on a GPU); ``swap: sleep`` gives each expert its own process and uses vLLM's
-    sleep levels (GPU). ``url`` names a server that already runs; it is then not managed.
-    """
-
-    id: Name
-    kind: Literal["vllm"] = "vllm"
-    swap: Literal["in_place", "sleep"] = "in_place"
-    url: str | None = None
-    """a server that already runs; it is not managed"""
-    device: Literal["cpu", "gpu"] = "gpu"
-    memory_gb: Annotated[float, Field(gt=0)] | None = None
-    """GPU memory that the awake experts of a host with `swap: sleep` may take together"""
-    ram_gb: Annotated[float, Field(gt=0)] | None = None
-    """RAM for weights that are not in use: of sleeping experts (level 1), or read ahead from disk"""
-    sleep_level: Literal[1, 2] = 1
-    """1 keeps the weights in RAM, 2 drops them"""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """on a CPU write float32"""
-    threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of the process"""
-    max_running: Annotated[int, Field(ge=1)] = 16
-    """most requests in the process at once"""
-    max_model_len: Annotated[int, Field(ge=16)] | None = None
-    """tokens of prompt and answer together"""
-    args: tuple[str, ...] = ()
-    """more arguments of the vLLM server"""
-    env: dict[str, str] = Field(default_factory=dict)
-    """further environment variables of the process"""
-    start_timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    silence_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """a process that gives no sign of life for this long is ended and started again"""
-    canary: bool = True
-    """ask a known prompt after each swap and refuse the expert when the answer is wrong"""
-
-
-class AdapterHost(Model):
-    """One vLLM process with a base model; its experts are LoRA adapters loaded at run time."""
-
-    id: Name
-    kind: Literal["adapter"]
-    base: str
-    """the base model: a folder or a hub id"""
-    url: str | None = None
-    device: Literal["cpu", "gpu"] = "gpu"
-    max_adapters: Annotated[int, Field(ge=1)] = 8
-    """most adapters that stay loaded"""
-    max_adapters_in_batch: Annotated[int, Field(ge=1)] = 4
-    """most different adapters in one batch"""
-    max_rank: Literal[8, 16, 32, 64, 128] = 16
-    """the largest LoRA rank that is accepted"""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    threads: Annotated[int, Field(ge=1)] | None = None
-    max_running: Annotated[int, Field(ge=1)] = 16
-    max_model_len: Annotated[int, Field(ge=16)] | None = None
-    args: tuple[str, ...] = ()
-    env: dict[str, str] = Field(default_factory=dict)
-    start_timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    silence_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """a process that gives no sign of life for this long is ended and started again"""
-
-
-class RemoteHost(Model):
-    """An API elsewhere: an OpenAI-compatible ``url``, or a ``provider`` through LiteLLM.
-
-    The key is read from the environment variable ``api_key_env`` or the file ``api_key_file``; it never
-    stands in experts.yaml.
-    """
-
-    id: Name
-    kind: Literal["remote"]
-    url: str | None = None
-    """an OpenAI-compatible server, with or without /v1"""
-    provider: str | None = None
-    """a provider's name in LiteLLM"""
-    api_key_env: str | None = None
-    """environment variable that holds the key"""
-    api_key_file: str | None = None
-    """file that holds the key, relative to experts.yaml"""
-    max_running: Annotated[int, Field(ge=1)] = 64
-    timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    max_failures: Annotated[int, Field(ge=1)] = 5
-    """failures in a row after which an expert is not asked for pause_s"""
-    pause_s: Annotated[float, Field(gt=0)] = 10.0
-    link_local: bool = False
-    """whether url may be at a link-local or cloud metadata address"""
-
-    @model_validator(mode="after")
-    def _one_address(self) -> RemoteHost:
-        if (self.url is None) == (self.provider is None):
-            raise ValueError("give either url (an OpenAI-compatible server) or provider (through LiteLLM)")
-        return self
-
-
-def _kind(host: object) -> object:
-    """A host without ``kind`` is a vllm host."""
-    return host.get("kind", "vllm") if isinstance(host, dict) else getattr(host, "kind", None)
-
-
-Host = Annotated[
-    Annotated[VllmHost, Tag("vllm")]
-    | Annotated[AdapterHost, Tag("adapter")]
-    | Annotated[RemoteHost, Tag("remote")],
-    Discriminator(_kind),
-]
 
 
 class Pool(Model):
@@ -382,7 +273,7 @@ class Registry(Model):
         own = self._aggregator_specs.get(name)
         return own or self.aggregator.model_copy(update={"name": name, "kind": name, "options": {}})
 
-    def host(self, host_id: str | None) -> VllmHost | AdapterHost | RemoteHost | None:
+    def host(self, host_id: str | None) -> Host | None:
         return next((h for h in self.pool.hosts if h.id == host_id), None)
 
     @property

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coe.registry.schema import AdapterHost, Expert, Host, Registry, RemoteHost, VllmHost
+from coe.registry.hosts import Host
+from coe.registry.schema import Expert, Registry
 
 _LISTED = 12
 
@@ -42,25 +43,7 @@ def _count(things: Sequence[object], noun: str) -> str:
 def _host_line(host: Host, experts: Sequence[Expert]) -> str:
     ids = [expert.id for expert in experts]
     names = ", ".join(ids[:_LISTED]) + (f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else "")
-    return f"host {host.id}: {_way(host, len(ids))}; experts: {names or 'none'}"
-
-
-def _way(host: Host, count: int) -> str:
-    if isinstance(host, RemoteHost):
-        return f"remote, {host.url or f'provider {host.provider} through LiteLLM'}"
-    where = f"the server at {host.url}" if host.url else f"one vLLM process on the {host.device.upper()}"
-    if isinstance(host, AdapterHost):
-        return f"{where} with base {host.base}, up to {host.max_adapters} adapters loaded at a time"
-    return _vllm_way(host, count, where)
-
-
-def _vllm_way(host: VllmHost, count: int, where: str) -> str:
-    if host.swap == "sleep":
-        memory = f" within {host.memory_gb:g} GB" if host.memory_gb else ""
-        return f"a vLLM process for each expert on the {host.device.upper()}, put to sleep and woken{memory}"
-    turns = "holds its only expert" if count == 1 else "the experts take turns by in-place weight swaps"
-    length = f", {host.max_model_len} tokens" if host.max_model_len else ""
-    return f"{where}, {turns}; up to {host.max_running} requests at once{length}"
+    return f"host {host.id}: {host.way(len(ids))}; experts: {names or 'none'}"
 
 
 def _router_lines(registry: Registry) -> list[str]:

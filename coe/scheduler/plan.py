@@ -9,8 +9,9 @@ from types import MappingProxyType
 
 from coe.core.errors import ConfigError
 from coe.core.types import DeadlineClass, ExpertId
+from coe.registry.hosts import Host
 from coe.registry.scheduling_settings import DeadlineClasses, DeadlineClassSpec
-from coe.registry.schema import AdapterHost, Expert, Host, Registry, RemoteHost
+from coe.registry.schema import Expert, Registry
 from coe.scheduler.events import HostId
 
 EPSILON = 1e-9
@@ -161,33 +162,17 @@ def _classes(spec: DeadlineClasses) -> Mapping[DeadlineClass, ClassPlan]:
 
 def host_plan(host: Host) -> HostPlan:
     """Raises :class:`ConfigError` where its size is missing."""
-    if isinstance(host, RemoteHost):
-        return HostPlan(host.id, capacity=math.inf, max_running=host.max_running, always_awake=True)
-    if isinstance(host, AdapterHost):
-        hardware = f"adapters, {host.device}"
-        capacity = float(host.max_adapters)
-        return HostPlan(host.id, capacity=capacity, max_running=host.max_running, hardware=hardware)
-    if host.swap == "in_place":
-        return HostPlan(
-            host.id,
-            max_running=host.max_running,
-            ram_gb=host.ram_gb,
-            reads_ahead=host.url is None,
-            hardware=f"in place, {host.device}",
-        )
-    if host.memory_gb is None:
-        raise ConfigError(
-            f"host {host.id!r} swaps by sleeping but has no memory_gb",
-            hint="set memory_gb to what its experts may use together",
-        )
+    room = host.room
     return HostPlan(
         host.id,
-        capacity=host.memory_gb,
-        sleeps=True,
-        sleep_level=host.sleep_level,
-        ram_gb=host.ram_gb,
-        reads_ahead=host.url is None,
-        hardware=f"asleep, {host.device}",
+        capacity=room.capacity,
+        max_running=room.max_running,
+        sleeps=room.sleeps,
+        sleep_level=room.sleep_level,
+        always_awake=host.always_awake,
+        ram_gb=room.ram_gb,
+        reads_ahead=room.reads_ahead,
+        hardware=room.hardware,
     )
 
 
@@ -199,7 +184,7 @@ def _expert_plan(expert: Expert, registry: Registry) -> ExpertPlan:
     return ExpertPlan(
         id=expert.id,
         hosts=(host.id,),
-        footprint=footprint_of(expert, host),
+        footprint=host.footprint(expert),
         max_running=expert.max_running or host.max_running,
         load_s=1.0 if expert.load_s is None else expert.load_s,
         wake_s=expert.wake_s,
@@ -212,21 +197,6 @@ def _expert_plan(expert: Expert, registry: Registry) -> ExpertPlan:
 
 def _weights_gb(expert: Expert, host: Host) -> float:
     """``memory_gb`` where given, else by the parameters; 0 where neither is known."""
-    if isinstance(host, RemoteHost):
+    if host.always_awake:
         return 0.0
-    per_parameter = 4.0 if host.dtype == "float32" else 2.0
-    return expert.memory_gb or (expert.parameters_b or 0.0) * per_parameter
-
-
-def footprint_of(expert: Expert, host: Host) -> float:
-    """Of what ``host`` has. Raises :class:`ConfigError` where the expert's size is missing."""
-    if isinstance(host, RemoteHost):
-        return 0.0
-    if isinstance(host, AdapterHost) or host.swap == "in_place":
-        return 1.0
-    if expert.memory_gb is None:
-        raise ConfigError(
-            f"expert {expert.id!r} is on {host.id!r}, which swaps by sleeping, but has no memory_gb",
-            hint="set memory_gb to its weights plus KV cache",
-        )
-    return expert.memory_gb
+    return expert.memory_gb or (expert.parameters_b or 0.0) * host.bytes_per_parameter

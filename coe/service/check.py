@@ -12,7 +12,8 @@ from pathlib import Path
 
 from coe.core.errors import CoeError, ConfigError
 from coe.registry.errors import Issue, Loc, Severity
-from coe.registry.schema import AdapterHost, Expert, Host, Registry, RemoteHost, VllmHost
+from coe.registry.hosts import AdapterHost, Host, RemoteHost, VllmHost
+from coe.registry.schema import Expert, Registry
 from coe.registry.summary import summary
 
 
@@ -47,8 +48,7 @@ def memory_gb(expert: Expert, host: VllmHost) -> float | None:
     """What the expert's weights take: as the registry says, else parameters times bytes; or not known."""
     if expert.memory_gb is not None:
         return expert.memory_gb
-    bytes_each = 4 if host.dtype == "float32" else 2
-    return None if expert.parameters_b is None else expert.parameters_b * bytes_each
+    return None if expert.parameters_b is None else expert.parameters_b * host.bytes_per_parameter
 
 
 def _tried(loc: Loc, name: str, act: Callable[[], object]) -> Iterator[Issue]:
@@ -103,7 +103,10 @@ class _Checks:
             return
         if isinstance(host, RemoteHost):
             yield from self._remote(loc, host)
-            return
+        elif isinstance(host, VllmHost | AdapterHost):
+            yield from self._vllm(loc, host, experts)
+
+    def _vllm(self, loc: Loc, host: VllmHost | AdapterHost, experts: Sequence[Expert]) -> Iterator[Issue]:
         yield from self._lengths(host, experts)
         if host.device == "cpu" and host.dtype != "float32":
             message = (

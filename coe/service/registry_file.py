@@ -10,6 +10,7 @@ from coe.aggregators import AGGREGATOR_KIND, NEEDS_OPTIONS
 from coe.core.errors import ConfigError
 from coe.core.plugins import Plugins
 from coe.core.types import ExpertId
+from coe.engines import ENGINE_KIND
 from coe.registry.errors import Issue, RegistryError
 from coe.registry.load import validate
 from coe.registry.schema import Registry
@@ -19,7 +20,7 @@ from coe.scheduler.policies import POLICY_KIND
 
 log = logging.getLogger(__name__)
 
-PLUGINS = Plugins(ROUTER_KIND, AGGREGATOR_KIND, POLICY_KIND, NEEDS_OPTIONS)
+PLUGINS = Plugins(ROUTER_KIND, AGGREGATOR_KIND, POLICY_KIND, ENGINE_KIND, NEEDS_OPTIONS)
 
 
 def load_registry(path: Path | str) -> Registry:

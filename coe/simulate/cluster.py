@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from coe.core.types import ExpertId
-from coe.registry.schema import AdapterHost, Expert, Pool, Registry, RemoteHost, VllmHost
+from coe.registry.hosts import AdapterHost, Host, VllmHost
+from coe.registry.schema import Expert, Pool, Registry
 from coe.scheduler.events import HostId
 from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan, build_plan
 from coe.simulate.hardware import (
@@ -191,14 +192,14 @@ def registry_cluster(registry: Registry, preset: Preset) -> Cluster:
     return Cluster(preset, plan, registry.pool, hosts, experts, registry)
 
 
-def _host_model(host: VllmHost | AdapterHost | RemoteHost, batch: int) -> HostModel:
-    if isinstance(host, RemoteHost):
+def _host_model(host: Host, batch: int) -> HostModel:
+    room = host.room
+    if host.always_awake:
         return HostModel(host.id, "none", "none", host.max_running)
     if isinstance(host, AdapterHost):
         return HostModel(host.id, "adapter", "joint", host.max_running)
-    if host.swap == "in_place":
-        return HostModel(host.id, "in_place", "turns", min(batch, host.max_running))
-    return HostModel(host.id, "sleep", "turns", batch, host.sleep_level)
+    most = batch if room.max_running is None else min(batch, room.max_running)
+    return HostModel(host.id, "sleep" if room.sleeps else "in_place", "turns", most, room.sleep_level)
 
 
 def _size(expert: Expert, registry: Registry, preset: Preset) -> ModelSize:
@@ -208,7 +209,7 @@ def _size(expert: Expert, registry: Registry, preset: Preset) -> ModelSize:
     host = registry.host(expert.host)
     per_parameter = preset.bytes_per_parameter
     if isinstance(host, VllmHost | AdapterHost) and host.dtype != "auto":
-        per_parameter = 4.0 if host.dtype == "float32" else 2.0
+        per_parameter = host.bytes_per_parameter
     if expert.parameters_b is not None:
         weights = expert.parameters_b * per_parameter
         return ModelSize(weights, expert.active_b or expert.parameters_b)

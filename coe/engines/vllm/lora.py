@@ -6,18 +6,20 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from coe.core.errors import EngineError
 from coe.core.files import off_the_loop
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 from coe.engines.address import Address
+from coe.engines.base import Setting
+from coe.engines.experts import Experts
 from coe.engines.vllm.canary import Canaries
 from coe.engines.vllm.checkpoint import ModelSource, resolve_adapter, resolve_model
-from coe.engines.vllm.experts import Experts
 from coe.engines.vllm.launch import VLLM, log_path, vllm_launch
 from coe.engines.vllm.lifecycle import Lifecycle
 from coe.engines.vllm.server import VllmServer
-from coe.registry.schema import AdapterHost, Expert
+from coe.registry.hosts import AdapterHost
 
 
 class AdapterEngine:
@@ -27,8 +29,14 @@ class AdapterEngine:
     expert's id.
     """
 
+    options_type: ClassVar[type[AdapterHost]] = AdapterHost
+
+    @classmethod
+    def build(cls, name: str, options: AdapterHost, setting: Setting) -> AdapterEngine:  # noqa: ARG003
+        return cls(options, setting.experts, setting.root)
+
     def __init__(
-        self, host: AdapterHost, experts: Sequence[Expert], root: Path, *, program: tuple[str, ...] = VLLM
+        self, host: AdapterHost, experts: Sequence[ExpertSpec], root: Path, *, program: tuple[str, ...] = VLLM
     ) -> None:
         self.id = host.id
         self._host, self._root, self._program = host, root, program

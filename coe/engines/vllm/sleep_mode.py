@@ -10,19 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from coe.core.errors import EngineError
 from coe.core.files import off_the_loop
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 from coe.engines.address import Address
+from coe.engines.base import Setting
+from coe.engines.experts import Experts
 from coe.engines.vllm.canary import Canaries
 from coe.engines.vllm.checkpoint import ModelSource, resolve_model
-from coe.engines.vllm.experts import Experts
 from coe.engines.vllm.launch import VLLM, log_path, vllm_launch
 from coe.engines.vllm.lifecycle import Lifecycle
 from coe.engines.vllm.read_ahead import ReadAhead
 from coe.engines.vllm.server import VllmServer
-from coe.registry.schema import Expert, VllmHost
+from coe.registry.hosts import VllmHost
 
 WEIGHTS_DROPPED = 2
 """The sleep level that frees the weights also in RAM, so that waking reads them from disk again."""
@@ -52,8 +54,14 @@ class SleepEngine:
     given keeps it; one that failed a load or a canary is replaced by a new one.
     """
 
+    options_type: ClassVar[type[VllmHost]] = VllmHost
+
+    @classmethod
+    def build(cls, name: str, options: VllmHost, setting: Setting) -> SleepEngine:  # noqa: ARG003
+        return cls(options, setting.experts, setting.root)
+
     def __init__(
-        self, host: VllmHost, experts: Sequence[Expert], root: Path, *, program: tuple[str, ...] = VLLM
+        self, host: VllmHost, experts: Sequence[ExpertSpec], root: Path, *, program: tuple[str, ...] = VLLM
     ) -> None:
         self.id = host.id
         self._host, self._root, self._program = host, root, program
