@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from coe.cluster.serve_middleware import MARK, Front, middlewares
+from coe.cluster.serve_middleware import OUR_HEADER, Front, middlewares
 from coe.cluster.settings import LOCAL_ENV
 
-JSON = [(b"content-type", b"application/json"), (MARK, b"req-1")]
-STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (MARK, b"req-1")]
+JSON = [(b"content-type", b"application/json"), (OUR_HEADER, b"req-1")]
+STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (OUR_HEADER, b"req-1")]
 PLAIN = [(b"content-type", b"text/plain")]
 
 

@@ -6,19 +6,19 @@ from __future__ import annotations
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from coe.access.limits import AccessControl
 from coe.access.response_cache import ResponseCache
 from coe.cli import main
 from coe.cluster.settings import Deployed
 from coe.core.status import RebalanceCounts
 from coe.gateway.metrics import Metrics
-from coe.gateway.middlewares import Middlewares
+from coe.gateway.middlewares import without_access
 from coe.registry.errors import RegistryError
 from coe.registry.renamed import RENAMED
 from coe.registry.schema import Registry
@@ -128,11 +128,14 @@ class _Status:
 
 def test_former_metrics_have_the_same_numbers_and_name_the_new_ones() -> None:
     cache = ResponseCache(MemoryStore(), 60.0)
-    cache.hits, cache.down = 3, 2
+    cache.lookups["hit"], cache.down = 3, 2
     counts = RebalanceCounts()
     counts.moved, counts.experts = 4, 5
-    middlewares = Middlewares(AccessControl(None, MemoryStore()), cache)
-    text = Metrics(_Status(), middlewares, {"kept": 6}, counts).render().decode()  # type: ignore[arg-type]
+    metrics = Metrics(_Status())  # type: ignore[arg-type]
+    replace(without_access(), cache=cache).show_in(metrics)
+    metrics.watch("writer_calls", "Texts.", "result", lambda: {"kept": 6})
+    metrics.watch_rebalances(counts)
+    text = metrics.render().decode()
     for name, former, labels, value in (
         ("coe_cache_lookups_total", "coe_kept_answers_total", '{result="hit"}', 3),
         ("coe_writer_calls_total", "coe_router_notes_total", '{result="kept"}', 6),

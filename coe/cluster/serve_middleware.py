@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 OURS = "/v1/"
 """Serve may have other applications beside ours, whose responses are left alone."""
-MARK = b"x-coe-request-id"
+OUR_HEADER = b"x-coe-request-id"
 """The header of every response that a gateway has made."""
 RETRY_S = 1.0
 
@@ -68,7 +68,7 @@ class _Response:
 
     async def _start(self, head: Message) -> None:
         headers = dict(head["headers"])
-        if MARK not in headers:
+        if OUR_HEADER not in headers:
             self._serves_own = int(head["status"])
             return
         self._streaming = headers.get(b"content-type", b"").startswith(b"text/event-stream")

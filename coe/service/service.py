@@ -226,7 +226,7 @@ async def _serve(service: LocalService, listeners: Sequence[Listener], drain_s: 
 
 
 async def _announce_and_wait(service: LocalService, url: str, stop: asyncio.Event) -> int:
-    """Returns when told to stop, or at once when no engine could start."""
+    """Returns at a signal to stop, or at once when no engine could start."""
     log.info("listening on %s, starting engines: %s", url, ", ".join(service.engines()))
     while not stop.is_set():
         engines = service.engines().values()
