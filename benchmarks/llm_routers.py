@@ -149,11 +149,11 @@ async def measure(registry: Registry, root: Path, kinds: Sequence[str], load: Lo
 
 async def _measured(service: LocalService, kind: str, load: Load) -> Result:
     await send(service, kind, Load([f"Warm up {kind}."], 1))
-    before = dict(service.pipeline.notes.counts)
+    before = dict(service.pipeline.writer_calls.counts)
     started = time.perf_counter()
     sent = await send(service, kind, load)
     seconds = time.perf_counter() - started
-    counts = {name: n - before[name] for name, n in service.pipeline.notes.counts.items()}
+    counts = {name: n - before[name] for name, n in service.pipeline.writer_calls.counts.items()}
     found = result(kind, sent, counts, seconds)
     print(json.dumps(asdict(found), indent=1), flush=True)
     return found

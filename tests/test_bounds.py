@@ -13,10 +13,11 @@ import pytest
 from aiohttp.abc import ResolveResult
 
 from coe.core.errors import BadRequest, ConfigError, EngineError
-from coe.engines.http import HttpClient, Upstream
+from coe.engines.http import HttpClient
 from coe.engines.remote import ssrf_guard as guard
 from coe.engines.remote.openai_url import api_url
 from coe.engines.remote.ssrf_guard import GuardedResolver, is_metadata
+from coe.engines.upstream import Upstream
 from coe.gateway import requests
 from coe.gateway.requests import parse_completion
 from coe.profiles.store import ProfileFolder

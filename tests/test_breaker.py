@@ -9,7 +9,7 @@ import pytest
 from coe.core.errors import CoeError, EngineError, ExpertRefused
 from coe.core.types import EngineCall
 from coe.engines import build_engine
-from coe.engines.remote.breaker import Breaker
+from coe.engines.remote.openai_url import Breaker
 from coe.registry.hosts import RemoteHost
 from coe.registry.schema import Expert
 

@@ -71,7 +71,7 @@ async def test_tokens_of_a_stream_come_from_its_last_chunks() -> None:
     ]
     pool = FakePool(FakeEngine(scripts={"sums": script}))
     raw, receipt = await read(pool, request(stream=True))
-    assert raw == b"".join(step for step in script if isinstance(step, bytes))  # untouched
+    assert raw == b"".join(step for step in script[:-1] if isinstance(step, bytes))  # untouched
     assert receipt.legs[0].tokens == 41
 
 

@@ -9,7 +9,7 @@ import pytest
 from coe.aggregators import Setting, build_aggregators
 from coe.core.types import Decision, Options, Ranked, Request
 from coe.pipeline.generation import Generation
-from coe.pipeline.plan import Plan, plan_for, proposal_body, wish_of
+from coe.pipeline.plan import Plan, aggregation_request, plan_for, proposal_body
 from coe.registry.schema import Registry
 
 CHANCES = {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}
@@ -39,7 +39,7 @@ def request(body: dict[str, Any] | None = None, **options: Any) -> Request:
 
 
 def plan(asked: Request, made: Decision, current: Generation) -> Plan | None:
-    return plan_for(asked, made, wish_of(asked, current), current)
+    return plan_for(asked, made, aggregation_request(asked, current), current)
 
 
 def experts(found: Plan | None) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 
 from coe.core.errors import ConfigError
 from coe.core.types import EngineAnswer, EngineCall, ExpertView, Request, RouterCall, RouterText
-from coe.pipeline.writer_calls import MISSES, Notes, Run
+from coe.pipeline.writer_calls import MISSES, Run, WriterCalls
 from coe.registry.schema import Expert, Registry, RouterSpec
 from coe.routers import build_router
 from coe.routers.base import Setting
@@ -119,7 +119,7 @@ class World:
         return found
 
     def counts(self) -> dict[str, int]:
-        return {result: count for result, count in self.service.pipeline.notes.counts.items() if count}
+        return {result: count for result, count in self.service.pipeline.writer_calls.counts.items() if count}
 
 
 @dataclass
@@ -127,7 +127,7 @@ class NotesWorld:
     """The errands of a running service, run by hand; the writer waits for the gate."""
 
     engine: WriterEngine
-    notes: Notes
+    calls: WriterCalls
     call: RouterCall
     writer: Expert
 
@@ -136,7 +136,7 @@ class NotesWorld:
 
     def begin(self, name: str, patience_s: float = 60.0, private: bool = False) -> asyncio.Task[Run]:
         request = self.request(name, private)
-        return asyncio.create_task(self.notes.run(self.call, self.writer, request, patience_s))
+        return asyncio.create_task(self.calls.run(self.call, self.writer, request, patience_s))
 
 
 @asynccontextmanager
@@ -147,7 +147,7 @@ async def notes_world() -> AsyncIterator[NotesWorld]:
         call = current.routers["task"].call(MEANINGLESS)  # type: ignore[attr-defined]
         writer = current.registry.expert("writer")
         assert writer is not None
-        yield NotesWorld(w.engine, w.service.pipeline.notes, call, writer)
+        yield NotesWorld(w.engine, w.service.pipeline.writer_calls, call, writer)
 
 
 def registry(**options: Any) -> Registry:
@@ -276,13 +276,13 @@ async def test_a_client_that_goes_away_gives_the_writer_s_place_back() -> None:
 async def test_another_model_behind_the_writer_writes_anew() -> None:
     async with world() as w:
         await w.ask()
-        notes, call = w.service.pipeline.notes, w.service.generations.current.routers["task"]
+        notes, call = w.service.pipeline.writer_calls, w.service.generations.current.routers["task"]
         wanted: RouterCall = call.call(MEANINGLESS)  # type: ignore[attr-defined]
         writer = w.service.generations.current.registry.expert("writer")
         assert writer is not None
-        assert notes.kept(wanted, writer) == RouterText(NOTE)
-        assert notes.kept(wanted, writer.model_copy(update={"model": "org/newer"})) is None
-        assert notes.kept(replace(wanted, prompt="another"), writer) is None
+        assert notes.find(wanted, writer) == RouterText(NOTE)
+        assert notes.find(wanted, writer.model_copy(update={"model": "org/newer"})) is None
+        assert notes.find(replace(wanted, prompt="another"), writer) is None
 
 
 # Equal errands at once
@@ -312,7 +312,7 @@ async def test_who_waits_for_the_text_of_a_request_that_goes_away_has_it_written
         await until(lambda: len(w.engine.prompts) == 2)
         w.engine.gate.set()
         run = await second
-        assert (run.note, run.leg is not None) == (RouterText(NOTE), True)
+        assert (run.found, run.leg is not None) == (RouterText(NOTE), True)
 
 
 async def test_who_waits_too_long_for_another_s_text_decides_without() -> None:
@@ -321,7 +321,7 @@ async def test_who_waits_too_long_for_another_s_text_decides_without() -> None:
         await until(lambda: len(w.engine.prompts) == 1)
         assert (await w.begin("b", patience_s=0.05)) == Run(RouterText(None, "late"))
         w.engine.gate.set()
-        assert (await first).note == RouterText(NOTE)
+        assert (await first).found == RouterText(NOTE)
 
 
 async def test_a_private_request_neither_waits_for_another_s_text_nor_leaves_its_own() -> None:
@@ -330,16 +330,16 @@ async def test_a_private_request_neither_waits_for_another_s_text_nor_leaves_its
         await until(lambda: len(w.engine.prompts) == 2)
         first.cancel()
         w.engine.gate.set()
-        assert (await private).note == RouterText(NOTE)
+        assert (await private).found == RouterText(NOTE)
         await asyncio.wait([first])
-        assert w.notes.kept(w.call, w.writer) is None
+        assert w.calls.find(w.call, w.writer) is None
 
 
 async def test_a_shadow_writes_nothing() -> None:
     async with notes_world() as w:
         shadow = w.writer.model_copy(update={"shadow": True})
-        run = await w.notes.run(w.call, shadow, w.request("a"), 10.0)
-        assert (run.note.text, run.leg, w.engine.prompts) == (None, None, [])
+        run = await w.calls.run(w.call, shadow, w.request("a"), 10.0)
+        assert (run.found.text, run.leg, w.engine.prompts) == (None, None, [])
     experts = [Expert(id=name, host="h", model="m", shadow=name == "writer") for name in ("writer", "money")]
     listed = Registry.model_validate(
         {**registry().model_dump(), "experts": [e.model_dump() for e in experts]}

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from coe.core.errors import ConfigError
 from coe.engines.address import Address
-from coe.engines.http import Upstream
+from coe.engines.upstream import Upstream
 from coe.gateway.middlewares import open_store
 from coe.registry.service_settings import State
 from coe.service.live_registry import RegistryFile

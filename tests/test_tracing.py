@@ -21,7 +21,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from coe.core.errors import ConfigError
 from coe.core.types import EngineAnswer, EngineCall
-from coe.engines.http import HttpClient, Upstream
+from coe.engines.http import HttpClient
+from coe.engines.upstream import Upstream
 from coe.engines.vllm.proxy import door_app
 from coe.gateway.middlewares import without_access
 from coe.observe import otel as telemetry

@@ -168,7 +168,7 @@ def used(receipt: Receipt, registry: Registry, prompt_chars: int) -> Used:
     total = Used()
     for leg in receipt.legs:
         prompt, completion = _tokens(leg, prompt_chars)
-        expert = registry.expert(leg.expert)
+        expert = registry.experts_by_id.get(leg.expert)
         price = expert.price if expert else None
         usd = (prompt * price.input + completion * price.output) / 1e6 if price else 0.0
         total = Used(

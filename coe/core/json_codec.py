@@ -7,6 +7,7 @@ error messages therefore hold for everything unusual.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,23 +16,26 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def encode(value: Any) -> bytes:
-    """Compact UTF-8. Raises TypeError for what is no JSON."""
+    """Compact UTF-8. Raises TypeError for what is not JSON."""
     try:
         return msgspec.json.encode(value)
     except (ValueError, msgspec.MsgspecError):  # a lone surrogate
         return json.dumps(value, separators=(",", ":")).encode()
 
 
-def with_fields(raw: bytes, **fields: Any) -> bytes | None:
-    """The JSON object ``raw`` with fields set, the others untouched byte by byte; None if it is none."""
+def fields(raw: bytes) -> Mapping[str, Any] | None:
+    """The fields of the JSON object ``raw``, each still as its own JSON; None if it is not one."""
     try:
-        body: dict[str, Any] = dict(_OBJECT.decode(raw))
+        return _OBJECT.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         found = _parsed(raw)
-        if not isinstance(found, dict):
-            return None
-        body = found
-    return encode({**body, **fields})
+        return {k: msgspec.Raw(encode(v)) for k, v in found.items()} if isinstance(found, dict) else None
+
+
+def with_fields(raw: bytes, **new: Any) -> bytes | None:
+    """The JSON object ``raw`` with fields set, the others untouched byte by byte; None if it is not one."""
+    found = fields(raw)
+    return None if found is None else encode({**found, **new})
 
 
 def decode(raw: bytes) -> Any:
@@ -50,4 +54,4 @@ def _parsed(raw: bytes) -> Any:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

@@ -39,6 +39,11 @@ class Options:
     patience_s: float | None = None
     deadline_class: DeadlineClass = "standard"
 
+    @property
+    def names_aggregation(self) -> bool:
+        """Whether the client said how many experts to ask, or how their answers are to be combined."""
+        return self.experts is not None or self.aggregate is not None
+
 
 @dataclass(frozen=True)
 class Request:
@@ -134,7 +139,7 @@ class RouterCall:
 
 @dataclass(frozen=True)
 class RouterText:
-    """What came of an errand: the text, or None and in ``missing`` why there is none."""
+    """What came of a :class:`RouterCall`: the text, or None and in ``missing`` why there is none."""
 
     text: str | None
     missing: str = ""

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from coe.core.types import EngineCall, ExpertId
-from coe.engines.http import HttpAnswer, HttpClient, Rename, Upstream
+from coe.engines.http import HttpAnswer, HttpClient, Rename
+from coe.engines.upstream import Upstream
 from coe.engines.vllm.launch import SERVER_KEEPALIVE_S
 
 

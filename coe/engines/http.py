@@ -11,21 +11,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
 from coe.core import json_codec as quick_json
-from coe.core.errors import CoeError, EngineError, ExpertRefused
+from coe.core.errors import CoeError, EngineError
 from coe.engines.remote.ssrf_guard import GuardedResolver
+from coe.engines.upstream import Upstream, refusal
 
 CONNECT_TIMEOUT_S = 10.0
 MAX_ERROR_BYTES = 65_536
-OURS_TO_FIX = frozenset({401, 402, 403, 404, 405, 408})
-"""Upstream's 4xx that a client of ours cannot mend: our key, our model name, our URL."""
 UNREACHABLE = "engine_unreachable"
 SILENT = "engine_silent"
 CONTROL_LIMIT_S = 30.0
@@ -33,28 +30,8 @@ CONTROL_LIMIT_S = 30.0
 TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 JSON_BODY = {"Content-Type": "application/json"}
 PRIVATE = {"Cache-Control": "no-store"}
-STREAM_ERROR = b'data: {"error"'
 UNASKED = ("Accept", "Accept-Encoding", "User-Agent")
 """Headers that aiohttp would add: answers shall come uncompressed, and the rest says nothing."""
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """Where a server is: ``url`` without a trailing slash (its OpenAI API below ``/v1`` for vLLM).
-
-    ``socket`` is the Unix socket to reach it by, ``keepalive_s`` must be below the server's own, so
-    that we never send on a connection that it is closing.
-    """
-
-    name: str
-    url: str
-    socket: Path | None = None
-    api_key: str | None = field(default=None, repr=False)
-    keepalive_s: float = 4.0
-    read_timeout_s: float | None = None
-    hint: str | None = None
-    guarded: bool = False
-    """refuse to connect to link-local and metadata addresses"""
 
 
 class HttpClient:
@@ -169,23 +146,20 @@ class HttpClient:
         return refusal(self.upstream, response.status, raw, response.headers.get("Retry-After"))
 
 
-@dataclass(frozen=True)
 class Rename:
     """The upstream's internal model name, and the expert's id that clients shall read in its place.
 
     Replaced in the bytes: inside a JSON string the quotes are escaped, so only the field can match.
     """
 
-    served: str
-    shown: str
+    def __init__(self, served: str, shown: str) -> None:
+        old, new = json.dumps(served).encode(), json.dumps(shown).encode()
+        fields = (b'"model":', b'"model": ') if served != shown else ()
+        self._pairs = tuple((field + old, field + new) for field in fields)
 
     def apply(self, data: bytes) -> bytes:
-        if self.served == self.shown:
-            return data
-        for separator in (b'"model":', b'"model": '):
-            data = data.replace(
-                separator + json.dumps(self.served).encode(), separator + json.dumps(self.shown).encode()
-            )
+        for old, new in self._pairs:
+            data = data.replace(old, new)
         return data
 
 
@@ -216,66 +190,10 @@ class HttpAnswer:
         self._response.close()
 
     def _edit(self, data: bytes) -> bytes:
-        if data.startswith(STREAM_ERROR) or b"\n" + STREAM_ERROR in data:
-            told = _stream_error(without_key(self._upstream, data))
-            raise EngineError(f"{self._upstream.name} failed in mid-answer: {told}")
+        data = self._upstream.without_key(data)
         return self._rename.apply(data) if self._rename else data
 
 
 def lost(name: str, error: BaseException, hint: str | None = None) -> EngineError:
     what = "took too long" if isinstance(error, TimeoutError) else (str(error) or type(error).__name__)
     return EngineError(f"{name} did not answer: {what}", code=UNREACHABLE, hint=hint)
-
-
-def without_key(upstream: Upstream, raw: bytes) -> bytes:
-    """Some servers quote the key that they were sent; neither our clients nor our log shall see it."""
-    return raw.replace(upstream.api_key.encode(), b"[key]") if upstream.api_key else raw
-
-
-def refusal(upstream: Upstream, status: int, raw: bytes, retry_after: str | None = None) -> CoeError:
-    """What an upstream's error answer means for our client."""
-    raw = without_key(upstream, raw)
-    fields = _error_fields(raw)
-    message = str(fields.get("message") or raw[:500].decode(errors="replace") or f"HTTP {status}")
-    if status < 400 or status >= 500 or status in OURS_TO_FIX:
-        return EngineError(f"{upstream.name} answered {status}: {message}", hint=upstream.hint)
-    wait = float(retry_after) if retry_after and retry_after.isdigit() else None
-    code = _code(status, fields, message)
-    hint = "Shorten the prompt or lower max_tokens." if code == "context_length_exceeded" else None
-    param = fields.get("param")
-    return ExpertRefused(
-        status,
-        message,
-        code=code,
-        param=param.removeprefix("body.") if isinstance(param, str) else None,
-        hint=hint,
-        retry_after_s=wait,
-    )
-
-
-def _error_fields(raw: bytes) -> dict[str, Any]:
-    """The fields of OpenAI's envelope, and of the flat forms that other servers send."""
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        return {}
-    if not isinstance(body, dict):
-        return {}
-    error = body.get("error", body)
-    if isinstance(error, dict):
-        return error
-    return {"message": error} if isinstance(error, str) else {}
-
-
-def _code(status: int, fields: Mapping[str, Any], message: str) -> str:
-    if "context length" in message.lower() or fields.get("code") == "context_length_exceeded":
-        return "context_length_exceeded"
-    code = fields.get("code")
-    if isinstance(code, str) and not code.isdigit():
-        return code
-    return "rate_limit_exceeded" if status == 429 else "invalid_request"
-
-
-def _stream_error(data: bytes) -> str:
-    line = next(line for line in data.splitlines() if line.startswith(STREAM_ERROR))
-    return str(_error_fields(line.removeprefix(b"data: ")).get("message", "no reason given"))

@@ -56,7 +56,7 @@ class Gateway:
             pipeline, generations, metrics, given.access, given.cache, given.observers
         )
         given.show_in(metrics)
-        counts = pipeline.notes.counts
+        counts = pipeline.writer_calls.counts
         metrics.watch(
             "writer_calls", "Texts that routers have experts write, by result.", "result", lambda: counts
         )

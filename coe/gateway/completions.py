@@ -15,14 +15,12 @@ from opentelemetry.trace import get_current_span
 from coe.access.api_keys import Holder
 from coe.access.limits import AccessControl, Used, used
 from coe.access.response_cache import CacheKey, Versioned
-from coe.core.errors import EngineError
 from coe.core.types import Endpoint, Receipt, Request
 from coe.gateway.http import Deadline, Exchange
 from coe.gateway.metrics import Metrics
 from coe.gateway.requests import parse_completion, read_body
 from coe.gateway.responses import (
     DONE_EVENT,
-    UntilDone,
     body_from_cache,
     body_with_receipt,
     completion_id,
@@ -178,17 +176,10 @@ async def _send_whole(done: Completion, answer: Answer) -> None:
 async def _stream(done: Completion, answer: Answer) -> None:
     exchange = done.exchange
     await exchange.start_stream(receipt_headers(answer.receipt()))
-    events = UntilDone(answer.chunks())
-    async for chunk in events:
+    async for chunk in answer.chunks():
         if exchange.completion is None:
             exchange.completion = completion_id(chunk)
         await exchange.write(chunk)
-    if not events.done:
-        raise EngineError(
-            f"{answer.receipt().expert or 'the aggregator'} broke off its answer",
-            code="stream_broken",
-            hint="What came is not complete; ask again.",
-        )
     receipt = exchange.receipt = answer.receipt()
     last = receipt_event(receipt, done.request.endpoint, created=int(time.time()))
     await exchange.end(last + DONE_EVENT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 from coe.core import json_codec as quick_json
@@ -14,7 +13,6 @@ HeaderList = list[tuple[bytes, bytes]]
 
 DONE_EVENT = b"data: [DONE]\n\n"
 _ID = re.compile(rb'"id"\s*:\s*"([^"\\]{1,200})"')
-_MARKS = (b"data: [DONE]", b"data:[DONE]")
 
 
 def receipt_json(receipt: Receipt) -> dict[str, Any]:
@@ -68,7 +66,7 @@ def body_from_cache(stored: bytes, request_id: str) -> bytes:
 def body_with_receipt(raw: bytes, receipt: Receipt) -> bytes:
     """An expert's body with ``model`` naming the expert and the receipt as ``coe``.
 
-    Raises EngineError if the body is no JSON object.
+    Raises EngineError if the body is not a JSON object.
     """
     body = quick_json.with_fields(raw, model=receipt.expert, coe=receipt_json(receipt))
     if body is None:
@@ -106,64 +104,6 @@ def receipt_event(receipt: Receipt, endpoint: Endpoint, created: int) -> bytes:
 def error_event(error: CoeError) -> bytes:
     """An error after the stream began. Clients raise on an event with ``error``."""
     return b"data: " + quick_json.encode(error.envelope()) + b"\n\n"
-
-
-class UntilDone:
-    """Passes a stream's bytes on up to its ``data: [DONE]`` line, wherever chunks are cut. Parses nothing.
-
-    ``done`` says whether the line came: a stream that ends without it broke off. Bytes after it are dropped.
-    """
-
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
-        self._chunks = chunks
-        self._held = b""
-        self._at_line_start = True
-        self.done = False
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._chunks:
-            passed = self._pass(chunk)
-            if passed:
-                yield passed
-        if self._held and not self.done:
-            yield self._held
-
-    def _pass(self, chunk: bytes) -> bytes:
-        if self.done or not chunk:
-            return b""
-        if not self._held and chunk.endswith(b"\n") and b"[DONE]" not in chunk:
-            self._at_line_start = True  # the common case: whole events, not the last
-            return chunk
-        if self._held:
-            chunk, self._held = self._held + chunk, b""
-        # Inside JSON a line break is escaped, so only a real event can have the mark at a line's start.
-        if b"[DONE]" in chunk:
-            cut = self._mark(chunk)
-            if cut is not None:
-                self.done = True
-                return chunk[:cut]
-        return self._without_begun_mark(chunk)
-
-    def _mark(self, chunk: bytes) -> int | None:
-        for mark in _MARKS:
-            if self._at_line_start and chunk.startswith(mark):
-                return 0
-            place = chunk.find(b"\n" + mark)
-            if place >= 0:
-                return place + 1
-        return None
-
-    def _without_begun_mark(self, chunk: bytes) -> bytes:
-        """Hold back a last line that may become the mark when the next chunk comes."""
-        line_start = chunk.rfind(b"\n") + 1
-        line = chunk[line_start : line_start + len(_MARKS[0])]
-        whole_line_is_here = line_start > 0 or self._at_line_start
-        if line and whole_line_is_here and any(mark.startswith(line) for mark in _MARKS):
-            self._held = chunk[line_start:]
-            self._at_line_start = True
-            return chunk[:line_start]
-        self._at_line_start = chunk.endswith(b"\n")
-        return chunk
 
 
 def _leg_json(leg: Leg) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from coe.aggregators import Aggregator, Proposal, Verdict, Write
@@ -20,7 +20,7 @@ from coe.core.errors import AggregationFailed, CoeError
 from coe.core.types import ExpertId, Leg, Receipt, Request
 from coe.observe.tracing import hop, note
 from coe.pipeline.generation import Generation
-from coe.pipeline.legs import Asker, LegError, LiveLeg, said
+from coe.pipeline.legs import Asker, LegError, LiveLeg, safe_message
 from coe.pipeline.panel import Panel
 from coe.pipeline.plan import Plan, written_body
 from coe.pipeline.routing import PINNED
@@ -62,18 +62,18 @@ class MergedAnswer:
         self._plan = plan
         self._generation = generation
         self._asker = asker
-        self._news: asyncio.Queue[str | None] = asyncio.Queue()
+        self._progress: asyncio.Queue[str | None] = asyncio.Queue()
+        """lines about the legs; None at the end"""
         self._begun = asyncio.Event()
-        self._panel = Panel(request, plan, asker, patience_s, self._tell, self._begun)
+        self._panel = Panel(request, plan, asker, patience_s, self._progress.put_nowait, self._begun)
         self._decision: asyncio.Task[Outcome] | None = None
-        self._stream: WrittenStream | None = None
         self._writer_failed: Leg | None = None
 
     async def begin(self) -> None:
         """Ask everybody; see :func:`ask_several`. Raises what the decision raises, as far as it waits."""
         self._panel.start()
         decision = self._decision = asyncio.create_task(self._decide())
-        decision.add_done_callback(lambda _: self._end_of_news())
+        decision.add_done_callback(lambda _: self._end_progress())
         if self._request.stream:
             await self._begun.wait()
             if not decision.done():
@@ -86,8 +86,8 @@ class MergedAnswer:
         if not self._request.stream:
             yield await self._whole(await asyncio.shield(self._decision))
             return
-        while (news := await self._news.get()) is not None:
-            yield completions.comment(f"coe {news}")
+        while (line := await self._progress.get()) is not None:
+            yield completions.comment(f"coe {line}")
         async for chunk in self._streamed(await asyncio.shield(self._decision)):
             yield chunk
 
@@ -150,7 +150,7 @@ class MergedAnswer:
     async def _written(self, verdict: Write) -> Outcome:
         """The writer's answer at its first byte, a whole one read to its end; the best proposal where the
         writer cannot answer."""
-        self._tell(f"aggregator {verdict.expert} writes")
+        self._progress.put_nowait(f"aggregator {verdict.expert} writes")
         try:
             if not self._request.stream:
                 proposal = await self._panel.ask(verdict.expert, verdict.body)
@@ -161,7 +161,7 @@ class MergedAnswer:
             return Outcome(verdict.expert, verdict.reason, writing=leg)
         except (LegError, CoeError) as failure:
             error = failure.error if isinstance(failure, LegError) else failure
-            reason = said(self._request, error)
+            reason = safe_message(self._request, error)
             log.warning("request %s: %s could not write: %s", self._request.id, verdict.expert, reason)
             if self._request.stream:
                 outcome = f"failed: {error.code}"
@@ -180,17 +180,13 @@ class MergedAnswer:
     async def _streamed(self, outcome: Outcome) -> AsyncIterator[bytes]:
         endpoint, head = self._request.endpoint, self._head(outcome)
         if outcome.writing is not None:
-            self._stream = WrittenStream(outcome.writing.chunks())
-            async for event in self._stream:
+            async for event in outcome.writing.chunks():
                 yield event
-            if not self._stream.done:
-                return  # it broke off; the gateway says so
         elif outcome.proposal is not None:
             for event in completions.replay(outcome.proposal.body, endpoint):
                 yield event
         if (self._request.body.get("stream_options") or {}).get("include_usage"):
             yield completions.usage_event(head, endpoint, self._usage())
-        yield completions.DONE
 
     def _head(self, outcome: Outcome) -> Mapping[str, Any]:
         body = outcome.proposal.body if outcome.proposal else {}
@@ -204,8 +200,7 @@ class MergedAnswer:
     def _legs(self) -> tuple[Leg, ...]:
         legs, outcome = (*self._asker.before, *self._panel.legs()), self._outcome()
         if outcome and outcome.writing:
-            usage = self._stream.usage if self._stream else None
-            legs = (*legs, replace(outcome.writing.leg(), usage=usage))
+            legs = (*legs, outcome.writing.leg())
         return (*legs, self._writer_failed) if self._writer_failed else legs
 
     def _outcome(self) -> Outcome | None:
@@ -214,48 +209,6 @@ class MergedAnswer:
             return None
         return done.result()
 
-    def _tell(self, news: str) -> None:
-        self._news.put_nowait(news)
-
-    def _end_of_news(self) -> None:
-        self._news.put_nowait(None)
+    def _end_progress(self) -> None:
+        self._progress.put_nowait(None)
         self._begun.set()
-
-
-class WrittenStream:
-    """Passes events on and keeps the usage back: the client's usage is that of all legs.
-
-    ``done`` says whether ``[DONE]`` came; a stream that ends without it broke off.
-    """
-
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
-        self._chunks = chunks
-        self.usage: Mapping[str, int] | None = None
-        self.done = False
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        buffer = b""
-        async for chunk in self._chunks:
-            buffer += chunk
-            *events, buffer = buffer.split(b"\n\n")
-            for event in events:
-                if not self.done and (passed := self._passed(event)):
-                    yield passed + b"\n\n"
-
-    def _passed(self, event: bytes) -> bytes:
-        if event.strip() in (b"data: [DONE]", b"data:[DONE]"):
-            self.done = True
-            return b""
-        if b'"usage"' not in event:
-            return event
-        payload = completions.parse_event(event)
-        if payload is None:
-            return event
-        usage = completions.usage_of(payload)
-        if not usage:
-            return event
-        self.usage = usage
-        if not payload.get("choices"):
-            return b""
-        payload.pop("usage")
-        return completions.event(payload).rstrip()

@@ -55,11 +55,7 @@ class Generations:
     """
 
     def __init__(self, first: Generation) -> None:
-        self._current = first
-
-    @property
-    def current(self) -> Generation:
-        return self._current
+        self.current = first
 
     def publish(self, generation: Generation) -> None:
-        self._current = generation
+        self.current = generation

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from typing import Any
@@ -12,6 +10,7 @@ from opentelemetry.trace import Span, SpanKind
 
 from coe.core.errors import CoeError, EngineError, ExpertUnavailable
 from coe.core.types import EngineAnswer, EngineCall, ExpertId, Leg, Request, Role
+from coe.engines.upstream import AnswerReader
 from coe.observe.tracing import (
     begin,
     code_of,
@@ -25,11 +24,6 @@ from coe.observe.tracing import (
 )
 from coe.pipeline.leases import Clock, Lease, Leases
 
-_TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
-_PROMPT_TOKENS = re.compile(rb'"prompt_tokens"\s*:\s*(\d+)')
-_TAIL_CHUNKS = 4
-_TAIL_BYTES = 8192
-
 
 class LiveLeg:
     """One expert answering: the lease, the engine's answer under way, and what is known of it so far."""
@@ -38,6 +32,7 @@ class LiveLeg:
         self,
         lease: Lease,
         answer: EngineAnswer,
+        reader: AnswerReader,
         asked_at: float,
         clock: Clock,
         role: Role,
@@ -50,35 +45,33 @@ class LiveLeg:
         self._held = AsyncExitStack()
         self._clock = clock
         self._span = span
-        self._chunks = answer.chunks()
+        self._raw = answer.chunks()
+        self._reader = reader
         self._asked_at = asked_at
-        self._tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
+        self._first = b""
         self._run_ms: float | None = None
         self._outcome = "cancelled"
         self._error: EngineError | None = None
-        self._events = 0
 
     def hold(self, held: AsyncExitStack) -> None:
         """Own what :meth:`aclose` gives back."""
         self._held = held
 
-    async def first_byte(self) -> None:
+    async def begin(self) -> None:
         """Wait for the first bytes, which :meth:`chunks` gives again. Raises EngineError if none come."""
-        try:
-            self._tail.append(await anext(self._chunks))
-        except StopAsyncIteration:
+        self._first = await self._next()
+        if not self._first:
             raise EngineError(
                 f"{self.expert} answered nothing", hint="Ask again; look at the log of its engine."
-            ) from None
+            )
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        """The events of a stream without ``[DONE]``, or a whole body. Raises EngineError if it breaks off."""
         try:
-            self._events += self._tail[0].count(b"data: ")
-            yield self._tail[0]
-            async for chunk in self._chunks:
-                self._tail.append(chunk)
-                self._events += chunk.count(b"data: ")
-                yield chunk
+            passed = self._first
+            while passed:
+                yield passed
+                passed = await self._next()
             self._outcome = "ok"
         except EngineError as error:
             self._outcome, self._error = f"failed: {error.code}", error
@@ -86,8 +79,12 @@ class LiveLeg:
         finally:
             self._finish()
 
+    async def body(self) -> bytes:
+        """All of a whole answer."""
+        return b"".join([chunk async for chunk in self.chunks()])
+
     def leg(self) -> Leg:
-        lease = self._lease
+        lease, usage = self._lease, self._reader.usage
         return Leg(
             expert=self.expert,
             role=self._role,
@@ -95,10 +92,11 @@ class LiveLeg:
             swap_ms=lease.swap_ms,
             wake_from=lease.wake_from,
             run_ms=self._run_ms,
-            tokens=self._number(_TOKENS),
+            tokens=usage.get("completion_tokens"),
             outcome=self._outcome,
-            prompt_tokens=self._number(_PROMPT_TOKENS),
-            events=self._events,
+            usage=usage or None,
+            prompt_tokens=usage.get("prompt_tokens"),
+            events=self._reader.events,
         )
 
     async def aclose(self) -> None:
@@ -110,6 +108,13 @@ class LiveLeg:
             type(error) if error else None, error, error.__traceback__ if error else None
         )
 
+    async def _next(self) -> bytes:
+        """What comes next; empty at the end."""
+        async for raw in self._raw:
+            if passed := self._reader.feed(raw):
+                return passed
+        return self._reader.end()
+
     def _finish(self) -> None:
         if self._run_ms is None:
             self._run_ms = (self._clock() - self._asked_at) * 1000
@@ -118,11 +123,6 @@ class LiveLeg:
             if self._outcome != "ok":
                 fail(self._span, self._outcome.removeprefix("failed: "))
             self._span.end()
-
-    def _number(self, name: re.Pattern[bytes]) -> int | None:
-        """From the usage at the end of the body or stream; None where it has none."""
-        found = name.findall(b"".join(self._tail)[-_TAIL_BYTES:])
-        return int(found[-1]) if found else None
 
 
 class LegError(Exception):
@@ -133,7 +133,7 @@ class LegError(Exception):
         self.expert, self.error = expert, error
 
 
-def said(request: Request, error: CoeError) -> str:
+def safe_message(request: Request, error: CoeError) -> str:
     """What a log may say of an error: its words, which may quote the prompt; of a private one its code."""
     return error.code if request.private else error.message
 
@@ -203,8 +203,9 @@ class Asker:
             call = EngineCall(endpoint, body, headers_under(span), self._request.private)
             answer = await lease.engine.ask(lease.expert, call)
             held.push_async_callback(answer.aclose)
-            leg = LiveLeg(lease, answer, asked_at, self._clock, role, span)
-            await leg.first_byte()
+            reader = AnswerReader(lease.expert, call.stream, take_usage=role == "aggregator")
+            leg = LiveLeg(lease, answer, reader, asked_at, self._clock, role, span)
+            await leg.begin()
         except BaseException as error:
             fail(span, code_of(error))
             span.end()

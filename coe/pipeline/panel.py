@@ -9,27 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from coe.aggregators import Asked, Proposal
-from coe.core.errors import CoeError, EngineError, ExpertRefused, ExpertTimeout, QuorumMissed
-from coe.core.openai import usage_of
+from coe.core.errors import CoeError, ExpertRefused, ExpertTimeout, QuorumMissed
 from coe.core.types import ExpertId, Leg, Request, Role
-from coe.pipeline.legs import Asker, LegError, LiveLeg, said
+from coe.engines.upstream import completion
+from coe.pipeline.legs import Asker, LegError, LiveLeg, safe_message
 from coe.pipeline.plan import Plan, proposal_body, written_body
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 """Takes one line about the progress of the legs."""
 
 
 CONSIDERING_S = 0.05
-"""How long an expert's place is kept while the aggregator considers its answer. A vote takes far less; what
+"""How long a lease is held while the aggregator considers the answer. A vote takes far less; what
 takes longer (a check, a question to another expert, which may need that very place) is not waited for."""
 
 
@@ -44,16 +43,13 @@ class Seat:
     body: Mapping[str, Any] | None = None
     outcome: str | None = None
     error: CoeError | None = None
-    usage: Mapping[str, int] = field(default_factory=dict)
     unread: bool = False
     """answered, and the aggregator has not taken the answer yet"""
     considered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def leg(self) -> Leg:
         base = self.live.leg() if self.live else Leg(expert=self.asked.expert)
-        tokens = self.usage.get("completion_tokens", base.tokens)
-        outcome = self.outcome or "cancelled"
-        return replace(base, role=self.role, outcome=outcome, tokens=tokens, usage=self.usage or None)
+        return replace(base, role=self.role, outcome=self.outcome or "cancelled")
 
 
 class Panel:
@@ -66,13 +62,13 @@ class Panel:
         plan: Plan,
         asker: Asker,
         patience_s: float,
-        tell: Tell,
+        progress: Progress,
         first_answer: asyncio.Event,
     ) -> None:
         self._request = request
         self._plan = plan
         self._asker = asker
-        self._tell = tell
+        self._progress = progress
         self._first_answer = first_answer
         self._late_at = asyncio.get_running_loop().time() + patience_s
         self._seats = [Seat(asked) for asked in plan.asked]
@@ -134,7 +130,7 @@ class Panel:
         ending = {task: seat for task, seat in self._running.items() if seat.outcome is None}
         for task, seat in ending.items():
             seat.outcome = outcome
-            self._tell(f"proposer {seat.asked.expert} {outcome}")
+            self._progress(f"proposer {seat.asked.expert} {outcome}")
             task.cancel()
         # Only now: the cancelled legs leave the queue before the others give their places back.
         for seat in self._seats:
@@ -189,7 +185,7 @@ class Panel:
         except Exception as error:
             log.exception("request %s: the leg on %s broke", self._request.id, seat.asked.expert)
             self._failed(seat, CoeError(f"{type(error).__name__} in the service; its log has the cause"))
-        self._tell(f"proposer {seat.asked.expert} {seat.outcome}")
+        self._progress(f"proposer {seat.asked.expert} {seat.outcome}")
         self._ended.put_nowait(seat)
 
     async def _fill(self, seat: Seat, body: Mapping[str, Any]) -> None:
@@ -197,9 +193,8 @@ class Panel:
         given back sooner, it would let the pool swap in an expert that the verdict makes needless."""
         seat.live = await self._asker.ask(seat.asked.expert, body, seat.role)
         async with contextlib.aclosing(seat.live):
-            raw = b"".join([chunk async for chunk in seat.live.chunks()])
-            seat.body = _completion(seat.asked.expert, raw)
-            seat.usage, seat.outcome = usage_of(seat.body), "ok"
+            seat.body = completion(seat.asked.expert, await seat.live.body())
+            seat.outcome = "ok"
             if seat.role == "proposer":
                 self._hand_over(seat)
                 with contextlib.suppress(TimeoutError):
@@ -209,7 +204,7 @@ class Panel:
     def _hand_over(self, seat: Seat) -> None:
         seat.unread = True
         self._first_answer.set()
-        self._tell(f"proposer {seat.asked.expert} done")
+        self._progress(f"proposer {seat.asked.expert} done")
         self._ended.put_nowait(seat)
 
     def _considered(self) -> None:
@@ -221,18 +216,8 @@ class Panel:
     def _failed(self, seat: Seat, error: CoeError) -> None:
         seat.error = error
         seat.outcome = "late" if isinstance(error, ExpertTimeout) else f"failed: {error.code}"
-        reason = said(self._request, error)
+        reason = safe_message(self._request, error)
         log.warning("request %s: %s gave no answer: %s", self._request.id, seat.asked.expert, reason)
-
-
-def _completion(expert: ExpertId, raw: bytes) -> Mapping[str, Any]:
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        body = None
-    if not isinstance(body, dict) or not isinstance(body.get("choices"), list) or not body["choices"]:
-        raise EngineError(f"{expert} answered no completion", hint="Look at the log of its engine.")
-    return body
 
 
 def quorum_missed(seats: list[Seat], quorum: int) -> CoeError:

@@ -1,33 +1,51 @@
 """The one path of a request: route -> lease -> ask -> combine -> receipt.
 
 :meth:`Pipeline.answer` reads top to bottom in that order. A router may have an expert write something first.
+Where one expert is asked its bytes pass through, and before its first byte another may take its place.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from coe.core.errors import ExpertUnavailable
-from coe.core.types import Decision, Leg, Options, Receipt, Request, RouterCall, RouterText
+from coe.core.types import (
+    Decision,
+    ExpertId,
+    Leg,
+    Options,
+    Ranked,
+    Receipt,
+    Request,
+    RouterCall,
+    RouterText,
+)
 from coe.observe.tracing import hop, note, of_decision
 from coe.pipeline.ensemble import ask_several
 from coe.pipeline.generation import Generation, Generations
 from coe.pipeline.leases import Clock, Leases
-from coe.pipeline.legs import Asker
-from coe.pipeline.plan import explained, plan_for, wish_of
-from coe.pipeline.routing import choose, nobody_writes
-from coe.pipeline.single import ask_one
-from coe.pipeline.writer_calls import Notes
+from coe.pipeline.legs import Asker, LegError, LiveLeg, safe_message
+from coe.pipeline.plan import aggregation_request, explained, plan_for
+from coe.pipeline.routing import PINNED, Write, choose, nearly_as_good, nobody_writes
+from coe.pipeline.writer_calls import WriterCalls
+from coe.registry.schema import Registry
+
+log = logging.getLogger(__name__)
+
+_LOST = frozenset({"engine_unreachable", "expert_not_ready"})
+"""Codes of errors by which an expert's process was not there, so that it has done nothing either."""
 
 
 class Answer(Protocol):
     """An answer under way. Close it on every path."""
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The body's bytes (SSE events up to ``data: [DONE]`` when streaming). Take them once."""
+        """The events of a stream without ``[DONE]``, or the whole body. Take them once. Raises EngineError
+        where the answer breaks off."""
         ...
 
     def receipt(self) -> Receipt:
@@ -55,8 +73,7 @@ class Pipeline:
         self._generations = generations
         self._pool = pool
         self._clock = clock
-        self.notes = Notes(pool, clock)
-        """what experts wrote for routers"""
+        self.writer_calls = WriterCalls(pool, clock)
 
     async def answer(self, request: Request) -> Answer:
         """Returns at the first byte of the answer, or, where several experts are asked for a stream, at the
@@ -76,22 +93,21 @@ class Pipeline:
         return await self._answer(request, newer, written)
 
     async def _answer(self, request: Request, generation: Generation, written: list[Leg]) -> Answer:
-        """``written``: the legs that the router's errands took, those of this call added."""
-        wish = wish_of(request, generation)
-        patience_s = _patience_s(request.options, generation)
-        began = self._clock()
-
-        async def write(call: RouterCall) -> RouterText:
-            writer = generation.registry.expert(call.writer)
-            # Half of the client's patience is left for the answer itself.
-            run = await self.notes.run(call, writer, request, patience_s / 2)
-            written.extend([run.leg] if run.leg else [])
-            return run.found
-
+        """``written``: the legs of what experts wrote for the router; those of this call are added."""
+        patience_s, began = _patience_s(request.options, generation), self._clock()
+        pinned = pinned_to(request, generation)
+        alone = pinned is not None and not request.options.names_aggregation
+        aggregation = None if alone else aggregation_request(request, generation)
         with hop("route") as span:
-            decision = explained(await choose(request, generation, self._pool.forecast, write), wish)
+            if pinned is None:
+                write = self._writer(request, generation, written, patience_s)
+                decision = await choose(request, generation, self._pool.forecast, write)
+            else:
+                decision = pinned
+            if aggregation is not None:
+                decision = explained(decision, aggregation)
             note(span, of_decision(decision))
-        plan = plan_for(request, decision, wish, generation)
+        plan = None if aggregation is None else plan_for(request, decision, aggregation, generation)
         if written:
             patience_s = max(0.0, patience_s - (self._clock() - began))
         asker = Asker(request, self._pool, patience_s, self._clock, tuple(written))
@@ -99,19 +115,129 @@ class Pipeline:
             return await ask_one(request, decision, generation, asker)
         return await ask_several(request, plan, generation, asker, patience_s)
 
+    def _writer(
+        self, request: Request, generation: Generation, written: list[Leg], patience_s: float
+    ) -> Write:
+        async def write(call: RouterCall) -> RouterText:
+            writer = generation.registry.experts_by_id.get(call.writer)
+            # Half of the client's patience is left for the answer itself.
+            run = await self.writer_calls.run(call, writer, request, patience_s / 2)
+            written.extend([run.leg] if run.leg else [])
+            return run.found
+
+        return write
+
     async def preview(self, request: Request) -> Preview:
-        """Route without asking anybody; a router's errand only where it was run before."""
+        """Route without asking anybody; what a router has written counts where it was written before."""
         generation = self._generations.current
 
         async def recall(call: RouterCall) -> RouterText:
-            kept = self.notes.kept(call, generation.registry.expert(call.writer))
-            return kept or await nobody_writes(call)
+            known = self.writer_calls.find(call, generation.registry.experts_by_id.get(call.writer))
+            return known or await nobody_writes(call)
 
         decision = await choose(request, generation, self._pool.forecast, recall)
         waits = tuple(self._pool.forecast(ranked.expert) for ranked in decision.ranking)
         return Preview(generation=generation.number, decision=decision, waits_s=waits)
 
 
+def pinned_to(request: Request, generation: Generation) -> Decision | None:
+    """The decision of a client that named an expert; None where a router has to decide."""
+    expert, registry = request.model, generation.registry
+    if expert in registry.routed_names or expert not in registry.experts_by_id:
+        return None
+    return Decision(PINNED, (Ranked(expert, 1.0),), (expert,), 1.0, f"the request named {expert}")
+
+
 def _patience_s(options: Options, generation: Generation) -> float:
     bound = generation.registry.limits.request_timeout_s
     return bound if options.patience_s is None else min(options.patience_s, bound)
+
+
+async def ask_one(request: Request, decision: Decision, generation: Generation, asker: Asker) -> SingleAnswer:
+    """The answer of the chosen expert, or of the next one of the ranking where that cannot answer.
+
+    Returns at the first byte. Everything before it may be tried once more on another expert; after it, never.
+    Where no other one is left, an expert whose process was lost is asked once more: its host starts it again,
+    or another host has it.
+    """
+    candidates = _candidates(decision, generation.registry)
+    failed: dict[ExpertId, Leg] = {}
+    lost: list[Leg] = []
+    pinned = decision.router == PINNED
+    nearly = () if pinned else nearly_as_good(decision, generation.registry.pool.reroute_within)
+    while True:
+        expert = next(e for e in candidates if e not in failed)
+        try:
+            leg = await asker.ask(expert, request.body, alternatives=() if failed or lost else nearly)
+        except LegError as failure:
+            tried, error = failure.expert, failure.error
+            log.warning(
+                "request %s: %s could not answer: %s", request.id, tried, safe_message(request, error)
+            )
+            failed[tried] = Leg(expert=tried, outcome=f"failed: {error.code}")
+            if len(failed) == len(candidates):
+                if lost or error.code not in _LOST:
+                    raise error from None
+                lost.append(failed.pop(tried))
+        else:
+            return SingleAnswer(request, generation, decision, leg, (*failed.values(), *lost), asker.before)
+
+
+class SingleAnswer:
+    """One expert's answer under way: at least one byte of it is here, and its bytes pass through."""
+
+    def __init__(
+        self,
+        request: Request,
+        generation: Generation,
+        decision: Decision,
+        leg: LiveLeg,
+        failed: tuple[Leg, ...],
+        before: tuple[Leg, ...],
+    ) -> None:
+        self._request = request
+        self._generation = generation
+        self._decision = decision
+        self._leg = leg
+        self._failed = failed
+        self._before = before
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body's bytes as the expert sent them (SSE events when streaming). Take them once."""
+        return self._leg.chunks()
+
+    def receipt(self) -> Receipt:
+        """What is known now; run time, tokens and outcome are there once ``chunks`` is exhausted."""
+        decision, expert = self._decision, self._leg.expert
+        pinned = decision.router == PINNED
+        fell_back = expert != decision.expert
+        return Receipt(
+            request_id=self._request.id,
+            generation=self._generation.number,
+            router=decision.router,
+            expert=expert,
+            confidence=None if pinned else decision.confidence,
+            runner_up=decision.expert if fell_back else decision.runner_up,
+            margin=None if fell_back else decision.margin,
+            reason=decision.reason + "".join(self._because()),
+            legs=(*self._before, *self._failed, self._leg.leg()),
+        )
+
+    async def aclose(self) -> None:
+        """Abort what still runs and give the lease back. Idempotent."""
+        await self._leg.aclose()
+
+    def _because(self) -> Iterator[str]:
+        """Why it was not the chosen expert that answered."""
+        asked_for, expert = self._leg.asked_for, self._leg.expert
+        for leg in self._failed:
+            yield f"; {leg.expert} could not answer ({leg.outcome}), so {asked_for} was asked"
+        if expert != asked_for:
+            yield f"; {expert} answered instead of {asked_for}: nearly as good for this, and free sooner"
+
+
+def _candidates(decision: Decision, registry: Registry) -> tuple[ExpertId, ...]:
+    """The chosen expert, the next of the ranking (a pinned decision ranks only one), and its fallback."""
+    chosen = registry.experts_by_id.get(decision.expert)
+    named = (decision.expert, decision.runner_up, chosen.fallback if chosen else None)
+    return tuple(dict.fromkeys(expert for expert in named if expert is not None))

@@ -1,7 +1,7 @@
 """Whom to ask for a request, and what becomes of the answers. Pure decisions, before anybody is asked.
 
-A *wish* is what the request, its route and experts.yaml say of aggregation; with the router's decision it
-becomes a *plan*: one expert whose answer passes through, or several with an aggregator.
+What the request, its route and experts.yaml say of aggregation is an :class:`AggregationRequest`. With the
+router's decision it becomes a :class:`Plan` of several legs; none where one expert's answer passes through.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Plan:
         return self.at_once < len(self.asked)
 
 
-def wish_of(request: Request, generation: Generation) -> AggregationRequest:
+def aggregation_request(request: Request, generation: Generation) -> AggregationRequest:
     """Raises BadRequest for an aggregator that does not exist or more experts than it takes."""
     registry, options = generation.registry, request.options
     route = registry.routed_names.get(request.model)
@@ -76,7 +76,6 @@ def wish_of(request: Request, generation: Generation) -> AggregationRequest:
     wanted = options.experts or (route.experts if route else None)
     count = wanted if isinstance(wanted, int) else None
     share = _top_p(spec, options) if count is None else None
-    explicit = options.experts is not None or options.aggregate is not None
     several = spec.proposers if spec.proposers > 1 else USUAL_EXPERTS
     if count is None and share is None and options.aggregate is not None and spec.kind != "first":
         count = several
@@ -88,7 +87,7 @@ def wish_of(request: Request, generation: Generation) -> AggregationRequest:
             hint="Leave coe.experts out, or ask for fewer.",
         )
     limit = min(several if share else spec.proposers, aggregator.max_experts)
-    return AggregationRequest(aggregator, spec, limit, count, explicit, share)
+    return AggregationRequest(aggregator, spec, limit, count, options.names_aggregation, share)
 
 
 def _top_p(spec: AggregatorSpec, options: Options) -> TopP | None:
@@ -99,36 +98,38 @@ def _top_p(spec: AggregatorSpec, options: Options) -> TopP | None:
     return spec.top_p and usual.model_copy(update={"clear": moved(usual.clear, options)})
 
 
-def explained(decision: Decision, wish: AggregationRequest) -> Decision:
+def explained(decision: Decision, aggregation: AggregationRequest) -> Decision:
     """``decision`` with a reason that says how many experts top-p asks, where it does."""
-    if wish.top_p is None or decision.router == PINNED:
+    if aggregation.top_p is None or decision.router == PINNED:
         return decision
-    mass = _mass(decision, wish.top_p, wish.limit)
-    return replace(decision, reason=f"{decision.reason}; top-p {wish.top_p.p:g} asks {mass.count} by {mass}")
+    mass = _mass(decision, aggregation.top_p, aggregation.limit)
+    return replace(
+        decision, reason=f"{decision.reason}; top-p {aggregation.top_p.p:g} asks {mass.count} by {mass}"
+    )
 
 
 def plan_for(
-    request: Request, decision: Decision, wish: AggregationRequest, generation: Generation
+    request: Request, decision: Decision, aggregation: AggregationRequest, generation: Generation
 ) -> Plan | None:
     """The legs to ask, or None where one expert's answer shall pass through.
 
     Raises BadRequest where the client asked for an aggregation that its request does not allow.
     """
-    wanted = wish.count or _how_many(decision, wish, request.options)
-    if wanted < 2 or (decision.router == PINNED and not wish.explicit):
+    wanted = aggregation.count or _how_many(decision, aggregation, request.options)
+    if wanted < 2 or (decision.router == PINNED and not aggregation.explicit):
         return None
-    if obstacle := _obstacle(request, decision, wish):
-        if not wish.explicit:
+    if obstacle := _obstacle(request, decision, aggregation):
+        if not aggregation.explicit:
             return None
         raise obstacle
-    asked = _asked(decision, wanted, repeat=wish.aggregator.proposing.repeat)
-    asked, max_tokens = _within_budget(request, asked, wish, generation.experts)
+    asked = _asked(decision, wanted, repeat=aggregation.aggregator.proposing.repeat)
+    asked, max_tokens = _within_budget(request, asked, aggregation, generation.experts)
     if len(asked) < 2:
         return None
-    quorum = wish.spec.quorum or wish.aggregator.proposing.quorum or math.ceil(len(asked) / 2)
-    at_once = _at_once(wish) or len(asked)
+    quorum = aggregation.spec.quorum or aggregation.aggregator.proposing.quorum or math.ceil(len(asked) / 2)
+    at_once = _at_once(aggregation) or len(asked)
     return Plan(
-        decision, wish.aggregator, asked, min(quorum, len(asked)), min(at_once, len(asked)), max_tokens
+        decision, aggregation.aggregator, asked, min(quorum, len(asked)), min(at_once, len(asked)), max_tokens
     )
 
 
@@ -158,16 +159,16 @@ def _bounded(request: Request, body: Mapping[str, Any], max_tokens: int | None) 
     return {key: min(own, max_tokens) if isinstance(own, int) else max_tokens}
 
 
-def _how_many(decision: Decision, wish: AggregationRequest, options: Options) -> int:
+def _how_many(decision: Decision, aggregation: AggregationRequest, options: Options) -> int:
     """How many experts this query is worth, up to the limit; a router that chose several is followed."""
-    if wish.limit < 2 or not wish.spec.adaptive:
-        return wish.limit
-    if wish.top_p is not None:
-        return _mass(decision, wish.top_p, wish.limit).count
+    if aggregation.limit < 2 or not aggregation.spec.adaptive:
+        return aggregation.limit
+    if aggregation.top_p is not None:
+        return _mass(decision, aggregation.top_p, aggregation.limit).count
     if len(decision.chosen) > 1:
-        return min(wish.limit, len(decision.chosen))
+        return min(aggregation.limit, len(decision.chosen))
     chances = [ranked.probability for ranked in decision.ranking]
-    return how_many(decision.confidence, chances, wish.limit, _at_once(wish), options)
+    return how_many(decision.confidence, chances, aggregation.limit, _at_once(aggregation), options)
 
 
 def _mass(decision: Decision, wanted: TopP, limit: int) -> Mass:
@@ -175,10 +176,10 @@ def _mass(decision: Decision, wanted: TopP, limit: int) -> Mass:
     return top_p(chances, limit, wanted.p, wanted.clear)
 
 
-def _at_once(wish: AggregationRequest) -> int | None:
+def _at_once(aggregation: AggregationRequest) -> int | None:
     """How many are asked first where the answers say when to stop; None where all are asked at once."""
-    decided = wish.count is not None or wish.top_p is not None
-    return wish.aggregator.proposing.at_once if wish.spec.adaptive and not decided else None
+    decided = aggregation.count is not None or aggregation.top_p is not None
+    return aggregation.aggregator.proposing.at_once if aggregation.spec.adaptive and not decided else None
 
 
 def _asked(decision: Decision, count: int, repeat: bool) -> tuple[Asked, ...]:
@@ -191,18 +192,18 @@ def _asked(decision: Decision, count: int, repeat: bool) -> tuple[Asked, ...]:
     return tuple(Asked(expert, chances.get(expert, 0.0), rank) for rank, expert in enumerate(order[:count]))
 
 
-def _obstacle(request: Request, decision: Decision, wish: AggregationRequest) -> BadRequest | None:
+def _obstacle(request: Request, decision: Decision, aggregation: AggregationRequest) -> BadRequest | None:
     """Why answers to this request cannot be combined; None where they can."""
-    name, body = wish.aggregator.name, request.body
+    name, body = aggregation.aggregator.name, request.body
     choices = body.get("n") or 1
     prompts = body.get("prompt")
     if choices > 1 or body.get("best_of") or (isinstance(prompts, list) and len(prompts) > 1):
         return _cannot(f"{name} makes one answer out of several: it takes one prompt and n = 1", "n")
     if isinstance(prompts, list) and not all(isinstance(prompt, str) for prompt in prompts):
         return _cannot("a prompt of token ids has one expert only", "prompt")
-    if request.endpoint == "completions" and wish.aggregator.proposing.chat_only:
+    if request.endpoint == "completions" and aggregation.aggregator.proposing.chat_only:
         return _cannot(f"{name} writes its own prompts, so it answers chat completions only", "coe.aggregate")
-    single = len(decision.ranking) < 2 and not wish.aggregator.proposing.repeat
+    single = len(decision.ranking) < 2 and not aggregation.aggregator.proposing.repeat
     if single and decision.router == PINNED:
         return _cannot(f"the request names {decision.expert}, which answers alone", "coe.experts")
     return None
@@ -218,23 +219,23 @@ def _cannot(why: str, param: str) -> BadRequest:
 
 
 def _within_budget(
-    request: Request, asked: Sequence[Asked], wish: AggregationRequest, experts: Sequence[ExpertView]
+    request: Request, asked: Sequence[Asked], aggregation: AggregationRequest, experts: Sequence[ExpertView]
 ) -> tuple[tuple[Asked, ...], int | None]:
     """As many of ``asked`` as the budget allows, and the bound on each leg's tokens that it needs."""
-    budget, kept = wish.spec.budget, tuple(asked)
+    budget, chosen = aggregation.spec.budget, tuple(asked)
     views = {view.id: view for view in experts}
-    writes = wish.aggregator.writer(kept) is not None
+    writes = aggregation.aggregator.writer(chosen) is not None
     extra = 1 if writes else 0
     if budget.max_experts is not None:
-        kept = kept[: max(1, budget.max_experts - extra)]
+        chosen = chosen[: max(1, budget.max_experts - extra)]
     wanted = _tokens_wanted(request)
-    while len(kept) > 1 and budget.max_usd is not None:
-        if _price(request, kept, wish.aggregator.writer(kept), views, wanted) <= budget.max_usd:
+    while len(chosen) > 1 and budget.max_usd is not None:
+        if _price(request, chosen, aggregation.aggregator.writer(chosen), views, wanted) <= budget.max_usd:
             break
-        kept = kept[:-1]
+        chosen = chosen[:-1]
     if budget.max_tokens is None:
-        return kept, None
-    return kept, max(1, budget.max_tokens // (len(kept) + extra))
+        return chosen, None
+    return chosen, max(1, budget.max_tokens // (len(chosen) + extra))
 
 
 def _tokens_wanted(request: Request) -> int:

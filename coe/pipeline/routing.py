@@ -9,7 +9,7 @@ from functools import partial
 
 from coe.core.errors import BadRequest, CoeError, RoutingError, UnknownModel
 from coe.core.suggest import suggest
-from coe.core.types import Decision, ExpertId, Options, Ranked, Request, Router, RouterCall, RouterText
+from coe.core.types import Decision, ExpertId, Options, Request, Router, RouterCall, RouterText
 from coe.pipeline.generation import Generation
 from coe.pipeline.utility import Preferences, weighed
 
@@ -34,17 +34,15 @@ async def choose(
     write: Write = nobody_writes,
 ) -> Decision:
     """The decision for ``request``, by the router that it, its route or experts.yaml names, weighed by its
-    wishes for cost and time; ``wait_s`` forecasts an expert's wait.
+    preferences for cost and time; ``wait_s`` forecasts an expert's wait.
 
     Raises BadRequest (unknown router, no text to route by), UnknownModel or RoutingError.
     """
     route = generation.registry.routed_names.get(request.model)
-    if route is not None:
-        decision = await _routed(request, request.options.router or route.router, generation, write)
-        return _as_wished(decision, request.options, generation, wait_s)
-    if generation.registry.expert(request.model) is None:
+    if route is None:
         raise _unknown_model(request.model, generation)
-    return _pinned(request.model)
+    decision = await _routed(request, request.options.router or route.router, generation, write)
+    return _as_preferred(decision, request.options, generation, wait_s)
 
 
 def nearly_as_good(decision: Decision, within: float) -> tuple[ExpertId, ...]:
@@ -87,7 +85,7 @@ async def _prepared(router: Router, text: str, write: Write) -> Callable[..., De
     return partial(router.route_with, note=await write(call))  # type: ignore[attr-defined]
 
 
-def _as_wished(
+def _as_preferred(
     decision: Decision, options: Options, generation: Generation, wait_s: Callable[[ExpertId], float]
 ) -> Decision:
     preferences = Preferences(
@@ -111,16 +109,6 @@ def _router(name: str, generation: Generation) -> Router:
             hint="Leave coe.router out to use the default router.",
         )
     return router
-
-
-def _pinned(expert: str) -> Decision:
-    return Decision(
-        router=PINNED,
-        ranking=(Ranked(expert, 1.0),),
-        chosen=(expert,),
-        confidence=1.0,
-        reason=f"the request named {expert}",
-    )
 
 
 def _unknown_model(model: str, generation: Generation) -> UnknownModel:

@@ -1,7 +1,7 @@
-"""What experts write for routers, through the same pool as everything else, and kept.
+"""What experts write for routers, through the same pool as everything else, and cached.
 
-An errand is a leg of its own: its lease is given back before the request's own leg is queued, so a pool with
-a single slot serves both one after the other. The writer is asked by name and nothing is routed for it.
+A writer's call is a leg of its own: its lease is given back before the request's own leg is queued, so a pool
+with a single place serves both one after the other. The writer is asked by name and nothing is routed for it.
 Nobody waits for a writer longer than its deadline, and one that keeps failing is left alone for a while.
 """
 
@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 import logging
 import unicodedata
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from coe.core import json_codec
 from coe.core.errors import CoeError, ExpertTimeout
-from coe.core.openai import text_of, usage_of
+from coe.core.openai import text_of
 from coe.core.types import ExpertId, Leg, Request, RouterCall, RouterText
 from coe.pipeline.leases import Clock, Leases
 from coe.pipeline.legs import Asker, LegError, LiveLeg
@@ -26,16 +26,16 @@ from coe.registry.schema import Expert
 
 log = logging.getLogger(__name__)
 
-KEPT = 10_000
+MAX_TEXTS = 10_000
 MISSES = 3
-"""So many errands in a row without a text, and the writer is not asked for :data:`PAUSE_S`."""
+"""After so many calls in a row without a text the writer is not asked for :data:`PAUSE_S`."""
 PAUSE_S = 10.0
 RESULTS = ("kept", "shared", "written", "empty", "late", "failed", "paused")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A note, and the leg that it took: None where nobody was asked."""
+    """What came of a call, and the leg that it took: None where nobody was asked."""
 
     found: RouterText
     leg: Leg | None = None
@@ -49,12 +49,14 @@ class _Misses:
     until: float = 0.0
 
 
-class Notes:
-    """Runs errands, equal ones one at a time: who comes meanwhile waits for the text. Keeps the last ``size``
-    texts by writer, model and prompt, the prompt without regard to case and spaces. A private request neither
-    leaves its text nor shares it. Belongs to one event loop."""
+class WriterCalls:
+    """Runs calls of writers, equal ones one at a time: who comes meanwhile waits for the text.
 
-    def __init__(self, pool: Leases, clock: Clock, size: int = KEPT) -> None:
+    The last ``size`` texts are found again by writer, model and prompt, the prompt without regard to case and
+    spaces. A private request neither leaves its text nor shares it. Belongs to one event loop.
+    """
+
+    def __init__(self, pool: Leases, clock: Clock, size: int = MAX_TEXTS) -> None:
         self._pool, self._clock, self._size = pool, clock, size
         self._texts: OrderedDict[bytes, str] = OrderedDict()
         self._under_way: dict[bytes, asyncio.Event] = {}
@@ -63,25 +65,25 @@ class Notes:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Errands so far by what came of them, see :data:`RESULTS`."""
+        """Calls so far by what came of them, see :data:`RESULTS`."""
         return self._counts
 
-    def kept(self, call: RouterCall, writer: Expert | None) -> RouterText | None:
+    def find(self, call: RouterCall, writer: Expert | None) -> RouterText | None:
         """What was written before; asks nobody. ``writer``: the expert as the registry has it."""
         key = _key(call, writer)
         text = self._texts.get(key)
         if text is None:
             return None
         self._texts.move_to_end(key)
-        return _note(text)
+        return _text(text)
 
     async def run(self, call: RouterCall, writer: Expert | None, request: Request, patience_s: float) -> Run:
-        """The note, and the ended leg if the writer was asked. Raises nothing but what cancels it."""
+        """What came of it, and the ended leg if the writer was asked. Raises nothing but what cancels it."""
         if writer is None or writer.shadow:
             return self._without("failed", f"{call.writer} is not routed to")
         until, key = self._clock() + min(call.deadline_s, patience_s), _key(call, writer)
         result = "kept"
-        while (found := self.kept(call, writer)) is None and not request.private and key in self._under_way:
+        while (found := self.find(call, writer)) is None and not request.private and key in self._under_way:
             result = "shared"
             if not await self._ended(key, until):
                 return self._without("late", "late")
@@ -97,15 +99,15 @@ class Notes:
             return Run(RouterText(None, leg.outcome), leg)
         misses.count = 0
         self._counts["written" if text else "empty"] += 1
-        return Run(_note(text), leg)
+        return Run(_text(text), leg)
 
     def _without(self, result: str, why: str) -> Run:
         self._counts[result] += 1
         return Run(RouterText(None, why))
 
     async def _ended(self, key: bytes, until: float) -> bool:
-        """Wait for the errand under way: whether it ended in time. Where it left no text, because it failed
-        or its own request went away, the first who waited runs it anew, in what is left of its time."""
+        """Wait for the equal call under way: whether it ended in time. Where it left no text, because it
+        failed or its own request went away, the first who waited repeats it in what is left of its time."""
         try:
             async with asyncio.timeout(until - self._clock()):
                 await self._under_way[key].wait()
@@ -116,7 +118,7 @@ class Notes:
     async def _asked_for_all(
         self, call: RouterCall, request: Request, until: float, key: bytes
     ) -> tuple[str | None, Leg]:
-        """As :meth:`_asked`; the text is kept, and who waits for it is told of the end."""
+        """As :meth:`_asked`; the text is kept, and who waits for it goes on."""
         if request.private:
             return await self._asked(call, request, until - self._clock())
         ended = self._under_way[key] = asyncio.Event()
@@ -137,14 +139,13 @@ class Notes:
             async with asyncio.timeout(deadline_s):
                 live = await asker.ask(call.writer, question.body, "router")
                 async with contextlib.aclosing(live):
-                    raw = b"".join([chunk async for chunk in live.chunks()])
+                    raw = await live.body()
         except (LegError, CoeError, TimeoutError) as failure:
             return None, replace(_leg(call, live), outcome=_outcome(failure))
         except Exception:
-            log.exception("request %s: the errand of %s broke", request.id, call.writer)
+            log.exception("request %s: the call of %s broke", request.id, call.writer)
             return None, replace(_leg(call, live), outcome="failed: internal_error")
-        body = _body(raw)
-        return text_of(body).strip(), replace(live.leg(), usage=usage_of(body) or None)
+        return text_of(json_codec.decode(raw)).strip(), live.leg()
 
     def _keep(self, key: bytes, text: str) -> None:
         self._texts[key] = text
@@ -191,15 +192,7 @@ def _leg(call: RouterCall, live: LiveLeg | None) -> Leg:
     return live.leg() if live is not None else Leg(call.writer, "router")
 
 
-def _body(raw: bytes) -> Mapping[str, object]:
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
-def _note(text: str) -> RouterText:
+def _text(text: str) -> RouterText:
     return RouterText(text) if text else RouterText(None, "it wrote nothing")
 
 

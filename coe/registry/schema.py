@@ -255,22 +255,22 @@ class Registry(Model):
     """more model names that route"""
 
     def expert(self, expert_id: str) -> Expert | None:
-        return next((e for e in self.experts if e.id == expert_id), None)
+        return self.experts_by_id.get(expert_id)
 
     # Read by every request, so made once.
+    @cached_property
+    def experts_by_id(self) -> Mapping[str, Expert]:
+        return {expert.id: expert for expert in reversed(self.experts)}
+
     @cached_property
     def routed_names(self) -> Mapping[str, NamedRoute]:
         """All model names that route, ``service.model_name`` first."""
         plain = NamedRoute(model=self.service.model_name)
         return {route.model: route for route in (plain, *self.routes)}
 
-    @cached_property
-    def _aggregator_specs(self) -> Mapping[str, AggregatorSpec]:
-        return {spec.label: spec for spec in (self.aggregator, *self.aggregators)}
-
     def aggregator_spec(self, name: str) -> AggregatorSpec:
         """The entry called ``name``; a built-in without one is as the default aggregator, without options."""
-        own = self._aggregator_specs.get(name)
+        own = next((spec for spec in (*self.aggregators, self.aggregator) if spec.label == name), None)
         return own or self.aggregator.model_copy(update={"name": name, "kind": name, "options": {}})
 
     def host(self, host_id: str | None) -> Host | None:

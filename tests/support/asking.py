@@ -105,7 +105,9 @@ class FakeEngine(AlwaysReady):
             await asyncio.Event().wait()
         if expert in self.refusals:
             raise self.refusals[expert]
-        answer = FakeAnswer(self.scripts.get(expert, [b'{"usage":{"completion_tokens":3}}']))
+        usual = b'{"usage":{"completion_tokens":3}}'
+        stream = [b"data: " + usual + b"\n\n", b"data: [DONE]\n\n"]
+        answer = FakeAnswer(self.scripts.get(expert, stream if call.stream else [usual]))
         self.answers.append(answer)
         return answer
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Protocol
 from urllib.parse import urlsplit
 
-from coe.core.errors import ConfigError, EngineError
+from coe.core.errors import ConfigError, EngineError, ExpertRefused
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 from coe.engines.base import Setting
 from coe.engines.experts import Experts
-from coe.engines.http import PRIVATE, HttpClient, Rename, Upstream
-from coe.engines.remote.breaker import Breaker
+from coe.engines.http import PRIVATE, HttpClient, Rename
 from coe.engines.remote.ssrf_guard import is_metadata
+from coe.engines.upstream import Upstream
 from coe.registry.hosts import RemoteHost
+
+CIRCUIT_OPEN = "circuit_open"
 
 
 class Backend(Protocol):
@@ -43,6 +48,8 @@ class RemoteEngine:
         self._experts = Experts(host.id, experts)
         self._backend = _backend(host, root)
         self._host = host
+        self._ids = tuple(expert.id for expert in experts)
+        self._models: dict[ExpertId, str] = {}
         self._breakers: dict[ExpertId, Breaker] = {}
         self._open = False
         self._last_error: str | None = None
@@ -64,20 +71,17 @@ class RemoteEngine:
 
     async def set_experts(self, experts: Sequence[ExpertSpec]) -> None:
         self._experts.set_experts(experts)
+        self._ids, self._models = tuple(expert.id for expert in experts), {}
 
     async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
-        model = self._experts[expert].model
         if not self._open:
             raise self._experts.not_ready(expert)
-        with self._breaker(expert).guard():
+        model = self._models.get(expert) or self._models.setdefault(expert, self._experts[expert].model)
+        breaker = self._breakers.get(expert)
+        if breaker is None:
+            breaker = self._breakers[expert] = Breaker(expert, self._host.max_failures, self._host.pause_s)
+        with breaker.guard():
             return await self._backend.ask(model, call, expert)
-
-    def _breaker(self, expert: ExpertId) -> Breaker:
-        found = self._breakers.get(expert)
-        if found is None:
-            found = Breaker(expert, self._host.max_failures, self._host.pause_s)
-            self._breakers[expert] = found
-        return found
 
     async def stop(self) -> None:
         self._open = False
@@ -87,11 +91,73 @@ class RemoteEngine:
         if self._open:
             return EngineStats(
                 "ready",
-                tuple(expert.id for expert in self._experts),
+                self._ids,
                 last_error=self._last_error,
                 broken=tuple(name for name, breaker in self._breakers.items() if breaker.open),
             )
         return EngineStats("failed" if self._last_error else "stopped", last_error=self._last_error)
+
+
+class Breaker:
+    """An expert that keeps failing is not asked for a while, so that nobody waits for it.
+
+    Closed: all may pass. After ``failures`` in a row it opens: all are turned away at once. After ``pause_s``
+    one may pass to probe; a success closes it, a failure opens it for another pause. Belongs to one event
+    loop; ``clock`` in seconds.
+    """
+
+    def __init__(
+        self, name: str, failures: int, pause_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._name, self._failures, self._pause_s, self._clock = name, failures, pause_s, clock
+        self._in_a_row = 0
+        self._open_until = -math.inf
+        self._probing = False
+
+    @property
+    def open(self) -> bool:
+        """Whether it turns callers away, all or all but one probe."""
+        return self._in_a_row >= self._failures
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Around one call. Raises EngineError (``circuit_open``) instead of letting it pass.
+
+        An EngineError inside is a failure; an answer, or a refusal of the request itself, a success. A call
+        that was cancelled says nothing.
+        """
+        probe = self.open
+        if probe:
+            self._check()
+            self._probing = True
+        try:
+            yield
+        except EngineError:
+            self._failed()
+            raise
+        except ExpertRefused:
+            self._in_a_row = 0
+            raise
+        else:
+            self._in_a_row = 0
+        finally:
+            if probe:
+                self._probing = False
+
+    def _check(self) -> None:
+        left = self._open_until - self._clock()
+        if left > 0 or self._probing:
+            raise EngineError(
+                f"{self._name} failed {self._in_a_row} times in a row and is left alone for the moment",
+                code=CIRCUIT_OPEN,
+                hint="Look at its last errors in the log; it is tried again by itself.",
+                retry_after_s=max(left, 1.0),
+            )
+
+    def _failed(self) -> None:
+        self._in_a_row += 1
+        if self.open:
+            self._open_until = self._clock() + self._pause_s
 
 
 class UrlBackend:

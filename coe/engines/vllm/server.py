@@ -17,7 +17,8 @@ from typing import Any
 from coe.core.errors import EngineError
 from coe.core.types import EngineCall
 from coe.engines.address import Address, vllm_body
-from coe.engines.http import SILENT, UNREACHABLE, HttpAnswer, HttpClient, Rename, Upstream
+from coe.engines.http import SILENT, UNREACHABLE, HttpAnswer, HttpClient, Rename
+from coe.engines.upstream import Upstream
 from coe.engines.vllm.canary import Fingerprint, fingerprint, question
 from coe.engines.vllm.launch import SERVER_KEEPALIVE_S, Launch
 from coe.engines.vllm.process import LogFile, ManagedProcess
