@@ -105,9 +105,11 @@ class FakeEngine(AlwaysReady):
             await asyncio.Event().wait()
         if expert in self.refusals:
             raise self.refusals[expert]
-        usual = b'{"usage":{"completion_tokens":3}}'
-        stream = [b"data: " + usual + b"\n\n", b"data: [DONE]\n\n"]
-        answer = FakeAnswer(self.scripts.get(expert, stream if call.stream else [usual]))
+        body = b'{"usage":{"completion_tokens":3}}'
+        usual: list[bytes | BaseException] = [body]
+        if call.stream:
+            usual = [b"data: " + body + b"\n\n", b"data: [DONE]\n\n"]
+        answer = FakeAnswer(self.scripts.get(expert, usual))
         self.answers.append(answer)
         return answer
 
