@@ -21,12 +21,8 @@ from coe.core.errors import CoeError, EngineError, ExpertRefused
 from coe.core.openai import named_elsewhere
 from coe.core.types import EngineAnswer, EngineCall, ExpertId
 from coe.engines.remote.openai_url import read_key
-<<<<<<< HEAD
-from coe.registry.hosts import RemoteHost
-=======
 from coe.engines.upstream import Upstream, refusal
-from coe.registry.schema import RemoteHost
->>>>>>> f4856c1 (One reader of upstream answers; a pinned request takes neither router nor plan; one expert's answer stands in pipeline.py)
+from coe.registry.hosts import RemoteHost
 
 REFUSED_VERSIONS: Mapping[str, str] = {
     "1.82.7": "a release with malware",
