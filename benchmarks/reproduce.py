@@ -122,7 +122,7 @@ TABLES = (
               "--routers", "static,category,skill,knn,linear,traits,blend,cascade", pool=POOL_A),
     _scheduling("scheduling-mechanisms", "55,56,57", "zipf, room for 3 and disk;zipf 2.0 of 8",
                 "coe,coe[-slack_density],coe[-frames],coe[-admission_closing],coe[-prewake],coe[-prefetch],"
-                "coe[-belady],collating-fifo,fcfs-lru,ttl,multiplexed-lru,belady"),
+                "collating-fifo,fcfs-lru,ttl,multiplexed-lru,belady"),
     Table("scheduling-headroom", "measurements/scheduling-results.md", "benchmarks.scheduling_headroom",
           ("--seeds", "55,56", "--traces", "{data}/traces")),
     _probing("few-answers-category", "--router", "category", "--answers", "50,100,200,400,800",

@@ -3,10 +3,10 @@
     python -m benchmarks.scheduling --quick                 # about a minute: one seed, one mix
     python -m benchmarks.scheduling --json scheduling.json  # docs/measurements/scheduling-results.md
 
-While tuning use other seeds than the reported ones: ``--seeds 100,101``. ``--policies`` and ``--mixes`` limit
-the rows; ``--add`` puts rows of an earlier ``--json`` of the same seeds beside them (of policies that have
-not changed since), ``--traces`` names a folder with the Azure 2023 and Mooncake traces (default: traces/
-under COE_DATA).
+While tuning use other seeds than the reported ones: ``--seeds 100,101``. ``--policies``, ``--mixes``,
+``--trace`` and ``--loads`` limit the rows; ``--add`` puts rows of an earlier ``--json`` of the same seeds beside
+them (of policies that have not changed since), ``--traces`` names a folder with the Azure 2023 and Mooncake
+traces (default: traces/ under COE_DATA).
 Everything runs in virtual time; what a decision costs on this machine :mod:`.scheduling_probes` measures.
 """
 
@@ -207,7 +207,8 @@ def main(words: Sequence[str] | None = None) -> int:
     folder, sources = trace_folder(args.traces)
     seeds = tuple(int(s) for s in args.seeds.split(",")) if args.seeds else SEEDS[: 1 if args.quick else None]
     mixes = args.mixes.split(";") if args.mixes else MIXES[:1] if args.quick else (*MIXES, ROOMY, HOT)
-    loads = (0.3, 0.9) if args.quick else LOADS
+    sources = [source for source in sources if args.trace in (None, source.name)]
+    loads = args.loads or ((0.3, 0.9) if args.quick else LOADS)
     from coe.scheduler.policies import split_policies
 
     policies = split_policies(args.policies) if args.policies else (*POLICIES, *ablations())
@@ -216,14 +217,15 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"{setting.trace}, {setting.mix}, seed {setting.seed}", file=sys.stderr, flush=True)
         key = (setting.trace, setting.mix, setting.seed)
         results.rows[key] = list(run_setting(setting, loads, policies))
-        sustained = [p for p in SUSTAINED if p in policies and setting.mix in MIXES]
+        searched = args.loads is None and setting.mix in MIXES
+        sustained = [p for p in SUSTAINED if p in policies and searched]
         results.sustained[key] = sustained_loads(setting, sustained)
     for earlier in args.add:
         results.add(json.loads(earlier.read_text(encoding="utf-8")))
     shown = dict.fromkeys(row.policy for rows in results.rows.values() for row in rows)
     from benchmarks.scheduling_report import as_json, report, verdicts
 
-    found = list(verdicts(results))
+    found = [] if args.loads else list(verdicts(results))
     print(report(results, loads, tuple(policy for policy in shown if policy != FREE), found))
     if args.json:
         args.json.write_text(json.dumps(as_json(results, seeds, found), indent=1) + "\n", encoding="utf-8")
@@ -237,11 +239,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one seed, one mix, two loads")
     parser.add_argument("--seeds", help="numbers between commas")
     parser.add_argument("--policies", help="names between commas; default: all, and the ablations of coe")
+    parser.add_argument("--trace", help="only this one, for example azure-code")
+    parser.add_argument("--loads", type=_numbers, help="numbers between commas: rows only, no targets")
     parser.add_argument("--mixes", help=f"names between semicolons, of {'; '.join((*MIXES, ROOMY, HOT))}")
     parser.add_argument("--add", type=Path, action="append", default=[], help="an earlier --json")
     parser.add_argument("--traces", type=Path, help="folder with the traces; default: COE_DATA/traces")
     parser.add_argument("--json", type=Path, help="file for all rows")
     return parser
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))
 
 
 def trace_folder(folder: Path | None) -> tuple[Path, Sequence[Source]]:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 FREE = "coe, free switching"
 FIGURES = ("goodput", "mean", "p99", "max_wait", "swaps_per_1k", "switching_share")
-STUDENT_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
+STUDENT_95 = dict(
+    enumerate((12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14), start=2)
+)
 """Quantiles of Student's t for a 95% interval of the mean of so many seeds."""
 
 
@@ -39,6 +41,7 @@ def report(
             lines += ["", f"{trace}, {mix}, load {load:g} (mean over seeds, +- 95%)", _HEADER]
             of_policies = (_line(results, trace, mix, load, policy) for policy in (*policies, FREE))
             lines += [line for line in of_policies if line]
+    lines += list(_worth(results, [policy for policy in policies if "[" in policy]))
     lines += ["", "arrival rate sustained at 90% goodput (in loads)"]
     for trace, mix in results.settings:
         loads_of = [v for (at, of, _), v in sorted(results.sustained.items()) if (at, of) == (trace, mix)]
@@ -51,6 +54,24 @@ def report(
         state = "not measured" if verdict.met is None else "met" if verdict.met else "MISSED"
         lines.append(f"  {state:<8} {verdict.target} [{verdict.setting}]: {verdict.measured} {verdict.note}")
     return "\n".join(lines)
+
+
+def _worth(results: Results, without: Sequence[str]) -> Iterator[str]:
+    """What is lost without each mechanism: paired by seed, so that what seeds have in common cancels out."""
+    if without:
+        yield from (
+            "",
+            "load 0.9: what coe gains by each mechanism (paired by seed, +- 95%, *: no chance)",
+        )
+    for trace, mix in results.settings:
+        for policy in without:
+            cells = []
+            for figure, unit in (("goodput", ""), ("mean", " s"), ("p99", " s")):
+                ours, theirs = (results.values(trace, mix, p, 0.9, figure) for p in ("coe", policy))
+                gained = [a - b for a, b in zip(ours, theirs, strict=True)]
+                beyond = "*" if gained and abs(mean(gained)) > half_width(gained) > 0 else " "
+                cells.append(f"{figure} {mean(gained):+.3f} +-{half_width(gained):.3f}{unit}{beyond}")
+            yield f"  {f'{trace}, {mix}':<38}{policy:<25}" + "  ".join(cells)
 
 
 def _beside_the_optimum() -> str:

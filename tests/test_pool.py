@@ -44,7 +44,7 @@ async def test_an_announced_lease_costs_and_promises_nothing() -> None:
     async with running(FakeEngine("slot")) as pool:
         with pool.expect("r", "a", group="r"):
             async with pool.lease("r", "a", group="r") as lease:
-                assert (lease.expert, lease.asked_for, lease.rerouted) == ("a", "a", False)
+                assert (lease.expert, lease.asked_for) == ("a", "a")
         with pool.expect("r", "a", group="r"):
             pass
         assert pool.snapshot().queued == 0

@@ -223,7 +223,7 @@ async def test_requests_of_an_expert_that_is_given_up_go_to_their_alternatives()
         up.set()
         assert await with_choice == "cold"
         async with pool.lease("later", "a", alternatives=("b",)) as lease:
-            assert (lease.expert, lease.rerouted) == ("b", True)
+            assert (lease.expert, lease.asked_for) == ("b", "a")
 
 
 async def test_a_quarantine_ends_by_itself_and_success_forgets_it() -> None:

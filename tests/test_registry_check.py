@@ -99,7 +99,7 @@ def test_part_that_cannot_be_built_is_an_error(
         (("pool:\n", "pool:\n  policy: ceo\n"), '2:3: unknown policy kind "ceo"; did you mean "coe"'),
         (("pool:\n", "pool:\n  policy: 'no.such:Policy'\n"), '2:3: policy kind "no.such:Policy"'),
         (("pool:\n", "pool:\n  options: {belday: true}\n"), '2:13: unknown key "belday" in pool.options'),
-        (("pool:\n", "pool:\n  policy: static\n  options: {belady: true}\n"), "the keys here are none"),
+        (("pool:\n", "pool:\n  policy: static\n  options: {prefetch: true}\n"), "the keys here are none"),
     ],
 )
 def test_what_experts_yaml_names_and_is_not_there_is_an_error(

@@ -77,6 +77,19 @@ def test_check_shows_them_as_warnings_with_their_lines_and_the_file_is_usable(tm
     assert found["pool.replan_s"] == ("warning", 2)
 
 
+def test_a_removed_option_of_the_policy_is_left_out_with_a_warning_at_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "experts.yaml"
+    removed = "pool:\n  options:\n    belady: false\n"
+    file.write_text(NEW.replace("pool:\n", removed), encoding="utf-8")
+    assert load_registry(file).pool.options == {}
+    shown = CliRunner().invoke(main, ["check", str(file)])
+    assert shown.exit_code == 0
+    assert 'warning: line 3: "pool.options.belady" is not read any more' in shown.output
+    file.write_text(NEW.replace("pool:\n", f"{removed}  policy: static\n"), encoding="utf-8")
+    with pytest.raises(RegistryError, match="belady"):  # it never was one of another policy
+        load_registry(file)
+
+
 def test_both_names_in_one_file_are_an_error() -> None:
     with pytest.raises(RegistryError, match=r'experts.yaml:8:1: "answers" is the former name of "cache"'):
         parse_registry(NEW + "answers: {}\n", Path("experts.yaml"))

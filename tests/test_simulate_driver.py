@@ -100,7 +100,7 @@ def test_runs_are_deterministic() -> None:
 def test_batches_share_a_host_like_a_step_by_step_integration() -> None:
     """Random starts on one host against tiny time steps."""
     rng = random.Random(5)
-    for sharing in ("turns", "joint", "none"):
+    for sharing in ("by_expert", "one_batch", "none"):
         starts = sorted((rng.uniform(0, 5), rng.choice("ab"), rng.uniform(0.1, 3)) for _ in range(12))
         machine = HostMachine(HostModel("h", "sleep", sharing, 16))  # type: ignore[arg-type]
         ends: dict[int, float] = {}
@@ -124,9 +124,9 @@ def integrate(starts: list[tuple[float, str, float]], sharing: str) -> list[floa
         running = [r for r, (at, _, _) in enumerate(starts) if at <= now and left[r] > 0]
         batches = {starts[r][1] for r in running}
         for r in running:
-            mates = [q for q in running if sharing == "joint" or starts[q][1] == starts[r][1]]
+            mates = [q for q in running if sharing == "one_batch" or starts[q][1] == starts[r][1]]
             speed = 1.0 if sharing == "none" else len(mates) ** -0.17
-            speed /= len(batches) if sharing == "turns" else 1
+            speed /= len(batches) if sharing == "by_expert" else 1
             left[r] -= step * speed
             ends[r] = now + step
         now += step

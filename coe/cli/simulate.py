@@ -73,7 +73,7 @@ def _names(_context: click.Context, _option: click.Parameter, text: str | None) 
     "--slo", "slo_s", type=float, default=20.0, help="Objective: seconds from arrival to the last token."
 )
 @click.option(
-    "--policies", callback=_names, help="Policies; coe[-belady] is coe without belady. [default: all]"
+    "--policies", callback=_names, help="Policies; coe[-prefetch] is coe without prefetch. [default: all]"
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed for what is drawn.")
 @click.option("--max-batch", type=int, default=16, help="Requests that a slot serves at once.")

@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from coe.core.errors import CoeError, EngineError, ExpertTimeout, ExpertUnavailable, Overloaded
 from coe.core.types import DeadlineClass, Engine, ExpertId, ExpertSpec, RequestId, WakeFrom
-from coe.pool.transitions import Clock, Machinery, MoveEnded
+from coe.pool.transitions import Clock, TransitionEnded, Transitions
 from coe.scheduler.events import (
     Action,
     Arrived,
@@ -66,17 +66,12 @@ class Lease:
     swap_ms: float
     wake_from: WakeFrom
 
-    @property
-    def rerouted(self) -> bool:
-        """Whether one of the alternatives serves the request instead of the expert it asked for."""
-        return self.expert != self.asked_for
-
 
 class Pool:
     """Grants leases on experts and moves experts in and out of memory.
 
     Use from one event loop: ``await start()``, any number of ``lease(...)``, ``await stop()``. It owns the
-    scheduler and the engines: nobody else may call their moving methods.
+    scheduler and the engines: nobody else may load experts there or put them to sleep.
     """
 
     def __init__(
@@ -87,7 +82,7 @@ class Pool:
         load_timeout_s: float = 120.0,
     ) -> None:
         self._scheduler = scheduler
-        self._machinery = Machinery(engines, self._moved, clock, load_timeout_s)
+        self._transitions = Transitions(engines, self._transition_ended, clock, load_timeout_s)
         self._clock = clock
         self._numbers = itertools.count()
         self._waiting: dict[RequestId, asyncio.Future[Grant]] = {}
@@ -101,8 +96,8 @@ class Pool:
     async def start(self) -> None:
         """Start the engines in the background; experts are loaded when they are asked for. Idempotent."""
         self._open = True
-        for host in self._machinery.engines:
-            self._machinery.start(host)
+        for host in self._transitions.engines:
+            self._transitions.start(host)
 
     async def stop(self, drain_s: float = 30.0) -> None:
         """Refuse those who wait, let leases end for up to ``drain_s`` seconds, stop the engines."""
@@ -115,7 +110,7 @@ class Pool:
                 await self._all_back.wait()
         except TimeoutError:
             log.warning("stopping with %d leases still out after %g s", len(self._leases), drain_s)
-        await self._machinery.stop()
+        await self._transitions.stop()
         if self._timer:
             self._timer.cancel()
 
@@ -143,7 +138,7 @@ class Pool:
         ticket = self._expected.pop((request_id, expert), None) or self._ticket(request_id)
         arrived = Arrived(ticket, expert, deadline_class, group, tuple(alternatives), timeout_s)
         grant = await self._granted(ticket, arrived, timeout_s)
-        engine = self._machinery.engines[grant.host]
+        engine = self._transitions.engines[grant.host]
         ok = True
         try:
             yield Lease(
@@ -190,9 +185,9 @@ class Pool:
 
     def revive(self, host: HostId) -> None:
         """Start the engine of ``host`` again where it has died, though nobody asks for its experts."""
-        if self._open and self._machinery.engines[host].stats().state == "failed":
+        if self._open and self._transitions.engines[host].stats().state == "failed":
             self._report_lost(host)
-            self._machinery.start(host)
+            self._transitions.start(host)
 
     def snapshot(self) -> PoolSnapshot:
         return self._scheduler.snapshot()
@@ -204,7 +199,7 @@ class Pool:
     @property
     def engines(self) -> Mapping[HostId, Engine]:
         """The engines in use, those included that leave as soon as their last expert has. To look at only."""
-        return MappingProxyType(self._machinery.engines)
+        return MappingProxyType(self._transitions.engines)
 
     async def reconfigure(
         self,
@@ -221,15 +216,15 @@ class Pool:
         """
         self._scheduler.check(plan)
         for host, experts in (adopted or {}).items():
-            if host in self._machinery.engines:
-                await self._machinery.engines[host].set_experts(experts)
-        missing = {h.id for h in plan.hosts} - set(self._machinery.engines) - set(engines)
+            if host in self._transitions.engines:
+                await self._transitions.engines[host].set_experts(experts)
+        missing = {h.id for h in plan.hosts} - set(self._transitions.engines) - set(engines)
         if missing:
             raise ValueError(f"no engine for the new hosts {sorted(missing)}")
         actions = self._scheduler.reconfigure(plan, self._clock())
         for host, engine in engines.items():
-            if host not in self._machinery.engines:
-                self._machinery.add(host, engine)
+            if host not in self._transitions.engines:
+                self._transitions.add(host, engine)
         self._carry_out(actions)
 
     def _ticket(self, request_id: RequestId) -> RequestId:
@@ -269,7 +264,7 @@ class Pool:
         self._all_back.clear()
 
     def _is_up(self, host: HostId) -> bool:
-        start = self._machinery.start(host)
+        start = self._transitions.start(host)
         return start.done() and not start.cancelled() and not start.exception()
 
     async def _up(self, grant: Grant) -> None:
@@ -277,7 +272,7 @@ class Pool:
         if self._is_up(grant.host):
             return
         try:
-            await asyncio.shield(self._machinery.start(grant.host))
+            await asyncio.shield(self._transitions.start(grant.host))
         except CoeError as error:
             raise ExpertUnavailable(f"expert {grant.expert!r}: {error.message}", hint=error.hint) from error
 
@@ -288,15 +283,15 @@ class Pool:
             self._all_back.set()
         self._dispatch(event)
 
-    def _moved(self, event: MoveEnded) -> None:
-        """A move has ended. Where it took the process down, others that were awake there are gone."""
+    def _transition_ended(self, event: TransitionEnded) -> None:
+        """Where a load or sleep took the process down, others that were awake there are gone."""
         self._dispatch(event)
-        if event.host in self._machinery.engines:
+        if event.host in self._transitions.engines:
             self._report_lost(event.host)
 
     def _report_lost(self, host: HostId) -> None:
-        """Experts that are awake by our books and that the engine does not have were lost in a crash."""
-        loss = self._machinery.lost(host, self._scheduler.residents(host))
+        """Experts that are awake for the scheduler and that the engine does not have were lost in a crash."""
+        loss = self._transitions.lost(host, self._scheduler.residents(host))
         if loss is None:
             return
         for expert in loss.experts:
@@ -309,8 +304,8 @@ class Pool:
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:
             self._act(action)
-        for host in [h for h in self._machinery.engines if h not in self._scheduler.hosts()]:
-            self._machinery.retire(host)
+        for host in [h for h in self._transitions.engines if h not in self._scheduler.hosts()]:
+            self._transitions.retire(host)
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -331,17 +326,17 @@ class Pool:
                 self._refuse(action)
             case Load() | Wake():
                 log.info("%s %s on %s", type(action).__name__.lower(), action.expert, action.host)
-                self._machinery.load(action.expert, action.host)
+                self._transitions.load(action.expert, action.host)
             case Sleep():
                 log.info("sleep %s on %s", action.expert, action.host)
-                self._machinery.sleep(action.expert, action.host, action.level)
+                self._transitions.sleep(action.expert, action.host, action.level)
             case Evict():
                 log.info("evict %s on %s", action.expert, action.host)
-                self._machinery.sleep(action.expert, action.host, DISCARD)
+                self._transitions.sleep(action.expert, action.host, DISCARD)
             case Prefetch():
-                self._machinery.prefetch(action.expert, action.host)
+                self._transitions.prefetch(action.expert, action.host)
             case Release():
-                self._machinery.release(action.expert, action.host)
+                self._transitions.release(action.expert, action.host)
 
     def _resolve(self, grant: Grant) -> None:
         """Wake the caller. One that is being cancelled sends Cancelled itself, which ends the lease."""

@@ -1,22 +1,26 @@
-"""Moves experts on the engines, one task per order, and reports how each order ended."""
+"""Brings experts in and puts them away on the engines, one task per order, and reports how each ended."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 
 from coe.core.errors import CoeError, EngineError
 from coe.core.types import Engine, ExpertId, ReadsAhead
-from coe.scheduler.events import Failed, HostId, Prefetched, Ready, Slept
+from coe.scheduler.events import During, Failed, HostId, Prefetched, Ready, Slept
 
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
-MoveEnded = Ready | Slept | Prefetched | Failed
+TransitionEnded = Ready | Slept | Prefetched | Failed
 """How an order to an engine ended."""
+DONE: Mapping[During, str] = MappingProxyType({"load": "ready", "sleep": "asleep", "prefetch": "read"})
+Order = Callable[[ExpertId, HostId], Awaitable[TransitionEnded]]
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,14 @@ class Loss:
     reason: str
 
 
-class Machinery:
+class Transitions:
     """Owns the engines. Every load answers Ready or Failed, every sleep Slept or Failed, every prefetch
     Prefetched or Failed, exactly once, through ``report`` and never within the call that ordered it."""
 
     def __init__(
         self,
         engines: Mapping[HostId, Engine],
-        report: Callable[[MoveEnded], None],
+        report: Callable[[TransitionEnded], None],
         clock: Clock = time.monotonic,
         load_timeout_s: float = 120.0,
     ) -> None:
@@ -54,7 +58,7 @@ class Machinery:
     def start(self, host: HostId) -> asyncio.Task[None]:
         """Start the engine unless it runs or is being started. The task raises what the engine raises."""
         task, engine = self._starts.get(host), self.engines[host]
-        # A start may fail and leave a process that runs, with weights that are none to trust.
+        # A start may fail and leave a process that runs, with weights that may be corrupt.
         if task is None or _failed(task) or (task.done() and engine.stats().state in ("failed", "stopped")):
             task = asyncio.create_task(engine.start(), name=f"start {host}")
             task.add_done_callback(lambda done: _log_start(host, done))
@@ -62,13 +66,13 @@ class Machinery:
         return task
 
     def load(self, expert: ExpertId, host: HostId) -> None:
-        self._spawn(self._load(expert, host))
+        self._spawn(self._carry_out("load", expert, host, self._load))
 
     def sleep(self, expert: ExpertId, host: HostId, level: int) -> None:
-        self._spawn(self._sleep(expert, host, level))
+        self._spawn(self._carry_out("sleep", expert, host, partial(self._sleep, level)))
 
     def prefetch(self, expert: ExpertId, host: HostId) -> None:
-        self._spawn(self._prefetch(expert, host))
+        self._spawn(self._carry_out("prefetch", expert, host, self._prefetch))
 
     def release(self, expert: ExpertId, host: HostId) -> None:
         engine = self.engines[host]
@@ -107,58 +111,46 @@ class Machinery:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _load(self, expert: ExpertId, host: HostId) -> None:
-        event: MoveEnded
+    async def _carry_out(self, during: During, expert: ExpertId, host: HostId, order: Order) -> None:
+        event: TransitionEnded
         try:
-            await asyncio.shield(self.start(host))
-            began = self._clock()
-            async with asyncio.timeout(self._load_timeout_s):
-                await self.engines[host].ensure_ready(expert)
-            event = Ready(expert, host, took_s=self._clock() - began)
-            log.info("%s is ready on %s after %.2f s", expert, host, event.took_s)
+            event = await order(expert, host)
         except TimeoutError:
-            event = Failed(expert, host, f"not ready within {self._load_timeout_s:g} s", "load")
+            event = Failed(expert, host, f"not {DONE[during]} within {self._load_timeout_s:g} s", during)
         except Exception as error:
-            event = Failed(expert, host, _reason(error), "load")
-        self._tell(event)
+            event = Failed(expert, host, _reason(error), during)
+        if isinstance(event, Failed):
+            log.warning("%s of %s on %s failed: %s", during, expert, host, event.reason)
+        self._report(event)
 
-    async def _sleep(self, expert: ExpertId, host: HostId, level: int) -> None:
-        event: MoveEnded
-        try:
-            async with asyncio.timeout(self._load_timeout_s):
-                await self.engines[host].sleep(expert, level)
-            event = Slept(expert, host)
-        except TimeoutError:
-            event = Failed(expert, host, f"not asleep within {self._load_timeout_s:g} s", "sleep")
-        except Exception as error:
-            event = Failed(expert, host, _reason(error), "sleep")
-        self._tell(event)
+    async def _load(self, expert: ExpertId, host: HostId) -> Ready:
+        # The engine's start has limits of its own, and says nothing about how long a load takes.
+        await asyncio.shield(self.start(host))
+        began = self._clock()
+        async with asyncio.timeout(self._load_timeout_s):
+            await self.engines[host].ensure_ready(expert)
+        took_s = self._clock() - began
+        log.info("%s is ready on %s after %.2f s", expert, host, took_s)
+        return Ready(expert, host, took_s)
 
-    async def _prefetch(self, expert: ExpertId, host: HostId) -> None:
-        event: MoveEnded
+    async def _sleep(self, level: int, expert: ExpertId, host: HostId) -> Slept:
+        async with asyncio.timeout(self._load_timeout_s):
+            await self.engines[host].sleep(expert, level)
+        return Slept(expert, host)
+
+    async def _prefetch(self, expert: ExpertId, host: HostId) -> Prefetched:
         engine = self.engines[host]
-        try:
-            if not isinstance(engine, ReadsAhead):
-                raise EngineError(f"{host} cannot read ahead")
-            async with asyncio.timeout(self._load_timeout_s):
-                await engine.prefetch(expert)
-            event = Prefetched(expert, host)
-        except TimeoutError:
-            event = Failed(expert, host, f"not read within {self._load_timeout_s:g} s", "prefetch")
-        except Exception as error:
-            event = Failed(expert, host, _reason(error), "prefetch")
-        self._tell(event)
+        if not isinstance(engine, ReadsAhead):
+            raise EngineError(f"{host} cannot read ahead")
+        async with asyncio.timeout(self._load_timeout_s):
+            await engine.prefetch(expert)
+        return Prefetched(expert, host)
 
     async def _stop(self, host: HostId, engine: Engine) -> None:
         try:
             await engine.stop()
         except Exception:
             log.exception("host %s did not stop properly", host)
-
-    def _tell(self, event: MoveEnded) -> None:
-        if isinstance(event, Failed):
-            log.warning("%s of %s on %s failed: %s", event.during, event.expert, event.host, event.reason)
-        self._report(event)
 
 
 def _failed(task: asyncio.Task[None]) -> bool:

@@ -186,7 +186,7 @@ def _pinned(pool: Mapping[str, Any], experts: Sequence[_Entry]) -> Iterator[Issu
 def _policy(pool: Mapping[str, Any], experts: Sequence[_Entry], kinds: PluginKind) -> Iterator[Issue]:
     policy = pool.get("policy", "coe")
     if isinstance(policy, str):
-        name = policy.partition("[")[0].strip()  # coe[-belady]: without a mechanism
+        name = policy.partition("[")[0].strip()  # coe[-prefetch]: without a mechanism
         yield from _plugin(kinds, name, pool.get("options", {}), ("pool",), _names(experts), "policy")
 
 

@@ -1,8 +1,9 @@
-"""Keys of experts.yaml that the version before called otherwise. They are read for one more version."""
+"""Keys of experts.yaml that the version before had, or called otherwise. They are read once more."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -15,14 +16,30 @@ RENAMED: Mapping[Loc, str] = MappingProxyType(
     }
 )
 """The former place of a key -> its name there now."""
+REMOVED: Mapping[str, str] = MappingProxyType({"belady": "it made no difference in any measured run"})
+"""Former options of the policy coe -> why they are gone."""
 
 
 def rename(data: Any) -> list[Issue]:
     """Give former keys in ``data`` (as parsed, perhaps invalid) their names of today, in place.
 
-    Returns a warning for each, or an error where both names are given. Each stands at the former key.
+    Former options of the policy coe are left out. Returns a warning for each, or an error where both names
+    are given. Each stands at the former key.
     """
-    return [issue for former, name in RENAMED.items() if (issue := _renamed(data, former, name)) is not None]
+    renamed = (_renamed(data, former, name) for former, name in RENAMED.items())
+    return [*(issue for issue in renamed if issue is not None), *_without_removed(data)]
+
+
+def _without_removed(data: Any) -> Iterator[Issue]:
+    pool = data.get("pool") if isinstance(data, dict) else None
+    if not isinstance(pool, dict) or not isinstance(options := pool.get("options"), dict):
+        return
+    if not re.match(r"\s*coe\s*(\[|$)", str(pool.get("policy", "coe"))):
+        return
+    for key in REMOVED.keys() & options.keys():
+        del options[key]
+        message = f'"pool.options.{key}" is not read any more: {REMOVED[key]}'
+        yield Issue(message, ("pool", "options", key), "warning", "Delete the line.")
 
 
 def _renamed(data: Any, former: Loc, name: str) -> Issue | None:

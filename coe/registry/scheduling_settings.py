@@ -41,8 +41,6 @@ class Mechanisms(Model):
     """load the next expert as soon as its own room is free, while others still leave"""
     prefetch: bool = True
     """read weights from disk into RAM while their requests still wait"""
-    belady: bool = True
-    """evict the expert that is needed last, by the queues and recent arrivals; off: least recently used"""
     groups: bool = True
     """schedule the experts of one request together"""
     reroute: bool = True

@@ -71,7 +71,7 @@ class Pool(Model):
 
     hosts: tuple[Host, ...]
     policy: str = "coe"
-    """how experts are scheduled: a built-in's short name or module:Class; coe[-belady,-prefetch] is the
+    """how experts are scheduled: a built-in's short name or module:Class; coe[-prewake,-prefetch] is the
     policy coe without these mechanisms"""
     options: Annotated[dict[str, Any], UsuallyOf(Mechanisms)] = Field(default_factory=dict)
     """mechanisms of the policy coe, or the options of another policy"""

@@ -64,7 +64,8 @@ class Source:
 
     def _written(self, loc: Loc) -> Loc:
         """``loc`` with the former name of a key where the text has that."""
-        for former in (issue.loc for issue in self.issues if issue.severity == "warning"):
+        warned = (issue.loc for issue in self.issues if issue.severity == "warning")
+        for former in (former for former in warned if former in RENAMED):
             if loc[: len(former)] == (*former[:-1], RENAMED[former]):
                 return (*former, *loc[len(former) :])
         return loc

@@ -15,7 +15,7 @@ from coe.core.types import ExpertId
 from coe.scheduler.events import Grant, Prefetch
 from coe.scheduler.plan import EPSILON
 from coe.scheduler.policies import HostView, Policy, Swap
-from coe.scheduler.policies.victims import choose_victims, credit
+from coe.scheduler.policies.victims import choose_victims
 from coe.scheduler.queue import NOBODY
 from coe.scheduler.replica import AT_REST, Commitment, HostState, Replica
 from coe.scheduler.swaps import (
@@ -168,7 +168,7 @@ class Dispatcher:
             idle = [r for r in view.residents if not (r.running or r.expert.queued or r.expert.expected)]
             idle = [r for r in idle if expert.groups.isdisjoint(r.expert.groups)]
             if replica.footprint <= view.room + sum(r.footprint for r in idle) + EPSILON:
-                victims = choose_victims(idle, replica.footprint - view.room, step.now, credit)
+                victims = choose_victims(idle, replica.footprint - view.room)
                 commit(replica, [self._resident(host, victim) for victim in victims], step)
                 return
 

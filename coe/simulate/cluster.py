@@ -1,4 +1,4 @@
-"""The machine that is simulated: hosts, experts with sizes, and what moving them takes."""
+"""The machine that is simulated: hosts, experts with sizes, and what swapping them takes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from coe.simulate.hardware import (
 
 Swapping = Literal["slot", "in_place", "sleep", "adapter", "none"]
 """How a host changes experts. ``slot``: an engine per expert in RAM, one awake at a time."""
-Sharing = Literal["turns", "joint", "none"]
-"""How requests share a host's compute. ``turns``: a batch per expert, awake experts share the time;
-``joint``: one batch of all; ``none``: every request runs as if alone (an API elsewhere)."""
+Sharing = Literal["by_expert", "one_batch", "none"]
+"""How requests share a host's compute. ``by_expert``: a batch per expert, awake experts share the time;
+``one_batch``: one batch of all; ``none``: every request runs as if alone (an API elsewhere)."""
 
 UNBOUNDED_QUEUE = 10**9
 DEFAULT_BATCH = 16
@@ -64,7 +64,7 @@ class ExpertModel:
 
 @dataclass(frozen=True)
 class Cluster:
-    """``switch_factor`` scales everything that moving experts takes: 0 makes switching free.
+    """``switch_factor`` scales everything that swapping experts takes: 0 makes switching free.
 
     ``work_per_s``: work (seconds at batch 1) per second at load 1. ``registry``: where there is one, and
     ``folder`` is that of its file, where policies of its own are looked for.
@@ -139,7 +139,7 @@ class Cluster:
         return replace(self, plan=replace(self.plan, classes=classes))
 
     def without_switching_costs(self) -> Cluster:
-        """The reference: the same machine when moving experts takes no time."""
+        """The reference: the same machine when swapping takes no time."""
         pool = self.pool.model_copy(update={"min_residency_s": 0.0})
         plans = tuple(
             replace(e, load_s=0.0, wake_s=None if e.wake_s is None else 0.0) for e in self.plan.experts
@@ -158,7 +158,7 @@ def slots_cluster(
     Experts are 7B bf16 models. They start in RAM as far as they fit, none is awake. A swap is the sleep of
     the old expert and the wake of the new one. The queue is not bounded.
     """
-    hosts = {f"slot-{i}": HostModel(f"slot-{i}", "slot", "turns", max_batch) for i in range(slots)}
+    hosts = {f"slot-{i}": HostModel(f"slot-{i}", "slot", "by_expert", max_batch) for i in range(slots)}
     wake_s = preset.wake_s(DEFAULT_SIZE.weights_gb)
     weights_gb = DEFAULT_SIZE.weights_gb
     all_fit = len(experts) * weights_gb <= preset.ram_gb
@@ -197,9 +197,9 @@ def _host_model(host: Host, batch: int) -> HostModel:
     if host.always_awake:
         return HostModel(host.id, "none", "none", host.max_running)
     if isinstance(host, AdapterHost):
-        return HostModel(host.id, "adapter", "joint", host.max_running)
+        return HostModel(host.id, "adapter", "one_batch", host.max_running)
     most = batch if room.max_running is None else min(batch, room.max_running)
-    return HostModel(host.id, "sleep" if room.sleeps else "in_place", "turns", most, room.sleep_level)
+    return HostModel(host.id, "sleep" if room.sleeps else "in_place", "by_expert", most, room.sleep_level)
 
 
 def _size(expert: Expert, registry: Registry, preset: Preset) -> ModelSize:

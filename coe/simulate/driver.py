@@ -99,7 +99,7 @@ class _Entry:
 
 
 class Watch(Protocol):
-    """Is told when a request ends, by its number, and says when it has seen enough."""
+    """Sees when a request ends, by its number, and says when it has seen enough."""
 
     def ended(self, request: int, now: float) -> None: ...
 
@@ -184,13 +184,13 @@ class Simulation:
             self._happen(heapq.heappop(self._heap))
         else:
             self._now = max(self._now, next_tick)
-            self._tell(Tick())
+            self._step(Tick())
 
     def arrive(self, request: int, now: float) -> None:
         """A request of the workload, by its number. Nothing before ``now`` may be left to happen."""
         self._now = now
         expert = self._workload.experts[request]
-        self._tell(Arrived(str(request), expert))
+        self._step(Arrived(str(request), expert))
 
     def forecast(self, expert: ExpertId, now: float) -> float:
         """See :meth:`Scheduler.forecast`."""
@@ -203,7 +203,7 @@ class Simulation:
         if entry.event is not REQUEST_ENDS:
             self._now = entry.at
             self._account(entry.event)
-            self._tell(entry.event)
+            self._step(entry.event)
             return
         machine = self._machines[entry.host]
         if entry.version != machine.version:
@@ -216,7 +216,7 @@ class Simulation:
             if self._watch:
                 self._watch.ended(request, self._now)
         for request in ended:
-            self._tell(Finished(str(request)))
+            self._step(Finished(str(request)))
         self._announce_end(entry.host)
 
     def _account(self, event: Event | None) -> None:
@@ -235,7 +235,7 @@ class Simulation:
             self._outcome.moves += change.moves
             self._act(self._scheduler.reconfigure(change.plan, self._now))
 
-    def _tell(self, event: Event) -> None:
+    def _step(self, event: Event) -> None:
         """One step of the scheduler, and its actions."""
         started = time.thread_time()
         actions = self._scheduler.step(event, self._now)

@@ -42,7 +42,7 @@ class HostMachine:
 
     def start(self, request: int, expert: ExpertId, work: float, now: float) -> None:
         self._advance(now)
-        key = expert if self._model.sharing == "turns" else ""
+        key = expert if self._model.sharing == "by_expert" else ""
         batch = self._batches.get(key)
         if batch is None:
             batch = self._batches[key] = _Batch()

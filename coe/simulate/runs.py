@@ -1,4 +1,4 @@
-"""Single runs, and what a search over runs tells: the arrival rate that a machine sustains."""
+"""Single runs, and what a search over runs finds: the arrival rate that a machine sustains."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def sustained_rate(
 
 
 def switch_free_capacity(cluster: Cluster, workload: Workload, slo_s: float) -> float:
-    """Work per second at load 1: what the machine sustains when moving experts costs nothing.
+    """Work per second at load 1: what the machine sustains when swapping costs nothing.
 
-    Where the requests cannot tell (nearly all miss the SLO at any rate, or all arrive at once) it is what
+    Where the requests cannot show it (nearly all miss the SLO at any rate, or all arrive at once) it is what
     hosts do that run one request at a time.
     """
     sample = workload.first(SAMPLE)

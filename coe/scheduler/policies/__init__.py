@@ -49,7 +49,7 @@ POLICY_KIND = PluginKind("policy", "swap", "coe.scheduler.policies.protocol.Poli
 
 def make_policy(pool: Pool, root: Path = Path(), kinds: PluginKind = POLICY_KIND) -> Policy:
     """The policy that the registry names among ``kinds`` (the simulator knows more than a service),
-    ``coe[-belady,-prewake]`` being one without these mechanisms. ``root`` is the folder of experts.yaml.
+    ``coe[-prefetch,-prewake]`` being one without these mechanisms. ``root`` is the folder of experts.yaml.
 
     Raises :class:`ConfigError` with the choices.
     """

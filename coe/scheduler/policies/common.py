@@ -16,6 +16,7 @@ from coe.core.types import ExpertId
 from coe.registry.schema import Pool
 from coe.scheduler.plan import EPSILON
 from coe.scheduler.policies.protocol import HostView, ReplicaView, Rules, Swap
+from coe.scheduler.policies.victims import free_up
 
 Preference = tuple[float, ...]
 """Lower goes first."""
@@ -106,26 +107,8 @@ class _Room:
 
 
 def _make_room(residents: Iterable[ReplicaView], missing: float, closing: Closing) -> _Room | None:
-    if missing <= EPSILON:
-        return _Room((), ())
-    willing = [(loss, r.expert.id, r) for r in residents if (loss := closing(r)) is not None]
-    chosen: list[ReplicaView] = []
-    dearest: Preference = ()
-    for loss, _, resident in sorted(willing, key=lambda one: one[:2]):
-        chosen.append(resident)
-        dearest = loss
-        missing -= resident.footprint
-        if missing <= EPSILON:
-            return _Room(dearest, _needed(chosen, -missing))
-    return None
-
-
-def _needed(chosen: Sequence[ReplicaView], spare: float) -> tuple[ExpertId, ...]:
-    """``chosen`` without those that are not needed because a later one freed enough for both."""
-    kept = []
-    for resident in chosen:
-        if resident.footprint <= spare + EPSILON:
-            spare -= resident.footprint
-        else:
-            kept.append(resident.expert.id)
-    return tuple(kept)
+    losses = {r: loss for r in residents if (loss := closing(r)) is not None}
+    chosen = free_up(sorted(losses, key=lambda r: (losses[r], r.expert.id)), missing)
+    if chosen is None:
+        return None
+    return _Room(losses[chosen[-1]] if chosen else (), tuple(r.expert.id for r in chosen))

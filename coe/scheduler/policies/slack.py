@@ -12,7 +12,7 @@ from coe.registry.scheduling_settings import Mechanisms
 from coe.registry.schema import Pool
 from coe.scheduler.plan import EPSILON
 from coe.scheduler.policies.protocol import HostView, ReplicaView, Rules, Swap
-from coe.scheduler.policies.victims import choose_victims, credit, last_use
+from coe.scheduler.policies.victims import choose_victims
 from coe.scheduler.queue import NOBODY
 
 
@@ -112,9 +112,8 @@ class Coe:
         if not fitting:
             return None
         best = fitting[0] if len(fitting) == 1 else self._best(fitting, view.now)
-        loss = credit if self.mechanisms.belady else last_use
         kin = best.expert.groups if self.mechanisms.groups else frozenset()
-        return Swap(best.expert.id, choose_victims(closable, best.footprint - view.room, view.now, loss, kin))
+        return Swap(best.expert.id, choose_victims(closable, best.footprint - view.room, kin))
 
     def _best(self, wanted: Sequence[ReplicaView], now: float) -> ReplicaView:
         if not self.mechanisms.slack_density:
@@ -140,8 +139,8 @@ class Coe:
         return self._choose([pressing], less, view) if less else None
 
     def _gives_way(self, resident: ReplicaView, overdue: ReplicaView, now: float) -> bool:
-        """Whether it is closed for an expert that is overdue: after one batch of its frame, which is the turn
-        that the bound on waiting counts, unless its own work is older."""
+        """Whether it is closed for an expert that is overdue: after one batch of its frame, which the bound
+        on waiting counts, unless its own work is older."""
         if now < resident.ready_at + self.min_residency_s or (resident.frame_left and not resident.running):
             return False
         return overdue.expert.overdue_age(now) < resident.expert.overdue_age(now)

@@ -1,4 +1,4 @@
-"""How policies are written: ``coe``, or ``coe[-belady,-prewake]`` for one without these mechanisms."""
+"""How policies are written: ``coe``, or ``coe[-prefetch,-prewake]`` for one without these mechanisms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def parse_policy(text: str) -> SpelledPolicy:
     """Raises :class:`ConfigError` for what is not written so, and for mechanisms that do not exist."""
     match = _SPELLED.fullmatch(text.strip())
     if not match:
-        raise ConfigError(f"policy {text!r}: not understood", hint="write coe or coe[-belady,-prewake]")
+        raise ConfigError(f"policy {text!r}: not understood", hint="write coe or coe[-prefetch,-prewake]")
     changes = [change.strip() for change in (match["changes"] or "").split(",") if change.strip()]
     return SpelledPolicy(match["name"].strip(), tuple(_switched_off(change, text) for change in changes))
 

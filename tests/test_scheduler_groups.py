@@ -1,4 +1,4 @@
-"""Requests that have to do with each other: alternatives, groups, expected leases, and the wait promised."""
+"""Requests that depend on each other: alternatives, groups, expected leases, and the wait promised."""
 
 from __future__ import annotations
 
@@ -159,15 +159,19 @@ def test_nothing_is_refused_with_the_promise_switched_off() -> None:
 
 
 def test_a_policy_is_spelled_without_some_of_its_mechanisms() -> None:
-    policy = make_policy(Pool(hosts=(), policy="coe[-belady,-admission-closing]"))
+    policy = make_policy(Pool(hosts=(), policy="coe[-prewake,-admission-closing]"))
     assert isinstance(policy, Coe)
-    assert (policy.mechanisms.belady, policy.mechanisms.admission_closing) == (False, False)
+    assert (policy.mechanisms.prewake, policy.mechanisms.admission_closing) == (False, False)
     assert policy.mechanisms.reroute
-    assert policy.name == "coe[-belady,-admission-closing]"
-    assert split_policies("fcfs-lru, coe[-belady,-groups],coe") == ("fcfs-lru", "coe[-belady,-groups]", "coe")
+    assert policy.name == "coe[-prewake,-admission-closing]"
+    assert split_policies("fcfs-lru, coe[-prewake,-groups],coe") == (
+        "fcfs-lru",
+        "coe[-prewake,-groups]",
+        "coe",
+    )
 
 
-@pytest.mark.parametrize("wrong", ["coe[-beladi]", "coe[+belady]", "coe[", "fcfs-lru[-belady]"])
+@pytest.mark.parametrize("wrong", ["coe[-prewaka]", "coe[+prewake]", "coe[", "fcfs-lru[-prewake]"])
 def test_a_misspelled_policy_is_refused(wrong: str) -> None:
     with pytest.raises(ConfigError):
         make_policy(Pool(hosts=(), policy=wrong))
