@@ -4,9 +4,9 @@
     python -m benchmarks.scheduling --json scheduling.json  # docs/measurements/scheduling-results.md
 
 While tuning use other seeds than the reported ones: ``--seeds 100,101``. ``--policies``, ``--mixes``,
-``--trace`` and ``--loads`` limit the rows; ``--add`` puts rows of an earlier ``--json`` of the same seeds beside
-them (of policies that have not changed since), ``--traces`` names a folder with the Azure 2023 and Mooncake
-traces (default: traces/ under COE_DATA).
+``--trace`` and ``--loads`` limit the rows; ``--add`` puts rows of an earlier ``--json`` of the same seeds
+beside them (of policies that have not changed since), ``--traces`` names a folder with the Azure 2023 and
+Mooncake traces (default: traces/ under COE_DATA).
 Everything runs in virtual time; what a decision costs on this machine :mod:`.scheduling_probes` measures.
 """
 
