@@ -197,7 +197,7 @@ async def check_machine(
     registry, report = check_registry(machine, models), Report(machine)
     host = registry.pool.hosts[0]
     if not isinstance(host, VllmHost):
-        raise TypeError(f"{host.id} is no vllm host")
+        raise TypeError(f"{host.id} is not a vllm host")
     engine = SleepEngine(host, registry.experts, root, program=program)
     try:
         await run_checks(engine, registry, report)

@@ -30,13 +30,13 @@ class _Made:
 @click.option("--data", type=click.Path(path_type=Path), envvar="COE_DATA", required=True,
               help="Folder with outcomes/NAME, retrieval and traces. [env: COE_DATA]")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("var/tables"), show_default=True,
-              help="Folder for NAME.md, NAME.json and NAME/, which are made anew.")  # fmt: skip
+              help="Folder for NAME.md, NAME.json and NAME/; former ones are replaced.")  # fmt: skip
 @click.option("--only", multiple=True, help="Only this table; may be given several times.")
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores",
               help="Commands at a time, each on its share of the cores.")  # fmt: skip
 @click.option("--list", "listed", is_flag=True, help="Print the tables, where they stand and their commands.")
 def main(data: Path, out: Path, only: tuple[str, ...], jobs: int, listed: bool) -> None:
-    """Make every table of the documentation that comes from recorded data anew, with its time."""
+    """Reproduce every table of the documentation that comes from recorded data, with its time."""
     from benchmarks.reproduce import TABLES
     from coe.core.suggest import suggest
 

@@ -239,7 +239,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trace", type=Path, default=SAMPLE)
     parser.add_argument("--requests", type=int, default=60)
     parser.add_argument("--slots", default="1,2", help="numbers of in-place slots")
-    parser.add_argument("--adapters", type=int, help="instead: so many LoRA experts on one base")
+    parser.add_argument("--adapters", type=int, help="instead: this many LoRA experts on one base")
     parser.add_argument("--kept", type=int, default=8, help="adapters that are loaded at once")
     parser.add_argument("--policies", default="coe,collating-fifo,fcfs-lru")
     parser.add_argument("--load", type=float, default=0.9, help="work per second and slot, one at a time")

@@ -123,7 +123,7 @@ def test_a_csv_carries_what_it_knows(tmp_path: Path) -> None:
     ("row", "says"),
     [
         ({"question_id": "1", "expert": "a"}, "lacks question_id, expert or score"),
-        ({"question_id": "1", "expert": "a", "score": "good"}, 'score is no number: "good"'),
+        ({"question_id": "1", "expert": "a", "score": "good"}, 'score is not a number: "good"'),
         ({"question_id": "1", "expert": "a", "score": "7"}, "not between 0 and 1"),
         ({"question_id": "1", "expert": "a", "score": "1", "options": "x"}, "must be a JSON list"),
     ],

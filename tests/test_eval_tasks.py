@@ -104,7 +104,7 @@ def test_golds_of_the_public_layouts(tmp_path: Path, task: str, row: dict[str, o
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"question": "x", "options": ["a", "b"], "answer": "C"}, "no option's letter"),
+        ({"question": "x", "options": ["a", "b"], "answer": "C"}, "not the letter of an option"),
         ({"question": "x"}, "no answer"),
         ({"answer": "A"}, "no question"),
     ],

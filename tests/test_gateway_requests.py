@@ -59,7 +59,7 @@ def parsed(endpoint: Any = "chat/completions", headers: Any = None, **fields: An
         (b'{"model": "\xff"}', "not UTF-8 at byte 11"),
         (b"[]", "must be a JSON object, not an empty list"),
         (b'"x"', "must be a JSON object"),
-        (b'{"temperature": NaN}', "NaN is no JSON number"),
+        (b'{"temperature": NaN}', "NaN is not a JSON number"),
         (b'{"n": ' + b"1" * 5000 + b"}", "digits"),
         (b"[" * 100_000, "nested too deeply"),
     ],

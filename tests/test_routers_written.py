@@ -344,5 +344,5 @@ async def test_a_shadow_writes_nothing() -> None:
     listed = Registry.model_validate(
         {**registry().model_dump(), "experts": [e.model_dump() for e in experts]}
     )
-    with pytest.raises(ConfigError, match='no expert "writer" that is no shadow'):
+    with pytest.raises(ConfigError, match='no expert "writer", or it is a shadow'):
         build_router(listed.routers.available[0], listed.routed, Path())

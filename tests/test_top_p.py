@@ -92,7 +92,7 @@ def test_what_the_null_expert_leaves_is_shared_by_odds() -> None:
     assert mass.null == pytest.approx(third / (2.25 + third))
     assert mass == Mass((mass.taken[0],) * 2, (pytest.approx(mass.taken[0] / 4),), mass.null)
     assert top_p([0.5, 0.5, 0.2], 3, 1.0, 0.75).count == 2, "the null expert comes before the third"
-    assert str(top_p([0.5], 3, 1.0, 0.5)) == "0.50; null 0.50; not asked nobody"
+    assert str(top_p([0.5], 3, 1.0, 0.5)) == "0.50; null 0.50; not asked none"
 
 
 def test_the_usual_bar_is_that_of_asking_in_stages() -> None:
@@ -135,7 +135,7 @@ async def test_a_router_that_ranks_nobody_is_followed() -> None:
     script, usual = Script({"sums": "4"}), generation(top_p={})
     got = await get(script, request(), replace(usual, routers={"ranking": Chooser()}))
     assert [expert for expert, _ in script.asked] == ["sums"]
-    assert "; top-p 0.6 asks 1 by 0.70; null 0.30; not asked nobody" in got.receipt.reason
+    assert "; top-p 0.6 asks 1 by 0.70; null 0.30; not asked none" in got.receipt.reason
 
 
 async def test_a_request_that_cannot_be_combined_says_so_under_top_p_too() -> None:

@@ -37,7 +37,7 @@ class Mass:
 
     def __str__(self) -> str:
         taken, left = (", ".join(f"{each:.2f}" for each in part) for part in (self.taken, self.left))
-        return f"{taken}; null {self.null:.2f}; not asked {left or 'nobody'}"
+        return f"{taken}; null {self.null:.2f}; not asked {left or 'none'}"
 
 
 def top_p(chances: Sequence[float], limit: int, p: float, clear: float) -> Mass:

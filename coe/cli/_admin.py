@@ -88,7 +88,7 @@ def outcome(done: Mapping[str, Any], verb: str) -> str:
     """What was done, in lines for people."""
     lines = []
     for expert in done.get("experts", ()):
-        how = "as a shadow: whoever names it gets it, no router chooses it" if expert["shadow"] else verb
+        how = "as a shadow: requests that name it get it, no router chooses it" if expert["shadow"] else verb
         lines.append(f"{expert['expert']}: {how}")
         lines += [f"  {line}" for line in ((expert.get("profile") or {}).get("lines", ()))]
         lines += [f"  {reason}" for reason in expert["reasons"]]

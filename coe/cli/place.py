@@ -71,7 +71,7 @@ def _pair(text: str) -> Recruited:
         value = -1.0
     if not (one and plus and other and 0.0 <= value <= 1.0):
         raise click.BadParameter(
-            f'"{text}" is no pair; write for example code+math=0.2', param_hint="--together"
+            f'"{text}" is not a pair; write for example code+math=0.2', param_hint="--together"
         )
     return Recruited(one, other, value)
 

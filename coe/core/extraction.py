@@ -211,7 +211,7 @@ def _whole_floats(value: Any) -> Any:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 _BY_FORM = {"number": number, "json": json_value, "text": short_text}

@@ -135,7 +135,7 @@ def columns_of(profile: ExpertProfile, table: QuestionTable) -> tuple[Matrix, Ma
     except (ValueError, IndexError):
         raise ConfigError(
             f"the profile of {profile.expert} does not fit the question table {table.name}",
-            hint="Make it anew with `coe experts profile`, or delete it.",
+            hint="Make it again with `coe experts profile`, or delete it.",
         ) from None
     return scores, counts
 

@@ -132,5 +132,5 @@ def _read(path: Path) -> ExpertProfile:
         what = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" if detail else str(error)
         raise ConfigError(
             f"the profile {path} cannot be used: {what}",
-            hint="Make it anew with `coe experts profile`, or delete it.",
+            hint="Make it again with `coe experts profile`, or delete it.",
         ) from None

@@ -186,7 +186,7 @@ def _facts(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise ConfigError(f"{path} is no question table of format {FORMAT}")
+        raise ConfigError(f"{path} is not a question table of format {FORMAT}")
     return facts
 
 

@@ -162,7 +162,7 @@ async def _tool_calls_survive(aggregator: Aggregator, repeat: bool) -> None:
         for rank, name in enumerate(names[: aggregator.max_experts])
     ]
     verdict = await _check(aggregator, request(tools=TOOLS), proposals)
-    _require(isinstance(verdict, Picked), "an agreed tool call is picked, not written anew")
+    _require(isinstance(verdict, Picked), "an agreed tool call is picked, not written again")
     if isinstance(verdict, Picked):
         _require(verdict.proposal.tool_calls == tuple(calls), "the tool call is passed through as it is")
 

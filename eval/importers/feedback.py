@@ -28,7 +28,7 @@ def read(paths: Sequence[Path], expert: str | None) -> Imported:
             identity, name = first(row, _ID), first(row, ("expert",)) or expert
             score = _score(first(row, _SCORE))
             if identity is None or name is None or score is None:
-                raise ConfigError(f"{path}:{line} is no feedback: it lacks an id, an expert or a score")
+                raise ConfigError(f"{path}:{line} is not feedback: it lacks an id, an expert or a score")
             latest[str(identity), str(name)] = _pair(row, str(identity), str(name), score)
     pairs = latest.values()
     return Imported(

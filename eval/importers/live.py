@@ -18,7 +18,9 @@ def read(paths: Sequence[Path], expert: str | None) -> Imported:
     for folder in paths:
         for record in read_records(folder):
             if "experts" not in record:
-                raise ConfigError(f"{folder} is no run of questions", hint="Retrieval runs have no outcomes.")
+                raise ConfigError(
+                    f"{folder} has no run of questions", hint="Retrieval runs have none."
+                )
             questions.append(_question(record))
             for row in _outcomes(record, expert):
                 outcomes.setdefault((row.question_id, row.expert), row)

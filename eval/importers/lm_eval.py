@@ -51,7 +51,7 @@ def _one_filter(rows: Sequence[Row]) -> list[Row]:
 def _question(path: Path, task: str, row: Row) -> QuestionRow:
     doc = row.get("doc")
     if not isinstance(doc, dict) or "doc_id" not in row:
-        raise ConfigError(f"{path} is no sample log of lm-evaluation-harness: it lacks doc or doc_id")
+        raise ConfigError(f"{path} is not a sample log of lm-evaluation-harness: it lacks doc or doc_id")
     text = next((doc[name] for name in _QUESTION if isinstance(doc.get(name), str)), None)
     category = next((doc[name] for name in _CATEGORY if doc.get(name)), task)
     return QuestionRow(

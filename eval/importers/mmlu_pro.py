@@ -30,7 +30,7 @@ def read(paths: Sequence[Path], expert: str | None) -> Imported:
                 questions.append(_question(row))
                 outcomes.append(_outcome(row, name))
             except (KeyError, TypeError) as missing:
-                raise ConfigError(f"{path} is no result file of MMLU-Pro: {missing} is missing") from None
+                raise ConfigError(f"{path} is not a result file of MMLU-Pro: {missing} is missing") from None
             lenient += not _output(row)
     notes = (f"{lenient} answers without a text: the authors' own extraction was taken",) if lenient else ()
     return Imported(unique(questions), tuple(outcomes), notes)

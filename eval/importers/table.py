@@ -72,7 +72,7 @@ def _number(row: Row, name: str, where: str) -> float | None:
     try:
         return None if text is None else float(text)
     except ValueError:
-        raise ConfigError(f'{where}: {name} is no number: "{text}"') from None
+        raise ConfigError(f'{where}: {name} is not a number: "{text}"') from None
 
 
 def _whole(row: Row, name: str, where: str) -> int | None:

@@ -59,7 +59,7 @@ def _from_registry(path: Path, text: str) -> Prices:
         known = ((expert, _price(price.get("input"), price.get("output"))) for expert, price in priced)
         return {expert: price for expert, price in known if price is not None}
     except (YAMLError, AttributeError, KeyError, TypeError):
-        raise ConfigError(f"{path} is no experts.yaml", hint="Check it with `coe check`.") from None
+        raise ConfigError(f"{path} is not an experts.yaml", hint="Check it with `coe check`.") from None
 
 
 def _price(paid_in: Any, paid_out: Any) -> Price | None:

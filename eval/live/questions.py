@@ -128,10 +128,10 @@ def _gold(data: Data, gold: Any, options: Sequence[str], where: str) -> str:
         try:
             return LETTERS[int(gold)]
         except (ValueError, IndexError):
-            raise ConfigError(f"{where}: the answer {gold!r} is no option's number from 0") from None
+            raise ConfigError(f"{where}: {gold!r} is not the number of an option, from 0") from None
     text = str(gold).strip()
     if data.gold_form == "letter" and text not in LETTERS[: max(len(options), 2)]:
-        raise ConfigError(f"{where}: the answer {text!r} is no option's letter")
+        raise ConfigError(f"{where}: the answer {text!r} is not the letter of an option")
     return text
 
 
@@ -156,7 +156,7 @@ def _gpqa_item(row: Row, seed: int) -> Item:
         options = tuple(str(row[name]).strip() for name in _GPQA_OPTIONS)
         question, category = str(row["Question"]).strip(), str(row["High-level domain"])
     except KeyError as missing:
-        raise ConfigError(f"this is no GPQA table: the column {missing} is missing") from None
+        raise ConfigError(f"this is not a GPQA table: the column {missing} is missing") from None
     options, right = shuffled(options, 0, f"{seed}/{identity}")
     return Item(identity, question, right, options, category)
 

@@ -258,7 +258,7 @@ def read_summary(folder: Path) -> Summary:
     try:
         return Summary(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is no summary of a live run: {error}") from None
+        raise ConfigError(f"{path} is not a summary of a live run: {error}") from None
 
 
 def _part(folder: Path, name: str) -> Path:

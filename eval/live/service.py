@@ -163,7 +163,7 @@ def _reply(answer: Mapping[str, Any], model: str, latency_ms: float) -> Reply:
         choice = answer["choices"][0]
         output = choice["message"].get("content") or ""
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise Refused("the answer is no chat completion") from None
+        raise Refused("the answer is not a chat completion") from None
     usage, receipt = answer.get("usage") or {}, answer.get("coe")
     return Reply(
         output=str(output),
@@ -182,7 +182,7 @@ def _object(raw: bytes) -> dict[str, Any]:
     except ValueError:
         parsed = None
     if not isinstance(parsed, dict):
-        raise Refused("the answer is no JSON object")
+        raise Refused("the answer is not a JSON object")
     return parsed
 
 

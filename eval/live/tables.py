@@ -57,13 +57,13 @@ def _parsed(path: Path, text: str, line: int | None) -> Any:
         return json.loads(text)
     except ValueError as error:
         place = f"{path}:{line}" if line else str(path)
-        raise ConfigError(f"{place} is no JSON: {error}", hint="Write one JSON object a line.") from None
+        raise ConfigError(f"{place} is not JSON: {error}", hint="Write one JSON object a line.") from None
 
 
 def _objects(path: Path, rows: Any) -> list[Row]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise ConfigError(f"{path}: entry {number} is no JSON object")
+            raise ConfigError(f"{path}: entry {number} is not a JSON object")
     return list(rows)
 
 

@@ -103,7 +103,7 @@ def load_task(name: str) -> Task:
     try:
         return Task.model_validate_json(json.dumps(tomllib.loads(path.read_text(encoding="utf-8"))))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no TOML: {error}") from None
+        raise ConfigError(f"{path} is not TOML: {error}") from None
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(step) for step in detail['loc'])}: {detail['msg']}"

@@ -145,5 +145,5 @@ def check_encoder(name: str, evidence: Evidence, encoders: Sequence[str]) -> Non
     if evidence.encoder and evidence.encoder not in encoders:
         raise ConfigError(
             f'router "{name}": the profiles were made with another sentence encoder ({evidence.encoder})',
-            hint="Name that encoder in the router's options, or make the profiles anew.",
+            hint="Name that encoder in the router's options, or make the profiles again.",
         )

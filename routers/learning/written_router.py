@@ -41,7 +41,7 @@ class WriterOptions(LearnedOptions):
         if self.writer is None or self.writer in experts:
             return {}
         found = suggest(self.writer, experts)
-        return {"writer": f'there is no expert "{self.writer}" that is no shadow; {found}'}
+        return {"writer": f'there is no expert "{self.writer}", or it is a shadow; {found}'}
 
 
 class WritingRouter(LearnedRouter):

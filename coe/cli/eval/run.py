@@ -179,7 +179,7 @@ def _interrupted(progress: Progress) -> Any:
 def _warn(summary: Summary) -> None:
     left = summary.wanted - summary.questions
     if left:
-        click.echo(f"{left} questions were not asked; the same command goes on", err=True)
+        click.echo(f"{left} questions were not asked; the same command continues", err=True)
     if summary.failed:
         click.echo(
             f"{summary.failed} questions failed and count as wrong; the same command asks them again",

@@ -98,7 +98,7 @@ def _entries(what: str, fields: Mapping[str, Any], registry: Path | None) -> lis
         fields = {**guessed_entry(what, registry, given.get("host")), **given}
     elif fields["host"] is None or fields["model"] is None:
         raise Failed(
-            f'"{what}" is no file, and as an id it needs --on HOST and --model MODEL',
+            f'"{what}" is not a file, and as an id it needs --on HOST and --model MODEL',
             "Name a YAML file with its entry, or give these two options.",
         )
     given = {
