@@ -18,9 +18,7 @@ def read(paths: Sequence[Path], expert: str | None) -> Imported:
     for folder in paths:
         for record in read_records(folder):
             if "experts" not in record:
-                raise ConfigError(
-                    f"{folder} has no run of questions", hint="Retrieval runs have none."
-                )
+                raise ConfigError(f"{folder} has no run of questions", hint="Retrieval runs have none.")
             questions.append(_question(record))
             for row in _outcomes(record, expert):
                 outcomes.setdefault((row.question_id, row.expert), row)
