@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from coe.cli import main
 from coe.cluster.gateway_replica import GatewayReplica
+from coe.cluster.messages import GatewayReport, OwnerReport
 from coe.cluster.node import NodeOwner
 from coe.core.errors import ConfigError
 from coe.registry.hosts import Host
@@ -102,6 +103,35 @@ async def test_an_owner_takes_up_a_host_again_once_its_work_under_other_settings
 
         await until(taken_up)
         assert built == ["slot", "other", "slot"]
+
+
+async def test_an_owner_says_which_settings_of_the_pool_it_was_made_without(tmp_path: Path) -> None:
+    async with node(tmp_path, []) as owner:
+        await generation_of(owner, 1, registry())
+        changed = data()
+        changed["pool"]["load_timeout_s"] = 7.0
+        assert await generation_of(owner, 2, Registry.model_validate(changed)) == (2, None)
+        report = owner.report()
+        assert report is not None
+        assert report.outdated == ("pool.load_timeout_s",)
+        await generation_of(owner, 3, registry())
+        back = owner.report()
+        assert back is not None
+        assert back.outdated == ()
+
+
+def test_coe_status_shows_what_a_part_of_the_cluster_refuses_or_does_not_follow() -> None:
+    from coe.cli.status import lines
+    from coe.cluster.operator import ClusterStatus
+
+    owner = OwnerReport("one", 1, {}, {}, {}, 0, "generation 2: because", ("pool.policy",))
+    gateway = GatewayReport("gateway-1", "here", 1, 2, None, ("access.keys_file",))
+    shown = lines(ClusterStatus(2, "RUNNING", "", "http://x", {}, (gateway,), (owner,)))
+    assert "gateway-1: generation 2, still with former access.keys_file" in shown
+    assert any(
+        "one: generation 1, refuses generation 2: because, still with former pool.policy" in line
+        for line in shown
+    )
 
 
 @each_change

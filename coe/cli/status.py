@@ -11,7 +11,7 @@ import click
 from coe.cli._options import address_option, json_option
 
 if TYPE_CHECKING:
-    from coe.cluster.messages import OwnerReport
+    from coe.cluster.messages import GatewayReport, OwnerReport
     from coe.cluster.operator import ClusterStatus
 
 EXIT_NOT_RUNNING = 1
@@ -44,9 +44,7 @@ def lines(status: ClusterStatus) -> list[str]:
     found = [f"{status.state}: generation {status.generation} at {status.url}; replicas: {replicas}"]
     found += [f"  {line}" for line in status.message.splitlines()]
     for gateway in status.gateways:
-        refused = f", refuses {gateway.refused}" if gateway.refused else ""
-        outdated = f", still with former {', '.join(gateway.outdated)}" if gateway.outdated else ""
-        found.append(f"{gateway.session}: generation {gateway.generation}{refused}{outdated}")
+        found.append(f"{gateway.session}: {_generation(gateway)}")
     for owner in status.owners:
         found += _owner(owner)
     return found + [f"{owner}: does not answer" for owner in status.silent_owners]
@@ -54,13 +52,18 @@ def lines(status: ClusterStatus) -> list[str]:
 
 def _owner(owner: OwnerReport) -> list[str]:
     engines = ", ".join(f"{host} {stats.state}" for host, stats in owner.engines.items())
-    refused = f", refuses {owner.refused}" if owner.refused else ""
-    found = [f"{owner.owner}: generation {owner.generation}{refused}, {owner.swaps} swaps; {engines}"]
+    found = [f"{owner.owner}: {_generation(owner)}, {owner.swaps} swaps; {engines}"]
     found += [
         f"  {expert}: {each.state}, {each.queued} waiting, {each.running} running"
         for expert, each in owner.experts.items()
     ]
     return found
+
+
+def _generation(part: GatewayReport | OwnerReport) -> str:
+    refused = f", refuses {part.refused}" if part.refused else ""
+    outdated = f", still with former {', '.join(part.outdated)}" if part.outdated else ""
+    return f"generation {part.generation}{refused}{outdated}"
 
 
 def _finite(value: object) -> object:

@@ -82,6 +82,8 @@ class OwnerReport:
     waits_s: Mapping[ExpertId, float]
     swaps: int
     refused: str | None = None
+    outdated: tuple[str, ...] = ()
+    """settings of its generation that count only for owners that start later"""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from coe.cluster.proxies import Proxies
 from coe.core.errors import CoeError
 from coe.engines import build_engine
 from coe.pool.registry_pool import EngineBuilder, RegistryPool
+from coe.registry.changes import needs_another_owner
 from coe.registry.schema import Registry
 from coe.scheduler.events import HostId
 
@@ -53,6 +54,7 @@ class NodeOwner:
         self._proxies = Proxies(interface)
         self._owner: PoolOwner | None = None
         self._registry_pool: RegistryPool | None = None
+        self._first: Registry | None = None
         self._changing = asyncio.Lock()  # Invariant: one change of generation at a time.
 
     async def apply_generation(self, generation: int, registry: str) -> None:
@@ -74,7 +76,7 @@ class NodeOwner:
         journal = Journal.claim(self._root / "var" / "journal", f"{self._node}-{socket.gethostname()}")
         owner = PoolOwner(self.id, registry_pool.pool, journal, self._proxies, self._machine, generation)
         await owner.start()
-        self._owner, self._registry_pool = owner, registry_pool
+        self._owner, self._registry_pool, self._first = owner, registry_pool, ours
         log.info("owner %s has generation %d", self.id, generation)
 
     async def _switch(self, owner: PoolOwner, pool: RegistryPool, generation: int, ours: Registry) -> None:
@@ -82,6 +84,7 @@ class NodeOwner:
         try:
             await pool.switch_to(ours)
             owner.generation, owner.refused = generation, None
+            owner.outdated = needs_another_owner(self._first or ours, ours)
         except CoeError as error:
             refused = f"generation {generation}: {error}"
             if refused != owner.refused:

@@ -85,6 +85,8 @@ class PoolOwner:
         self.generation = generation
         self.refused: str | None = None
         """Why a later generation does not run here."""
+        self.outdated: tuple[str, ...] = ()
+        """Settings of the generation that this owner was made without."""
         self._id, self._pool = owner, pool
         self._journal, self._proxies, self._machine, self._clock = journal, proxies, machine, clock
         self._last_seen: dict[SessionId, float] = {}
@@ -183,6 +185,7 @@ class PoolOwner:
             waits_s={e.expert: self._pool.forecast(e.expert) for e in snapshot.experts},
             swaps=snapshot.swaps,
             refused=self.refused,
+            outdated=self.outdated,
         )
 
     async def _lease(self, wanted: LeaseRequest) -> Granted | Refused:

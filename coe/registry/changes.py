@@ -45,6 +45,11 @@ def needs_another_gateway(first: Registry, now: Registry) -> tuple[str, ...]:
     return tuple(name for name in needs_restart(first, now) if name.startswith(_MIDDLEWARES))
 
 
+def needs_another_owner(first: Registry, now: Registry) -> tuple[str, ...]:
+    """Of these, what a pool owner of a cluster was made with."""
+    return tuple(name for name in needs_restart(first, now) if name.startswith("pool."))
+
+
 def fixed_hosts(old: Registry, new: Registry) -> Iterator[Issue]:
     """Hosts that were changed though their engines run."""
     for index, host in enumerate(new.pool.hosts):
