@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from docs.generate.schema_words import Schema, cell, default_of, name_of, type_of
+from docs.generate.schema_words import Schema, cell, default_of, type_of
 
 _HEAD = """# Endpoints and bodies
 
@@ -18,11 +19,18 @@ Document = Mapping[str, Any]
 
 def page(public: Document, admin: Document) -> str:
     """The whole page. Pure."""
-    parts = [_HEAD]
-    for title, document in (("Public API", public), ("Admin API", admin)):
-        parts += [f"## {title}\n", *_operations(document), f"### Bodies of the {title.lower()}\n"]
-        parts += _bodies(document["components"]["schemas"])
-    return "\n".join(parts)
+    bodies = {**public["components"]["schemas"], **admin["components"]["schemas"]}
+    return "\n".join(
+        [
+            _HEAD,
+            "## Public API\n",
+            *_operations(public),
+            "## Admin API\n",
+            *_operations(admin),
+            "## Bodies\n",
+            *_bodies(bodies),
+        ]
+    )
 
 
 def _operations(document: Document) -> Iterator[str]:
@@ -44,23 +52,25 @@ def _facts(operation: Schema) -> str:
     if "requestBody" in operation:
         facts.append(f"* Body: {_content(operation['requestBody'])}")
     for status, answer in operation["responses"].items():
-        facts.append(f"* {'Error' if status == 'default' else status}: {_content(answer)}")
+        headers = ", ".join(f"`{name}`" for name in answer.get("headers", ()))
+        also = f", with the headers {headers}" if headers else ""
+        facts.append(f"* {'Error' if status == 'default' else status}: {_content(answer)}{also}")
     return "\n".join(facts)
 
 
 def _content(answer: Schema) -> str:
-    kinds = (f"{_schema_name(each['schema'])} (`{kind}`)" for kind, each in answer["content"].items())
-    return " or ".join(kinds)
+    return " or ".join(f"{_linked(each['schema'])} (`{kind}`)" for kind, each in answer["content"].items())
 
 
-def _schema_name(schema: Schema) -> str:
-    return f"`{name_of(schema)}`" if "$ref" in schema else type_of(schema)
+def _linked(schema: Schema) -> str:
+    """The type of a value; names of bodies link to their sections."""
+    return re.sub(r"\b[A-Z]\w+\b", lambda name: f"[{name[0]}](#{name[0].lower()})", type_of(schema))
 
 
 def _bodies(schemas: Mapping[str, Schema]) -> Iterator[str]:
     for name, schema in sorted(schemas.items()):
         words = " ".join(str(schema.get("description", "")).replace("``", "`").split())
-        yield "\n".join([f"#### {name}", *(["", words] if words else []), "", _fields(schema), ""])
+        yield "\n".join([f"### {name}", *(["", words] if words else []), "", _fields(schema), ""])
 
 
 def _fields(schema: Schema) -> str:
@@ -68,7 +78,7 @@ def _fields(schema: Schema) -> str:
         return f"One value: {type_of(schema)}."
     required = schema.get("required", ())
     rows = [
-        f"| `{key}` | {cell(type_of(value))} | {cell(default_of(value, key in required))} "
+        f"| `{key}` | {cell(_linked(value))} | {cell(default_of(value, key in required))} "
         f"| {cell(value.get('description', ''))} |"
         for key, value in schema["properties"].items()
     ]
