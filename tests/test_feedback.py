@@ -112,6 +112,27 @@ def test_marks_survive_a_restart_once_each(tmp_path: Path) -> None:
     second.close()
 
 
+@pytest.mark.parametrize("bad", [b"\xff\xfe\x00", b'{"request": "\xe9"}', b"[" * 100_000, b"\x00", b"[1]"])
+def test_bytes_that_are_no_rating_are_skipped_by_name(
+    tmp_path: Path, bad: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = FeedbackLog(tmp_path / "marks.jsonl")
+    kept.append(Rating("r0", "sums", "a", 1.0))
+    with (tmp_path / "marks.jsonl").open("ab") as file:
+        file.write(bad + b"\n")
+    kept.append(Rating("r1", "sums", "a", 1.0))
+    assert [rating.request for rating in kept.ratings()] == ["r0", "r1"]
+    assert "marks.jsonl has 1 lines that are no ratings" in caplog.text
+
+
+def test_a_folder_in_the_log_s_place_does_not_prevent_a_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "marks.jsonl").mkdir()
+    open_feedback(FeedbackSettings(file="marks.jsonl"), tmp_path).close()
+    assert "marks.jsonl cannot be read" in caplog.text
+
+
 def test_a_long_log_is_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coe.pipeline.feedback.MAX_LOG_BYTES", 10)
     kept = FeedbackLog(tmp_path / "marks.jsonl")

@@ -153,3 +153,28 @@ def test_the_history_keeps_the_newest_and_numbers_on(tmp_path: Path) -> None:
     assert (history.number_of("three"), history.number_of("four")) == (3, 4)
     with pytest.raises(BadRequest, match="generation 1 is not in the history"):
         history.entry(1)
+
+
+@pytest.mark.parametrize("bad", [b"a: \xff\n", b"\x00\xfe", None])
+def test_a_damaged_entry_is_named_and_never_served_again(
+    tmp_path: Path, bad: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    history = History(tmp_path, keep=3)
+    history.add(1, "one")
+    path = tmp_path / "0002.yaml"
+    path.mkdir() if bad is None else path.write_bytes(bad)
+    assert history.number_of("one") == 3
+    assert "0002.yaml is damaged" in caplog.text
+    history.add(3, "three")
+    assert (history.number_of("three"), history.number_of("four")) == (3, 4)
+    assert all(isinstance(entry.text, str) for entry in history.entries())
+    with pytest.raises(BadRequest, match=r"0002\.yaml is damaged"):
+        history.entry(2)
+    for number in range(4, 9):
+        history.add(number, f"text {number}")
+    assert [entry.number for entry in history.entries() if entry.path.is_file()] == [6, 7, 8]
+
+
+def test_a_dangling_link_in_the_history_does_not_prevent_a_start(tmp_path: Path) -> None:
+    (tmp_path / "0001.yaml").symlink_to(tmp_path / "gone")
+    assert History(tmp_path, keep=3).number_of("one") == 2

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coe.core.errors import EngineError
+from coe.core.openai import usage_of
 from coe.engines.upstream import AnswerReader, completion
 
 EVENTS = b"".join(
@@ -132,6 +133,18 @@ def test_usage_is_noted_and_passes_unless_it_is_taken(choices: list[Any]) -> Non
     passed, reader, _ = read([raw, b"data: [DONE]\n\n"], take_usage=True)
     assert reader.usage == USAGE
     assert json.loads(passed.removeprefix(b"data: ") or "{}") == ({"choices": choices} if choices else {})
+
+
+@pytest.mark.parametrize("count", [-1, -(10**30), 2.5, 3.0, "7", None, True, [1], {"a": 1}])
+def test_counts_that_are_no_whole_numbers_or_negative_are_ignored(count: Any) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": count}
+    assert usage_of({"usage": usage}) == {"prompt_tokens": 3}
+    whole = AnswerReader("sums", stream=False)
+    whole.feed(json.dumps({"choices": [], "usage": usage}).encode())
+    whole.end()
+    streamed = AnswerReader("sums", stream=True)
+    streamed.feed(event({"choices": [], "usage": usage}))
+    assert whole.usage == streamed.usage == {"prompt_tokens": 3}
 
 
 def test_a_whole_body_passes_at_its_end_with_its_usage_noted() -> None:

@@ -45,9 +45,11 @@ def tool_calls_of(body: Body) -> tuple[Mapping[str, Any], ...]:
 
 
 def usage_of(body: Body) -> dict[str, int]:
-    """Token counts of the body's usage that are whole numbers; empty when it has none."""
+    """Token counts of the body's usage that are whole numbers and not negative; empty when it has none."""
     usage = body.get("usage")
-    return {k: v for k, v in usage.items() if type(v) is int} if isinstance(usage, Mapping) else {}
+    if not isinstance(usage, Mapping):
+        return {}
+    return {name: count for name, count in usage.items() if type(count) is int and count >= 0}
 
 
 def summed(usages: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -178,16 +178,25 @@ class FeedbackLog:
             file.write(json.dumps(asdict(rating)) + "\n")
 
     def ratings(self) -> Iterator[Rating]:
-        """All of the present file; of several ratings of an answer the last one. A broken line is skipped."""
+        """All of the present file; of several ratings of an answer the last one. A broken line is skipped,
+        and so is what cannot be read as a file."""
         found: dict[str, Rating] = {}
-        if not self._path.exists():
+        try:
+            lines = self._path.read_bytes().splitlines()
+        except FileNotFoundError:
             return
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        except OSError as error:
+            log.warning("%s cannot be read, so no earlier rating counts: %s", self._path, error.strerror)
+            return
+        broken = 0
+        for line in lines:
             try:
                 rating = Rating(**json.loads(line))
                 found[rating.request] = replace(rating, score=min(1.0, max(0.0, float(rating.score))))
-            except (ValueError, TypeError):
-                log.warning("%s has a line that is not a rating", self._path)
+            except (ValueError, TypeError, RecursionError):
+                broken += 1
+        if broken:
+            log.warning("%s has %d lines that are no ratings; they are skipped", self._path, broken)
         yield from found.values()
 
 

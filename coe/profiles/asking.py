@@ -20,6 +20,7 @@ import numpy as np
 
 from coe.core.errors import ConfigError, EngineError
 from coe.core.extraction import LETTERS, choice, extract
+from coe.core.openai import usage_of
 from coe.outcomes.outcome_set import Question
 from coe.profiles.names import name_among
 from coe.profiles.newcomer import Floats, NewcomerModel, Rows
@@ -167,7 +168,7 @@ def through_url(url: str, model: str, max_tokens: int = 1024, timeout_s: float =
                 f"{model} at {url} did not answer a probe question: {type(error).__name__} {error}",
                 hint="Is the server running and its name right? Answers so far are kept: run it again.",
             ) from None
-        return Reply(text, (answer.get("usage") or {}).get("completion_tokens"))
+        return Reply(text, usage_of(answer).get("completion_tokens"))
 
     return put
 
