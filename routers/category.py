@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from coe.core.errors import ConfigError
+from coe.core.files import readable
 from coe.core.types import Decision, ExpertId, ExpertView, Ranked
 from coe.routers.base import RouterOptions, Setting
 from coe.routers.category_evidence import CategoryScoreRouter
@@ -274,13 +275,9 @@ def read_examples(source: str | None, root: Path) -> list[Example]:
 
         return [Example(text, category) for text, category in router_examples()]
     path = root / Path(source).expanduser()
-    try:
+    hint = 'Write "package:demo", or a JSONL file with one {"text": ..., "category": ...} a line.'
+    with readable(path, hint):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"router examples {path} cannot be read: {error}",
-            hint='Write "package:demo", or a JSONL file with one {"text": ..., "category": ...} a line.',
-        ) from None
     examples = [_example(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if len({example.category for example in examples}) < 2:
         raise ConfigError(f"router examples {path} hold fewer than two categories: nothing can be learned")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from coe.core.errors import ConfigError
+from coe.core.files import readable
 from coe.core.types import Decision, ExpertId, ExpertView, Ranked
 from coe.routers.base import RouterOptions, Setting
 
@@ -38,10 +39,8 @@ class OracleRouter:
 
 
 def _read(path: Path) -> Mapping[str, Mapping[ExpertId, float]]:
-    try:
+    with readable(path):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recorded outcomes {path} cannot be read: {error}") from None
     found = {}
     for number, line in enumerate(lines, 1):
         try:

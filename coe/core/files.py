@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import csv
 import os
 import stat
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable
+import zipfile
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
+
+from coe.core.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -39,6 +43,15 @@ async def off_the_loop(read: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="read", daemon=True).start()
     return await found
+
+
+@contextlib.contextmanager
+def readable(path: Path, hint: str | None = None) -> Iterator[None]:
+    """Raises ConfigError, which names ``path``, for what reading it raises within."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, EOFError, csv.Error, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", hint=hint) from None
 
 
 def write_atomically(path: Path, text: str) -> None:

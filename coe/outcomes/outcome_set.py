@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from coe.core.errors import ConfigError
 from coe.core.extraction import options_in
+from coe.core.files import readable
 from coe.core.suggest import suggest
 from coe.core.types import ExpertId
 
@@ -241,24 +242,16 @@ def _facts(experts: Sequence[ExpertId], facts: Mapping[str, Mapping[str, float]]
 
 def _experts_csv(path: Path) -> dict[str, dict[str, float]]:
     """Expert -> its numbers; blank ones left out. A missing file means that nothing is known."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+    with readable(path), path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     if rows and "expert" not in rows[0]:
         raise ConfigError(f"{path} lacks the column expert")
     return {
-        row["expert"]: {name: number for name, text in row.items() if (number := _known(text)) is not None}
+        row["expert"]: {name: number for name, text in row.items() if math.isfinite(number := _number(text))}
         for row in rows
     }
-
-
-def _known(text: object) -> float | None:
-    number = _number(text)
-    return number if math.isfinite(number) else None
 
 
 def _number(value: object) -> float:

@@ -18,7 +18,6 @@ import hashlib
 import io
 import json
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coe.core.errors import ConfigError
+from coe.core.files import readable
 from coe.routers.encoders.encoder import Vectors
 
 if TYPE_CHECKING:
@@ -171,31 +171,23 @@ def _read_features(path: Path) -> csr_matrix | None:
         return None
     from scipy.sparse import csr_matrix
 
-    try:
-        with np.load(path, allow_pickle=False) as parts:
-            values = parts["data"].astype(np.float32) * parts["scale"]
-            rows, width = (int(size) for size in parts["shape"])
-            return csr_matrix((values, parts["indices"].astype(np.int32), parts["indptr"]), (rows, width))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+    with readable(path), np.load(path, allow_pickle=False) as parts:
+        values = parts["data"].astype(np.float32) * parts["scale"]
+        rows, width = (int(size) for size in parts["shape"])
+        return csr_matrix((values, parts["indices"].astype(np.int32), parts["indptr"]), (rows, width))
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    try:
+    with readable(path):
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise ConfigError(f"{path} is not a question table of format {FORMAT}")
     return facts
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+    with readable(path), path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     if any(None in row or any(row.get(name) is None for name in _COLUMNS) for row in rows):
         raise ConfigError(f"{path} must have the columns {', '.join(_COLUMNS)} in every line")
     if not all(row["questions"].isdigit() for row in rows):
@@ -204,8 +196,6 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _array(path: Path) -> np.ndarray[Any, Any]:
-    try:
+    with readable(path):
         array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
     return array

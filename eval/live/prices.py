@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coe.core.errors import ConfigError
+from coe.core.files import readable
 from coe.eval.live.service import Reply
 from coe.eval.live.tables import csv_rows
 
@@ -31,10 +32,8 @@ def read_prices(path: Path | None) -> Prices:
     """
     if path is None:
         return {}
-    try:
+    with readable(path):
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
     return _from_csv(path, text) if path.suffix == ".csv" else _from_registry(path, text)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coe.core.errors import ConfigError
+from coe.core.files import readable
 from coe.eval.live.tables import find_files, locate, read_rows
 from coe.eval.live.task import Task
 
@@ -46,13 +47,11 @@ def read_collection(task: Task, data: str | None) -> Collection:
 
 def _judgements(path: Path) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
-    try:
+    with readable(path):
         lines = path.read_text(encoding="utf-8").splitlines()[1:]
         for query, document, grade in (line.split("\t")[:3] for line in lines if line.strip()):
             if int(grade) > 0:
                 found.setdefault(query, {})[document] = int(grade)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
     return found
 
 

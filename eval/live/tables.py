@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coe.core.errors import ConfigError
+from coe.core.files import readable
 from coe.eval.live.task import Task
 
 Row = Mapping[str, Any]
@@ -17,12 +18,10 @@ Row = Mapping[str, Any]
 
 def read_rows(path: Path) -> list[Row]:
     """Every row of a table, by the suffix of its name. Raises ConfigError with file and line."""
-    try:
+    with readable(path):
         if path.suffix == ".parquet":
             return _parquet(path)
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
     if path.suffix == ".csv":
         return csv_rows(text)
     return _json_rows(path, text)
