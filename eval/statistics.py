@@ -39,27 +39,17 @@ class PairedDifference:
 
 
 def paired_bootstrap(
-    a: Sequence[float] | Floats,
-    b: Sequence[float] | Floats,
-    *,
-    groups: Sequence[object] | None = None,
-    draws: int = 10_000,
-    seed: int = 0,
+    a: Sequence[float] | Floats, b: Sequence[float] | Floats, *, draws: int = 10_000, seed: int = 0
 ) -> PairedDifference:
     """Percentile bootstrap over questions of the mean of ``a - b`` (scores, one a question).
 
-    ``groups`` (say normalised texts): questions of one group are drawn together. For several seeds pass the
-    mean over seeds of each question. p is twice the smaller share of draws on either side of 0, never
-    below ``1 / draws``. Raises ValueError on unequal lengths or no questions.
+    For several seeds pass the mean over seeds of each question. p is twice the smaller share of draws on
+    either side of 0, never below ``1 / draws``. Raises ValueError on unequal lengths or no questions.
     """
     difference = np.asarray(a, dtype=np.float64) - _same_length(a, b)
     if not len(difference):
         raise ValueError("no questions to compare")
-    if groups is None:
-        sums, sizes = difference, np.ones(len(difference))
-    else:
-        sums, sizes = _by_group(difference, groups)
-    means = _resampled_means(sums, sizes, draws, np.random.default_rng(seed))
+    means = _resampled_means(difference, draws, np.random.default_rng(seed))
     low, high = np.quantile(means, (0.025, 0.975))
     tail = min(float((means <= 0).mean()), float((means >= 0).mean()))
     p = min(1.0, max(2 * tail, 1 / draws))
@@ -72,28 +62,20 @@ def _same_length(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> Fl
     return np.asarray(b, dtype=np.float64)
 
 
-def _by_group(values: Floats, groups: Sequence[object]) -> tuple[Floats, Floats]:
-    """Sum and size of each group."""
-    index = {group: place for place, group in enumerate(dict.fromkeys(groups))}
-    places = np.fromiter((index[group] for group in groups), dtype=np.int64, count=len(values))
-    sums = np.bincount(places, weights=values).astype(np.float64)
-    return sums, np.bincount(places).astype(np.float64)
+def _resampled_means(values: Floats, draws: int, rng: np.random.Generator) -> Floats:
+    """Means of ``draws`` resamples of ``values`` with replacement.
 
-
-def _resampled_means(sums: Floats, sizes: Floats, draws: int, rng: np.random.Generator) -> Floats:
-    """Means of ``draws`` resamples of units (questions or groups) with replacement.
-
-    Units with equal (sum, size) are exchangeable, so how often each kind is drawn is multinomial: with marks
-    of 0 and 1 there are three kinds, however many questions.
+    Equal values are exchangeable, so how often each is drawn is multinomial: with marks of 0 and 1 there are
+    three differences, however many questions.
     """
-    kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
-    total = len(sums)
+    kinds, counts = np.unique(values, return_counts=True)
+    total = len(values)
     means = np.empty(draws)
     step = max(1, _BLOCK // len(kinds))
     for start in range(0, draws, step):
         size = min(step, draws - start)
         drawn = rng.multinomial(total, counts / total, size=size)
-        means[start : start + size] = (drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1])
+        means[start : start + size] = (drawn @ kinds) / total
     return means
 
 

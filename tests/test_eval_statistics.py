@@ -37,14 +37,6 @@ def test_bootstrap_of_graded_scores_uses_every_value() -> None:
     assert found.p == pytest.approx(1e-4)
 
 
-def test_questions_of_one_group_are_drawn_together() -> None:
-    a, b = np.array([1.0, 0.0] * 50), np.zeros(100)
-    pairs = [index // 2 for index in range(100)]
-    assert paired_bootstrap(a, b, groups=pairs).low == pytest.approx(0.5)  # each group's mean is one half
-    copies = [index % 2 for index in range(100)]
-    assert paired_bootstrap(a, b, groups=copies).low == pytest.approx(0.0)
-
-
 def test_bootstrap_refuses_what_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="cannot be paired"):
         paired_bootstrap([1.0], [1.0, 0.0])

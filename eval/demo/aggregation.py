@@ -20,7 +20,7 @@ import aiohttp
 from coe.demo.questions import distinct_questions, held_out_questions
 from coe.demo.skill import Question
 from coe.demo.skills import all_skills, skill_named
-from coe.eval.demo.asking import Job, Row, complete, rows_of, run_jobs
+from coe.eval.demo.asking import Job, Row, answered, complete
 from coe.eval.statistics import PairedDifference, paired_bootstrap, share
 from coe.outcomes.statistics import Share
 
@@ -111,21 +111,13 @@ async def ask_all(
     url: str, asked: Sequence[Arm], questions: Sequence[Task], record: Path | None, concurrency: int = 16
 ) -> AsyncIterator[Row]:
     """A row for each arm and question, in blocks of questions; rows of an earlier run come first."""
-    wanted = {(arm.name, task.id) for arm in asked for task in questions}
-    done = set()
-    for row in rows_of(record):
-        key = (row["arm"], row["question"])
-        if key in wanted and key not in done:
-            done.add(key)
-            yield row
-    jobs = [
-        _job(url, arm, task)
+    wanted = {
+        (arm.name, task.id): _job(url, arm, task)
         for start in range(0, len(questions), BLOCK)
         for arm in asked
         for task in questions[start : start + BLOCK]
-        if (arm.name, task.id) not in done
-    ]
-    async for row in run_jobs(jobs, record, concurrency):
+    }
+    async for row in answered(wanted, lambda row: (row["arm"], row["question"]), record, concurrency):
         yield row
 
 

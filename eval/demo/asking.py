@@ -6,18 +6,20 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
 from coe.core.errors import ExpertUnavailable
 
+_TIMEOUT_S = 600.0
+K = TypeVar("K")
 Row = dict[str, Any]
 Job = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Row]]
 """Asks one question; the row says what came of it."""
 
 
-def rows_of(record: Path | None) -> list[Row]:
+def _rows_of(record: Path | None) -> list[Row]:
     """What an earlier run kept; a line that was cut off by an interruption is left out."""
     if record is None or not record.exists():
         return []
@@ -30,12 +32,23 @@ def rows_of(record: Path | None) -> list[Row]:
     return rows
 
 
-async def run_jobs(
-    jobs: Sequence[Job], record: Path | None, concurrency: int, timeout_s: float = 600.0
+async def answered(
+    wanted: Mapping[K, Job], key: Callable[[Row], K], record: Path | None, concurrency: int
 ) -> AsyncIterator[Row]:
+    """A row of each job. Those that an earlier run with the same record has come first, and are not asked
+    again."""
+    left = dict(wanted)
+    for row in _rows_of(record):
+        if left.pop(key(row), None):
+            yield row
+    async for row in _run(list(left.values()), record, concurrency):
+        yield row
+
+
+async def _run(jobs: Sequence[Job], record: Path | None, concurrency: int) -> AsyncIterator[Row]:
     """Rows in the order in which the answers come. Raises what a job raises; the others are cancelled."""
     waiting, running = list(reversed(jobs)), set[asyncio.Task[Row]]()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:
         try:
             while waiting or running:
                 while waiting and len(running) < concurrency:

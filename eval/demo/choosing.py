@@ -23,7 +23,7 @@ from coe.core.types import ExpertId
 from coe.demo.questions import distinct_questions
 from coe.demo.skill import Question, Skill
 from coe.demo.skills import all_skills
-from coe.eval.demo.asking import Job, Row, complete, rows_of, run_jobs
+from coe.eval.demo.asking import Job, Row, answered, complete
 from coe.eval.statistics import share
 from coe.outcomes.statistics import Share
 
@@ -112,11 +112,9 @@ async def choose_all(
         for item in items
         for place in range(WRONG + 1)
     }
-    for row in rows_of(record):
-        if wanted.pop((row["expert"], row["item"], row["place"]), None):
-            yield row
-    jobs = list(wanted.values())
-    async for row in run_jobs(jobs, record, concurrency):
+    async for row in answered(
+        wanted, lambda row: (row["expert"], row["item"], row["place"]), record, concurrency
+    ):
         yield row
 
 

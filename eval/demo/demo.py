@@ -6,8 +6,6 @@ JSONL file as they come, so that an interrupted run goes on where it stopped and
 
 from __future__ import annotations
 
-import asyncio
-import json
 import re
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -17,10 +15,10 @@ from typing import Any
 
 import aiohttp
 
-from coe.core.errors import ExpertUnavailable
 from coe.demo.questions import held_out_questions
 from coe.demo.skill import Question
 from coe.demo.skills import skill_named
+from coe.eval.demo.asking import Job, Row, answered, complete
 from coe.eval.statistics import share
 from coe.outcomes.statistics import Share
 
@@ -54,71 +52,39 @@ class Asking:
     url: str
     concurrency: int = 16
     record: Path | None = None
-    timeout_s: float = 600.0
     lenient: bool = False
 
 
-def answered(record: Path | None) -> list[Graded]:
-    """What an earlier run with the same record already got."""
-    if record is None or not record.exists():
-        return []
-    return [Graded(**json.loads(line)) for line in record.read_text().splitlines()]
-
-
-async def ask_all(
-    asking: Asking, models: Sequence[str], questions: Sequence[Question]
-) -> AsyncIterator[Graded]:
-    """Ask each model every question, one model after the other so that pinned experts swap once.
+async def run_demo(asking: Asking, models: Sequence[str], per_skill: int) -> AsyncIterator[Graded]:
+    """Every answer to the fixed held-out questions, ``per_skill`` of each skill; one model after the other,
+    so that pinned experts swap once.
 
     Yields earlier answers first. Raises :class:`ExpertUnavailable` when the service refuses a question.
     """
-    earlier = answered(asking.record)
-    done = {(graded.model, graded.question) for graded in earlier}
-    wanted = {(model, question.id) for model in models for question in questions}
-    for graded in earlier:
-        if (graded.model, graded.question) in wanted:
-            yield graded
-    timeout = aiohttp.ClientTimeout(total=asking.timeout_s)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        for model in models:
-            left = [question for question in questions if (model, question.id) not in done]
-            async for graded in _ask_model(session, asking, model, left):
-                _keep(asking.record, graded)
-                yield graded
+    questions = held_out_questions(per_skill)
+    for model in models:
+        wanted = {(model, question.id): _job(asking, model, question) for question in questions}
+        async for row in answered(
+            wanted, lambda row: (row["model"], row["question"]), asking.record, asking.concurrency
+        ):
+            yield Graded(**row)
 
 
-async def _ask_model(
-    session: aiohttp.ClientSession, asking: Asking, model: str, questions: Sequence[Question]
-) -> AsyncIterator[Graded]:
-    waiting = list(reversed(questions))
-    running: set[asyncio.Task[Graded]] = set()
-    try:
-        while waiting or running:
-            while waiting and len(running) < asking.concurrency:
-                running.add(asyncio.create_task(ask(session, asking, model, waiting.pop())))
-            finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in finished:
-                yield task.result()
-    finally:
-        for task in running:
-            task.cancel()
+def _job(asking: Asking, model: str, question: Question) -> Job:
+    """Asks one question greedily and marks the answer."""
 
+    async def ask(session: aiohttp.ClientSession) -> Row:
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": question.text}],
+            "temperature": 0,
+            "max_tokens": LENIENT_TOKENS if asking.lenient else skill_named(question.skill).max_tokens,
+        }
+        started = time.monotonic()
+        answer = await complete(session, asking.url, body)
+        return asdict(_graded(asking, model, question, answer, (time.monotonic() - started) * 1000))
 
-async def ask(session: aiohttp.ClientSession, asking: Asking, model: str, question: Question) -> Graded:
-    """Ask one question greedily and mark the answer."""
-    max_tokens = LENIENT_TOKENS if asking.lenient else skill_named(question.skill).max_tokens
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": question.text}],
-        "temperature": 0,
-        "max_tokens": max_tokens,
-    }
-    started = time.monotonic()
-    async with session.post(f"{asking.url}/v1/chat/completions", json=body) as response:
-        answer = await response.json()
-        if response.status != 200:
-            raise ExpertUnavailable(f"{model} answered {response.status}: {answer['error']['message']}")
-    return _graded(asking, model, question, answer, (time.monotonic() - started) * 1000)
+    return ask
 
 
 def mentions(question: Question, output: str) -> bool:
@@ -144,14 +110,6 @@ def _graded(
         swap_ms=receipt["swap_ms"],
         run_ms=receipt["legs"][-1]["run_ms"] or total_ms,
     )
-
-
-def _keep(record: Path | None, graded: Graded) -> None:
-    if record is None:
-        return
-    record.parent.mkdir(parents=True, exist_ok=True)
-    with record.open("a") as file:
-        file.write(json.dumps(asdict(graded)) + "\n")
 
 
 @dataclass(frozen=True)
@@ -232,8 +190,3 @@ def headline(summary: Summary) -> list[str]:
         f"random expert           {summary.random:.3f} (expected)",
         f"oracle                  {summary.oracle}",
     ]
-
-
-def run_demo(asking: Asking, models: Sequence[str], per_skill: int) -> AsyncIterator[Graded]:
-    """Every answer to the fixed held-out questions, ``per_skill`` of each skill."""
-    return ask_all(asking, models, held_out_questions(per_skill))

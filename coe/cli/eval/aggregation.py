@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from coe.cli._options import PATH, url_option
+from coe.cli.eval._progress import collected
 
 
 @click.command()
@@ -42,26 +41,8 @@ def main(
     asked = [arm for arm in arms(best_single) if wanted is None or arm.name in wanted.split(",")]
     questions = tasks(per_skill, pairs)
     answers = ask_all(url.rstrip("/"), asked, questions, record, concurrency)
-    rows = asyncio.run(collected(answers, len(asked) * len(questions), "arm"))
+    rows = asyncio.run(collected(answers, len(asked) * len(questions), lambda row: str(row["arm"]), url))
     found = lines(rows, [arm.name for arm in asked])
     click.echo(f"{len(questions)} questions; 95% intervals, differences paired by question\n\n{table(found)}")
     if json_out:
         json_out.write_text(json.dumps([asdict(line) for line in found], indent=1), encoding="utf-8")
-
-
-async def collected(rows: AsyncIterator[dict[str, Any]], total: int, label: str) -> list[dict[str, Any]]:
-    """All rows, with a progress bar on stderr."""
-    import aiohttp
-    from rich.console import Console
-    from rich.progress import Progress
-
-    try:
-        found = []
-        with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task("asking", total=total)
-            async for row in rows:
-                found.append(row)
-                bar.update(task, advance=1, description=str(row[label]))
-        return found
-    except aiohttp.ClientConnectionError as error:
-        raise click.ClickException(f"no service answers ({error}); start one with `coe serve`") from None

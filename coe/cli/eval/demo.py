@@ -6,14 +6,15 @@ import asyncio
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from coe.cli._options import PATH
+from coe.cli.eval._progress import answering, collected
 
 if TYPE_CHECKING:
-    from coe.eval.demo.demo import Asking, Graded, Summary
+    from coe.eval.demo.demo import Asking, Graded
 
 
 @click.command()
@@ -49,32 +50,17 @@ def main(
     click.echo("\n".join(headline(summary)))
     click.echo("\n" + table(summary))
     if json_out:
-        json_out.write_text(json.dumps(_figures(summary), indent=1))
+        json_out.write_text(json.dumps(asdict(summary), indent=1))
 
 
 async def _collect(asking: Asking, first: str, per_skill: int, alone: bool) -> list[Graded]:
-    import aiohttp
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from coe.core.errors import ExpertUnavailable
+    from coe.demo.skills import all_skills
     from coe.eval.demo.demo import run_demo
 
-    try:
+    with answering(asking.url):
         models = (await _models(asking.url, first))[: 1 if alone else None]
-        graded: list[Graded] = []
-        with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task("asking", total=len(models) * per_skill * _skill_count())
-            async for one in run_demo(asking, models, per_skill):
-                graded.append(one)
-                bar.update(task, advance=1, description=one.model)
-        return graded
-    except aiohttp.ClientConnectionError as error:
-        raise click.ClickException(
-            f"no service at {asking.url} ({error}); start one with `coe serve`"
-        ) from None
-    except ExpertUnavailable as error:
-        raise click.ClickException(error.message) from None
+    total = len(models) * per_skill * len(all_skills())
+    return await collected(run_demo(asking, models, per_skill), total, lambda one: one.model, asking.url)
 
 
 async def _models(url: str, routed: str) -> list[str]:
@@ -86,13 +72,3 @@ async def _models(url: str, routed: str) -> list[str]:
     if routed not in listed:
         raise click.ClickException(f"the service has no model {routed!r}; it has {', '.join(listed)}")
     return [routed] + [name for name in listed if name != routed]
-
-
-def _skill_count() -> int:
-    from coe.demo.skills import all_skills
-
-    return len(all_skills())
-
-
-def _figures(summary: Summary) -> dict[str, Any]:
-    return asdict(summary)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import click
+from typing import TYPE_CHECKING
 
 from coe.cli._group import Failed
+from coe.cli.eval._progress import collected
 
 if TYPE_CHECKING:
     from coe.outcomes.statistics import Share
@@ -21,7 +19,7 @@ def ask_and_keep(
     """Ask the experts (or ``only`` one) through the service, write the figures into their profiles, return
     them by expert and category."""
     from coe.core.files import folder_of
-    from coe.eval.demo.choosing import by_expert, choose_all, demo_items, read_items
+    from coe.eval.demo.choosing import WRONG, by_expert, choose_all, demo_items, read_items
     from coe.profiles.aggregating import keep
     from coe.service.registry_file import load_registry
 
@@ -32,7 +30,9 @@ def ask_and_keep(
             raise Failed(f'{registry} has no expert "{only}"', "See `coe experts list`.")
         experts = [only]
     items = demo_items(per_skill) if items_file is None else read_items(items_file)
-    rows = asyncio.run(_collected(choose_all(url.rstrip("/"), experts, items, record), url))
+    answers = choose_all(url.rstrip("/"), experts, items, record)
+    total = len(experts) * len(items) * (WRONG + 1)
+    rows = asyncio.run(collected(answers, total, lambda row: str(row["expert"]), url))
     found = by_expert(rows)
     source = "demonstration, training phrasings" if items_file is None else items_file.name
     for expert, by_category in found.items():
@@ -48,12 +48,3 @@ def readable(found: dict[str, dict[str, Share]]) -> list[str]:
         "picked the right one of three answers (guessing: 0.333):",
         *(f"  {expert:<{width}}  {found[expert]['all']}  {found[expert]['all'].total}" for expert in order),
     ]
-
-
-async def _collected(rows: AsyncIterator[dict[str, Any]], url: str) -> Sequence[dict[str, Any]]:
-    import aiohttp
-
-    try:
-        return [row async for row in rows]
-    except aiohttp.ClientConnectionError as error:
-        raise click.ClickException(f"no service at {url} ({error}); start one with `coe serve`") from None
