@@ -46,7 +46,7 @@ from tests.support.asking import (
 async def test_a_routed_request_is_answered_by_the_best_ranked_expert() -> None:
     pool = FakePool()
     raw, receipt = await read(pool, request())
-    assert raw == b'{"usage":{"completion_tokens":3}}'
+    assert raw == b'{"choices":[{"index":0}],"usage":{"completion_tokens":3}}'
     assert (receipt.router, receipt.expert, receipt.runner_up) == ("ranking", "sums", "words")
     assert receipt.confidence == 0.8
     assert receipt.margin == pytest.approx(1 / 3)
@@ -62,6 +62,11 @@ async def test_the_receipt_has_the_lease_s_times_the_tokens_and_the_outcome() ->
     assert (receipt.queue_ms, receipt.swap_ms) == (12, 700)
 
 
+def streamed(stream_options: dict[str, bool] | None) -> Request:
+    asked = request(stream=True)
+    return replace(asked, body={**asked.body, "stream_options": stream_options})
+
+
 async def test_tokens_of_a_stream_come_from_its_last_chunks() -> None:
     script: list[bytes | BaseException] = [b"data: {}\n\n"] * 9
     script += [
@@ -69,14 +74,16 @@ async def test_tokens_of_a_stream_come_from_its_last_chunks() -> None:
         b'ens": 41}}\n\n',
         b"data: [DONE]\n\n",
     ]
-    pool = FakePool(FakeEngine(scripts={"sums": script}))
-    raw, receipt = await read(pool, request(stream=True))
-    assert raw == b"".join(step for step in script[:-1] if isinstance(step, bytes))  # untouched
-    assert receipt.legs[0].tokens == 41
+    chunks = b"".join(step for step in script[:-1] if isinstance(step, bytes))
+    for asked, passed in (({"include_usage": True}, chunks), (None, b"data: {}\n\n" * 9)):
+        pool = FakePool(FakeEngine(scripts={"sums": list(script)}))
+        raw, receipt = await read(pool, streamed(asked))
+        assert raw == passed  # untouched, but for usage that the client did not ask for
+        assert receipt.legs[0].tokens == 41
 
 
 async def test_tokens_in_an_answer_s_text_do_not_count() -> None:
-    script: list[bytes | BaseException] = [b'{"content":"\\"completion_tokens\\":5"}']
+    script: list[bytes | BaseException] = [b'{"choices":[{"text":"\\"completion_tokens\\":5"}]}']
     _, receipt = await read(FakePool(FakeEngine(scripts={"sums": script})), request())
     assert receipt.legs[0].tokens is None
 

@@ -141,13 +141,19 @@ class ExpertRefused(CoeError):
 
     type, source = "invalid_request_error", "expert"
 
-    def __init__(self, status: int, message: str, **kwargs: Any) -> None:
+    def __init__(self, status: int, message: str, *, elsewhere: bool = False, **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
         self._status = status
+        self.elsewhere = elsewhere
+        """not now, or not this expert: another one may take the same request"""
 
     @property
     def http_status(self) -> int:
         return self._status
+
+    def envelope(self) -> dict[str, Any]:
+        error = super().envelope()["error"]
+        return {"error": {**error, "type": "rate_limit_error"} if self._status == 429 else error}
 
 
 class ConfigError(CoeError):

@@ -34,8 +34,32 @@ def message_of(body: Body) -> Mapping[str, Any]:
 
 def text_of(body: Body) -> str:
     """The text of the first choice; empty when it has none (a tool call)."""
-    content = message_of(body).get("content")
+    return joined_text(message_of(body).get("content"))
+
+
+def joined_text(content: Any) -> str:
+    """Content as text: a string, or the text parts of a list (thinking and the like are no part of it)."""
+    if isinstance(content, list):
+        texts = (part.get("text") for part in content if isinstance(part, Mapping))
+        return "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
+
+
+def prompt_characters(body: Body) -> int:
+    """Characters of all that a request has the expert read: turns, texts of parts, tools, prompts. Token
+    ids count as four characters each, media not at all."""
+    read = [body.get(key) for key in ("messages", "prompt", "tools", "functions", "suffix")]
+    return sum(map(_characters, read))
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return 0 if value[:5].lower() == "data:" else len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_characters, value.values()))
+    if isinstance(value, list):
+        return sum(map(_characters, value))
+    return 4 if type(value) is int else 0
 
 
 def tool_calls_of(body: Body) -> tuple[Mapping[str, Any], ...]:
@@ -102,6 +126,41 @@ def replay(body: Body, endpoint: Endpoint) -> Iterator[bytes]:
     yield event({**head, "choices": [finish]})
 
 
+def assembled(chunks: Iterable[Body]) -> dict[str, Any]:
+    """The whole answer that stream chunks tell piece by piece, of the first choice."""
+    body: dict[str, Any] = {}
+    texts: dict[str, list[str]] = {}
+    calls: dict[int, dict[str, Any]] = {}
+    finish = None
+    for chunk in chunks:
+        body.update({key: chunk[key] for key in ("id", "created", "model", "usage") if chunk.get(key)})
+        choice = first_choice(chunk)
+        finish = choice.get("finish_reason") or finish
+        delta = choice.get("delta", choice)
+        for key in ("text", "content", "reasoning_content", "refusal"):
+            if (piece := joined_text(delta.get(key))) or isinstance(delta.get(key), str):
+                texts.setdefault(key, []).append(piece)
+        for call in delta.get("tool_calls") or ():
+            _add_call(calls.setdefault(call.get("index", 0), {}), call)
+    said = {key: "".join(pieces) for key, pieces in texts.items()}
+    if "text" in said:
+        choice = {"index": 0, "text": said["text"], "finish_reason": finish}
+        return {"object": "text_completion", **body, "choices": [choice]}
+    message: dict[str, Any] = {"role": "assistant", "content": None, **said}
+    if calls:
+        message["tool_calls"] = [calls[index] for index in sorted(calls)]
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    return {"object": "chat.completion", **body, "choices": [choice]}
+
+
+def _add_call(call: dict[str, Any], piece: Mapping[str, Any]) -> None:
+    function = dict(piece.get("function") or {})
+    known = call.setdefault("function", {})
+    known["arguments"] = known.get("arguments", "") + (function.pop("arguments", None) or "")
+    known.update(function)
+    call.update({key: value for key, value in piece.items() if key not in ("function", "index")})
+
+
 def usage_event(body_or_chunk: Body, endpoint: Endpoint, usage: Mapping[str, Any]) -> bytes:
     """The chunk without choices that carries the usage of a stream."""
     return event({**_head(body_or_chunk, endpoint), "choices": [], "usage": dict(usage)})
@@ -116,11 +175,13 @@ def _head(body: Body, endpoint: Endpoint) -> dict[str, Any]:
 def _chat_pieces(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     message = choice.get("message") or {}
     yield {"delta": {"role": message.get("role", "assistant"), "content": ""}}
+    if thoughts := _thoughts(message.get("content")):
+        yield {"delta": {"reasoning_content": thoughts}}
     for key in ("reasoning_content", "reasoning", "refusal"):
         if isinstance(message.get(key), str) and message[key]:
             yield {"delta": {key: message[key]}}
     tokens = (choice.get("logprobs") or {}).get("content")
-    content = message.get("content") or ""
+    content = joined_text(message.get("content"))
     if tokens and "".join(token["token"] for token in tokens) == content:
         for token in tokens:
             yield {"delta": {"content": token["token"]}, "logprobs": {"content": [token], "refusal": None}}
@@ -131,6 +192,13 @@ def _chat_pieces(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"delta": {"content": word}, **known}
     for index, call in enumerate(message.get("tool_calls") or ()):
         yield {"delta": {"tool_calls": [{"index": index, **call}]}}
+
+
+def _thoughts(content: Any) -> str:
+    """What content in parts says of type ``thinking`` (Mistral's form)."""
+    parts = content if isinstance(content, list) else ()
+    thinking = (part.get("thinking") for part in parts if isinstance(part, Mapping))
+    return "".join(joined_text(each) for each in thinking if each)
 
 
 def _text_pieces(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

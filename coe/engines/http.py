@@ -24,6 +24,9 @@ from coe.engines.upstream import Upstream, refusal
 CONNECT_TIMEOUT_S = 10.0
 MAX_ERROR_BYTES = 65_536
 UNREACHABLE = "engine_unreachable"
+BROKE_OFF = "engine_broke_off"
+"""A server of others failed after it had got the request: it may have done the work, and be paid for it."""
+MAX_LINE_BYTES = 2**20
 SILENT = "engine_silent"
 CONTROL_LIMIT_S = 30.0
 """How long a control call may take where the caller says nothing else."""
@@ -76,9 +79,14 @@ class HttpClient:
                 allow_redirects=False,
             )
         except TRANSPORT_ERRORS as error:
-            raise lost(self.upstream.name, error, self.upstream.hint) from error
-        if response.status < 300:
+            raise lost(self.upstream, error) from error
+        encoding = response.headers.get("Content-Encoding", "identity").lower()
+        if response.status < 300 and encoding == "identity":
             return HttpAnswer(self.upstream, response, rename)
+        if response.status < 300:
+            response.close()  # nobody asked for it, and a small body can unpack to any size
+            name = self.upstream.name
+            raise EngineError(f"{name} answered in the encoding {encoding[:50]}", hint=self.upstream.hint)
         raise await self._failure(response)
 
     async def _control(
@@ -123,6 +131,7 @@ class HttpClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Authorization": f"Bearer {where.api_key}"} if where.api_key else None,
                 skip_auto_headers=UNASKED,
+                auto_decompress=False,
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=where.read_timeout_s
                 ),
@@ -134,7 +143,7 @@ class HttpClient:
         try:
             yield
         except TRANSPORT_ERRORS as error:
-            raise lost(self.upstream.name, error, self.upstream.hint) from error
+            raise lost(self.upstream, error) from error
 
     async def _failure(self, response: aiohttp.ClientResponse) -> CoeError:
         """The error for a 4xx or 5xx answer; releases the connection."""
@@ -169,21 +178,25 @@ class HttpAnswer:
     def __init__(self, upstream: Upstream, response: aiohttp.ClientResponse, rename: Rename | None) -> None:
         self._upstream, self._response, self._rename = upstream, response, rename
         self.status = response.status
+        self.content_type = response.headers.get("Content-Type")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives, cut at line ends. Raises EngineError when the connection breaks."""
-        carry = b""
+        held: list[bytes] = []
+        size = 0
         try:
             async for data in self._response.content.iter_any():
-                carry += data
-                cut = carry.rfind(b"\n") + 1
-                if cut:
-                    yield self._edit(carry[:cut])
-                    carry = carry[cut:]
+                cut = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+                size = size + len(data) if not cut else len(data) - cut
+                if cut or size > MAX_LINE_BYTES:  # a line without an end is passed on: its reader has a bound
+                    cut = cut or len(data)
+                    yield self._edit(b"".join((*held, data[:cut])))
+                    held, data = [], data[cut:]
+                held.append(data)
         except TRANSPORT_ERRORS as error:
-            raise lost(self._upstream.name, error, "The answer broke off; ask again.") from error
-        if carry:
-            yield self._edit(carry)
+            raise lost(self._upstream, error, "The answer broke off; ask again.") from error
+        if rest := b"".join(held):
+            yield self._edit(rest)
 
     async def aclose(self) -> None:
         """Closes the connection unless the body was read to its end. Idempotent."""
@@ -194,6 +207,9 @@ class HttpAnswer:
         return self._rename.apply(data) if self._rename else data
 
 
-def lost(name: str, error: BaseException, hint: str | None = None) -> EngineError:
+def lost(upstream: Upstream, error: BaseException, hint: str | None = None) -> EngineError:
+    """No answer, or no end of one. The code says whether the request may be sent to the same server again."""
     what = "took too long" if isinstance(error, TimeoutError) else (str(error) or type(error).__name__)
-    return EngineError(f"{name} did not answer: {what}", code=UNREACHABLE, hint=hint)
+    never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    code = UNREACHABLE if never_sent or upstream.ours else BROKE_OFF
+    return EngineError(f"{upstream.name} did not answer: {what}", code=code, hint=hint or upstream.hint)

@@ -6,17 +6,36 @@ an expert reads through it and parses nothing itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
 from coe.core import json_codec
 from coe.core.errors import CoeError, EngineError, ExpertRefused
-from coe.core.openai import usage_of
+from coe.core.openai import assembled, first_choice, replay, to_json, usage_event, usage_of
+from coe.core.types import Endpoint
 
 OURS_TO_FIX = frozenset({401, 402, 403, 404, 405, 408})
 """Upstream's 4xx that a client of ours cannot mend: our key, our model name, our URL."""
+NOT_NOW = frozenset({409, 413, 425, 429})
+"""Upstream's 4xx by which this server does not take the request now, or not of this size; another may."""
+NOT_ME = re.compile(
+    r"context.{0,20}(length|window)|maximum.{0,30}tokens|too (long|large|many tokens)|tool.?(choice|call|use)"
+    r"|function.?call|content.{0,10}(filter|policy)|moderation|multi-?modal|modalit|image|audio|vision|video"
+    r"|response_format|json_?schema|structured output|guided|quota|credit|billing|rate.?limit|chat template",
+    re.IGNORECASE,
+)
+"""What a 400 or 422 says that is about this model, its limits or its provider and not about the request."""
+LONGEST_RETRY_S = 86_400.0
+MAX_BODY_BYTES = 32 * 2**20
+MAX_EVENT_BYTES = 8 * 2**20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,8 @@ class Upstream:
     hint: str | None = None
     guarded: bool = False
     """refuse to connect to link-local and metadata addresses"""
+    ours: bool = True
+    """a process of this service: what it did not answer may be asked again, as nobody is paid for it"""
 
     def without_key(self, raw: bytes) -> bytes:
         """Some servers quote the key that they were sent; neither our clients nor our log shall see it."""
@@ -43,18 +64,40 @@ class Upstream:
 
 
 class AnswerReader:
-    """Reads one answer of the expert ``name``, fed as it comes, however its bytes are cut.
+    """Reads one answer of the expert ``name``, fed as it comes, however its bytes are cut. What is decided,
+    in this order:
 
-    A stream passes as server-sent events of one ``data`` line each, up to ``[DONE]``, which is not passed;
-    comments and other fields are dropped. A whole body passes when all of it is there. ``take_usage``: the
-    usage of a stream is noted and not passed. Raises EngineError for an answer that is an error, is not what
-    was asked for, or breaks off.
+    1. The content type says whether a stream or one body comes; without one the first byte does. Whatever was
+       asked for, the other form is taken: a body is replayed as a stream, a stream is put together to a body.
+    2. A body passes when all of it is there, and must be a completion. An error is one also with status 200.
+    3. A stream passes as events of one ``data`` line each, whatever its line ends; comments and other fields
+       are no part of an answer. Events before an error pass, unless nothing has passed yet: then another
+       expert may still answer.
+    4. ``[DONE]`` ends it and is not passed; what comes after it is dropped. A stream that ends without it is
+       whole if a choice had ended.
+    5. ``take_usage``: usage is noted wherever it stands, and not passed to a client that did not ask for it.
+
+    Raises EngineError for an answer that is an error, is no completion, is too large, or breaks off.
     """
 
-    def __init__(self, name: str, stream: bool, take_usage: bool = False) -> None:
-        self._name, self._stream, self._takes_usage = name, stream, stream and take_usage
+    def __init__(
+        self,
+        name: str,
+        endpoint: Endpoint,
+        stream: bool,
+        take_usage: bool = False,
+        content_type: str | None = None,
+    ) -> None:
+        self._name, self._endpoint, self._stream = name, endpoint, stream
+        self._takes_usage = stream and take_usage
+        self._content_type = (content_type or "").partition(";")[0].strip().lower()
+        self._is_stream: bool | None = None
         self._held = b""
         self._body: list[bytes] = []
+        self._size = 0
+        self._chunks: list[dict[str, Any]] = []
+        self._finished = False
+        self._error: EngineError | None = None
         self.events = 0
         self.usage: Mapping[str, int] = {}
         """token counts by OpenAI's names, as far as they came"""
@@ -63,10 +106,16 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> bytes:
         """What may be passed on now that ``data`` came."""
-        if self.done:
+        if self._error is not None:
+            raise self._error
+        if self.done or not data:
             return b""
-        if not self._stream:
+        if self._is_stream is None:
+            data = data.removeprefix(BYTE_ORDER_MARK)
+            self._is_stream = self._comes_as_stream(data)
+        if not self._is_stream:
             self._body.append(data)
+            self._require_size(self._size + len(data), MAX_BODY_BYTES)
             return b""
         if self._held:
             data, self._held = self._held + data, b""
@@ -74,27 +123,73 @@ class AnswerReader:
             data = self._with_plain_line_ends(data)
         *events, rest = data.split(b"\n\n")
         self._held = rest + self._held
-        return b"".join([self._passed(event) for event in events])
+        self._require_size(len(self._held), MAX_EVENT_BYTES)
+        return self._pass_on(events)
 
     def end(self) -> bytes:
         """What may be passed on now that nothing more comes; nothing where nothing came."""
+        if self._error is not None:
+            raise self._error
         if self.done:
             return b""
-        if not self._stream:
-            return self._whole()
-        passed = self._passed(self._held.rstrip(b"\r\n")) if self._held.strip().endswith(b"[DONE]") else b""
-        if not self.done and self.events:
+        if not self._is_stream:
+            return self._whole(b"".join(self._body)) if self._body else b""
+        last = self._held.strip()
+        passed = b""
+        if last.endswith(b"[DONE]") or _object(
+            _fields(last)[0]
+        ):  # some servers leave the last empty line out
+            passed, self._held = self._pass_on([last]), b""
+        if not self._stream and self._chunks and (self.done or self._finished):
+            return self._whole(to_json(assembled(self._chunks)))
+        if not self.done and not self._finished and self.events:
             raise EngineError(
                 f"{self._name} broke off its answer",
                 code="stream_broken",
                 hint="What came is not complete; ask again.",
             )
+        self.done = True
         return passed
+
+    def _comes_as_stream(self, first: bytes) -> bool:
+        kind = self._content_type
+        if kind == "text/event-stream":
+            return True
+        if kind == "application/json" or kind.endswith("+json"):
+            return False
+        if kind in ("", "text/plain", "application/octet-stream"):
+            return not first.lstrip().startswith((b"{", b"["))
+        raise EngineError(
+            f"{self._name} answered {kind[:100]}, which is no completion",
+            hint="Look at the log of its engine.",
+        )
+
+    def _require_size(self, size: int, bound: int) -> None:
+        self._size = size
+        if size > bound:
+            raise EngineError(f"{self._name} answered more than {bound} bytes at once")
 
     def _with_plain_line_ends(self, data: bytes) -> bytes:
         if data.endswith(b"\r"):  # The next byte may be the other half of the line's end.
             data, self._held = data[:-1], b"\r"
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _pass_on(self, events: Sequence[bytes]) -> bytes:
+        begun, passed = self.events > 0, []
+        try:
+            for event in events:
+                passed.append(self._passed(event))
+        except EngineError as error:
+            if not begun or not self._stream:
+                raise
+            self._error = error
+        found = b"".join(passed)
+        if self._error is not None and not found:
+            raise self._error
+        if not self._stream:
+            # A stream where a body was asked for is put together at its end.
+            return self._whole(to_json(assembled(self._chunks))) if self.done and self._chunks else b""
+        return found
 
     def _passed(self, event: bytes) -> bytes:
         """One event as it is passed on; empty when it is not."""
@@ -107,22 +202,29 @@ class AnswerReader:
             data, named_error = _fields(event)
         if not data:
             return b""
-        if data == b"[DONE]":
+        if data.strip() == b"[DONE]":
             self.done = True
             return b""
-        if named_error or b'"error"' in data:
-            self._raise_error(data, named_error)
+        if named_error or b"error" in data or not (data.startswith(b"{") and data.endswith(b"}")):
+            self._require_chunk(data, named_error)
         self.events += 1
+        self._finished = self._finished or FINISHED.search(data) is not None
+        if not self._stream:
+            self._chunks.append(_object(data))
         if b'"usage"' in data:
             data = self._note_usage(data)
         return b"data: " + data + b"\n\n" if data else b""
 
-    def _raise_error(self, data: bytes, surely: bool) -> None:
-        found = error_fields(data, surely)
-        if found or surely:
-            raise EngineError(
-                f"{self._name} failed in mid-answer: {found.get('message') or 'it gave no reason'}"
-            )
+    def _require_chunk(self, data: bytes, named_error: bool) -> None:
+        body = _object(data)
+        if not body and not named_error:
+            raise EngineError(f"{self._name} sent an event that is no JSON object")
+        self._require_no_error(body, named_error)
+
+    def _require_no_error(self, body: Mapping[str, Any], surely: bool = False) -> None:
+        if surely or body.get("error") or body.get("object") == "error":
+            told = _error_fields(body).get("message") or "it gave no reason"
+            raise EngineError(f"{self._name} failed: {str(told)[:500]}")
 
     def _note_usage(self, data: bytes) -> bytes:
         """``data`` as it is passed on."""
@@ -136,23 +238,29 @@ class AnswerReader:
         rest = {name: value for name, value in body.items() if name != "usage"}
         return json_codec.encode(rest) if body.get("choices") else b""
 
-    def _whole(self) -> bytes:
-        raw, self.done = b"".join(self._body), True
-        body = json_codec.fields(raw)
-        if body is None:
+    def _whole(self, raw: bytes) -> bytes:
+        self.done = True
+        body = _object(raw)
+        if not body:
             raise EngineError(
                 f"{self._name} answered something that is not a JSON object",
                 hint="Look at the log of its engine.",
             )
-        if "usage" in body:
-            self.usage = usage_of({"usage": json_codec.decode(bytes(body["usage"]))})
-        return raw
+        self._require_no_error(body)
+        completion(self._name, body)
+        self.usage = usage_of(body)
+        if not self._stream:
+            return raw
+        events = list(replay(body, self._endpoint))
+        if self.usage and not self._takes_usage:
+            events.append(usage_event(body, self._endpoint, self.usage))
+        self.events = len(events)
+        return b"".join(events)
 
 
-def completion(name: str, raw: bytes) -> Mapping[str, Any]:
-    """A whole answer as a completion with choices. Raises EngineError for anything else."""
-    body = _object(raw)
-    if not isinstance(body.get("choices"), list) or not body["choices"]:
+def completion(name: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``body`` if it is a completion with choices. Raises EngineError for anything else."""
+    if not first_choice(body):
         raise EngineError(f"{name} answered no completion", hint="Look at the log of its engine.")
     return body
 
@@ -160,11 +268,10 @@ def completion(name: str, raw: bytes) -> Mapping[str, Any]:
 def refusal(upstream: Upstream, status: int, raw: bytes, retry_after: str | None = None) -> CoeError:
     """What an upstream's error answer means for our client."""
     raw = upstream.without_key(raw)
-    fields = error_fields(raw, surely=True)
+    fields = _error_fields(_object(raw))
     message = str(fields.get("message") or raw[:500].decode(errors="replace") or f"HTTP {status}")
     if status < 400 or status >= 500 or status in OURS_TO_FIX:
         return EngineError(f"{upstream.name} answered {status}: {message}", hint=upstream.hint)
-    wait = float(retry_after) if retry_after and retry_after.isdigit() else None
     code = _code(status, fields, message)
     hint = "Shorten the prompt or lower max_tokens." if code == "context_length_exceeded" else None
     param = fields.get("param")
@@ -174,15 +281,28 @@ def refusal(upstream: Upstream, status: int, raw: bytes, retry_after: str | None
         code=code,
         param=param.removeprefix("body.") if isinstance(param, str) else None,
         hint=hint,
-        retry_after_s=wait,
+        retry_after_s=seconds_until(retry_after),
+        elsewhere=status in NOT_NOW or NOT_ME.search(f"{code} {message}") is not None,
     )
 
 
-def error_fields(raw: bytes, surely: bool = False) -> Mapping[str, Any]:
-    """The fields of OpenAI's envelope; where it is ``surely`` an error, also of the flat forms that other
-    servers send. Empty for what is not an error."""
-    body = _object(raw)
-    error = body.get("error", body if surely else None)
+def seconds_until(retry_after: str | None) -> float | None:
+    """A ``Retry-After`` in seconds or as a date (RFC 9110, 10.2.3); None for what is neither."""
+    if retry_after is None:
+        return None
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), LONGEST_RETRY_S) if math.isfinite(seconds) else None
+
+
+def _error_fields(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of OpenAI's envelope, and of the flat forms that other servers send."""
+    error = body.get("error") or body
     if isinstance(error, str):
         return {"message": error}
     return error if isinstance(error, dict) else {}
@@ -212,7 +332,7 @@ def _fields(event: bytes) -> tuple[bytes, bool]:
     is_error = False
     for line in event.split(b"\n"):
         name, _, value = line.partition(b":")
-        if name in (b"data", b"\xef\xbb\xbfdata"):
+        if name == b"data":
             lines.append(value.removeprefix(b" "))
         elif name == b"event":
             is_error = value.strip() == b"error"

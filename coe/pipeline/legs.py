@@ -8,7 +8,7 @@ from typing import Any
 
 from opentelemetry.trace import Span, SpanKind
 
-from coe.core.errors import CoeError, EngineError, ExpertUnavailable
+from coe.core.errors import CoeError, EngineError, ExpertRefused, ExpertUnavailable
 from coe.core.types import EngineAnswer, EngineCall, ExpertId, Leg, Request, Role
 from coe.engines.upstream import AnswerReader
 from coe.observe.tracing import (
@@ -110,10 +110,13 @@ class LiveLeg:
 
     async def _next(self) -> bytes:
         """What comes next; empty at the end."""
-        async for raw in self._raw:
+        while not self._reader.done:  # after its end nothing is waited for, though more may come
+            raw = await anext(self._raw, None)
+            if raw is None:
+                return self._reader.end()
             if passed := self._reader.feed(raw):
                 return passed
-        return self._reader.end()
+        return b""
 
     def _finish(self) -> None:
         if self._run_ms is None:
@@ -128,7 +131,7 @@ class LiveLeg:
 class LegError(Exception):
     """One expert could not answer; another may."""
 
-    def __init__(self, expert: ExpertId, error: ExpertUnavailable | EngineError) -> None:
+    def __init__(self, expert: ExpertId, error: ExpertUnavailable | EngineError | ExpertRefused) -> None:
         super().__init__(error.message)
         self.expert, self.error = expert, error
 
@@ -190,6 +193,10 @@ class Asker:
                 return leg
         except (ExpertUnavailable, EngineError) as error:
             raise LegError(tried, error) from error
+        except ExpertRefused as error:
+            if not error.elsewhere:
+                raise
+            raise LegError(tried, error) from error
         raise AssertionError("a lease swallowed an error")
 
     async def _asked(
@@ -199,11 +206,14 @@ class Asker:
         endpoint, asked_at = self._request.endpoint, self._clock()
         span = begin(f"{operation(endpoint)} {lease.expert}", SpanKind.CLIENT)
         note(span, {**of_question(endpoint, lease.expert, body), "coe.host": lease.engine.id})
+        body, wanted = _asking_for_usage(body)
         try:
             call = EngineCall(endpoint, body, headers_under(span), self._request.private)
             answer = await lease.engine.ask(lease.expert, call)
             held.push_async_callback(answer.aclose)
-            reader = AnswerReader(lease.expert, call.stream, take_usage=role == "aggregator")
+            kind = getattr(answer, "content_type", None)
+            take_usage = role == "aggregator" or not wanted
+            reader = AnswerReader(lease.expert, endpoint, call.stream, take_usage, kind)
             leg = LiveLeg(lease, answer, reader, asked_at, self._clock, role, span)
             await leg.begin()
         except BaseException as error:
@@ -216,6 +226,14 @@ class Asker:
     def _name(self, role: Role) -> str:
         # The aggregator's lease has a name of its own, so that no proposer takes what was announced for it.
         return f"{self._request.id}/aggregator" if role == "aggregator" else self._request.id
+
+
+def _asking_for_usage(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
+    """The body of a stream with its usage asked for, as every token is paid, and whether the client asked."""
+    options = body.get("stream_options") or {}
+    if not body.get("stream") or options.get("include_usage"):
+        return body, True
+    return {**body, "stream_options": {**options, "include_usage": True}}, False
 
 
 async def _leased(

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from coe.aggregators import Asked, Proposal
+from coe.core import json_codec
 from coe.core.errors import CoeError, ExpertRefused, ExpertTimeout, QuorumMissed
 from coe.core.types import ExpertId, Leg, Request, Role
-from coe.engines.upstream import completion
 from coe.pipeline.legs import Asker, LegError, LiveLeg, safe_message
 from coe.pipeline.plan import Plan, proposal_body, written_body
 
@@ -193,7 +193,7 @@ class Panel:
         given back sooner, it would let the pool swap in an expert that the verdict makes needless."""
         seat.live = await self._asker.ask(seat.asked.expert, body, seat.role)
         async with contextlib.aclosing(seat.live):
-            seat.body = completion(seat.asked.expert, await seat.live.body())
+            seat.body = json_codec.decode(await seat.live.body())
             seat.outcome = "ok"
             if seat.role == "proposer":
                 self._hand_over(seat)

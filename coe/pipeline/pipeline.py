@@ -36,8 +36,10 @@ from coe.registry.schema import Registry
 
 log = logging.getLogger(__name__)
 
-_LOST = frozenset({"engine_unreachable", "expert_not_ready"})
+_LOST = frozenset({"engine_unreachable", "expert_not_ready", "engine_not_running", "engine_silent"})
 """Codes of errors by which an expert's process was not there, so that it has done nothing either."""
+PLAUSIBLE = 0.1
+"""An expert may take another's place unasked only with at least this share of its probability."""
 
 
 class Answer(Protocol):
@@ -157,10 +159,12 @@ async def ask_one(request: Request, decision: Decision, generation: Generation, 
     """The answer of the chosen expert, or of the next one of the ranking where that cannot answer.
 
     Returns at the first byte. Everything before it may be tried once more on another expert; after it, never.
-    Where no other one is left, an expert whose process was lost is asked once more: its host starts it again,
-    or another host has it.
+    An expert that was lost with its process is asked again first: its host starts it again, or another host
+    has it, and what it was chosen for is still what it can do best. One elsewhere that cannot be reached is
+    asked again where nobody else is left. docs/reference/failures.md has the table.
     """
-    candidates = _candidates(decision, generation.registry)
+    registry = generation.registry
+    candidates = _candidates(decision, registry)
     failed: dict[ExpertId, Leg] = {}
     lost: list[Leg] = []
     pinned = decision.router == PINNED
@@ -175,10 +179,11 @@ async def ask_one(request: Request, decision: Decision, generation: Generation, 
                 "request %s: %s could not answer: %s", request.id, tried, safe_message(request, error)
             )
             failed[tried] = Leg(expert=tried, outcome=f"failed: {error.code}")
-            if len(failed) == len(candidates):
-                if lost or error.code not in _LOST:
-                    raise error from None
+            again = error.code in _LOST and all(leg.expert != tried for leg in lost)
+            if again and (len(failed) == len(candidates) or not _is_elsewhere(tried, registry)):
                 lost.append(failed.pop(tried))
+            elif len(failed) == len(candidates):
+                raise error from None
         else:
             return SingleAnswer(request, generation, decision, leg, (*failed.values(), *lost), asker.before)
 
@@ -216,7 +221,7 @@ class SingleAnswer:
             generation=self._generation.number,
             router=decision.router,
             expert=expert,
-            confidence=None if pinned else decision.confidence,
+            confidence=None if pinned else _confidence(decision, expert),
             runner_up=decision.expert if fell_back else decision.runner_up,
             margin=None if fell_back else decision.margin,
             reason=decision.reason + "".join(self._because()),
@@ -237,7 +242,26 @@ class SingleAnswer:
 
 
 def _candidates(decision: Decision, registry: Registry) -> tuple[ExpertId, ...]:
-    """The chosen expert, the next of the ranking (a pinned decision ranks only one), and its fallback."""
+    """The chosen expert, who is plausible in its place (a named one is ranked alone), and its fallback."""
     chosen = registry.experts_by_id.get(decision.expert)
-    named = (decision.expert, decision.runner_up, chosen.fallback if chosen else None)
+    probability = {ranked.expert: ranked.probability for ranked in decision.ranking}
+    floor = PLAUSIBLE * probability.get(decision.expert, 0.0)
+    # A router that gives nobody else any probability (static) has no opinion on who comes next.
+    doubtful = 0.0 < probability.get(decision.runner_up or "", 0.0) < floor
+    plausible = None if doubtful else decision.runner_up
+    general = next((each.id for each in registry.routed if each.general and each.id in probability), None)
+    named = (decision.expert, plausible or general, chosen.fallback if chosen else None)
     return tuple(dict.fromkeys(expert for expert in named if expert is not None))
+
+
+def _is_elsewhere(expert: ExpertId, registry: Registry) -> bool:
+    """Whether its host is not run by this service."""
+    host = registry.experts_by_id[expert].host if expert in registry.experts_by_id else None
+    return any(each.id == host and each.kind == "remote" for each in registry.pool.hosts)
+
+
+def _confidence(decision: Decision, expert: ExpertId) -> float | None:
+    """The probability of the expert that answered; None where it was not ranked."""
+    if expert == decision.expert:
+        return decision.confidence
+    return next((each.probability for each in decision.ranking if each.expert == expert), None)

@@ -105,7 +105,7 @@ class FakeEngine(AlwaysReady):
             await asyncio.Event().wait()
         if expert in self.refusals:
             raise self.refusals[expert]
-        body = b'{"usage":{"completion_tokens":3}}'
+        body = b'{"choices":[{"index":0}],"usage":{"completion_tokens":3}}'
         usual: list[bytes | BaseException] = [body]
         if call.stream:
             usual = [b"data: " + body + b"\n\n", b"data: [DONE]\n\n"]

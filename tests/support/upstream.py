@@ -318,13 +318,14 @@ STREAMS = _table(
         ("silent", stream(before=FOREVER), "next"),
         ("silent after the head", stream("hold"), "next"),
         ("gzip unasked", stream(gzip.compress(events() + DONE), headers=UNASKED), "next"),
-        ("error in mid-stream", stream(FIRST, event(ERROR)), "broken"),
-        ("error in mid-stream, no space", stream(FIRST, event(ERROR, space=""), DONE), "broken"),
-        ("error event in mid-stream", stream(FIRST, b"event: error\n" + event({"message": "no"})), "broken"),
+        ("error in mid-stream", stream(FIRST, 0.05, event(ERROR)), "broken"),
+        ("error in mid-stream, no space", stream(FIRST, 0.05, event(ERROR, space=""), DONE), "broken"),
+        ("error event in mid-stream", stream(
+            FIRST, 0.05, b"event: error\n" + event({"message": "no"})), "broken"),
         ("no end", stream(FIRST), "broken"),
         ("reset", stream(FIRST, 0.05, "reset"), "broken"),
         ("silent in mid-stream", stream(FIRST, "hold"), "broken"),
-        ("not json", stream(FIRST, b"data: {nonsense\n\n", REST, DONE), "broken"),
+        ("not json", stream(FIRST, 0.05, b"data: {nonsense\n\n", REST, DONE), "broken"),
         ("event cut at the end", stream(FIRST, event(CHUNKS[2])[:-9]), "broken"),
     ),
 )  # fmt: skip

@@ -177,6 +177,7 @@ class UrlBackend:
                     api_key=read_key(self._host, self._root),
                     read_timeout_s=self._host.timeout_s,
                     guarded=not self._host.link_local,
+                    ours=False,
                     hint=f"Check url, key and model names of the host {self._host.id} in experts.yaml.",
                 )
             )
