@@ -15,7 +15,7 @@ import pytest
 from coe.service.registry_file import parse_registry
 from coe.service.service import build_service
 from tests.support.serving import serving
-from tests.support.upstream import FAULTS, Fault, ScriptedUpstream, good, scripted_upstream
+from tests.support.upstream import FAULTS, STREAMS, Fault, ScriptedUpstream, good, scripted_upstream
 
 REGISTRY = """
 pool: {{hosts: [{{id: api, kind: remote, url: "{url}/v1", timeout_s: 0.3, max_failures: 1000}}]}}
@@ -131,3 +131,36 @@ async def test_the_next_request_after_a_fault_is_answered(tmp_path: Path) -> Non
             w.upstream.play("first", fault.act, good(fault.streamed))
             await w.ask("first", fault.streamed)
             assert (await w.ask("first", fault.streamed)).status_code == 200, fault.name
+
+
+BY_LITELLM = """
+pool: {hosts: [{id: api, kind: remote, provider: openai, api_key_env: SCRIPTED_KEY, timeout_s: 5}]}
+experts: [{id: first, host: api, model: first}]
+routers:
+  default: first
+  available: [{name: first, kind: static, options: {expert: first}}]
+"""
+BROKEN_BY_PROVIDERS = [
+    fault for fault in STREAMS if fault.name in ("well", "no end", "reset", "html", "error in mid-stream")
+]
+
+
+@pytest.mark.parametrize("fault", BROKEN_BY_PROVIDERS, ids=named)
+async def test_a_providers_stream_that_breaks_off_is_broken_off_for_the_client(
+    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LiteLLM ends every stream with "stop", whatever came."""
+    monkeypatch.setenv("SCRIPTED_KEY", "sk-none")
+    async with scripted_upstream() as upstream:
+        monkeypatch.setenv("OPENAI_API_BASE", f"{upstream.url}/v1")
+        upstream.play("first", fault.act)
+        service = build_service(parse_registry(BY_LITELLM, tmp_path / "experts.yaml"), tmp_path)
+        async with serving(service) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+            answer = await World(upstream, http).ask("coe", True)
+    assert upstream.asked_of("first") >= 1
+    if fault.right == "ok":
+        assert text_of(answer, True) == "42"
+        assert answer.text.endswith("data: [DONE]\n\n")
+    else:
+        assert answer.status_code >= 500 or "error" in payloads(answer)[-1]
+        assert "[DONE]" not in answer.text

@@ -84,6 +84,7 @@ class LiteLlmBackend:
         self._where = Upstream(
             host.id,
             f"litellm:{host.provider}",
+            ours=False,
             hint=f"Check provider, key and model names of the host {host.id} in experts.yaml.",
         )
         self._litellm: Any = None
@@ -155,11 +156,20 @@ class StreamedAnswer:
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._stream:
+                if any(choice.finish_reason for choice in chunk.choices) and not self._ended:
+                    break  # LiteLLM says "stop" also of a stream that its provider broke off
                 yield b"data: " + _as_json(chunk, self._shown) + b"\n\n"
         except Exception as error:
             message = translated(self._where, error).message
             raise EngineError(message, hint="The answer broke off; ask again.") from error
-        yield b"data: [DONE]\n\n"
+        if self._ended:
+            yield b"data: [DONE]\n\n"
+
+    @property
+    def _ended(self) -> bool:
+        """Whether the provider itself said that the answer ended."""
+        reasons = ("received_finish_reason", "intermittent_finish_reason")
+        return any(getattr(self._stream, reason, None) is not None for reason in reasons)
 
     async def aclose(self) -> None:
         if not self._closed:

@@ -135,8 +135,11 @@ class Breaker:
         except EngineError:
             self._failed()
             raise
-        except ExpertRefused:
-            self._in_a_row = 0
+        except ExpertRefused as refusal:
+            if refusal.http_status == 429:  # it asks to be left alone
+                self._failed()
+            else:
+                self._in_a_row = 0
             raise
         else:
             self._in_a_row = 0
