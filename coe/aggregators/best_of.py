@@ -121,9 +121,7 @@ class BestOf(Base):
         try:
             said = await answers.ask(verifier, body)
         except CoeError as error:
-            log.warning(
-                "request %s: the verifier %s could not judge: %s", request.id, verifier, error.message
-            )
+            log.warning("request %s: the verifier %s could not judge: %s", request.id, verifier, error.code)
             return judged
         return Judged(judged.proposal, judged.checked, chance_of_yes(said))
 

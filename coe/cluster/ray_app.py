@@ -52,6 +52,7 @@ from coe.cluster.scaling import Load
 from coe.cluster.serve_config import GATEWAY, node_name
 from coe.cluster.settings import DIRECTORY, NAMESPACE, Deployed
 from coe.core.errors import CoeError
+from coe.observe.logs import set_up_logs
 from coe.registry.schema import Node
 from coe.scheduler.events import HostId
 
@@ -236,7 +237,7 @@ class OwnerActor(NodeOwner):
     """The pool owner of one copy of a node, in a process of its own; it ends with its node replica."""
 
     def __init__(self, owner: OwnerId, node: Node, root: str, machine: str) -> None:
-        logging.basicConfig(level=logging.INFO)
+        set_up_logs("text")
         interface = ray.util.get_node_ip_address()
         super().__init__(owner, node.id, node.hosts, Path(root), machine, interface)
 
@@ -312,7 +313,7 @@ class GatewayDeployment:
     generation (``reconfigure``), which is before the first request."""
 
     def __init__(self, wake: dict[str, Any]) -> None:
-        logging.basicConfig(level=logging.INFO)
+        set_up_logs("text")
         self._session = f"gateway-{uuid.uuid4().hex[:12]}"
         self._wake = wake
         self._directory = DirectoryCalls()

@@ -18,9 +18,10 @@ from coe.aggregators import Aggregator, Proposal, Verdict, Write
 from coe.core import openai as completions
 from coe.core.errors import AggregationFailed, CoeError
 from coe.core.types import ExpertId, Leg, Receipt, Request
+from coe.observe.logs import loggable
 from coe.observe.tracing import hop, note
 from coe.pipeline.generation import Generation
-from coe.pipeline.legs import Asker, LegError, LiveLeg, safe_message
+from coe.pipeline.legs import Asker, LegError, LiveLeg
 from coe.pipeline.panel import Panel
 from coe.pipeline.plan import Plan, written_body
 from coe.pipeline.routing import PINNED
@@ -161,7 +162,7 @@ class MergedAnswer:
             return Outcome(verdict.expert, verdict.reason, writing=leg)
         except (LegError, CoeError) as failure:
             error = failure.error if isinstance(failure, LegError) else failure
-            reason = safe_message(self._request, error)
+            reason = loggable(self._request, error)
             log.warning("request %s: %s could not write: %s", self._request.id, verdict.expert, reason)
             if self._request.stream:
                 outcome = f"failed: {error.code}"

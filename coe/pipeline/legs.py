@@ -8,7 +8,7 @@ from typing import Any
 
 from opentelemetry.trace import Span, SpanKind
 
-from coe.core.errors import CoeError, EngineError, ExpertRefused, ExpertUnavailable
+from coe.core.errors import EngineError, ExpertRefused, ExpertUnavailable
 from coe.core.types import EngineAnswer, EngineCall, ExpertId, Leg, Request, Role
 from coe.engines.upstream import AnswerReader
 from coe.observe.tracing import (
@@ -134,11 +134,6 @@ class LegError(Exception):
     def __init__(self, expert: ExpertId, error: ExpertUnavailable | EngineError | ExpertRefused) -> None:
         super().__init__(error.message)
         self.expert, self.error = expert, error
-
-
-def safe_message(request: Request, error: CoeError) -> str:
-    """What a log may say of an error: its words, which may quote the prompt; of a private one its code."""
-    return error.code if request.private else error.message
 
 
 class Asker:

@@ -18,7 +18,8 @@ from coe.aggregators import Asked, Proposal
 from coe.core import json_codec
 from coe.core.errors import CoeError, ExpertRefused, ExpertTimeout, QuorumMissed
 from coe.core.types import ExpertId, Leg, Request, Role
-from coe.pipeline.legs import Asker, LegError, LiveLeg, safe_message
+from coe.observe.logs import loggable
+from coe.pipeline.legs import Asker, LegError, LiveLeg
 from coe.pipeline.plan import Plan, proposal_body, written_body
 
 log = logging.getLogger(__name__)
@@ -216,7 +217,7 @@ class Panel:
     def _failed(self, seat: Seat, error: CoeError) -> None:
         seat.error = error
         seat.outcome = "late" if isinstance(error, ExpertTimeout) else f"failed: {error.code}"
-        reason = safe_message(self._request, error)
+        reason = loggable(self._request, error)
         log.warning("request %s: %s gave no answer: %s", self._request.id, seat.asked.expert, reason)
 
 

@@ -24,11 +24,12 @@ from coe.core.types import (
     RouterCall,
     RouterText,
 )
+from coe.observe.logs import loggable
 from coe.observe.tracing import hop, note, of_decision
 from coe.pipeline.ensemble import ask_several
 from coe.pipeline.generation import Generation, Generations
 from coe.pipeline.leases import Clock, Leases
-from coe.pipeline.legs import Asker, LegError, LiveLeg, safe_message
+from coe.pipeline.legs import Asker, LegError, LiveLeg
 from coe.pipeline.plan import aggregation_request, explained, plan_for
 from coe.pipeline.routing import PINNED, Write, choose, nearly_as_good, nobody_writes
 from coe.pipeline.writer_calls import WriterCalls
@@ -175,9 +176,7 @@ async def ask_one(request: Request, decision: Decision, generation: Generation, 
             leg = await asker.ask(expert, request.body, alternatives=() if failed or lost else nearly)
         except LegError as failure:
             tried, error = failure.expert, failure.error
-            log.warning(
-                "request %s: %s could not answer: %s", request.id, tried, safe_message(request, error)
-            )
+            log.warning("request %s: %s could not answer: %s", request.id, tried, loggable(request, error))
             failed[tried] = Leg(expert=tried, outcome=f"failed: {error.code}")
             again = error.code in _LOST and all(leg.expert != tried for leg in lost)
             if again and (len(failed) == len(candidates) or not _is_elsewhere(tried, registry)):
