@@ -15,8 +15,8 @@ from coe.core.status import RebalanceCounts
 from coe.placement.rebalance import Looks, Observed, observed, relocate
 from coe.registry.load import hosts_of
 from coe.registry.schema import Registry
+from coe.scheduler.estimates import WorkDone
 from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
-from coe.scheduler.usage import WorkDone
 from coe.service.rebalancer import Rebalancer
 from coe.service.registry_file import parse_registry
 from coe.testing.engines import Script

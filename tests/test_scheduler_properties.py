@@ -86,6 +86,14 @@ class Erratic:
         return view.now + 0.5
 
 
+class AlwaysAsked(Coe):
+    """Asked even where nobody waits, and no request is granted without it: as if there were no short way."""
+
+    @property
+    def rules(self) -> Rules:
+        return replace(super().rules, only_for_waiting=False)
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Everything that can happen to the pool, in any order."""
 
@@ -210,6 +218,8 @@ class AnyOrder(RuleBasedStateMachine):
             assert sorted(self.world.ended) == sorted(self.arrived)
             self.check_the_removed_are_gone()
         self.world.replay()
+        if isinstance(self.policy, Coe):
+            self.world.replay(AlwaysAsked(self.policy.mechanisms, self.policy.min_residency_s))
 
     def check_the_removed_are_gone(self) -> None:
         kept = {expert.id for expert in self.world.plan.experts}
@@ -253,6 +263,80 @@ TestAnyOrderWithAnySwitches = AnyOrderWithAnySwitches.TestCase
 TestAnyOrderWithAnySwitches.settings = settings(BUDGET, max_examples=60)
 TestAnyOrderWithoutSense = AnyOrderWithoutSense.TestCase
 TestAnyOrderWithoutSense.settings = settings(BUDGET, max_examples=60)
+
+
+class CalmDays(RuleBasedStateMachine):
+    """Few experts that mostly are awake with room: most requests are granted at once."""
+
+    HOSTS = (
+        HostPlan("slot", capacity=2.0, max_running=3),
+        HostPlan("twin", capacity=1.0, sleeps=True, ram_gb=3.0),
+        REMOTE,
+    )
+    EXPERTS = (
+        ExpertPlan("a", ("slot",), max_running=2),
+        ExpertPlan("b", ("slot", "twin"), max_running=2, weights_gb=2.0),
+        ExpertPlan("c", ("twin",), max_running=2, weights_gb=2.0),
+        ExpertPlan("d", ("slot",), max_running=1),
+        ExpertPlan("api", ("remote",), footprint=0.0),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(PoolPlan(self.HOSTS, self.EXPERTS), Coe(min_residency_s=0.5))
+        self.numbers = itertools.count()
+
+    @rule(
+        experts=st.permutations("abcd"),
+        others=st.sampled_from([0, 0, 0, 2]),
+        times=st.integers(1, 4),
+        seconds=st.sampled_from([0.1, 3.0]),
+    )
+    def ask(self, experts: list[ExpertId], others: int, times: int, seconds: float) -> None:
+        """One after the other."""
+        for _ in range(times):
+            request = f"r{next(self.numbers)}"
+            self.world.arrive(request, *experts[: 1 + others])
+            self.bring_in()
+            self.world.wait(seconds)
+            if request in self.world.leases:
+                self.world.finish(request)
+                self.bring_in()
+
+    @rule(experts=st.permutations("abcd"))
+    def arrive(self, experts: list[ExpertId]) -> None:
+        self.world.arrive(f"r{next(self.numbers)}", *experts[:2])
+        self.bring_in()
+
+    @rule()
+    def call_api(self) -> None:
+        self.world.arrive(f"r{next(self.numbers)}", "api")
+
+    @precondition(lambda self: self.world.leases)
+    @rule(data=st.data(), ok=st.booleans())
+    def finish(self, data: st.DataObject, ok: bool) -> None:
+        self.world.finish(data.draw(st.sampled_from(list(self.world.leases))), ok)
+        self.bring_in()
+
+    @precondition(lambda self: self.world.seats("awake"))
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        seat = data.draw(st.sampled_from(self.world.seats("awake")))
+        self.world.lose(seat.expert, seat.host)
+
+    def bring_in(self) -> None:
+        while self.world.seats("loading") or self.world.seats("going"):
+            for seat in self.world.seats("loading"):
+                self.world.ready(seat.expert, seat.host)
+            for seat in self.world.seats("going"):
+                self.world.slept(seat.expert, seat.host)
+
+    def teardown(self) -> None:
+        self.world.replay(AlwaysAsked(min_residency_s=0.5))
+
+
+TestCalmDays = CalmDays.TestCase
+TestCalmDays.settings = settings(BUDGET, max_examples=60)
 
 
 RUN_S, LOAD_S, SLEEP_S, AGEING_S, RESIDENCY_S = 2.0, 0.8, 0.1, 5.0, 0.5

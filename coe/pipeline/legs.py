@@ -137,7 +137,8 @@ class LegError(Exception):
 
 
 class Asker:
-    """Asks experts on behalf of one request; all its leases are scheduled as one group."""
+    """Asks experts on behalf of one request. ``grouped``: several at once, whose leases are scheduled as one
+    group."""
 
     def __init__(
         self,
@@ -146,6 +147,7 @@ class Asker:
         patience_s: float,
         clock: Clock,
         before: tuple[Leg, ...] = (),
+        grouped: bool = False,
     ) -> None:
         self.before = before
         """legs of the request that ended before anybody was chosen"""
@@ -153,10 +155,11 @@ class Asker:
         self._pool = pool
         self._patience_s = patience_s
         self._clock = clock
+        self._group = request.id if grouped else None
 
     def expect(self, expert: ExpertId) -> AbstractContextManager[None]:
         """Announces a leg of role ``aggregator`` that will be asked inside the block."""
-        return self._pool.expect(self._name("aggregator"), expert, self._request.id)
+        return self._pool.expect(self._name("aggregator"), expert, self._group)
 
     async def ask(
         self,
@@ -176,7 +179,7 @@ class Asker:
             expert,
             self._request.options.deadline_class,
             self._patience_s,
-            group=self._request.id,
+            group=self._group,
             alternatives=alternatives,
         )
         try:

@@ -113,7 +113,7 @@ class Pipeline:
         plan = None if aggregation is None else plan_for(request, decision, aggregation, generation)
         if written:
             patience_s = max(0.0, patience_s - (self._clock() - began))
-        asker = Asker(request, self._pool, patience_s, self._clock, tuple(written))
+        asker = Asker(request, self._pool, patience_s, self._clock, tuple(written), plan is not None)
         if plan is None:
             return await ask_one(request, decision, generation, asker)
         return await ask_several(request, plan, generation, asker, patience_s)

@@ -16,8 +16,8 @@ from coe.placement.assign import choices, hosts_in, registry_problem
 from coe.placement.solver import SCALE, Node, PlacedExpert, PlacementProblem, Plan, Recruited, cost, place
 from coe.registry.hosts import Host
 from coe.registry.schema import Registry
+from coe.scheduler.estimates import WorkDone
 from coe.scheduler.events import HostId
-from coe.scheduler.usage import WorkDone
 
 
 @dataclass(frozen=True)

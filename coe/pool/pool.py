@@ -19,6 +19,7 @@ from types import MappingProxyType
 from coe.core.errors import CoeError, EngineError, ExpertTimeout, ExpertUnavailable, Overloaded
 from coe.core.types import DeadlineClass, Engine, ExpertId, ExpertSpec, RequestId, WakeFrom
 from coe.pool.transitions import Clock, TransitionEnded, Transitions
+from coe.scheduler.estimates import WorkDone
 from coe.scheduler.events import (
     Action,
     Arrived,
@@ -41,7 +42,6 @@ from coe.scheduler.events import (
 from coe.scheduler.plan import PoolPlan
 from coe.scheduler.scheduler import Scheduler
 from coe.scheduler.snapshot import PoolSnapshot
-from coe.scheduler.usage import WorkDone
 
 log = logging.getLogger(__name__)
 
@@ -264,6 +264,9 @@ class Pool:
         self._all_back.clear()
 
     def _is_up(self, host: HostId) -> bool:
+        """Whether its engine can be asked now; where it has died it is started again."""
+        if host in self._transitions.started and self._transitions.engines[host].stats().state == "ready":
+            return True
         start = self._transitions.start(host)
         return start.done() and not start.cancelled() and not start.exception()
 

@@ -47,6 +47,8 @@ class Transitions:
         self._clock = clock
         self._load_timeout_s = load_timeout_s
         self._starts: dict[HostId, asyncio.Task[None]] = {}
+        self.started: set[HostId] = set()
+        """hosts whose last start has succeeded; the engine may have died since"""
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -61,8 +63,9 @@ class Transitions:
         # A start may fail and leave a process that runs, with weights that may be corrupt.
         if task is None or _failed(task) or (task.done() and engine.stats().state in ("failed", "stopped")):
             task = asyncio.create_task(engine.start(), name=f"start {host}")
-            task.add_done_callback(lambda done: _log_start(host, done))
+            task.add_done_callback(lambda done: self._start_ended(host, done))
             self._starts[host] = task
+            self.started.discard(host)
         return task
 
     def load(self, expert: ExpertId, host: HostId) -> None:
@@ -81,6 +84,7 @@ class Transitions:
 
     def retire(self, host: HostId) -> None:
         """Stop an engine that is not needed any more, in the background."""
+        self.started.discard(host)
         start = self._starts.pop(host, None)
         if start:
             start.cancel()
@@ -102,6 +106,17 @@ class Transitions:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(self._stop(host, engine) for host, engine in self.engines.items()))
         self._starts.clear()
+
+    def _start_ended(self, host: HostId, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            log.warning("host %s did not start: %s", host, error)
+            return
+        log.info("host %s is up", host)
+        if self._starts.get(host) is task:
+            self.started.add(host)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         if self._closed:  # A lease that outlived the drain came back: there is nothing left to move.
@@ -155,16 +170,6 @@ class Transitions:
 
 def _failed(task: asyncio.Task[None]) -> bool:
     return task.done() and (task.cancelled() or task.exception() is not None)
-
-
-def _log_start(host: HostId, task: asyncio.Task[None]) -> None:
-    if task.cancelled():
-        return
-    error = task.exception()
-    if error is None:
-        log.info("host %s is up", host)
-    else:
-        log.warning("host %s did not start: %s", host, error)
 
 
 def _reason(error: Exception) -> str:

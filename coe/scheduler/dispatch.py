@@ -46,8 +46,6 @@ class Dispatcher:
 
     def decide(self, host: HostState, step: StepContext) -> None:
         """Bring ``host`` to rest: afterwards nothing is left to do before the next event or wake_at."""
-        if host.at_rest:
-            return
         # 3. Before anything else: the victims of a load that is given up may be granted again below.
         self._withdraw(host, step)
         granted = True
@@ -69,7 +67,7 @@ class Dispatcher:
             # 10. After the loads were started: what is being loaded needs no reading ahead.
             self._prefetch(host, step)
             # 11. Last: who was chosen to leave gets nothing more.
-            granted = self._grant(host, view, step) and not host.at_rest
+            granted = self._grant(host, view, step) and not host.at_rest(self.policy.rules.only_for_waiting)
         # 12. With the last view: nothing has changed since.
         host.wake_at = min(self._retry_at(host, step), self.policy.wake_at(view))
 

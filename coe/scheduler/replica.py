@@ -19,8 +19,6 @@ from coe.scheduler.plan import EPSILON, HostPlan
 from coe.scheduler.queue import NOBODY, Age, Queue, Waiter, Worth
 
 State = Literal["cold", "sleeping", "loading", "awake", "draining", "going_to_sleep"]
-
-
 AT_REST: frozenset[State] = frozenset({"cold", "sleeping"})
 DROPPED = 2
 """The sleep level that does not keep the weights in RAM."""
@@ -354,12 +352,15 @@ class HostState:
     def has_batch_room(self) -> bool:
         return self.plan.max_running is None or self.running < self.plan.max_running
 
-    @property
-    def at_rest(self) -> bool:
-        """Whether there is plainly nothing to decide: all are awake for good, and nobody waits for them."""
-        if not self.plan.always_awake or self.waiting or self.retrying or self.leavers:
+    def at_rest(self, only_for_waiting: bool) -> bool:
+        """Whether there is plainly nothing to decide: nobody waits, and nothing moves or has to leave. A
+        policy that does not act ``only_for_waiting`` is asked even then, unless all are awake for good."""
+        if self.waiting or self.retrying or self.leavers or not math.isinf(self.wake_at):
             return False
-        return math.isinf(self.wake_at) and not any(r.expert.stealable for r in self.residents.values())
+        if any(r.state != "awake" or r.expert.stealable for r in self.residents.values()):
+            return False
+        moves = self.expected or self.commitments or self.ram.free < 0
+        return self.plan.always_awake or (only_for_waiting and not moves)
 
     @property
     def free(self) -> float:

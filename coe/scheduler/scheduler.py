@@ -7,7 +7,8 @@ actions. ``step`` costs time in the number of experts with work on the hosts con
 
 **The decision order.** One call of ``step`` does this; the numbers stand again where it is done:
 
-1.  Note the event: queue or refuse a request, move a replica to its next state, take back a lease.
+1.  Note the event: queue or refuse a request, move a replica to its next state, take back a lease. A
+    request that finds room where nobody waits and nothing moves is granted at once, and that is all.
 2.  Choose the hosts to decide about: those that the event concerns, and those whose time has come. Each
     decision may add others, until none is left. For each of them:
 3.  Withdraw loads that nobody waits for any more. Give room that is still to come to the expert whose
@@ -33,6 +34,7 @@ import math
 from coe.core.types import ExpertId, RequestId, WakeFrom
 from coe.scheduler.admission import Admission
 from coe.scheduler.dispatch import Dispatcher
+from coe.scheduler.estimates import WorkDone
 from coe.scheduler.events import (
     Action,
     Arrived,
@@ -57,7 +59,6 @@ from coe.scheduler.replica import Health, Replica
 from coe.scheduler.snapshot import PoolSnapshot, take_snapshot
 from coe.scheduler.state import Lease, SchedulerState
 from coe.scheduler.swaps import StepContext, put_away, withdraw
-from coe.scheduler.usage import WorkDone
 
 
 class Scheduler:
@@ -68,6 +69,7 @@ class Scheduler:
 
     def __init__(self, plan: PoolPlan, policy: Policy) -> None:
         self._state = SchedulerState(plan)
+        self._rules, self._across_hosts = policy.rules, policy.across_hosts
         self._admission = Admission(self._state, policy.rules)
         self._dispatcher = Dispatcher(policy, self._take_head, self._admission.steal_queued)
         apply_plan(self._state, plan, StepContext(-math.inf))
@@ -81,9 +83,10 @@ class Scheduler:
         step = StepContext(now)
         match event:  # 1.
             case Arrived():
-                self._admission.arrived(event, step)
+                if not self._granted_at_once(event, step):
+                    self._admission.arrived(event, step)
             case Expected():
-                if self._admission.rules.groups:
+                if self._rules.groups:
                     expect(self._state, event, step)
             case Finished():
                 self._release(event.request, step, ok=event.ok)
@@ -153,27 +156,53 @@ class Scheduler:
         while step.dirty:
             host = next(iter(step.dirty.values()))
             changes = step.changes
-            self._dispatcher.decide(host, step)  # 3. to 12.
+            if not host.at_rest(self._rules.only_for_waiting):
+                self._dispatcher.decide(host, step)  # 3. to 12.
             # Only now: what the host did to itself meanwhile is decided already.
             step.dirty.pop(host.plan.id, None)
-            if step.changes > changes and self._dispatcher.policy.across_hosts:
+            if step.changes > changes and self._across_hosts:
                 for other in self._state.hosts.values():
                     if other is not host:
                         step.touch(other)
-        self._state.forget_the_gone()  # 13.
+        if self._state.leavers:
+            self._state.forget_the_gone()  # 13.
         return step.actions
+
+    def _granted_at_once(self, event: Arrived, step: StepContext) -> bool:
+        """Grant a request that finds room where nobody waits and nothing moves. What comes of it is what the
+        whole order of decisions would come to: there is nothing to decide."""
+        state, expert = self._state, self._state.experts.get(event.expert)
+        if expert is None or expert.retiring or event.group is not None:
+            return False
+        if event.request in state.leases or event.request in state.expected or self._across_hosts:
+            return False
+        awake = [replica for replica in expert.replicas.values() if replica.state == "awake"]
+        if not awake or not all(
+            replica.host.at_rest(self._rules.only_for_waiting) for replica in expert.replicas.values()
+        ):
+            return False
+        replica = min(awake, key=lambda each: each.running / each.max_running)
+        if not replica.has_batch_room or expert.quarantined_until(step.now) is not None:
+            return False
+        expert.rate.add(step.now)
+        self._lease(replica, event.request, None, step.now)
+        step.actions.append(Grant(event.request, expert.id, replica.host.plan.id))
+        return True
+
+    def _lease(self, replica: Replica, request: RequestId, group: RequestId | None, now: float) -> None:
+        began = self._state.usage.begin(replica.host.plan.id, now)
+        self._state.leases[request] = Lease(replica, now, group, began)
+        replica.running += 1
+        replica.host.running += 1
+        replica.used_at = now
 
     def _take_head(self, replica: Replica, step: StepContext) -> Grant:
         """Turn the oldest request of a replica's expert into a lease."""
         expert, now = replica.expert, step.now
-        chosen = expert.queue.next(now, expert.run_s, self._dispatcher.policy.rules.timely_first)
+        chosen = expert.queue.next(now, expert.run_s, self._rules.timely_first)
         waiter = self._admission.gone(chosen.request)
-        began = self._state.usage.begin(replica.host.plan.id, now)
-        self._state.leases[waiter.request] = Lease(replica, now, waiter.group, began)
+        self._lease(replica, waiter.request, waiter.group, now)
         got(self._state, waiter.group, expert.id)
-        replica.running += 1
-        replica.host.running += 1
-        replica.used_at = now
         replica.frame_left = max(0, replica.frame_left - 1)
         bringing = replica.bringing
         loaded: WakeFrom = "awake" if replica.ready_at <= waiter.arrived else bringing.source
@@ -195,7 +224,8 @@ class Scheduler:
         self._state.usage.end(replica.expert.id, replica.host.plan.id, lease.began, step.now)
         if lease.group is None:
             self._state.usage.used({replica.expert.id})
-        leave(self._state, lease.group)
+        else:
+            leave(self._state, lease.group)
         replica.running -= 1
         replica.host.running -= 1
         replica.used_at = step.now
@@ -204,8 +234,10 @@ class Scheduler:
             replica.expert.run.add(step.now - lease.granted)
             if replica.state == "awake":
                 replica.health = Health()
-        put_away(replica, step)
-        step.touch(replica.host)
+        if replica.state == "draining":
+            put_away(replica, step)
+        if not replica.host.at_rest(self._rules.only_for_waiting):
+            step.touch(replica.host)
 
     def _cancelled(self, request: RequestId, step: StepContext) -> None:
         fulfil(self._state, request, step)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from coe.core.types import ExpertId, RequestId
-from coe.scheduler.estimates import Longest, SharedCost
+from coe.scheduler.estimates import Longest, SharedCost, UsageMeter
 from coe.scheduler.events import HostId
 from coe.scheduler.plan import PoolPlan
 from coe.scheduler.replica import ExpertState, HostState, Ram, Replica
-from coe.scheduler.usage import UsageMeter
 
 
 @dataclass(slots=True)

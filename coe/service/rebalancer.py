@@ -19,7 +19,7 @@ from coe.pipeline.generation import Generation, Generations
 from coe.placement.rebalance import Looks, Relocation, movable, relocate
 from coe.registry.history import Circumstances
 from coe.registry.schema import Registry
-from coe.scheduler.usage import WorkDone
+from coe.scheduler.estimates import WorkDone
 from coe.service.live_registry import LiveRegistry
 
 log = logging.getLogger(__name__)

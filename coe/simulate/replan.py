@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from coe.placement.assign import on_hosts
 from coe.placement.rebalance import Looks, relocate
+from coe.scheduler.estimates import WorkDone
 from coe.scheduler.plan import PoolPlan, build_plan
-from coe.scheduler.usage import WorkDone
 from coe.simulate.cluster import Cluster
 from coe.simulate.errors import SimulationError
 

@@ -205,9 +205,9 @@ class World:
         if (snapshot.queued, snapshot.running) != (len(self.waiting), len(self.leases)):
             raise BrokenRuleError(f"snapshot disagrees: {snapshot} with {self.waiting} and {self.leases}")
 
-    def replay(self) -> None:
-        """The same events to a new scheduler: it must order the same."""
-        scheduler = Scheduler(self._first_plan, copy.deepcopy(self._fresh_policy))
+    def replay(self, policy: Policy | None = None) -> None:
+        """The same events to a new scheduler, with this policy or an equal one: it must order the same."""
+        scheduler = Scheduler(self._first_plan, policy or copy.deepcopy(self._fresh_policy))
         for step in self.steps:
             again = (
                 scheduler.reconfigure(step.event, step.now)

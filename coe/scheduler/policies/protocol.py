@@ -170,6 +170,8 @@ class Rules:
     disk while requests for them wait. ``groups``: the legs of a request age together, and its experts come
     in when they are expected. ``reroute``: an awake alternative takes a request that would have to wait.
     ``promise``: a request whose bound on waiting exceeds what its class allows is refused at once.
+    ``only_for_waiting``: where nobody waits and nothing moves the policy wants nothing, holds nobody back and
+    needs no time to wake, so it is not asked there.
     """
 
     timely_first: bool = False
@@ -177,6 +179,7 @@ class Rules:
     groups: bool = False
     reroute: bool = False
     promise: bool = False
+    only_for_waiting: bool = False
 
 
 class Policy(Protocol):

@@ -58,6 +58,7 @@ class Coe:
             groups=on.groups,
             reroute=on.reroute,
             promise=on.promise,
+            only_for_waiting=True,
         )
 
     def swap(self, view: HostView) -> Swap | None:
