@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import uvloop
 
 from benchmarks.load import Measured, Target, measure
@@ -150,15 +151,13 @@ def wait_until_it_answers(contender: Contender) -> bool:
     return False
 
 
-def resident_mb(process: int) -> float | None:
+def resident_mb(process: int) -> int | None:
     """Resident memory of a process and its children, in MB."""
-    total = 0.0
-    with contextlib.suppress(OSError):
-        for status in Path("/proc").glob("[0-9]*/status"):
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-            if str(process) in (fields["Pid"].strip(), fields["PPid"].strip()) and "VmRSS" in fields:
-                total += float(fields["VmRSS"].split()[0]) / 1024
-    return round(total) if total else None
+    with contextlib.suppress(psutil.NoSuchProcess):
+        leader = psutil.Process(process)
+        resident = sum(int(each.memory_info().rss) for each in (leader, *leader.children()))
+        return round(resident / 2**20)
+    return None
 
 
 def measure_all(contender: Contender, seconds: float, process: int | None) -> Result:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from coe.engines.vllm.in_place import InPlaceEngine
 from coe.engines.vllm.lifecycle import Lifecycle
@@ -85,5 +86,4 @@ def process_of(life: Lifecycle) -> ManagedProcess:
 
 def kill_command(process: ManagedProcess, number: signal.Signals = signal.SIGKILL) -> None:
     """Signal the command itself: SIGKILL as the kernel does when memory runs out, its leash sees it end."""
-    children = Path(f"/proc/{process.group}/task/{process.group}/children").read_text().split()
-    os.kill(int(children[0]), number)
+    psutil.Process(process.group).children()[0].send_signal(number)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import psutil
 import ray
 from ray import serve
 from ray.cluster_utils import Cluster
@@ -90,7 +91,7 @@ class ServiceOnRay:
 
     def kill_gateway(self) -> None:
         pids = (gateway.pid for gateway in ray_control.status().gateways)
-        os.kill(next(filter(_alive, pids)), signal.SIGKILL)
+        os.kill(next(filter(psutil.pid_exists, pids)), signal.SIGKILL)
 
     def kill_owner(self) -> None:
         entry = ray.get(ray.get_actor(DIRECTORY, NAMESPACE).owners.remote())[0]
@@ -111,13 +112,10 @@ class ServiceOnRay:
     def _experts(self) -> list[int]:
         mark = str(self._folder)
         found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (process / "cmdline").read_bytes().decode().split("\0")
-            except OSError:
-                continue
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
             if words[1:3] == ["-m", "vllm.entrypoints.openai.api_server"] and mark in " ".join(words):
-                found.append(int(process.name))
+                found.append(process.pid)
         return found
 
 
@@ -160,7 +158,7 @@ def _ready(now: ClusterStatus, copies: int, gateways: int) -> bool:
         for owner in now.owners
         if owner.generation == now.generation and all(e.state == "ready" for e in owner.engines.values())
     ]
-    here = [g for g in now.gateways if g.generation == now.generation and _alive(g.pid)]
+    here = [g for g in now.gateways if g.generation == now.generation and psutil.pid_exists(g.pid)]
     return len(up) == len(now.owners) == copies and len(here) == len(now.gateways) == gateways
 
 
@@ -201,10 +199,6 @@ def fake_registry(
             **more,
         }
     )
-
-
-def _alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 def _write_stand_in(folder: Path) -> None:

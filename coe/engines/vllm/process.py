@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 from coe.core.errors import EngineError
 
 TAIL_BYTES = 16_384
@@ -120,20 +122,8 @@ class ManagedProcess:
 
 def group_lives(group: int) -> bool:
     """Whether a process of the group still runs; one that is dead and only not yet reaped does not."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    if not Path("/proc/self/stat").exists():
-        return True
-    return any(_runs_in(stat, group) for stat in Path("/proc").glob("[0-9]*/stat"))
-
-
-def _runs_in(stat: Path, group: int) -> bool:
-    try:
-        state, _parent, its_group = stat.read_text().rpartition(")")[2].split()[:3]
-    except (OSError, ValueError):  # it ended while we looked
-        return False
-    return int(its_group) == group and state != "Z"
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):  # it ended while we looked
+            if os.getpgid(pid) == group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
