@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,9 +19,16 @@ registry_option = click.option(
 )
 url_option = click.option("--url", default=DEFAULT_URL, help="URL of a running service.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+json_file_option = click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
 address_option = click.option(
     "--address", help="Address of a Ray cluster, such as 10.0.0.1:6379. [default: the one on this machine]"
 )
+
+
+def write_json(path: Path | None, figures: Any) -> None:
+    """What ``json_file_option`` asks for."""
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def counts(text: str, option: str) -> tuple[tuple[int, ...], tuple[float, ...]]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from coe.cli._options import PATH
-
-if TYPE_CHECKING:
-    from coe.simulate.trace import TraceFormat
 
 Value = TypeVar("Value", int, float)
 
@@ -51,6 +48,7 @@ def _names(_context: click.Context, _option: click.Parameter, text: str | None) 
 )
 @click.option(
     "--assign",
+    "assignment",
     help="Expert of each request: zipf:S or column:NAME. [default: the column expert, else zipf:1.0]",
 )
 @click.option("--experts", type=int, help="Number of experts, for zipf. [default: 16]")
@@ -89,25 +87,7 @@ def _names(_context: click.Context, _option: click.Parameter, text: str | None) 
     help="Write the figures to this file; - is stdout.",
 )
 @click.option("--report", type=PATH, help="Write an HTML page, with its plots as PNG files beside it.")
-def main(
-    trace: str,
-    trace_format: TraceFormat | None,
-    assign: str | None,
-    experts: int | None,
-    slots: tuple[int, ...],
-    registry: Path | None,
-    preset: str | None,
-    loads: tuple[float, ...],
-    slo_s: float,
-    policies: tuple[str, ...],
-    seed: int,
-    max_batch: int,
-    load_batch: int | None,
-    exact_limit: float,
-    replan_s: float | None,
-    json_out: Path | None,
-    report: Path | None,
-) -> None:
+def main(registry: Path | None, json_out: Path | None, report: Path | None, **options: Any) -> None:
     """Compare scheduling policies on a trace in virtual time: goodput, latency, swaps, bounds.
 
     --load, --slots and --policies take several values, separated by commas.
@@ -117,24 +97,8 @@ def main(
     from coe.simulate.report import as_json, as_text, write_report
     from coe.simulate.study import StudyPlan, run_study
 
-    plan = StudyPlan(
-        trace=trace,
-        trace_format=trace_format,
-        assignment=assign,
-        experts=experts,
-        slots=slots,
-        registry=load_registry(registry) if registry else None,
-        folder=registry.parent if registry else Path(),
-        preset=preset,
-        loads=loads,
-        slo_s=slo_s,
-        policies=policies,
-        seed=seed,
-        max_batch=max_batch,
-        load_batch=load_batch,
-        exact_limit=exact_limit,
-        replan_s=replan_s,
-    )
+    loaded = load_registry(registry) if registry else None
+    plan = StudyPlan(registry=loaded, folder=registry.parent if registry else Path(), **options)
     study = run_study(plan, progress=lambda text: click.echo(text, err=True))
     figures = json.dumps(as_json(study), indent=1)
     to_stdout = str(json_out) == "-"

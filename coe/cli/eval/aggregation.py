@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from coe.cli._options import PATH, url_option
+from coe.cli._options import PATH, json_file_option, url_option, write_json
 from coe.cli.eval._progress import collected
 
 
@@ -21,7 +20,7 @@ from coe.cli.eval._progress import collected
 @click.option("--best-single", help="Also ask this expert alone. Choose it on other questions than these.")
 @click.option("--arms", "wanted", help="Only these ways of asking, separated by commas.")
 @click.option("--record", type=PATH, help="JSONL file of answers; a second run continues from it.")
-@click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
+@json_file_option
 def main(
     url: str,
     per_skill: int,
@@ -44,5 +43,4 @@ def main(
     rows = asyncio.run(collected(answers, len(asked) * len(questions), lambda row: str(row["arm"]), url))
     found = lines(rows, [arm.name for arm in asked])
     click.echo(f"{len(questions)} questions; 95% intervals, differences paired by question\n\n{table(found)}")
-    if json_out:
-        json_out.write_text(json.dumps([asdict(line) for line in found], indent=1), encoding="utf-8")
+    write_json(json_out, [asdict(line) for line in found])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from coe.cli._options import PATH
+from coe.cli._options import PATH, json_file_option, write_json
 
 
 @click.command()
@@ -30,19 +30,16 @@ from coe.cli._options import PATH
 @click.option("--folds", default=5, help="Folds of cross-validation.")
 @click.option("--encoder", default="minilm-int8", help="Sentence encoder of the questions.")
 @click.option("--fits", type=PATH, help="Folder of fitted models, shared by runs on the same data.")
-@click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
+@json_file_option
 def main(
-    outcomes: Path,
     pool: str | None,
     router: str,
     experts_per_query: str,
     mean_experts: float,
     with_ablation: bool,
     seeds: str,
-    folds: int,
-    encoder: str,
-    fits: Path | None,
     json_out: Path | None,
+    **options: Any,
 ) -> None:
     """Compare ways to combine the answers of a router's experts.
 
@@ -54,29 +51,13 @@ def main(
     from coe.eval.recorded.ways import ablation, compared, figures, table, usual_ways
 
     counts = numbers(experts_per_query, "--experts-per-query")
-    study = open_study(
-        Settings(
-            outcomes=outcomes,
-            pool=listed(pool or ""),
-            routers=(router,),
-            experts_per_query=counts,
-            folds=folds,
-            encoder=encoder,
-            fits=fits,
-        )
-    )
+    experts = listed(pool or "")
+    study = open_study(Settings(pool=experts, routers=(router,), experts_per_query=counts, **options))
     studies = [study.reseeded(seed) for seed in numbers(seeds, "--seeds")]
     ways = usual_ways(counts, mean_experts)
     if with_ablation:
         ways += [way for count in counts for way in ablation(count)]
     rows = compared(studies, router, ways)
     click.echo(table(rows))
-    if json_out:
-        meta = {
-            "router": router,
-            "seeds": seeds,
-            "folds": folds,
-            "encoder": encoder,
-            "outcomes": outcomes.name,
-        }
-        json_out.write_text(json.dumps(figures(rows, meta), indent=1))
+    meta = {"router": router, "seeds": seeds, "outcomes": options["outcomes"].name}
+    write_json(json_out, figures(rows, {**meta, **{key: options[key] for key in ("folds", "encoder")}}))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from coe.cli._options import PATH
+from coe.cli._options import PATH, json_file_option, write_json
 
 
 @click.command()
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
-@click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
+@json_file_option
 def main(a: Path, b: Path, json_out: Path | None) -> None:
     """Compare the runs in folders A and B question by question: difference, interval, swaps, time."""
     from coe.eval.live.compare import compare, comparison_lines
@@ -23,5 +22,4 @@ def main(a: Path, b: Path, json_out: Path | None) -> None:
     found = compare(a, b)
     click.echo(summary_table([found.a, found.b]))
     click.echo("\n" + "\n".join(comparison_lines(found)))
-    if json_out:
-        json_out.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    write_json(json_out, asdict(found))

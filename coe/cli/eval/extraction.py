@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, astuple
 from pathlib import Path
 
 import click
 
-from coe.cli._options import PATH
+from coe.cli._options import PATH, json_file_option, write_json
 
 
 @click.command()
 @click.option("--outcomes", type=PATH, required=True,
               help="Outcome set with outputs.parquet (question_id, expert, output).")  # fmt: skip
-@click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
+@json_file_option
 def main(outcomes: Path, json_out: Path | None) -> None:
     """Compare two ways to read recorded multiple-choice outputs: ours and that of MMLU-Pro's authors."""
     from coe.eval.live.lenient import agreements
@@ -24,5 +23,4 @@ def main(outcomes: Path, json_out: Path | None) -> None:
     head = ("expert", "outputs", "unparsed, strict", "unparsed, lenient", "disagree", "accuracy, strict",
             "accuracy, lenient", "only lenient right", "only strict right")  # fmt: skip
     click.echo(markdown(head, [astuple(one) for one in found]))
-    if json_out:
-        json_out.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+    write_json(json_out, [asdict(one) for one in found])

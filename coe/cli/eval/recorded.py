@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
-from coe.cli._options import PATH
+from coe.cli._options import PATH, json_file_option, write_json
 
 
 @click.command()
@@ -27,23 +27,9 @@ from coe.cli._options import PATH
 @click.option("--seed", default=0, help="Seed of the folds and of the resampling.")
 @click.option("--encoder", default="minilm-int8", help="Sentence encoder of the questions.")
 @click.option("--fits", type=PATH, help="Folder of fitted models, shared by runs on the same data.")
-@click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
+@json_file_option
 @click.option("--report", type=PATH, help="Write an HTML page with plots.")
-def main(
-    outcomes: Path,
-    pool: str | None,
-    routers: str | None,
-    aggregators: str | None,
-    experts_per_query: str,
-    train_split: str | None,
-    test_split: str | None,
-    folds: int,
-    seed: int,
-    encoder: str,
-    fits: Path | None,
-    json_out: Path | None,
-    report: Path | None,
-) -> None:
+def main(experts_per_query: str, json_out: Path | None, report: Path | None, **options: Any) -> None:
     """Measure routers on recorded outcomes: who would have been asked, and was the answer right?
 
     The line "default" is what the service does without options. It is chosen on learning questions only.
@@ -52,30 +38,16 @@ def main(
     from coe.eval.recorded.report import all_rows, figures, table
     from coe.eval.recorded.run import Settings, listed, open_study
 
-    usual = Settings(outcomes)
     fixed, masses = counts(experts_per_query, "--experts-per-query")
     started = time.perf_counter()
-    study = open_study(
-        Settings(
-            outcomes=outcomes,
-            pool=listed(pool or ""),
-            routers=listed(routers) if routers else usual.routers,
-            aggregators=listed(aggregators) if aggregators else usual.aggregators,
-            experts_per_query=fixed,
-            top_p=masses,
-            train_split=train_split,
-            test_split=test_split,
-            folds=folds,
-            seed=seed,
-            encoder=encoder,
-            fits=fits,
-        )
-    )
+    for name in ("pool", "routers", "aggregators"):
+        names = listed(options.pop(name) or "")
+        options |= {name: names} if names else {}
+    study = open_study(Settings(**options, experts_per_query=fixed, top_p=masses))
     rows = list(all_rows(study))
     document = figures(study, rows, time.perf_counter() - started)
     click.echo(table(document))
-    if json_out:
-        json_out.write_text(json.dumps(document, indent=1))
+    write_json(json_out, document)
     if report:
         from coe.eval.report.recorded import write_recorded_report
 
