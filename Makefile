@@ -9,7 +9,11 @@ RUN_STAMP := $(VENV)/.run-$(shell cat requirements/run.lock requirements/torch.t
 TEST_STAMP := $(VENV)/.test-$(shell cat requirements/run.lock requirements/test.lock requirements/torch.txt pyproject.toml | sha256sum | cut -c1-12)
 LM_EVAL := $(VENV)/lm-eval
 LM_EVAL_STAMP := $(LM_EVAL)/.installed-$(shell sha256sum < requirements/lm-eval.lock | cut -c1-12)
+# Files of tests side by side: at most two, since a test may start a service and a stand-in of an engine.
+PARALLEL ?= --numprocesses 2 --dist loadfile
 export HF_HUB_OFFLINE ?= 1
+# Compiled once, not in every process that a test starts.
+export PYTHONDONTWRITEBYTECODE :=
 export VLLM_NO_USAGE_STATS ?= 1
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -69,11 +73,12 @@ fix: $(TEST_STAMP) ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 test-fast: $(TEST_STAMP) ## what needs no vLLM, Ray or Redis process, in a minute and a half
-	$(BIN)/pytest -q -m "not (slow or models or redis or real_vllm or real_ray)"
+	$(BIN)/pytest -q $(PARALLEL) -m "not (slow or models or redis or real_vllm or real_ray)"
 
 test: $(TEST_STAMP) $(LM_EVAL_STAMP) check experts ## everything: lint, types, the whole suite on real vLLM
 	@command -v redis-server >/dev/null || deploy/system-packages.sh redis-server
-	$(BIN)/pytest
+	$(BIN)/pytest -q --durations=10 $(PARALLEL) -m "not (models or real_vllm or real_ray)"
+	$(BIN)/pytest -q --durations=10 -m "models or real_vllm or real_ray"
 
 bench: $(TEST_STAMP) experts ## figures of this machine: scheduling in virtual time, and on real experts
 	@$(BIN)/python -m benchmarks.scheduling

@@ -179,6 +179,7 @@ def test_a_refused_edit_by_hand_shows_in_the_status(service: Running) -> None:
     assert service.admin.get("/admin/status").json()["refused"] is None
 
 
+@pytest.mark.slow
 def test_the_commands_work_through_the_admin_api(service: Running) -> None:
     at = ("--registry", str(service.file))
     added = coe("experts", "add", "tax", "--on", "slot", "--model", "org/tax", "--shadow", *at)
@@ -193,6 +194,7 @@ def test_the_commands_work_through_the_admin_api(service: Running) -> None:
     assert 'expert "tax" does not exist' in coe("experts", "remove", "tax", *at, code=1).stderr
 
 
+@pytest.mark.slow
 def test_the_commands_work_on_the_file_alone_with_the_same_checks(tmp_path: Path) -> None:
     file, snippet = tmp_path / "experts.yaml", tmp_path / "law.yaml"
     file.write_text(TEXT, encoding="utf-8")

@@ -19,6 +19,7 @@ from coe.simulate.runs import run_policy
 from coe.simulate.workload import Workload, default_experts
 
 
+@pytest.mark.slow
 def test_every_target_is_printed_beside_what_was_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,6 +55,7 @@ def test_rows_of_an_earlier_run_stand_beside_those_of_a_later_one() -> None:
     assert later.sustained[key] == {"fcfs-lru": 0.5, "coe": 0.8}
 
 
+@pytest.mark.slow
 def test_no_policy_has_more_in_time_than_the_optimum() -> None:
     workload, cluster = next(iter(small_instances(1)))
     best = most_in_time(workload, cluster, SLO_S, limit_s=20.0)

@@ -149,6 +149,7 @@ def test_a_profile_s_file_stays_in_its_folder(tmp_path: Path) -> None:
     assert file.resolve().parent == (tmp_path / "experts").resolve()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["../elsewhere", "/etc", "~/x", "a/../../x"])
 async def test_experts_added_over_http_stay_in_the_folder(tmp_path: Path, model: str) -> None:
     entry = {"id": "law", "host": "slot", "model": model}

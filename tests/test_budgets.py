@@ -40,6 +40,7 @@ def test_threads_are_counted() -> None:
     assert suggest.__code__ in tracer.functions
 
 
+@pytest.mark.slow
 def test_path_of_a_streamed_request_goes_from_the_http_server_to_the_engine() -> None:
     path = measure()
     rooms = {file.parts[1] for file in path.lines if file.parts[0] == "coe"}

@@ -151,6 +151,7 @@ def test_redaction_can_be_chosen() -> None:
     assert redactor(())("a@b.de 1234567") == "a@b.de 1234567"
 
 
+@pytest.mark.slow
 def test_a_long_text_is_redacted_in_time_that_grows_with_its_length() -> None:
     """Were it to grow with the square, this would take minutes."""
     redact = redactor(ALL)

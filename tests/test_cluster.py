@@ -37,6 +37,7 @@ async def test_an_expert_on_the_same_machine_is_asked_by_its_socket(
     assert body["model"] == "a"
 
 
+@pytest.mark.slow
 async def test_an_expert_on_another_machine_is_asked_through_a_door_that_lets_only_completions_pass(
     tiny_family: TinyFamily, tmp_path: Path
 ) -> None:

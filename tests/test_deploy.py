@@ -55,6 +55,7 @@ def test_a_registry_survives_the_way_into_the_config_and_back() -> None:
     assert Deployed(**sent).parsed() == rich
 
 
+@pytest.mark.slow
 def test_serve_accepts_the_config() -> None:
     from ray.serve.schema import ServeDeploySchema
 

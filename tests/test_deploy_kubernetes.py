@@ -155,6 +155,7 @@ CLUSTER_PATH = r"$.spec.rayClusterConfig"
 HEAD = rf"{CLUSTER_PATH}.headGroupSpec"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [

@@ -18,6 +18,7 @@ def test_parts_do_not_depend_on_form_and_have_their_shares() -> None:
     assert np.mean([each == "report" for each in parts]) == pytest.approx(0.2, abs=0.03)
 
 
+@pytest.mark.slow
 def test_rows_are_learned_whose_mean_points_where_the_teacher_does() -> None:
     draw = np.random.default_rng(0)
     hidden = draw.standard_normal((40, 8)).astype(np.float32)
@@ -33,6 +34,7 @@ def test_rows_are_learned_whose_mean_points_where_the_teacher_does() -> None:
     assert np.corrcoef(alike.ravel(), wanted.ravel())[0, 1] > 0.95
 
 
+@pytest.mark.slow
 def test_no_question_that_reports_is_learned_from() -> None:
     data = os.environ.get("COE_DATA")
     if data is None:

@@ -74,6 +74,7 @@ async def serving(folder: Path, url: str, drain_s: float) -> AsyncIterator[Serve
         yield service
 
 
+@pytest.mark.slow
 async def test_what_is_under_way_ends_whole_what_is_new_is_refused_and_the_exit_is_clean(
     tmp_path: Path,
 ) -> None:
@@ -113,6 +114,7 @@ async def test_what_is_under_way_ends_whole_what_is_new_is_refused_and_the_exit_
     assert "Traceback" not in "".join(service.log)
 
 
+@pytest.mark.slow
 async def test_what_does_not_end_in_time_is_ended_with_an_error(tmp_path: Path) -> None:
     async with (
         upstream() as (expert, far),

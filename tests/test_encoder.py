@@ -88,6 +88,7 @@ def test_the_own_graph_gives_the_vectors_of_sentence_transformers() -> None:
     assert np.allclose(found[:, :6], REFERENCE, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_quantised_vectors_are_nearly_those_of_the_model(minilm: Encoder) -> None:
     quantised = open_encoder("minilm-int8", Path())
     texts = [text for text in TEXTS if text]

@@ -29,18 +29,21 @@ async def api(tiny_family: TinyFamily) -> AsyncIterator[TestServer]:
     await server.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expert", ["a", "b"])
 async def test_slot_keeps_the_contract(tiny_family: TinyFamily, tmp_path: Path, expert: str) -> None:
     slot, adoption = engine_hosts.slot(tiny_family, tmp_path), engine_hosts.slot_adoption(tiny_family)
     await check_engine(slot, expert, adoption=adoption)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expert", ["a", "b"])
 async def test_sleepers_keep_the_contract(tiny_family: TinyFamily, tmp_path: Path, expert: str) -> None:
     sleepers, adoption = engine_hosts.sleepers(tiny_family, tmp_path), engine_hosts.slot_adoption(tiny_family)
     await check_engine(sleepers, expert, adoption=adoption)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expert", ["a", "lora"])
 async def test_adapters_keep_the_contract(tiny_family: TinyFamily, tmp_path: Path, expert: str) -> None:
     adapters = engine_hosts.adapters(tiny_family, tmp_path)
@@ -55,6 +58,7 @@ async def test_remote_url_keeps_the_contract(api: TestServer, tmp_path: Path) ->
     await check_engine(engine, "remote-a", always_awake=True, adoption=adoption)
 
 
+@pytest.mark.slow
 async def test_litellm_provider_keeps_the_contract(
     api: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

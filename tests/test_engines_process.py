@@ -144,6 +144,7 @@ async def main():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
 @pytest.mark.parametrize("command", [STUBBORN, PARENT], ids=["ignores SIGTERM", "has children"])
 def test_a_process_ends_when_its_starter_is_killed(tmp_path: Path, command: str) -> None:

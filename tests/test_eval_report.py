@@ -91,6 +91,7 @@ def test_runs_of_different_tasks_are_not_compared(tmp_path: Path) -> None:
     assert "holds no summary.json" in result.output
 
 
+@pytest.mark.slow
 def test_a_live_run_has_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
     folder, page = finished_run(tmp_path / "a", [1.0, 0.0, 1.0]), tmp_path / "page.html"
     write_live_report(folder, page)
@@ -129,6 +130,7 @@ def outcome_set(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_recorded_run_has_a_page_with_curves_routes_and_attribution(
     tmp_path: Path,
 ) -> None:

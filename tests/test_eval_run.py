@@ -173,6 +173,7 @@ async def run(asked: Order, folder: Path) -> Summary:
     return await run_session(asked, folder, Progress())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 4])
 async def test_a_killed_run_goes_on_and_no_answered_question_is_asked_again(
     upstream: Upstream, data: Path, tmp_path: Path, concurrency: int
@@ -252,6 +253,7 @@ async def test_a_stopped_run_finishes_what_is_under_way(
     assert set(upstream.asked.values()) == {1}
 
 
+@pytest.mark.slow
 async def test_no_service_is_a_clear_error_and_leaves_the_run_open(data: Path, tmp_path: Path) -> None:
     process = await start(
         "own_choice", "--url", "http://127.0.0.1:9", "--data", data, "--out", tmp_path / "r"
@@ -262,6 +264,7 @@ async def test_no_service_is_a_clear_error_and_leaves_the_run_open(data: Path, t
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 async def test_withheld_texts_stand_nowhere(upstream: Upstream, tmp_path: Path) -> None:
     await run(order(upstream, ARCHIVE, "gpqa_diamond"), tmp_path)
     write_live_report(tmp_path, tmp_path / "page.html")

@@ -148,6 +148,7 @@ def test_an_interrupted_folder_is_not_taken_for_a_complete_one(tmp_path: Path) -
 RECIPE = Recipe(steps=4, batch=4, rank=4, alpha=8, save_every=1)
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_was_interrupted(
     tiny_family: TinyFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +172,7 @@ def test_training_goes_on_where_it_was_interrupted(
     assert not (resumed / "training_state.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_trained_adapter_can_be_packed_merged_and_read_by_peft(
     tiny_family: TinyFamily, tmp_path: Path
 ) -> None:

@@ -146,6 +146,7 @@ def test_expert_without_answers_in_the_set_is_not_added(registry: Path, outcomes
     assert registry.read_text(encoding="utf-8") == before
 
 
+@pytest.mark.slow
 def test_expert_that_joins_a_service_is_asked_judged_and_routed_to(registry: Path, outcomes: Path) -> None:
     registry.write_text(REGISTRY + f"probes: {outcomes.name}\n", encoding="utf-8")
     asked: list[str] = []

@@ -64,6 +64,7 @@ def test_marks_count_in_their_category_only() -> None:
     assert feedback.applied("r", other) == other
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0, 1), max_size=300), st.floats(0.01, 0.99))
 def test_no_campaign_moves_a_probability_beyond_the_bound(scores: list[float], chance: float) -> None:
     feedback = Feedback(cap=50.0, bound=1.0)

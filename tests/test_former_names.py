@@ -57,6 +57,7 @@ def test_longest_former_name_counts() -> None:
     assert new_name("routerslike.knn") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "said"), [(("check",), "always"), (("route", "--local", "2+2?"), "maths")]
 )

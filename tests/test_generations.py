@@ -154,6 +154,7 @@ async def test_a_gateway_refuses_it_before_a_request_goes_by_it(tmp_path: Path, 
     assert replica.generation == 3
 
 
+@pytest.mark.slow
 @each_change
 def test_it_is_not_even_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str) -> None:
     from coe.cluster import operator

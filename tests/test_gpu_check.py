@@ -19,6 +19,7 @@ def readings(*mb: float) -> Callable[[], float]:
     return lambda: next(found)
 
 
+@pytest.mark.slow
 async def test_on_a_cpu_everything_is_tried_and_the_report_says_what_was_not_checked(
     tiny_family: TinyFamily, tmp_path: Path
 ) -> None:
@@ -33,6 +34,7 @@ async def test_on_a_cpu_everything_is_tried_and_the_report_says_what_was_not_che
     assert [each["id"] for each in report["registry"]["experts"]] == ["expert-1", "expert-2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("readings_mb", "ok"), [((9_000.0, 2_000.0), True), ((9_000.0, 9_000.0), False)])
 async def test_on_a_gpu_sleeping_must_free_memory(
     tiny_family: TinyFamily, tmp_path: Path, readings_mb: tuple[float, float], ok: bool

@@ -96,6 +96,7 @@ async def test_a_key_made_by_the_command_counts_at_once(tmp_path: Path) -> None:
         assert await w.ask(ALICE) == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad", "says"),
     [

@@ -123,6 +123,7 @@ async def test_a_shadow_answers_by_name_and_is_never_routed_to(tmp_path: Path) -
         assert [ranked["expert"] for ranked in preview.json()["experts"]] == ["sums"]
 
 
+@pytest.mark.slow
 async def test_adding_and_removing_under_load_loses_no_request(tmp_path: Path) -> None:
     entry = {"id": "law", "host": "slot", "model": "org/law"}
     done = asyncio.Event()
@@ -146,6 +147,7 @@ async def test_adding_and_removing_under_load_loses_no_request(tmp_path: Path) -
         assert w.file.read_text(encoding="utf-8") == TEXT
 
 
+@pytest.mark.slow
 async def test_streams_outlive_removals_bad_edits_and_rollbacks_under_load(tmp_path: Path) -> None:
     entry = {"id": "law", "host": "slot", "model": "org/law"}
     done = asyncio.Event()
@@ -210,6 +212,7 @@ async def test_settings_that_count_after_a_restart_are_named(tmp_path: Path) -> 
         assert w.live.needs_restart == ("pool.min_residency_s",)
 
 
+@pytest.mark.slow
 def test_a_router_is_built_again_only_where_its_inputs_changed(tmp_path: Path) -> None:
     examples = tmp_path / "examples.jsonl"
     examples.write_text(

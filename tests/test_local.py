@@ -75,6 +75,7 @@ def announced_url(stdout: IO[str] | None) -> str:
     return next(line for line in stdout if line.startswith("curl")).split("/v1/")[0].removeprefix("curl -s ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_answers_end_stops_the_engines_and_exits_well(number: signal.Signals) -> None:
     with service(registry()) as process:
@@ -94,6 +95,7 @@ def test_a_signal_lets_answers_end_stops_the_engines_and_exits_well(number: sign
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_second_signal_gives_up_what_is_under_way() -> None:
     with service(registry(), "stuck") as process:
         url = announced_url(process.stdout)
@@ -123,6 +125,7 @@ def wait_until_running(url: str) -> None:
     raise AssertionError("the request never ran")
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_a_clear_error_and_an_exit_code() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -135,6 +138,7 @@ def test_a_port_in_use_is_a_clear_error_and_an_exit_code() -> None:
     assert out == ""
 
 
+@pytest.mark.slow
 def test_a_service_whose_only_engine_cannot_start_ends_with_the_reason() -> None:
     with service(registry(), "broken") as process:
         out, err = process.communicate(timeout=60)

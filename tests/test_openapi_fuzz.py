@@ -83,6 +83,7 @@ def admin_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 def test_no_request_makes_the_service_fail(url: str) -> None:
     operations = [
         found.ok() for found in schemathesis.openapi.from_url(f"{url}/openapi.json").get_all_operations()
@@ -94,6 +95,7 @@ def test_no_request_makes_the_service_fail(url: str) -> None:
             _ask_much(operation.as_strategy(GenerationMode.NEGATIVE))
 
 
+@pytest.mark.slow
 def test_no_request_makes_the_admin_api_fail(admin_url: str) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     document = schemathesis.openapi.from_url(f"{admin_url}/admin/openapi.json", headers=headers)

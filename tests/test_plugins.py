@@ -224,6 +224,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_commands_find_the_plug_in_from_any_folder(tmp_path: Path) -> None:
     write(tmp_path, "there/my_router.py", router())
     write(tmp_path, "there/experts.yaml", REGISTRY)
@@ -235,6 +236,7 @@ def test_commands_find_the_plug_in_from_any_folder(tmp_path: Path) -> None:
     assert routed.stdout.startswith("sums: its place"), routed.stdout + routed.stderr
 
 
+@pytest.mark.slow
 def test_the_simulator_runs_a_policy_of_the_folder_of_its_registry(tmp_path: Path) -> None:
     there = tmp_path / "there"
     text = REGISTRY.replace('kind: remote, url: "http://127.0.0.1:9/v1"', "memory_gb: 30, swap: sleep")

@@ -203,6 +203,7 @@ def test_votes() -> None:
 # Rows
 
 
+@pytest.mark.slow
 def test_specialists_are_found_and_the_default_routes(folder: Path) -> None:
     study = study_of(read_outcomes(folder), routers=("static", "knn", "oracle"))
     rows = {row.router: row for row in all_rows(study)}
@@ -216,6 +217,7 @@ def test_specialists_are_found_and_the_default_routes(folder: Path) -> None:
     assert rows["knn"].cost_usd_per_1k is None, "one expert has no price"
 
 
+@pytest.mark.slow
 def test_where_routing_cannot_help_the_default_is_the_best_single(folder: Path) -> None:
     outcomes = read_outcomes(folder)
     draws = np.random.default_rng(3)
@@ -224,6 +226,7 @@ def test_where_routing_cannot_help_the_default_is_the_best_single(folder: Path) 
     assert {choice.router for choice in study.default_choices(1)} == {"static"}
 
 
+@pytest.mark.slow
 def test_exactly_one_default_for_each_number_of_experts(folder: Path) -> None:
     study = study_of(
         read_outcomes(folder), experts_per_query=(1, 2, 3), aggregators=("vote", "weighted_vote")
@@ -234,6 +237,7 @@ def test_exactly_one_default_for_each_number_of_experts(folder: Path) -> None:
     assert {row.aggregator for row in rows if row.experts_per_query == 3} >= {"vote", "weighted_vote"}
 
 
+@pytest.mark.slow
 def test_without_answers_several_experts_cannot_be_measured(folder: Path) -> None:
     outcomes = OutcomeSet(**(vars(read_outcomes(folder)) | {"answers": None}))
     rows = list(all_rows(study_of(outcomes, experts_per_query=(2,))))
@@ -265,6 +269,7 @@ def test_test_labels_are_never_an_input(folder: Path) -> None:
     assert np.array_equal(*asked)
 
 
+@pytest.mark.slow
 def test_document_has_what_was_promised(folder: Path) -> None:
     study = study_of(read_outcomes(folder))
     document = figures(study, list(all_rows(study)), seconds=1.0)
@@ -283,6 +288,7 @@ def test_document_has_what_was_promised(folder: Path) -> None:
     assert document["random"]["accuracy"] == pytest.approx(0.4)
 
 
+@pytest.mark.slow
 def test_command_prints_the_table_and_writes_json(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,6 +304,7 @@ def test_command_prints_the_table_and_writes_json(
     assert json.loads(out.read_text())["meta"]["questions"] == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

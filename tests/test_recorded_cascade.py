@@ -50,6 +50,7 @@ def study_of(outcomes: OutcomeSet) -> Study:
     return Study(outcomes, vectors, Plan(folds, ("cascade",), ("vote",), (1,)))
 
 
+@pytest.mark.slow
 def test_a_cascade_goes_on_where_the_first_answer_cannot_be_read() -> None:
     study = study_of(silent_half())
     asked = alone(study, "cascade")
@@ -58,6 +59,7 @@ def test_a_cascade_goes_on_where_the_first_answer_cannot_be_read() -> None:
     assert ((asked.experts[:, 1] == DEAR) == (np.arange(80) % 2 == 1)).all()
 
 
+@pytest.mark.slow
 def test_both_experts_of_a_cascade_are_paid_for() -> None:
     [row, *_] = all_rows(study_of(silent_half()))
     assert row.router == "cascade"
@@ -65,6 +67,7 @@ def test_both_experts_of_a_cascade_are_paid_for() -> None:
     assert row.cost_usd_per_1k == pytest.approx(1.0 + 10.0 / 2)
 
 
+@pytest.mark.slow
 def test_an_expert_without_an_outcome_is_passed_over() -> None:
     outcomes = silent_half()
     outcomes.scores[3, DEAR] = np.nan
@@ -86,6 +89,7 @@ def test_a_high_price_keeps_questions_with_the_cheap_expert() -> None:
     assert (tried.asked == [CHEAP, -1]).all()
 
 
+@pytest.mark.slow
 def test_the_curve_of_cascades_beats_drawing_experts_without_reading() -> None:
     study = study_of(silent_half())
     share, unread = curve(study, "cascade").share, unread_share(study)

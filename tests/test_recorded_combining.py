@@ -153,6 +153,7 @@ def test_top_p_passes_over_who_is_not_there() -> None:
     assert asked.tolist() == [[2, 0, -1]]
 
 
+@pytest.mark.slow
 def test_a_run_has_top_p_beside_the_fixed_numbers() -> None:
     outcomes = team_outcomes(120)
     vectors = np.eye(len(outcomes), dtype=np.float32)
@@ -162,6 +163,7 @@ def test_a_run_has_top_p_beside_the_fixed_numbers() -> None:
     assert 1 <= few.mean_experts <= many.mean_experts <= 3  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_a_run_has_the_default_in_stages_and_what_it_is_held_against() -> None:
     outcomes = team_outcomes(120)
     priced = OutcomeSet(**(vars(outcomes) | {"costs": np.tile([0.001, 0.001, 0.002], (120, 1))}))

@@ -81,6 +81,7 @@ def test_schema_is_a_valid_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(schema_text()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -73,6 +73,7 @@ def test_adding_and_removing_gives_the_shipped_files_back_byte_for_byte(name: st
     assert remove_expert(add_experts(text, FILE, [NEW]), FILE, "newcomer") == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["experts.yaml", "docs/experts.example.yaml"])
 def test_every_expert_of_the_shipped_files_can_be_removed_alone(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")

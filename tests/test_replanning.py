@@ -214,6 +214,7 @@ def pair_on(host: str, world: LiveWorld) -> tuple[str, ...]:
     return tuple(expert for expert, on in where(world).items() if on == host)
 
 
+@pytest.mark.slow
 async def test_an_expert_moves_to_where_there_is_room_while_answers_stream(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -275,6 +276,7 @@ async def moved(world: LiveWorld) -> None:
     raise AssertionError("nobody moved")
 
 
+@pytest.mark.slow
 async def test_a_later_edit_keeps_where_experts_are_and_a_rollback_takes_them_back(tmp_path: Path) -> None:
     async with live_world(tmp_path, Script(**QUICK), TEXT) as w:
         before = where(w)
@@ -322,6 +324,7 @@ async def test_nobody_moves_while_a_host_is_down(tmp_path: Path) -> None:
         assert w.generation == 1
 
 
+@pytest.mark.slow
 async def test_the_service_looks_as_often_as_its_file_says_from_the_edit_on(tmp_path: Path) -> None:
     now, counts = [0.0], RebalanceCounts()
     async with live_world(tmp_path, text=TEXT) as w:

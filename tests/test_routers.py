@@ -78,6 +78,7 @@ def any_router(request: pytest.FixtureRequest) -> Router:
 # The contract
 
 
+@pytest.mark.slow
 def test_builtin_router_keeps_the_contract(any_router: Router) -> None:
     check_router(any_router, VIEWS)
 
@@ -255,6 +256,7 @@ def test_faulty_examples_name_the_line(tmp_path: Path, lines: list[str], message
 # Accuracy on the demonstration's held-out wordings
 
 
+@pytest.mark.slow
 def test_demo_questions_reach_the_right_specialist(demo_router: Router) -> None:
     questions = held_out_questions(per_skill=25)
     right = {q.id: demo_router.route(q.text, VIEWS).expert == q.skill for q in questions}

@@ -90,6 +90,7 @@ def encoder() -> WordEncoder:
 # The contract
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LEARNING)
 @pytest.mark.parametrize("with_evidence", [True, False])
 def test_learning_router_keeps_the_contract(kind: str, with_evidence: bool, encoder: WordEncoder) -> None:
@@ -164,6 +165,7 @@ def test_gaps_in_the_evidence_are_borne(name: str, encoder: WordEncoder) -> None
     assert np.isfinite(estimator.estimate(["add"], encoder.encode(["add"]))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["category", "linear", "traits", "blend"])
 def test_wording_helps_where_vectors_say_nothing(name: str, encoder: WordEncoder) -> None:
     blind = replace(evidence(encoder, with_features=True), vectors=encoder.encode(["same"] * 160))
@@ -199,6 +201,7 @@ def test_pilots_of_one_expert_do_not_depend_on_another(encoder: WordEncoder) -> 
     assert most.similarities(vector).argmax() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ESTIMATORS)
 def test_gaps_in_the_evidence_are_no_warning(kind: str, encoder: WordEncoder) -> None:
     known = evidence(encoder, with_features=True)
@@ -218,6 +221,7 @@ def test_gaps_in_the_evidence_are_no_warning(kind: str, encoder: WordEncoder) ->
 # Experts without evidence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LEARNING)
 def test_newcomer_is_found_by_its_card(kind: str, encoder: WordEncoder) -> None:
     cook = ExpertView("cook", card="bake fry cake egg", usd_per_mtok_out=1.0)

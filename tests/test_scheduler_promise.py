@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -180,5 +181,5 @@ class Waits(RuleBasedStateMachine):
         self.course.ends_in(self.drawn.choice([self.drawn.random(), 1.0]) * longest_s, action)
 
 
-TestWaits = Waits.TestCase
+TestWaits = pytest.mark.slow(Waits.TestCase)
 TestWaits.settings = settings(max_examples=40, stateful_step_count=25, deadline=None, derandomize=True)

@@ -257,11 +257,11 @@ class AnyOrderUnderAnyPolicy(AnyOrder):
 BUDGET = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = BUDGET
-TestAnyOrderUnderAnyPolicy = AnyOrderUnderAnyPolicy.TestCase
+TestAnyOrderUnderAnyPolicy = pytest.mark.slow(AnyOrderUnderAnyPolicy.TestCase)
 TestAnyOrderUnderAnyPolicy.settings = settings(BUDGET, max_examples=60)
-TestAnyOrderWithAnySwitches = AnyOrderWithAnySwitches.TestCase
+TestAnyOrderWithAnySwitches = pytest.mark.slow(AnyOrderWithAnySwitches.TestCase)
 TestAnyOrderWithAnySwitches.settings = settings(BUDGET, max_examples=60)
-TestAnyOrderWithoutSense = AnyOrderWithoutSense.TestCase
+TestAnyOrderWithoutSense = pytest.mark.slow(AnyOrderWithoutSense.TestCase)
 TestAnyOrderWithoutSense.settings = settings(BUDGET, max_examples=60)
 
 
@@ -388,6 +388,7 @@ def test_no_one_waits_beyond_the_bound_while_others_are_fed_without_end(
     assert request not in feed.world.waiting
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(depth=st.integers(1, 5), arrives=st.floats(0.0, 20.0))
 def test_a_large_expert_gets_its_room_while_small_ones_are_fed_without_end(

@@ -209,6 +209,7 @@ def test_a_url_of_redis_with_a_password_is_refused_in_the_file_and_never_shown(
     assert REDIS not in f"{refused.value} {refused.value.hint}"
 
 
+@pytest.mark.slow
 async def test_the_token_of_a_door_is_in_no_command_line(tmp_path: Path) -> None:
     from coe.cluster.proxies import Proxies
 

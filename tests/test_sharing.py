@@ -102,6 +102,7 @@ async def test_who_starts_behind_takes_over_and_who_was_edited_meanwhile_gives(t
         assert (behind.text, behind.world.generation) == (WITH_LAWS, 8)
 
 
+@pytest.mark.slow
 async def test_a_roll_back_to_an_earlier_text_is_an_edit_like_any_other(tmp_path: Path) -> None:
     store = Shared()
     async with members(tmp_path, store, TEXT, TEXT) as (one, two):
@@ -113,6 +114,7 @@ async def test_a_roll_back_to_an_earlier_text_is_an_edit_like_any_other(tmp_path
         assert two.world.generation == 3
 
 
+@pytest.mark.slow
 async def test_of_two_edits_at_once_the_first_to_arrive_stays_everywhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -172,6 +174,7 @@ async def test_what_others_take_back_is_refused_no_more(tmp_path: Path) -> None:
             assert (only.world.live.refusal is not None) == (text == other_slot)
 
 
+@pytest.mark.slow
 async def test_a_refusal_that_passes_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Shared()
     async with members(tmp_path, store, TEXT, TEXT) as (one, two):

@@ -42,6 +42,7 @@ def simulate(policy: str, load: Workload, cluster: Cluster) -> Row:
     return measure(policy, Simulation(cluster, load, chosen).run(), load, cluster, 20.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("batch", [1, 16])
@@ -58,6 +59,7 @@ def test_no_policy_beats_a_lower_bound(policy: str, seed: int, batch: int) -> No
         assert bounds.lb2 * load.span_s <= slots * row.span_s + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("slots", "batch"), [(1, 1), (1, 16), (2, 16)])

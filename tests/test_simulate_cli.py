@@ -51,6 +51,7 @@ def small(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_json_has_the_pinned_keys_for_every_policy() -> None:
     read = figures("--trace", str(SAMPLE), "--experts", "6", "--slots", "2", "--load", "0.9")
     assert [row["policy"] for row in read["rows"]] == list(POLICIES)
@@ -72,6 +73,7 @@ def test_a_small_trace_has_an_exact_optimum(small: str) -> None:
     assert read["meta"]["experts"] == 2
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_figures() -> None:
     words = ("--trace", "synthetic:bursty:n=300,rate=2", "--experts", "20", "--seed", "5")
     first, second = figures(*words), figures(*words)
@@ -102,6 +104,7 @@ def test_a_sweep_over_loads_has_a_block_for_each() -> None:
     assert read["bounds"] == read["scenarios"][0]["bounds"]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_slots_keeps_the_arrivals_and_says_how_many_suffice() -> None:
     words = (
         "--trace",
@@ -119,6 +122,7 @@ def test_a_sweep_over_slots_keeps_the_arrivals_and_says_how_many_suffice() -> No
     assert "hosts needed for a goodput of 0.9" in simulate(*words).stdout
 
 
+@pytest.mark.slow
 def test_a_report_is_one_page_with_its_plots_beside_it(tmp_path: Path) -> None:
     page, out = tmp_path / "report.html", tmp_path / "out.json"
     words = (
@@ -189,6 +193,7 @@ def test_requests_that_all_come_at_once_can_be_simulated_but_not_scaled(tmp_path
     assert simulate("--trace", str(path), "--load", "0.5").exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_thousand_experts_are_an_ordinary_input() -> None:
     read = figures(
         "--trace",
@@ -203,6 +208,7 @@ def test_a_thousand_experts_are_an_ordinary_input() -> None:
     assert read["rows"][0]["requests"] == 2_000
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TRACES.is_dir(), reason="COE_DATA is not set")
 @pytest.mark.parametrize("name", ["AzureLLMInferenceTrace_code.csv", "conversation_trace.jsonl"])
 def test_recorded_traces_run_at_every_load(name: str) -> None:

@@ -251,6 +251,7 @@ def test_a_policy_that_serves_nobody_is_reported() -> None:
         Simulation(one_slot("a"), workload((0, "a", 1.0)), _Refusing()).run()  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_policy_that_only_ticks_is_reported() -> None:
     @dataclass(frozen=True)
     class Ticking(_Refusing):
@@ -321,6 +322,7 @@ def test_an_unknown_preset_names_the_nearest() -> None:
     assert "h100" in str(caught.value.hint)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["coe", "collating-fifo", "fcfs-lru"])
 def test_whether_a_pace_is_kept_is_known_early_and_as_at_the_end(policy: str) -> None:
     draws = random.Random(3)

@@ -113,6 +113,7 @@ def test_the_format_can_be_forced(tmp_path: Path) -> None:
         read_trace(written(tmp_path, AZURE), "mooncake")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["poisson", "bursty", "diurnal"])
 def test_synthetic_traces_repeat_by_seed_and_keep_their_rate(kind: str) -> None:
     text = f"synthetic:{kind}:n=20000,rate=2,period=500"
@@ -174,6 +175,7 @@ def test_the_sample_of_the_azure_trace_is_read() -> None:
     assert (trace.format, len(trace.rows)) == ("azure", 300)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TRACES.is_dir(), reason="COE_DATA is not set")
 @pytest.mark.parametrize("path", sorted(TRACES.glob("*")), ids=lambda path: path.name)
 def test_recorded_traces_are_read_whole(path: Path) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 LINKED = {"routers": "coe/routers", "eval": "coe/eval"}
 DATA = (

@@ -23,7 +23,6 @@ NEW_NAMES: Mapping[str, str] = MappingProxyType(
         "routers.written": "coe.routers.learning.written_router",
         "routers.bert": "coe.routers.encoders.bert",
         "routers.encoder": "coe.routers.encoders.encoder",
-        "routers.quantised": "coe.routers.encoders.onnx_int8",
         "routers.static_encoder": "coe.routers.encoders.static",
         "routers.vectors": "coe.routers.encoders.disk_cache",
         "routers.kept": "coe.routers.encoders.memory_cache",
