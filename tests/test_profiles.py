@@ -80,7 +80,7 @@ def test_rows_that_do_not_belong_to_the_table_are_refused(tmp_path: Path) -> Non
 
 
 def test_tally_without_questions_knows_nothing() -> None:
-    assert Tally.of([], []) == Tally(mean=0, count=0, low=0, high=1)
+    assert Tally.of(0.0, 0) == Tally(mean=0, count=0, low=0, high=1)
 
 
 # Never test items

@@ -48,64 +48,51 @@ class Learned(Base):
         self.proposing = Proposing(at_once=None if self._fitted.stopping is None else 1)
 
     async def combine(self, request: Request, answers: Answers) -> Picked:
-        ballot = _Ballot(request, self._fitted)
+        proposals: list[Proposal] = []
+        keys: list[str | None] = []
         async for proposal in answers:
-            ballot.add(proposal)
+            proposals.append(proposal)
+            keys.append(key_of(request, proposal))
             coming = answers.outstanding
-            if answers.adaptive and coming and not ballot.worth_another(coming):
+            if answers.adaptive and coming and not self._worth_another(request, proposals, keys, coming):
                 break
-        return ballot.verdict()
-
-
-class _Ballot:
-    """The answers to one request so far."""
-
-    def __init__(self, request: Request, fitted: FittedCombiner) -> None:
-        self._request = request
-        self._letters = options_in(request.text)
-        self._fitted = fitted
-        self._proposals: list[Proposal] = []
-        self._numbers: list[int] = []
-        self._free: dict[str, int] = {}
-
-    def add(self, proposal: Proposal) -> None:
-        self._proposals.append(proposal)
-        self._numbers.append(self._number(key_of(self._request, proposal)))
-
-    def worth_another(self, coming: Sequence[Asked]) -> bool:
-        """Whether one more answer gains more than it costs; False where no rule was learned."""
-        stopping, table = self._fitted.stopping, self._table()
-        if stopping is None:
-            return True
-        chances = np.array([[asked.weight for asked in coming]])
-        features = standing_features(self._fitted.combiner.standing(table), table, chances)
-        return bool(stopping.gain(len(self._proposals), features)[0] > dearer(self._request.options))
-
-    def verdict(self) -> Picked:
-        standing = self._fitted.combiner.standing(self._table())
+        table = _table(request, proposals, keys)
+        standing = self._fitted.combiner.standing(table)
         winner = int(standing.winner[0])
         if winner == ABSENT:
-            return unreadable(self._proposals)
-        for_it = [p for p, number in zip(self._proposals, self._numbers, strict=True) if number == winner]
+            return unreadable(proposals)
+        for_it = [p for p, number in zip(proposals, table.answers[0], strict=True) if number == winner]
         reason = f"the combiner gives {standing.share[0]:.2f} to the answer of {named(for_it)}"
         return Picked(best_weighted(for_it), reason)
 
-    def _number(self, key: str | None) -> int:
-        """An option by its position, another answer by its turn, ``ABSENT`` for what cannot be read."""
-        if key is None:
-            return ABSENT
-        form, _, value = key.partition(" ")
-        if form == "choice" and value in self._letters[:POSITIONS]:
-            return self._letters.index(value)
-        return self._free.setdefault(key, POSITIONS + len(self._free))
+    def _worth_another(
+        self,
+        request: Request,
+        proposals: Sequence[Proposal],
+        keys: Sequence[str | None],
+        coming: Sequence[Asked],
+    ) -> bool:
+        """Whether one more answer gains more than it costs; True where no rule was learned."""
+        if self._fitted.stopping is None:
+            return True
+        table, chances = _table(request, proposals, keys), np.array([[asked.weight for asked in coming]])
+        features = standing_features(self._fitted.combiner.standing(table), table, chances)
+        return bool(self._fitted.stopping.gain(len(proposals), features)[0] > dearer(request.options))
 
-    def _table(self) -> Table:
-        """One question, a column for each answer."""
-        proposals = self._proposals
-        return Table(
-            experts=tuple(proposal.expert for proposal in proposals),
-            answers=np.array([self._numbers]),
-            chances=np.array([[proposal.weight for proposal in proposals]]),
-            lengths=np.array([[float(p.usage.get("completion_tokens", np.nan)) for p in proposals]]),
-            options=np.array([plausible_answers(self._request.text)]),
-        )
+
+def _table(request: Request, proposals: Sequence[Proposal], keys: Sequence[str | None]) -> Table:
+    """One question, a column for each answer: an option by its position, another answer by its turn,
+    ``ABSENT`` for what cannot be read."""
+    numbers: dict[str | None, int] = {
+        f"choice {letter}": place for place, letter in enumerate(options_in(request.text)[:POSITIONS])
+    }
+    numbers[None] = ABSENT
+    for turn, key in enumerate(key for key in dict.fromkeys(keys) if key not in numbers):
+        numbers[key] = POSITIONS + turn
+    return Table(
+        experts=tuple(proposal.expert for proposal in proposals),
+        answers=np.array([[numbers[key] for key in keys]]),
+        chances=np.array([[proposal.weight for proposal in proposals]]),
+        lengths=np.array([[float(p.usage.get("completion_tokens", np.nan)) for p in proposals]]),
+        options=np.array([plausible_answers(request.text)]),
+    )

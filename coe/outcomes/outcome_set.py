@@ -87,14 +87,7 @@ class OutcomeSet:
 
     def rows(self, chosen: Indices) -> Self:
         """The part with these questions."""
-        return replace(
-            self,
-            questions=tuple(self.questions[i] for i in chosen),
-            scores=self.scores[chosen],
-            answers=None if self.answers is None else self.answers[chosen],
-            costs=self.costs[chosen],
-            tokens=None if self.tokens is None else self.tokens[chosen],
-        )
+        return self._part(chosen, np.arange(len(self.experts)))
 
     def pool(self, experts: Sequence[ExpertId]) -> Self:
         """The part about these experts, with the questions that at least one of them answered.
@@ -107,17 +100,22 @@ class OutcomeSet:
         if len(set(experts)) != len(experts):
             raise ConfigError("the pool names an expert twice")
         columns = [self.experts.index(expert) for expert in experts]
-        part = replace(
+        answered = np.isfinite(self.scores[:, columns]).any(axis=1)
+        return self._part(np.flatnonzero(answered), np.asarray(columns, dtype=np.intp))
+
+    def _part(self, rows: Indices, columns: Indices) -> Self:
+        both = np.ix_(rows, columns)
+        return replace(
             self,
-            experts=tuple(experts),
-            scores=self.scores[:, columns],
-            answers=None if self.answers is None else self.answers[:, columns],
-            costs=self.costs[:, columns],
-            tokens=None if self.tokens is None else self.tokens[:, columns],
+            questions=tuple(self.questions[i] for i in rows),
+            experts=tuple(self.experts[j] for j in columns),
+            scores=self.scores[both],
+            answers=None if self.answers is None else self.answers[both],
+            costs=self.costs[both],
+            tokens=None if self.tokens is None else self.tokens[both],
             active_b=self.active_b[columns],
             parameters_b=self.parameters_b[columns],
         )
-        return part.rows(np.flatnonzero(np.isfinite(part.scores).any(axis=1)))
 
 
 def with_options(stem: str, options: Sequence[str]) -> str:
@@ -134,22 +132,26 @@ def read_outcomes(folder: Path) -> OutcomeSet:
     """Read an outcome set. Raises ConfigError naming the file and what it lacks."""
     questions = _questions(_columns(folder / "questions.parquet", ("question_id",)))
     table = _columns(folder / "outcomes.parquet", ("question_id", "expert", "score"))
-    prices = _experts_csv(folder / "experts.csv")
+    known = _experts_csv(folder / "experts.csv")
     experts = tuple(sorted({str(expert) for expert in table["expert"]}))
     place = _Places(table, [question.id for question, _ in questions], experts)
     scores = place.numbers("score")
     if np.nanmin(scores, initial=0.0) < 0 or np.nanmax(scores, initial=0.0) > 1:
         raise ConfigError(f"{folder / 'outcomes.parquet'}: scores must be between 0 and 1")
     tokens = np.asarray([tokens for _, tokens in questions])
+
+    def facts(name: str) -> Floats:
+        return np.asarray([known.get(expert, {}).get(name, np.nan) for expert in experts])
+
     return OutcomeSet(
         name=folder.resolve().name,
         questions=tuple(question for question, _ in questions),
         experts=experts,
         scores=scores,
         answers=place.texts("answer") if "answer" in table else None,
-        costs=_costs(place, tokens, [prices.get(expert, {}) for expert in experts]),
-        active_b=_facts(experts, prices, "active_b"),
-        parameters_b=_facts(experts, prices, "parameters_b"),
+        costs=_costs(place, tokens, facts("input_usd_per_mtok"), facts("output_usd_per_mtok")),
+        active_b=facts("active_b"),
+        parameters_b=facts("parameters_b"),
         tokens=place.numbers("output_tokens") if "output_tokens" in table else None,
     ).pool(experts)
 
@@ -226,18 +228,12 @@ class _Places:
         return placed
 
 
-def _costs(place: _Places, prompt_tokens: Floats, prices: Sequence[Mapping[str, float]]) -> Floats:
-    """Dollars: as recorded, else tokens x list price; NaN where neither is known."""
-    per_token_in = np.asarray([price.get("input_usd_per_mtok", np.nan) for price in prices]) / 1e6
-    per_token_out = np.asarray([price.get("output_usd_per_mtok", np.nan) for price in prices]) / 1e6
-    by_tokens = prompt_tokens[:, None] * per_token_in + place.numbers("output_tokens") * per_token_out
+def _costs(place: _Places, prompt_tokens: Floats, usd_in: Floats, usd_out: Floats) -> Floats:
+    """Dollars: as recorded, else tokens x list price a million; NaN where neither is known."""
+    by_tokens = prompt_tokens[:, None] * (usd_in / 1e6) + place.numbers("output_tokens") * (usd_out / 1e6)
     recorded = place.numbers("cost_usd")
     costs: Floats = np.where(np.isfinite(recorded), recorded, by_tokens)
     return costs
-
-
-def _facts(experts: Sequence[ExpertId], facts: Mapping[str, Mapping[str, float]], name: str) -> Floats:
-    return np.asarray([facts.get(expert, {}).get(name, np.nan) for expert in experts])
 
 
 def _experts_csv(path: Path) -> dict[str, dict[str, float]]:

@@ -23,7 +23,7 @@ def keep(
     expert without one gets a profile that says nothing else."""
     folder = own_folder(registry, root)
     profile = next((p for p in folder.profiles() if p.expert == expert_id), None) or _bare(expert_id, source)
-    tallies = {name: Tally.of([s.value], [s.total]) for name, s in found.items()}
+    tallies = {name: Tally.of(s.value, s.total) for name, s in found.items()}
     folder.write(profile.model_copy(update={"aggregation": tallies}))
 
 
@@ -45,7 +45,7 @@ def best_aggregators(
 def _bare(expert_id: ExpertId, source: str) -> ExpertProfile:
     return ExpertProfile(
         expert=expert_id,
-        overall=Tally.of([0.0], [0.0]),
+        overall=Tally.of(0.0, 0),
         outcomes=Outcomes(table="", rows=(), scores=()),
         provenance=Provenance(source=source, date=datetime.now(UTC).date().isoformat()),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from coe.outcomes.text_key import text_key
 from coe.profiles.names import HUB_IDS
 from coe.profiles.newcomer import NewcomerModel
 from coe.profiles.probing import Design, Probing, probe
-from coe.profiles.profile import Cost, Estimate, ExpertProfile, Outcomes, Provenance, Tally, tallies
+from coe.profiles.profile import Cost, Estimate, ExpertProfile, Outcomes, Provenance, Tally
 from coe.profiles.table import QuestionTable, is_held_out
 from coe.routers.encoders.encoder import Vectors
 from coe.routers.learning.evidence import Evidence
@@ -150,16 +149,14 @@ def _profile(
     data: Recorded, expert: str, rows: Indices, scores: Floats, source: Source, name: str | None
 ) -> ExpertProfile:
     questions = data.outcomes.questions
-    by_category: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for row, score in zip(rows, scores, strict=True):
-        by_category[questions[row].category].append((float(score), 1.0))
+    labels = np.asarray([questions[row].category for row in rows], dtype=object)
     everywhere = len(rows) == len(questions)
     aliases = (*(() if name is None or name == expert else (expert,)), *HUB_IDS.get(expert, ()))
     return ExpertProfile(
         expert=name or expert,
         models=aliases,
-        overall=Tally.of([float(score) for score in scores], [1.0] * len(scores)),
-        categories=tallies(by_category),
+        overall=_tally(scores),
+        categories={str(name): _tally(scores[labels == name]) for name in sorted(set(labels))},
         outcomes=Outcomes(
             table=data.table.fingerprint,
             rows=None if everywhere else tuple(int(row) for row in rows),
@@ -174,6 +171,10 @@ def _profile(
             splits=tuple(sorted({questions[row].split for row in rows})),
         ),
     )
+
+
+def _tally(scores: Floats) -> Tally:
+    return Tally.of(float(scores.mean()) if len(scores) else 0.0, len(scores))
 
 
 def _cost(outcomes: OutcomeSet, expert: str, rows: Indices) -> Cost:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from coe.outcomes.statistics import wilson
@@ -29,11 +27,9 @@ class Tally(Model):
     high: Part
 
     @classmethod
-    def of(cls, scores: Sequence[float], counts: Sequence[float]) -> Tally:
-        total = float(np.sum(counts))
-        mean = float(np.dot(scores, counts) / total) if total else 0.0
-        low, high = wilson(mean, round(total))
-        return cls(mean=round(mean, 4), count=total, low=round(low, 4), high=round(high, 4))
+    def of(cls, mean: float, count: float) -> Tally:
+        low, high = wilson(mean, round(count))
+        return cls(mean=round(mean, 4), count=count, low=round(low, 4), high=round(high, 4))
 
 
 class Outcomes(Model):
@@ -113,12 +109,3 @@ class ExpertProfile(Model):
             f"the profile {self.expert} rests on {self.overall.count:g} answers, fewer than {ENOUGH}: "
             "routing by it may do harm"
         )
-
-
-def tallies(scores: Mapping[str, list[tuple[float, float]]]) -> dict[str, Tally]:
-    """One tally for each name from its (score, count) pairs."""
-    return {
-        name: Tally.of([score for score, _ in pairs], [count for _, count in pairs])
-        for name, pairs in sorted(scores.items())
-        if pairs
-    }
