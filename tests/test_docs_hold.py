@@ -23,8 +23,8 @@ from coe.service.check import explain
 from coe.service.registry_file import parse_registry
 from coe.service.service import build_service
 from coe.testing.engines import FakeEngine
+from coe.testing.scheduling import World
 from docs.generate.pages import documents
-from tests.support.scheduling import World
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])

@@ -20,8 +20,8 @@ from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.service.rebalancer import Rebalancer
 from coe.service.registry_file import parse_registry
 from coe.testing.engines import Script
+from coe.testing.scheduling import World
 from tests.support.live import LiveWorld, live_world
-from tests.support.scheduling import World
 from tests.support.waiting import until
 
 LONG_S = 1e6

@@ -17,7 +17,7 @@ from coe.scheduler.events import (
 from coe.scheduler.plan import CLASSES as DEFAULT_CLASSES
 from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.scheduler.policies import Coe
-from tests.support.scheduling import Seat, World
+from coe.testing.scheduling import Seat, World
 from tests.support.scheduling_worlds import AGEING_S, bring_in, gpu_world, slot_world
 
 # Loading and granting

@@ -20,7 +20,7 @@ from coe.scheduler.events import (
     Tick,
 )
 from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
-from tests.support.scheduling import World
+from coe.testing.scheduling import World
 from tests.support.scheduling_worlds import AGEING_S, bring_in, gpu_world, slot_world
 
 # Ends of a request

@@ -14,7 +14,7 @@ from coe.scheduler.events import Grant, Load, Reject
 from coe.scheduler.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
 from coe.scheduler.policies import Coe, split_policies
 from coe.simulate.baselines import make_policy
-from tests.support.scheduling import World
+from coe.testing.scheduling import World
 
 
 def world(slots: int = 1, policy: Coe | None = None, **plan: Any) -> World:

@@ -19,7 +19,7 @@ from coe.scheduler.events import (
 from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.scheduler.policies import Coe, HostView, Swap
 from coe.simulate.baselines import make_policy
-from tests.support.scheduling import World
+from coe.testing.scheduling import World
 from tests.support.scheduling_worlds import bring_in, gpu_world, slot_world
 
 # Hosts that load nothing

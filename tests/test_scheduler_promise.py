@@ -21,7 +21,7 @@ from coe.core.types import DeadlineClass, ExpertId
 from coe.scheduler.events import Action, Cancelled, Evict, Grant, Load, Prefetch, Reject, Sleep, Wake
 from coe.scheduler.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
 from coe.scheduler.policies import Coe
-from tests.support.scheduling import World
+from coe.testing.scheduling import World
 from tests.support.scheduling_time import Course
 
 NAMES = ("a", "b", "c", "d", "e", "f")

@@ -5,45 +5,25 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from coe.core.types import DeadlineClass, ExpertId
+from coe.core.types import ExpertId
 from coe.registry.scheduling_settings import Mechanisms
 from coe.registry.schema import Pool
-from coe.scheduler.events import Action, Cancelled, Evict, Grant, Load, Sleep, Wake
+from coe.scheduler.events import Action, Evict, Grant, Load, Sleep, Wake
 from coe.scheduler.plan import CLASSES, ClassPlan, ExpertPlan, HostPlan, PoolPlan
 from coe.scheduler.policies import Coe, HostView, Policy, ReplicaView, Rules, Swap
 from coe.simulate.baselines import POLICIES, make_policy
-from tests.support.scheduling import World
+from coe.testing.conformance_policy import Happenings
+from coe.testing.scheduling import World
 from tests.support.scheduling_time import Course
-
-SLOT = HostPlan("slot", capacity=1.0, max_running=2, ram_gb=5.0, node="node", reads_ahead=True)
-TWIN = HostPlan("twin", capacity=1.0, max_running=3, ram_gb=5.0, node="node", reads_ahead=True)
-GPU = HostPlan("gpu", capacity=24.0, sleeps=True, ram_gb=25.0)
-ADAPTERS = HostPlan("adapters", capacity=2.0, max_running=3)
-REMOTE = HostPlan("remote", capacity=math.inf, max_running=2, always_awake=True)
-
-EXPERTS = (
-    ExpertPlan("a", ("slot",), max_running=2, weights_gb=2.0, size="2B"),
-    ExpertPlan("b", ("slot", "twin"), max_running=2, weights_gb=2.0, size="2B"),
-    ExpertPlan("c", ("slot", "twin"), max_running=1, load_s=3.0, weights_gb=4.0),
-    ExpertPlan("d", ("twin",), max_running=3, weights_gb=2.0),
-    ExpertPlan("small", ("gpu",), footprint=5.1, weights_gb=5.0, max_running=2, load_s=4.0, wake_s=0.5),
-    ExpertPlan("medium", ("gpu",), footprint=9.7, weights_gb=9.0, max_running=2, load_s=8.0, wake_s=1.0),
-    ExpertPlan("large", ("gpu",), footprint=23.9, weights_gb=23.0, max_running=1, load_s=20.0, wake_s=2.0),
-    ExpertPlan("lora-1", ("adapters",), max_running=3, load_s=0.05),
-    ExpertPlan("lora-2", ("adapters",), max_running=3, load_s=0.05),
-    ExpertPlan("lora-3", ("adapters",), max_running=2, load_s=0.05),
-    ExpertPlan("api", ("remote",), footprint=0.0, max_running=2),
-)
-PLAN = PoolPlan((SLOT, TWIN, GPU, ADAPTERS, REMOTE), EXPERTS, max_queue=12, retry_s=0.5, quarantine_s=10.0)
-NAMES = [expert.id for expert in EXPERTS]
 
 
 @dataclass(frozen=True)
@@ -97,134 +77,22 @@ class AlwaysAsked(Coe):
 class AnyOrder(RuleBasedStateMachine):
     """Everything that can happen to the pool, in any order."""
 
-    policy: Policy = Coe(min_residency_s=0.5)
-
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(PLAN, self.policy)
-        self.numbers = itertools.count()
-        self.arrived: list[str] = []
-        self.announced: list[tuple[str, ExpertId]] = []
+        self.use(Coe(min_residency_s=0.5))
 
-    @rule(expert=st.sampled_from(NAMES), count=st.integers(1, 4))
-    def arrive(self, expert: ExpertId, count: int) -> None:
-        for _ in range(count):
-            request = f"r{next(self.numbers)}"
-            self.arrived.append(request)
-            self.world.arrive(request, expert)
+    def use(self, policy: Policy) -> None:
+        self.policy, self.happenings = policy, Happenings(policy)
 
-    @rule(
-        experts=st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True),
-        group=st.sampled_from(["g1", "g2"]),
-        deadline_class=st.sampled_from(sorted(CLASSES)),
-    )
-    def arrive_with_alternatives(
-        self, experts: list[ExpertId], group: str, deadline_class: DeadlineClass
-    ) -> None:
-        request = f"r{next(self.numbers)}"
-        self.arrived.append(request)
-        self.world.arrive(request, *experts, group=group, deadline_class=deadline_class)
-
-    @rule(expert=st.sampled_from(NAMES), group=st.sampled_from(["g1", "g2"]))
-    def expect(self, expert: ExpertId, group: str) -> None:
-        request = f"r{next(self.numbers)}"
-        self.world.expect(request, expert, group)
-        self.announced.append((request, expert))
-
-    @precondition(lambda self: self.announced)
-    @rule(comes=st.booleans())
-    def end_expectation(self, comes: bool) -> None:
-        request, expert = self.announced.pop(0)
-        if comes:
-            self.arrived.append(request)
-            self.world.arrive(request, expert)
-        else:
-            self.world.send(Cancelled(request))
-
-    @precondition(lambda self: self.world.leases)
-    @rule(data=st.data(), ok=st.booleans())
-    def finish(self, data: st.DataObject, ok: bool) -> None:
-        self.world.finish(data.draw(st.sampled_from(list(self.world.leases))), ok)
-
-    @precondition(lambda self: self.world.waiting or self.world.leases)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        self.world.cancel(data.draw(st.sampled_from([*self.world.waiting, *self.world.leases])))
-
-    @precondition(lambda self: self.world.seats("loading"))
-    @rule(data=st.data(), fails=st.sampled_from([False, False, True]))
-    def end_load(self, data: st.DataObject, fails: bool) -> None:
-        seat = data.draw(st.sampled_from(self.world.seats("loading")))
-        (self.world.fail_load if fails else self.world.ready)(seat.expert, seat.host)
-
-    @precondition(lambda self: self.world.seats("going"))
-    @rule(data=st.data(), fails=st.sampled_from([False, False, True]))
-    def end_sleep(self, data: st.DataObject, fails: bool) -> None:
-        seat = data.draw(st.sampled_from(self.world.seats("going")))
-        (self.world.fail_sleep if fails else self.world.slept)(seat.expert, seat.host)
-
-    @precondition(lambda self: self.world.reading)
-    @rule(data=st.data(), fails=st.sampled_from([False, False, True]))
-    def end_prefetch(self, data: st.DataObject, fails: bool) -> None:
-        seats = sorted(self.world.reading, key=lambda seat: (seat.expert, seat.host))
-        self.world.end_prefetch(data.draw(st.sampled_from(seats)), fails)
-
-    @precondition(lambda self: self.world.seats("awake"))
-    @rule(data=st.data())
-    def crash(self, data: st.DataObject) -> None:
-        seat = data.draw(st.sampled_from(self.world.seats("awake")))
-        self.world.lose(seat.expert, seat.host)
-
-    @rule()
-    def end_what_is_under_way(self) -> None:
-        """Leads further than single ends in the same number of steps."""
-        for request in list(self.world.leases):
-            self.world.finish(request)
-        for seat in self.world.seats("loading"):
-            self.world.ready(seat.expert, seat.host)
-        for seat in self.world.seats("going"):
-            self.world.slept(seat.expert, seat.host)
-
-    @rule(seconds=st.sampled_from([0.01, 0.1, 0.5, 1.0, 6.0, 40.0]))
-    def wait(self, seconds: float) -> None:
-        self.world.wait(seconds)
-
-    @precondition(lambda self: math.isfinite(self.world.scheduler.next_tick()))
-    @rule()
-    def tick(self) -> None:
-        self.world.wait(self.world.scheduler.next_tick() - self.world.now)
-
-    @rule(
-        kept=st.sets(st.sampled_from(NAMES), min_size=1),
-        moved=st.booleans(),
-        content=st.sampled_from(["", "trained anew"]),
-    )
-    def reconfigure(self, kept: set[ExpertId], moved: bool, content: str) -> None:
-        experts = [replace(e, hosts=e.hosts[-1:]) if moved else e for e in EXPERTS if e.id in kept]
-        experts = [replace(e, content=content) for e in experts]
-        used = {host for expert in experts for host in expert.hosts}
-        self.world.reconfigure(
-            replace(PLAN, experts=tuple(experts), hosts=tuple(h for h in PLAN.hosts if h.id in used))
-        )
-
-    @invariant()
-    def someone_who_waits_has_something_to_wait_for(self) -> None:
-        self.world.check_progress()
-        self.world.check_books()
+    @rule(seed=st.integers(0, 1_000_000))  # one draw a step: more take twice as long
+    def happen(self, seed: int) -> None:
+        self.happenings.step(random.Random(seed).choice)
 
     def teardown(self) -> None:
-        if not isinstance(self.policy, Erratic):
-            self.world.settle()
-            assert sorted(self.world.ended) == sorted(self.arrived)
-            self.check_the_removed_are_gone()
-        self.world.replay()
+        self.happenings.end(serves_everyone=not isinstance(self.policy, Erratic))
         if isinstance(self.policy, Coe):
-            self.world.replay(AlwaysAsked(self.policy.mechanisms, self.policy.min_residency_s))
-
-    def check_the_removed_are_gone(self) -> None:
-        kept = {expert.id for expert in self.world.plan.experts}
-        assert {e.expert for e in self.world.scheduler.snapshot().experts} == kept
-        assert set(self.world.scheduler.hosts()) == {host.id for host in self.world.plan.hosts}
+            asked = AlwaysAsked(self.policy.mechanisms, self.policy.min_residency_s)
+            self.happenings.world.replay(asked)
 
 
 class AnyOrderWithAnySwitches(AnyOrder):
@@ -232,8 +100,7 @@ class AnyOrderWithAnySwitches(AnyOrder):
 
     @initialize(off=st.sets(st.sampled_from(sorted(Mechanisms.model_fields))))
     def choose_policy(self, off: set[str]) -> None:
-        self.policy = Coe(mechanisms=Mechanisms(**dict.fromkeys(off, False)))
-        self.world = World(PLAN, self.policy)
+        self.use(Coe(mechanisms=Mechanisms(**dict.fromkeys(off, False))))
 
 
 class AnyOrderWithoutSense(AnyOrder):
@@ -241,8 +108,7 @@ class AnyOrderWithoutSense(AnyOrder):
 
     @initialize(seed=st.integers(0, 1_000))
     def choose_policy(self, seed: int) -> None:
-        self.policy = Erratic(seed)
-        self.world = World(PLAN, self.policy)
+        self.use(Erratic(seed))
 
 
 class AnyOrderUnderAnyPolicy(AnyOrder):
@@ -250,8 +116,7 @@ class AnyOrderUnderAnyPolicy(AnyOrder):
 
     @initialize(name=st.sampled_from(sorted(POLICIES)))
     def choose_policy(self, name: str) -> None:
-        self.policy = make_policy(Pool(hosts=(), policy=name, pinned=("b", "lora-1")))
-        self.world = World(PLAN, self.policy)
+        self.use(make_policy(Pool(hosts=(), policy=name, pinned=("b", "lora-1"))))
 
 
 BUDGET = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
@@ -271,7 +136,7 @@ class CalmDays(RuleBasedStateMachine):
     HOSTS = (
         HostPlan("slot", capacity=2.0, max_running=3),
         HostPlan("twin", capacity=1.0, sleeps=True, ram_gb=3.0),
-        REMOTE,
+        HostPlan("remote", capacity=math.inf, max_running=2, always_awake=True),
     )
     EXPERTS = (
         ExpertPlan("a", ("slot",), max_running=2),

@@ -16,10 +16,12 @@ from coe.core.types import DeadlineClass, RequestId
 from coe.scheduler.events import Cancelled
 from coe.scheduler.policies import Coe
 from coe.scheduler.replica import Replica, State
-from tests.support.scheduling import World
-from tests.test_scheduler_properties import BUDGET, EXPERTS, NAMES, PLAN, AnyOrder
+from coe.testing.conformance_policy import EXPERTS, PLAN
+from coe.testing.scheduling import World
+from tests.test_scheduler_properties import BUDGET, AnyOrder
 
 CLASSES: tuple[DeadlineClass, ...] = ("interactive", "standard", "batch")
+NAMES = [expert.id for expert in EXPERTS]
 FLAGS = ("committed", "crashed", "retired", "stale", "held", "running", "frame_left")
 
 
@@ -79,7 +81,7 @@ def test_no_order_of_events_makes_a_move_that_is_not_drawn(notes: Notes) -> None
     class Watched(AnyOrder):
         @invariant()
         def note_what_replicas_have(self) -> None:
-            notes.look_at(self.world)
+            notes.look_at(self.happenings.world)
 
     run_state_machine_as_test(Watched, settings=BUDGET)  # type: ignore[no-untyped-call]
     assert notes.moves <= drawn_moves()

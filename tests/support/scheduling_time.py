@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 from coe.scheduler.events import Action, Evict, Grant, Load, Prefetch, Sleep, Wake
-from tests.support.scheduling import Seat, World
+from coe.testing.scheduling import Seat, World
 
 
 class Course:

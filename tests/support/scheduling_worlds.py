@@ -8,7 +8,7 @@ from typing import Any
 from coe.scheduler.plan import CLASSES as DEFAULT_CLASSES
 from coe.scheduler.plan import ClassPlan, ExpertPlan, HostPlan, PoolPlan
 from coe.scheduler.policies import Coe
-from tests.support.scheduling import World
+from coe.testing.scheduling import World
 
 AGEING_S = 10.0
 CLASSES = {**DEFAULT_CLASSES, "standard": ClassPlan(slo_s=20.0, ageing_s=AGEING_S)}

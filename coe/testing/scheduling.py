@@ -100,6 +100,10 @@ class World:
     def expect(self, request: RequestId, expert: ExpertId, group: RequestId | None = None) -> list[Action]:
         return self.send(Expected(request, expert, group))
 
+    def withdraw(self, request: RequestId) -> list[Action]:
+        """End what :meth:`expect` announced."""
+        return self.send(Cancelled(request))
+
     def cancel(self, request: RequestId) -> list[Action]:
         if self.waiting.pop(request, None) or self._leave(request):
             self.ended[request] = "cancelled"
