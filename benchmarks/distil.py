@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from coe.routers.encoders.disk_cache import encode_cached
 from coe.routers.encoders.encoder import Vectors, minilm_folder, open_encoder, shortened
-from coe.routers.encoders.static import PACKAGED, TOKENIZER_FILE, save_table
+from coe.routers.encoders.static import PACKAGED, TABLE_FILE, TOKENIZER_FILE
 
 if TYPE_CHECKING:
     import torch
@@ -153,6 +153,15 @@ def distil(data: Path, folder: Path, recipe: Recipe) -> None:
     unknown = vocabulary["[UNK]"]
     ids = [encoding.ids or [unknown] for encoding in encodings]
     save_table(learned_table(token_vectors, ids, taught, recipe), folder)
+
+
+def save_table(vectors: Vectors, folder: Path) -> None:
+    """Write token vectors, shape (vocabulary, dimensions), in 8 bits with one scale a row."""
+    from safetensors.numpy import save_file
+
+    scales = np.maximum(np.abs(vectors).max(axis=1), 1e-6).astype(np.float32) / np.float32(127)
+    rows = np.rint(vectors / scales[:, None]).astype(np.int8)
+    save_file({"rows": rows, "scales": scales}, folder / TABLE_FILE)
 
 
 def main() -> None:

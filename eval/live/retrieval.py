@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,16 @@ import numpy.typing as npt
 
 from coe.core.errors import ConfigError
 from coe.core.files import readable
+from coe.eval.live.service import Service
 from coe.eval.live.tables import find_files, locate, read_rows
 from coe.eval.live.task import Task
+from coe.routers.encoders.encoder import open_encoder
 
 Vectors = npt.NDArray[np.float32]
 Encode = Callable[[Sequence[str]], Awaitable[Vectors]]
 """One row a text, in order; any length above 0."""
 DEPTH = 10
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,40 @@ def _judgements(path: Path) -> dict[str, dict[str, int]]:
     return found
 
 
-async def measure(collection: Collection, encode: Encode) -> dict[str, float]:
-    """nDCG@10 of every judged query."""
+def local(encoder: str) -> Encode:
+    """An encoder of the routers: ``minilm``, or a sentence-transformers folder. Raises ConfigError."""
+    opened = open_encoder(encoder, Path())
+
+    async def encode(texts: Sequence[str]) -> Vectors:
+        return await asyncio.to_thread(opened.encode, texts)
+
+    return encode
+
+
+def remote(service: Service, model: str) -> Encode:
+    """An OpenAI-compatible /v1/embeddings."""
+
+    async def encode(texts: Sequence[str]) -> Vectors:
+        return np.asarray(await service.embed(model, texts), dtype=np.float32)
+
+    return encode
+
+
+async def measure(
+    collection: Collection, encode: Encode, advanced: Callable[[int], None] = lambda _: None
+) -> dict[str, float]:
+    """nDCG@10 of every judged query. ``advanced`` hears how many more texts are encoded."""
+
+    async def encoded(texts: Sequence[str]) -> Vectors:
+        parts = []
+        for start in range(0, len(texts), _BATCH):
+            parts.append(await encode(texts[start : start + _BATCH]))
+            advanced(len(parts[-1]))
+        return _unit(np.concatenate(parts))
+
     ids = list(collection.documents)
-    documents = _unit(await encode([collection.documents[one] for one in ids]))
-    queries = _unit(await encode(list(collection.queries.values())))
+    documents = await encoded([collection.documents[one] for one in ids])
+    queries = await encoded(list(collection.queries.values()))
     found: dict[str, float] = {}
     for query, vector in zip(collection.queries, queries, strict=True):
         best = _best(documents @ vector, ids, query)

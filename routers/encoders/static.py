@@ -53,12 +53,3 @@ class StaticEncoder:
             np.matmul(self._scales[ids], self._rows[ids].astype(np.float32), out=vector)
             vector /= np.linalg.norm(vector)
         return vectors
-
-
-def save_table(vectors: Array, folder: Path) -> None:
-    """Write token vectors, shape (vocabulary, dimensions), in 8 bits with one scale a row."""
-    from safetensors.numpy import save_file
-
-    scales = np.maximum(np.abs(vectors).max(axis=1), 1e-6).astype(np.float32) / np.float32(127)
-    rows = np.rint(vectors / scales[:, None]).astype(np.int8)
-    save_file({"rows": rows, "scales": scales}, folder / TABLE_FILE)
