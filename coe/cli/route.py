@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ def _ask_service(question: str, router: str | None, url: str) -> dict[str, Any]:
 def _decide_here(question: str, router: str | None, path: Path) -> dict[str, Any]:
     """As the service's /v1/route, without waits: no queue is known here."""
     from coe.core.files import folder_of
+    from coe.pipeline.pipeline import Preview
     from coe.profiles.evidence import encoder_of, evidence_of
     from coe.profiles.store import open_store
     from coe.routers import build_router
@@ -46,19 +48,7 @@ def _decide_here(question: str, router: str | None, path: Path) -> dict[str, Any
     evidence = evidence_of(open_store(registry, root), registry.routed, encoder_of(spec, root))
     built = build_router(spec, registry.routed, root, evidence)
     decision = built.route(question, [expert.view() for expert in registry.routed])
-    return {
-        "object": "coe.route",
-        "generation": None,
-        "router": decision.router,
-        "expert": decision.expert,
-        "confidence": round(decision.confidence, 4),
-        "margin": None if decision.margin is None else round(decision.margin, 4),
-        "reason": decision.reason,
-        "experts": [
-            {"expert": ranked.expert, "probability": round(ranked.probability, 4), "expected_wait_s": None}
-            for ranked in decision.ranking
-        ],
-    }
+    return Preview(None, decision, (math.inf,) * len(decision.ranking)).as_json()
 
 
 def _spec(registry: Registry, name: str | None) -> RouterSpec:

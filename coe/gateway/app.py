@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import Any
@@ -19,7 +18,7 @@ from coe.gateway.metrics import CONTENT_TYPE, Metrics
 from coe.gateway.middlewares import Middlewares, without_access
 from coe.gateway.requests import parse_json, parse_route, read_body, validate
 from coe.gateway.routes import DEADLINE_CLASS, Operation, build_document, build_router
-from coe.pipeline import Pipeline, Preview
+from coe.pipeline import Pipeline
 from coe.pipeline.generation import Generation, Generations
 
 STREAM = (
@@ -102,7 +101,7 @@ class Gateway:
         registry = self._generations.current.registry
         raw = await self._body(exchange)
         request = parse_route(raw, registry.limits, exchange.request_id, registry.service.model_name)
-        await exchange.send_json(_preview_json(await self._pipeline.preview(request)))
+        await exchange.send_json((await self._pipeline.preview(request)).as_json())
 
     async def _feedback(self, exchange: Exchange) -> None:
         given = validate(schemas.FeedbackBody, parse_json(await self._body(exchange)))
@@ -190,25 +189,3 @@ def _model_objects(generation: Generation, status: Status) -> Mapping[str, dict[
             "shadow": expert.shadow,
         }
     return models
-
-
-def _preview_json(preview: Preview) -> dict[str, Any]:
-    decision = preview.decision
-    return {
-        "object": "coe.route",
-        "generation": preview.generation,
-        "router": decision.router,
-        "expert": decision.expert,
-        "confidence": round(decision.confidence, 4),
-        "margin": None if decision.margin is None else round(decision.margin, 4),
-        "reason": decision.reason,
-        "experts": [
-            {
-                "expert": ranked.expert,
-                "probability": round(ranked.probability, 4),
-                # A wait without end (it would be refused) has no number in JSON.
-                "expected_wait_s": round(wait, 3) if math.isfinite(wait) else None,
-            }
-            for ranked, wait in zip(decision.ranking, preview.waits_s, strict=True)
-        ],
-    }

@@ -7,10 +7,11 @@ Where one expert is asked its bytes pass through, and before its first byte anot
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from coe.core.errors import ExpertUnavailable
 from coe.core.types import (
@@ -64,9 +65,33 @@ class Answer(Protocol):
 class Preview:
     """What the router would do with a text now, and the wait at each ranked expert in seconds."""
 
-    generation: int
+    generation: int | None
+    """None outside of a service"""
     decision: Decision
     waits_s: tuple[float, ...]
+    """infinite: it would be refused, or nobody knows"""
+
+    def as_json(self) -> dict[str, Any]:
+        """As POST /v1/route answers."""
+        decision = self.decision
+        return {
+            "object": "coe.route",
+            "generation": self.generation,
+            "router": decision.router,
+            "expert": decision.expert,
+            "confidence": round(decision.confidence, 4),
+            "margin": None if decision.margin is None else round(decision.margin, 4),
+            "reason": decision.reason,
+            "experts": [
+                {
+                    "expert": ranked.expert,
+                    "probability": round(ranked.probability, 4),
+                    # A wait without end (it would be refused) has no number in JSON.
+                    "expected_wait_s": round(wait, 3) if math.isfinite(wait) else None,
+                }
+                for ranked, wait in zip(decision.ranking, self.waits_s, strict=True)
+            ],
+        }
 
 
 class Pipeline:
