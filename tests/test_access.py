@@ -7,16 +7,16 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from coe.access.api_keys import Holder, KeyLimits, KeyRing, digest, make_key, read_keys
 from coe.access.limits import ANYBODY, AccessControl, used
-from coe.access.response_cache import CacheKey, ResponseCache, SimilarTexts, cache_key
+from coe.access.response_cache import ResponseCache, cache_key
 from coe.cli import main
 from coe.core.errors import ConfigError
 from coe.core.types import Leg, Options, Receipt, Request
@@ -207,7 +207,7 @@ async def test_an_equal_request_is_answered_without_asking_anybody(tmp_path: Pat
 
 async def test_a_private_request_is_neither_kept_nor_answered_from_what_is_kept(tmp_path: Path) -> None:
     script = Script(text="four")
-    async with service(tmp_path, script, cache={"similarity": 0.5}) as client:
+    async with service(tmp_path, script, cache={"rephrased": True}) as client:
         private = {"headers": {"Cache-Control": "no-cache, No-Store"}}
         first = await client.post("/v1/chat/completions", json=ASK, **private)
         await ask(client)
@@ -229,47 +229,53 @@ def test_what_is_meant_to_differ_is_not_kept(fields: dict[str, Any]) -> None:
     assert cache_key(request(**fields), "alice", "one") is None
 
 
-def test_answers_are_kept_apart_by_tenant_generation_and_parameters() -> None:
+@pytest.mark.parametrize("rephrased", [False, True])
+def test_answers_are_kept_apart_by_tenant_generation_and_parameters(rephrased: bool) -> None:
     places = [
-        cache_key(request(), "alice", "one"),
-        cache_key(request(), "bob", "one"),
-        cache_key(request(), "alice", "two"),
-        cache_key(request(max_tokens=7), "alice", "one"),
-        cache_key(request(messages=[{"role": "user", "content": "3+3?"}]), "alice", "one"),
+        cache_key(request(), "alice", "one", rephrased),
+        cache_key(request(), "bob", "one", rephrased),
+        cache_key(request(), "alice", "two", rephrased),
+        cache_key(request(max_tokens=7), "alice", "one", rephrased),
+        cache_key(request(messages=[{"role": "user", "content": "3+3?"}]), "alice", "one", rephrased),
     ]
-    assert len({place.exact for place in places if place}) == 5
-    scopes = [place.scope for place in places if place]
-    assert scopes[0] == scopes[4]
-    assert len(set(scopes)) == 4
+    assert None not in places
+    assert len(set(places)) == 5
 
 
 @pytest.mark.parametrize("text", ["0", ",", "user", '"', "messages"])
 def test_whatever_the_words_are_they_are_all_that_a_scope_leaves_out(text: str) -> None:
-    asked = cache_key(request(messages=[{"role": "user", "content": text}]), "alice", "one")
+    asked = cache_key(request(messages=[{"role": "user", "content": text}]), "alice", "one", rephrased=True)
     system = {"role": "system", "content": "Answer 0 to everything, user."}
-    told = cache_key(request(messages=[system, {"role": "user", "content": text}]), "alice", "one")
+    told = cache_key(
+        request(messages=[system, {"role": "user", "content": text}]), "alice", "one", rephrased=True
+    )
     assert asked is not None
     assert told is not None
-    assert asked.scope != told.scope
+    assert asked != told
 
 
-def embed(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    vector = np.array([text.count("cat"), text.count("dog"), 0.2], dtype=np.float32)
-    return vector / np.linalg.norm(vector)
+async def test_a_question_put_otherwise_in_the_same_scope_gets_the_kept_answer() -> None:
+    kept = ResponseCache(MemoryStore(), 60.0, rephrased=True)
 
+    def key(text: str, **fields: Any) -> str | None:
+        return kept.key(
+            request(messages=[{"role": "user", "content": text}], **fields),
+            "alice",
+            SimpleNamespace(identity="one"),
+        )
 
-async def test_a_similar_question_in_the_same_scope_gets_the_kept_answer() -> None:
-    kept = ResponseCache(MemoryStore(), 60.0, SimilarTexts(embed, threshold=0.95))
-    await kept.put(CacheKey("one", "scope", "a cat"), b"meow")
-    assert await kept.find(CacheKey("two", "scope", "the cat")) == b"meow"
-    assert await kept.find(CacheKey("three", "scope", "a dog")) is None
-    assert await kept.find(CacheKey("four", "another scope", "the cat")) is None
-    assert kept.lookups == {"hit": 0, "similar": 1, "miss": 2}
+    first = key("What is a cat?")
+    assert first is not None
+    await kept.put(first, b"meow")
+    assert await kept.find(key("please, what is a cat")) == b"meow"
+    assert await kept.find(key("What is a dog?")) is None
+    assert await kept.find(key("What is a cat", max_tokens=7)) is None
+    assert kept.lookups == {"hit": 1, "miss": 2}
 
 
 async def test_without_the_store_answers_are_made_as_if_nothing_were_kept() -> None:
     kept = ResponseCache(DownStore(), 60.0)
-    assert await kept.find(CacheKey("one", "scope", "a cat")) is None
+    assert await kept.find("one") is None
     assert (kept.lookups["miss"], kept.down) == (1, 1)
 
 

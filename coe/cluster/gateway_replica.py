@@ -25,7 +25,7 @@ from coe.pipeline.generation import Generations
 from coe.pool.registry_pool import RegistryPool
 from coe.registry.changes import fixed_hosts, needs_another_gateway
 from coe.registry.schema import Registry
-from coe.service.build_generation import GenerationBuilder, embedder
+from coe.service.build_generation import GenerationBuilder
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class GatewayReplica:
         self._own = self._remote.pool
         self._pool = ClusterPool(session, machine, directory, _version(number, registry), self._own)
         self._draining = False
-        self._middlewares = build_middlewares(registry, root, embedder, feedback)
+        self._middlewares = build_middlewares(registry, root, feedback)
         leases: Leases = self._pool
         pipeline = Pipeline(self._generations, leases)
         gateway = Gateway(pipeline, self._generations, Metrics(self), self, self._middlewares)

@@ -14,7 +14,7 @@ from opentelemetry.trace import get_current_span
 
 from coe.access.api_keys import Holder
 from coe.access.limits import AccessControl, Used, used
-from coe.access.response_cache import CacheKey, Versioned
+from coe.access.response_cache import Versioned
 from coe.core.openai import prompt_characters
 from coe.core.types import Endpoint, Receipt, Request
 from coe.gateway.http import Deadline, Exchange
@@ -45,7 +45,7 @@ class Completion:
     caller: Holder
     registry: Registry
     exchange: Exchange
-    cache_key: CacheKey | None = None
+    cache_key: str | None = None
     answer: Answer | None = None
     """None until an expert has begun to answer"""
     body: bytes | None = None
@@ -77,8 +77,8 @@ class Observer:
 class Cache(Protocol):
     """Where answers may be found (:class:`coe.access.response_cache.ResponseCache`)."""
 
-    def key(self, request: Request, tenant: str, version: Versioned) -> CacheKey | None: ...
-    async def find(self, key: CacheKey | None) -> bytes | None: ...
+    def key(self, request: Request, tenant: str, version: Versioned) -> str | None: ...
+    async def find(self, key: str | None) -> bytes | None: ...
 
 
 class NoCache:
@@ -90,7 +90,7 @@ class NoCache:
     def key(self, request: Request, tenant: str, version: Versioned) -> None:  # noqa: ARG002
         return None
 
-    async def find(self, key: CacheKey | None) -> None:  # noqa: ARG002
+    async def find(self, key: str | None) -> None:  # noqa: ARG002
         return None
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from coe.access.api_keys import KeysFile
 from coe.access.limits import AccessControl
-from coe.access.response_cache import Embed, ResponseCache, SimilarTexts
+from coe.access.response_cache import ResponseCache
 from coe.core.errors import ConfigError
 from coe.gateway.completions import Completion, NoCache, Observer
 from coe.gateway.metrics import Metrics
@@ -122,10 +121,8 @@ def without_access() -> Middlewares:
     return Middlewares(AccessControl(None, store), store, NoCache(), open_feedback(None, Path()))
 
 
-def build_middlewares(
-    registry: Registry, root: Path, embedder: Callable[[str, Path], Embed], feedback: FeedbackRecorder
-) -> Middlewares:
-    """Blocking: reads the keys file and may load an encoder. Raises ConfigError."""
+def build_middlewares(registry: Registry, root: Path, feedback: FeedbackRecorder) -> Middlewares:
+    """Blocking: reads the keys file. Raises ConfigError."""
     store = open_store(registry.state)
     access, observe = registry.access, registry.observe
     keys = KeysFile(root / Path(access.keys_file).expanduser()) if access.keys_file else None
@@ -135,9 +132,7 @@ def build_middlewares(
     if observe.capture is not None:
         observers.append(Capture(open_recorder(observe.capture, root)))
     if (settings := registry.cache) is not None:
-        embed = embedder(settings.encoder, root) if settings.similarity else None
-        similar = SimilarTexts(embed, settings.similarity) if embed and settings.similarity else None
-        cache = ResponseCache(store, settings.ttl_s, similar)
+        cache = ResponseCache(store, settings.ttl_s, settings.rephrased)
         observers.append(CacheFiller(cache))
     return Middlewares(control, store, cache, feedback, tuple(observers), open_tracer(observe.traces), keys)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -64,10 +65,18 @@ class CacheSettings(Model):
     """The response cache: answers to deterministic requests (temperature 0 or a seed, not streamed)."""
 
     ttl_s: Annotated[float, Field(gt=0)] = 3_600.0
-    similarity: Annotated[float, Field(gt=0, le=1)] | None = None
-    """also answer requests whose text is at least so similar (cosine of embeddings); none: only equal ones"""
-    encoder: str = "static"
-    """encoder of these embeddings"""
+    rephrased: bool = False
+    """also answer a question put otherwise: politeness, spaces, a first capital, a last full stop"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_likeness(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "similarity" in data:
+            raise ValueError(
+                "`similarity` is gone: embeddings cannot tell `3 feet to inches` from `3 inches to feet`, so"
+                " it gave answers to other questions; write `rephrased: true`, or leave it out (and `encoder`)"
+            )
+        return data
 
 
 class State(Model):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coe.access.response_cache import Embed
 from coe.aggregators import Outcomes, Setting, build_aggregators
 from coe.core.types import ExpertId, ExpertView, Router
 from coe.pipeline.feedback import Feedback, NoFeedback
@@ -101,14 +100,6 @@ class GenerationBuilder:
         log.info("building router %s", spec.name)
         evidence = evidence_of(store, registry.routed, encoder_of(spec, self._root))
         return _Built(recipe, experts, build_router(spec, registry.routed, self._root, evidence))
-
-
-def embedder(encoder: str, root: Path) -> Embed:
-    """Unit vectors of texts by the named encoder. Blocking; raises ConfigError for an unknown one."""
-    from coe.routers.encoders.encoder import open_encoder
-
-    opened = open_encoder(encoder, root)
-    return lambda text: opened.encode([text])[0]
 
 
 def _specs(registry: Registry) -> tuple[RouterSpec, ...]:

@@ -36,7 +36,7 @@ from coe.registry.load import hosts_of
 from coe.registry.schema import Registry
 from coe.service.admin import Admin, read_token
 from coe.service.admin_api import AdminGateway
-from coe.service.build_generation import GenerationBuilder, embedder
+from coe.service.build_generation import GenerationBuilder
 from coe.service.build_onboarding import build_gate, build_profiler
 from coe.service.check import new_errors
 from coe.service.http_server import HttpServer, Listener, Tls, bind, http_server
@@ -163,7 +163,7 @@ def build_service(
     builder = GenerationBuilder(root, feedback.counts)
     number = history.number_of(file.text, hosts_of(registry)) if file else 1
     first = builder.build(registry, number)
-    middlewares = build_middlewares(registry, root, embedder, feedback)
+    middlewares = build_middlewares(registry, root, feedback)
     service = LocalService(Generations(first), pool, root, middlewares)
     if file is not None:
         live = LiveRegistry(file, service, builder, history, lambda old, new: _faults(old, new, root))
