@@ -23,7 +23,8 @@ _END = re.compile(r"(?<=[^\W_])[.?]$")
 _VERBATIM = re.compile(
     # Quotations, code, and questions about words or signs: there every sign may be what is asked about.
     r"[^\S ]|[\"\u201c\u201d\u201e\u00ab\u00bb\u2018`\\:{}\[\]<>]|(?<!\w)'|'(?!\w)"
-    r"|\b(?:say|spell|pronounce|translat\w*|rhym\w*|mean\w*|words?|phrases?|sentences?|letters?|characters?|punctuation|commas?|capitali[sz]\w*|case|politely|polite|rude)\b",
+    r"|\b(?:say|spell|pronounce|translat\w*|rhym\w*|mean\w*|words?|phrases?|sentences?|letters?"
+    r"|characters?|punctuation|commas?|capitali[sz]\w*|case|politely|polite|rude)\b",
     re.IGNORECASE,
 )
 
@@ -32,8 +33,7 @@ def same_question(text: str) -> str:
     """A text that is equal for questions that differ only in greetings, please and thanks at either end, the
     capital of a first word of asking, a final ``.`` or ``?``, spaces in a row and Unicode's ways to compose a
     letter. Pure."""
-    words = " ".join(unicodedata.normalize("NFC", text).replace("\u2019", "'").strip(" ").split(" ")).strip()
-    words = re.sub(" +", " ", words)
+    words = re.sub(" +", " ", unicodedata.normalize("NFC", text).replace("\u2019", "'").strip(" "))
     if _VERBATIM.search(words):
         return text
     plain = _AFTER.sub("", words[_led(words) :])

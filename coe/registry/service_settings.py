@@ -74,7 +74,7 @@ class CacheSettings(Model):
         if isinstance(data, Mapping) and "similarity" in data:
             raise ValueError(
                 "`similarity` is gone: embeddings cannot tell `3 feet to inches` from `3 inches to feet`, so"
-                " it gave answers to other questions; write `rephrased: true`, or leave it out (and `encoder`)"
+                " it gave answers to other questions; write `rephrased: true`, or delete it (and `encoder`)"
             )
         return data
 
