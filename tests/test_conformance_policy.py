@@ -11,7 +11,7 @@ import pytest
 
 from coe.core.types import ExpertId
 from coe.registry.schema import Pool
-from coe.scheduler.policies import CollatingFifo, HostView, ReplicaView, Swap
+from coe.scheduler.policies import CollatingFifo, HostView, ReplicaView, Rules, Swap
 from coe.simulate.baselines import POLICIES, make_policy
 from coe.testing.conformance_policy import PolicyContractError, check_policy
 
@@ -73,6 +73,14 @@ class Raises(CollatingFifo):
         raise KeyError("no such key")
 
 
+class WantsSomethingThoughNobodyWaits(CollatingFifo):
+    rules = Rules(only_for_waiting=True)
+
+    def swap(self, view: HostView) -> Swap | None:
+        idle = [r for r in view.residents if not (r.running or r.expert.queued)]
+        return Swap(None, (idle[0].expert.id,)) if idle else super().swap(view)
+
+
 class LoadsNobody(CollatingFifo):
     def swap(self, view: HostView) -> Swap | None:
         return None
@@ -92,6 +100,7 @@ class LoadsNobody(CollatingFifo):
         (WakesAtNoTime, "wake_at answers the same"),
         (FramesBelowNothing, "frame is a whole number"),
         (Raises, "KeyError"),
+        (WantsSomethingThoughNobodyWaits, "replayed"),
     ],
 )
 def test_a_broken_policy_is_found(policy: Any, promise: str) -> None:
@@ -106,4 +115,4 @@ def test_the_same_seed_brings_the_same_events() -> None:
             check_policy(LoadsWithoutRoom(), seed=3)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
-    assert "the last events: Arrived(" in messages[0]
+    assert "the last events: Failed(" in messages[0]
