@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from coe.cli._options import PATH, json_file_option, url_option, write_json
-from coe.cli.eval._progress import collected
+from coe.cli._progress import collected
 
 
 @click.command()

@@ -10,7 +10,7 @@ import click
 
 from coe.cli._client import ServiceClient
 from coe.cli._options import PATH, json_file_option, write_json
-from coe.cli.eval._progress import collected
+from coe.cli._progress import collected
 
 
 @click.command()

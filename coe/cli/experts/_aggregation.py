@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coe.cli._group import Failed
-from coe.cli.eval._progress import collected
+from coe.cli._progress import collected
 
 if TYPE_CHECKING:
     from coe.outcomes.statistics import Share

@@ -79,7 +79,6 @@ def main(
     if aggregation:
         from coe.cli.experts._aggregation import ask_and_keep
         from coe.cli.experts._aggregation import readable as ranked
-        from coe.core.files import folder_of
 
         found = ask_and_keep(registry, expert_id, url, items, per_skill, record)
         click.echo(json.dumps(plain(found), indent=1) if as_json else "\n".join(ranked(found)))
@@ -93,6 +92,23 @@ def main(
         return
     if expert_id is None or folder is None:
         raise click.UsageError("give an expert's ID and --from FOLDER, or --aggregation, or --combiner")
+    asked = (url, model or "") if ask else None
+    profile = _learned(registry, expert_id, folder, split, (probes, design, seed), asked)
+    click.echo(
+        json.dumps(summary(profile), indent=1) if as_json else "\n".join(readable(profile))
+    )  # fmt: skip
+
+
+def _learned(
+    registry: Path,
+    expert_id: str,
+    folder: Path,
+    split: str | None,
+    how: tuple[int | None, Any, int],
+    asked: tuple[str, str] | None,
+) -> ExpertProfile:
+    """From recorded outcomes in ``folder``, or by asking: ``asked`` is the URL and the name of the model."""
+    from coe.core.files import folder_of
     from coe.onboarding.profiler import Probes, profile_asked, profile_recorded, read_recorded
     from coe.service.registry_file import load_registry
 
@@ -101,15 +117,10 @@ def main(
     if expert is None:
         raise Failed(f'{registry} has no expert "{expert_id}"', "See `coe experts list`.")
     root, data = folder_of(registry), read_recorded(folder, split)
-    how = Probes(probes, design, seed)
-    profile = (
-        profile_asked(loaded, root, expert, data, url, how, model or "")
-        if ask
-        else profile_recorded(loaded, root, expert, data, how)
-    )
-    click.echo(
-        json.dumps(summary(profile), indent=1) if as_json else "\n".join(readable(profile))
-    )  # fmt: skip
+    if asked is None:
+        return profile_recorded(loaded, root, expert, data, Probes(*how))
+    url, model = asked
+    return profile_asked(loaded, root, expert, data, url, Probes(*how), model)
 
 
 def plain(found: dict[str, dict[str, Share]]) -> dict[str, Any]:
