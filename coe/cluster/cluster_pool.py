@@ -169,6 +169,7 @@ class ClusterPool:
             yield self._lease(expert, granted)
         except EngineError as error:
             failure = error.message
+            # Before the lease is given back: the next try goes elsewhere.
             self._suspect.add(asked.owner)
             raise
         finally:
@@ -315,6 +316,7 @@ class ClusterPool:
                 report = await calls.heartbeat(self._session)
                 if report.generation < self._version.number:
                     await calls.apply_generation(self._version.number, self._version.registry)
+                # Before it counts as found: requests would wait for what was never given back.
                 for ticket, failure in self._pending_releases.pop(owner, {}).items():
                     await self._release(_Asked(owner, calls), ticket, failure)
                 self._reports[owner] = report

@@ -77,6 +77,7 @@ class GatewayReplica:
         for issue in fixed_hosts(self._generations.current.registry, registry):
             raise ConfigError(issue.message, hint=issue.hint)
         generation = await asyncio.to_thread(self._builder.build, registry, number)
+        # Published last: requests go by it once the leases of its experts do.
         await self._remote.switch_to(remote_part(registry))
         self._pool.change_to(_version(number, registry))
         self._generations.publish(generation)

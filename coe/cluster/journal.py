@@ -59,6 +59,7 @@ class Journal:
         with draft.open("w", encoding="utf-8") as file:
             json.dump({"residents": residents}, file)
             file.flush()
+            # On the disk before it takes the place of the old one.
             os.fsync(file.fileno())
         draft.replace(self._path)
         self._written = dict(residents)

@@ -75,6 +75,7 @@ class NodeOwner:
         registry_pool = RegistryPool(ours, self._root, self._build)
         journal = Journal.claim(self._root / "var" / "journal", f"{self._node}-{socket.gethostname()}")
         owner = PoolOwner(self.id, registry_pool.pool, journal, self._proxies, self._machine, generation)
+        # Known only once it has started: calls that come meanwhile are sent elsewhere.
         await owner.start()
         self._owner, self._registry_pool, self._first = owner, registry_pool, ours
         log.info("owner %s has generation %d", self.id, generation)

@@ -110,6 +110,7 @@ class PoolOwner:
 
     async def stop(self, drain_s: float = 30.0) -> None:
         """Send those who wait elsewhere, let leases end for up to ``drain_s`` seconds, stop the engines."""
+        # First: those whom the pool refuses from now on are sent to another owner.
         self._leaving = True
         if self._upkeep is not None:
             self._upkeep.cancel()
@@ -124,6 +125,7 @@ class PoolOwner:
         Raises OwnerLost when this owner stops first: another one, or its successor, can be asked.
         """
         self._last_seen[wanted.session] = self._clock()
+        # A release may overtake the request that it ends.
         if wanted.ticket in self._given_up:
             return _gone(wanted)
         task = asyncio.create_task(self._lease(wanted))
@@ -209,6 +211,7 @@ class PoolOwner:
         except BaseException:
             await held.aclose()
             raise
+        # Held only when it can be asked: a release that came before has cancelled this task.
         self._held[wanted.ticket] = HeldLease(wanted.session, held)
         return Granted(
             ticket=wanted.ticket,
@@ -263,6 +266,7 @@ class PoolOwner:
             del self._last_seen[session]
             lost = [ticket for ticket, lease in self._held.items() if lease.session == session]
             log.warning("gateway %s is gone; taking back its %d leases", session, len(lost))
+            # First what it waits for: a lease taken back would else be granted to the same gateway.
             for ticket in [t for t, waiting in self._waiting.items() if waiting.session == session]:
                 self._give_up(ticket)
             for ticket in lost:

@@ -109,6 +109,7 @@ class MergedAnswer:
         )
 
     async def aclose(self) -> None:
+        # Before the decision is cancelled, which would end the legs as not needed.
         await self._panel.drop("cancelled")
         if self._decision is not None and not self._decision.done():
             self._decision.cancel()
@@ -131,6 +132,7 @@ class MergedAnswer:
         try:
             verdict = await self._verdict(self._plan.aggregator)
         finally:
+            # Before the writer is asked: it may need the places that these legs hold.
             await self._panel.drop("not needed")
         if isinstance(verdict, Write):
             return await self._written(verdict)

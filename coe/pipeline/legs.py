@@ -187,6 +187,7 @@ class Asker:
                 lease = await _leased(expert, lease_on, held)
                 tried = lease.expert
                 leg = await self._asked(lease, body, role, held)
+                # Last: up to here a failure gives the lease back, from here on who closes the leg.
                 leg.hold(held.pop_all())
                 return leg
         except (ExpertUnavailable, EngineError) as error:
@@ -208,6 +209,7 @@ class Asker:
         try:
             call = EngineCall(endpoint, body, headers_under(span), self._request.private)
             answer = await lease.engine.ask(lease.expert, call)
+            # Above the lease, so that it ends first: an expert that still generates must not be moved.
             held.push_async_callback(answer.aclose)
             kind = getattr(answer, "content_type", None)
             take_usage = role == "aggregator" or not wanted

@@ -95,6 +95,7 @@ class Panel:
         return self
 
     async def __anext__(self) -> Proposal:
+        # Before waiting: the last proposal's leg still holds the place that the next leg may need.
         self._considered()
         while self._unread():
             self._begin_next_if_idle()

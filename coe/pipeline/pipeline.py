@@ -110,6 +110,7 @@ class Pipeline:
         Raises any :class:`coe.core.errors.CoeError` but ConfigError.
         """
         generation = self._generations.current
+        # One list for both tries: what was written for the first has been paid, and the receipt says so.
         written: list[Leg] = []
         try:
             return await self._answer(request, generation, written)
@@ -136,6 +137,7 @@ class Pipeline:
                 decision = explained(decision, aggregation)
             note(span, of_decision(decision))
         plan = None if aggregation is None else plan_for(request, decision, aggregation, generation)
+        # Before the lease: what the writer took of the client's patience is not there a second time.
         if written:
             patience_s = max(0.0, patience_s - (self._clock() - began))
         asker = Asker(request, self._pool, patience_s, self._clock, tuple(written), plan is not None)

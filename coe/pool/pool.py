@@ -155,6 +155,7 @@ class Pool:
             ok = False
             raise
         finally:
+            # A crash is told before the lease ends: else the next request is granted what is gone.
             if grant.expert in self._scheduler.residents(grant.host):
                 self._report_lost(grant.host)
             self._end(Finished(ticket, ok))
@@ -214,6 +215,8 @@ class Pool:
         else runs between the change and the return. One call at a time. Raises ConfigError, with nothing
         changed, when a host changed its kind, ValueError when an engine is missing.
         """
+        # First what may refuse, then the engines, then the scheduler: a refused plan changes nothing, and an
+        # engine knows an expert before it is told to load it.
         self._scheduler.check(plan)
         for host, experts in (adopted or {}).items():
             if host in self._transitions.engines:
@@ -235,6 +238,7 @@ class Pool:
         if not self._open:
             raise _stopping()
         future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        # Before the dispatch, within which the grant may come.
         self._waiting[ticket] = future
         try:
             self._dispatch(arrived)
@@ -244,6 +248,7 @@ class Pool:
                 return grant
             async with asyncio.timeout(timeout_s if math.isfinite(timeout_s) else None):
                 grant = await future
+                # Counted before the host is waited for: stop() lets it end.
                 self._leased(ticket)
                 await self._up(grant)
             return grant

@@ -86,6 +86,7 @@ class Transitions:
         """Stop an engine that is not needed any more, in the background."""
         self.started.discard(host)
         start = self._starts.pop(host, None)
+        # Before the stop, after which a start under way would bring the engine up again.
         if start:
             start.cancel()
         self._spawn(self._stop(host, self.engines.pop(host)))
@@ -99,6 +100,7 @@ class Transitions:
 
     async def stop(self) -> None:
         """Give up what is under way, stop all engines and take no further orders. Errors are logged."""
+        # First: nothing is ordered any more of engines that are being stopped.
         self._closed = True
         tasks = [*self._tasks, *self._starts.values()]
         for task in tasks:

@@ -80,6 +80,7 @@ class InPlaceEngine:
                 await self._boot(spec)
             elif self._loaded != source:
                 await (self._boot(spec) if self._replaces(source) else self._swap(spec, source))
+            # Last: from here on requests are passed on.
             self._awake = expert
 
     async def sleep(self, expert: ExpertId, level: int = 1) -> None:  # noqa: ARG002
@@ -160,6 +161,7 @@ class InPlaceEngine:
     async def _boot(self, spec: ExpertSpec) -> None:
         self._loaded = self._awake = self._started_with = None
         source = await off_the_loop(partial(self._source, spec))
+        # Before the start: a checkpoint that takes the process down is tried last the next time.
         self._doubtful.add(spec.id)
         self._taken.clear()
         async with self._loading(spec, source):
@@ -206,6 +208,7 @@ class InPlaceEngine:
     @asynccontextmanager
     async def _loading(self, spec: ExpertSpec, source: ModelSource) -> AsyncIterator[None]:
         """Until it ends well, no weights are trusted: also after a cancellation in the middle."""
+        # Before the first tensor moves: requests are refused, and a cancellation leaves it suspect.
         self._loaded = self._awake = None
         suspect, self._suspect = self._suspect, True
         try:

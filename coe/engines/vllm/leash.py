@@ -27,6 +27,8 @@ def main(arguments: list[str]) -> None:
     if sys.platform != "linux":
         become(command)
     watched = {signal.SIGTERM, signal.SIGCHLD, STARTER_DIED}
+    # Blocked before they can come, so that none is lost until `watch` takes them. The starter may have died
+    # already, of which no signal tells: `watch` looks before it waits. The guard is there before the command.
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     on_parents_death(STARTER_DIED)
     leave_guard()

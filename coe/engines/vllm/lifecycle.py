@@ -71,6 +71,7 @@ class Lifecycle:
             self._server = await connect()
             self._watch = asyncio.create_task(self._notice_death(self._server))
             await self._server.until_healthy(timeout_s)
+            # Only now: while it loads its weights it answers nothing for minutes.
             if self._server.ours:
                 self._heartbeat = asyncio.create_task(self._notice_silence(self._server))
         except BaseException:
@@ -81,6 +82,7 @@ class Lifecycle:
 
     async def stop(self) -> None:
         """Idempotent; afterwards the state is ``stopped``."""
+        # No server from here on, so that no request reaches it, and no watch: this end is no death.
         server, self._server = self._server, None
         for task in (self._watch, self._heartbeat):
             if task is not None:

@@ -76,6 +76,7 @@ class AdapterEngine:
     async def sleep(self, expert: ExpertId, level: int = 1) -> None:  # noqa: ARG002
         """Unloads the adapter; the base is never unloaded."""
         async with self._moving:
+            # Before the unload: no request is passed to an adapter that leaves.
             spec = self._awake.pop(expert, None)
             if spec is not None and self._life.alive:
                 await self._unload(spec)
@@ -157,6 +158,7 @@ class AdapterEngine:
         if model is not None and source.folder is not None:
             if spec.id in self._doubtful:
                 await self._forget(spec)
+            # Before the call: one that is cut off may have worked.
             self._doubtful.add(spec.id)
             await self._life.server.load_adapter(model, source.folder)
         await self._canaries.prove(source, lambda prompt: self._life.server.fingerprint(prompt, model))

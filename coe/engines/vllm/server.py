@@ -128,6 +128,7 @@ class VllmServer:
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Close the connections and stop the process, if it is ours. Idempotent."""
+        # The connections first: a server that is told to stop waits for them.
         await self._client.close()
         if self._process is not None:
             await self._process.stop(grace_s)
@@ -183,6 +184,9 @@ class VllmServer:
         Raises EngineError when vLLM refuses or logs that weights are missing; the weights are then
         undefined. Generation is resumed on every path, so that nothing hangs. The caller limits the time.
         """
+        # In this order: what the log said before is of other weights; paused, no request computes with half
+        # of them; the prefix cache, which is of the old ones, is empty before generation resumes; and the log
+        # is read after that, so that bad weights leave nothing hanging.
         mark = self._process.log.trim() if self._process else 0
         try:
             await self._order("/pause?mode=wait")

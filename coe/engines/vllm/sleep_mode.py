@@ -173,6 +173,7 @@ class SleepEngine:
         """Cold or asleep to awake, then the canary."""
         source = await off_the_loop(partial(self._source, spec))
         level, trusted = place.asleep, place.proven
+        # Until the canary has answered: what is cut off on the way is started anew and not woken.
         place.proven = False
         if place.life.alive and trusted and place.source == source:
             async with asyncio.timeout(self._host.start_timeout_s):
@@ -186,6 +187,7 @@ class SleepEngine:
         place.life.healthy()
 
     async def _wake(self, place: _Place, level: int | None) -> None:
+        # In this order: a process that sleeps has no memory to load weights into.
         await place.life.server.wake()
         if level == WEIGHTS_DROPPED:
             await place.life.server.reload_weights()
