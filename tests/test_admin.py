@@ -112,6 +112,7 @@ def test_the_status_tells_generation_experts_and_engines(service: Running) -> No
     assert service.admin.get("/admin/experts/sums").json()["entry"]["model"] == "org/sums"
 
 
+@pytest.mark.slow
 def test_adding_and_removing_under_load_loses_no_request(service: Running) -> None:
     done = threading.Event()
     answers: list[int] = []

@@ -34,6 +34,7 @@ def test_one_fixed_copy_is_the_simulation_of_one_node(cluster: Cluster) -> None:
     assert (fleet.most, fleet.swaps) == (1, alone.loads + alone.wakes)
 
 
+@pytest.mark.slow
 def test_a_queue_starts_copies_and_all_requests_end(cluster: Cluster) -> None:
     load = steady(600, every_s=0.5)
     one, scaled = (Fleet(cluster, load, Scaling(1, high, start_s=20.0)).run() for high in (1, 4))

@@ -26,6 +26,8 @@ from tests.support.engine_hosts import CPU, FAKE, experts, kill_command, process
 from tests.support.tiny_models import TinyFamily, write_checkpoint
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow  # each starts processes that stand in for vLLM
+
 CALL = EngineCall("completions", {"prompt": "Once", "max_tokens": 5})
 
 
@@ -135,7 +137,6 @@ async def test_a_slot_without_any_checkpoint_says_what_to_do(tiny_family: TinyFa
     assert engine.stats().state == "failed"
 
 
-@pytest.mark.slow
 async def test_a_tied_checkpoint_is_taken_alone_and_refused_in_a_shared_slot(
     tiny_family: TinyFamily, tmp_path: Path
 ) -> None:
@@ -151,7 +152,6 @@ async def test_a_tied_checkpoint_is_taken_alone_and_refused_in_a_shared_slot(
         await alone.ensure_ready("tied")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "message"),
     [
@@ -199,7 +199,6 @@ async def test_after_a_failed_canary_the_next_call_loads_again(
         assert engine.stats().last_error is None
 
 
-@pytest.mark.slow
 async def test_a_slot_that_keeps_failing_gets_a_new_process(tiny_family: TinyFamily, tmp_path: Path) -> None:
     async with running(slot(tiny_family, tmp_path)) as engine:
         await engine.ensure_ready("b")
@@ -293,7 +292,6 @@ async def test_two_experts_with_equal_weights_may_answer_alike(
         await engine.ensure_ready("two")
 
 
-@pytest.mark.slow
 async def test_a_killed_process_is_noticed_and_replaced_by_one_with_the_wanted_expert(
     tiny_family: TinyFamily, tmp_path: Path
 ) -> None:

@@ -18,6 +18,8 @@ from coe.engines.vllm.process import LogFile, ManagedProcess, group_lives
 from tests.support.engine_hosts import kill_command
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow  # each starts processes that stand in for vLLM
+
 STUBBORN = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -144,7 +146,6 @@ async def main():
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
 @pytest.mark.parametrize("command", [STUBBORN, PARENT], ids=["ignores SIGTERM", "has children"])
 def test_a_process_ends_when_its_starter_is_killed(tmp_path: Path, command: str) -> None:

@@ -286,6 +286,7 @@ async def through_litellm(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "body", "kind", "code"),
     [

@@ -16,6 +16,8 @@ from tests.support.engine_hosts import adapters, experts, kill_command, process_
 from tests.support.tiny_models import TinyFamily
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow  # each starts processes that stand in for vLLM
+
 CALL = EngineCall("completions", {"prompt": "Once", "max_tokens": 5})
 
 
@@ -30,7 +32,6 @@ def process(engine: SleepEngine, expert: str) -> ManagedProcess:
     return process_of(engine._places[expert].life)
 
 
-@pytest.mark.slow
 async def test_two_experts_can_be_awake_and_keep_their_processes_while_asleep(
     tiny_family: TinyFamily, tmp_path: Path
 ) -> None:
@@ -52,7 +53,6 @@ async def test_two_experts_can_be_awake_and_keep_their_processes_while_asleep(
     await engine.stop()
 
 
-@pytest.mark.slow
 async def test_a_crash_takes_down_one_expert_only(tiny_family: TinyFamily, tmp_path: Path) -> None:
     engine = sleepers(tiny_family, tmp_path)
     await engine.ensure_ready("a")
@@ -66,7 +66,6 @@ async def test_a_crash_takes_down_one_expert_only(tiny_family: TinyFamily, tmp_p
     await engine.stop()
 
 
-@pytest.mark.slow
 async def test_the_process_of_an_expert_that_leaves_is_stopped_when_its_work_is_done(
     tiny_family: TinyFamily, tmp_path: Path
 ) -> None:
@@ -83,7 +82,6 @@ async def test_the_process_of_an_expert_that_leaves_is_stopped_when_its_work_is_
     await engine.stop()
 
 
-@pytest.mark.slow
 async def test_an_expert_with_another_checkpoint_gets_another_process(
     tiny_family: TinyFamily, tmp_path: Path
 ) -> None:
@@ -120,7 +118,6 @@ async def test_adapters_and_the_base_are_awake_together_and_answer_differently(
     await engine.stop()
 
 
-@pytest.mark.slow
 async def test_a_crash_of_the_base_takes_down_all_adapters_and_the_next_call_restarts_it(
     tiny_family: TinyFamily, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def test_newcomer_that_answers_as_a_known_expert_is_expected_to_surprise_where_t
     assert found.probabilities[right].mean() > found.probabilities[wrong].mean() + 0.3
 
 
+@pytest.mark.slow
 def test_more_known_experts_than_directions_are_kept_few() -> None:
     rng = np.random.default_rng(0)
     known, _ = known_and_newcomer(120)

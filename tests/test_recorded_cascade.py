@@ -77,6 +77,7 @@ def test_an_expert_without_an_outcome_is_passed_over() -> None:
     assert asked.experts[4].tolist() == [DEAR, -1]
 
 
+@pytest.mark.slow
 def test_where_the_cheap_expert_never_helps_the_strong_one_answers_alone() -> None:
     outcomes = outcome_set([[0.0, 1.0]] * 40, [["B", "A"]] * 40)
     asked = alone(study_of(outcomes), "cascade")

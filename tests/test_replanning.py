@@ -249,6 +249,7 @@ async def test_an_expert_moves_to_where_there_is_room_while_answers_stream(
         assert "coe_rebalanced_experts_total 0.0" not in shown
 
 
+@pytest.mark.slow
 async def test_experts_whose_host_is_written_never_move(tmp_path: Path) -> None:
     text = TEXT.replace("model: org/a", "model: org/a\n    host: one")
     text = text.replace("model: org/b", "model: org/b\n    host: one")

@@ -77,6 +77,7 @@ def drawn_flags() -> dict[str, set[str]]:
     return {state: set(flags.split(", ")) for state, flags in drawn("state", "may have")}
 
 
+@pytest.mark.slow
 def test_no_order_of_events_makes_a_move_that_is_not_drawn(notes: Notes) -> None:
     class Watched(AnyOrder):
         @invariant()
@@ -88,6 +89,7 @@ def test_no_order_of_events_makes_a_move_that_is_not_drawn(notes: Notes) -> None
     assert all(had <= drawn_flags()[state] for state, had in notes.flags.items())
 
 
+@pytest.mark.slow
 def test_long_random_runs_make_every_move_that_is_drawn_and_have_all_that_is_drawn(notes: Notes) -> None:
     for seed in range(30):
         Run(seed, notes).run(200)

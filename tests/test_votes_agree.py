@@ -169,6 +169,7 @@ def ballots(draw: st.DrawFn) -> Ballot:
     return Ballot(voters, known, right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vote", "weighted_vote"])
 @given(ballots(), st.randoms(use_true_random=False))
 @settings(max_examples=300, deadline=None)
