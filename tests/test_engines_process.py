@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from coe.core.errors import EngineError
@@ -106,10 +106,7 @@ async def test_a_killed_leash_takes_also_what_the_command_started(tmp_path: Path
 
 
 def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 async def test_the_guard_of_a_process_that_ended_is_gone(tmp_path: Path) -> None:
@@ -119,14 +116,11 @@ async def test_the_guard_of_a_process_that_ended_is_gone(tmp_path: Path) -> None
     await until(lambda: not running_with(str(tmp_path)))
 
 
-def running_with(word: str) -> set[str]:
+def running_with(word: str) -> set[int]:
     """Processes whose command line has ``word``."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if word.encode() in (folder / "cmdline").read_bytes():
-                found.add(folder.name)
-    return found
+    return {
+        each.pid for each in psutil.process_iter(["cmdline"]) if word in " ".join(each.info["cmdline"] or ())
+    }
 
 
 STARTER = """

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -252,19 +253,12 @@ async def test_adapters_load_unload_and_answer_together(tiny_family: TinyFamily,
 
 def engine_core(process: ManagedProcess) -> int:
     """vLLM's engine process, which is not the one that serves its API."""
-    found = [
-        int(folder.name)
-        for folder in Path("/proc").glob("[0-9]*")
-        if process_group(folder) == process.group and b"EngineCore" in (folder / "cmdline").read_bytes()
+    [found] = [
+        child.pid
+        for child in psutil.Process(process.group).children(recursive=True)
+        if "EngineCore" in " ".join(child.cmdline())
     ]
-    assert len(found) == 1
-    return found[0]
-
-
-def process_group(folder: Path) -> int | None:
-    with contextlib.suppress(OSError, IndexError):
-        return int((folder / "stat").read_text().rpartition(")")[2].split()[2])
-    return None
+    return found
 
 
 async def test_an_engine_process_that_stops_or_dies_at_any_moment_is_replaced(

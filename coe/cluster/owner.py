@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+
+from cachetools import FIFOCache
 
 from coe.cluster.journal import Journal
 from coe.cluster.messages import (
@@ -92,7 +93,7 @@ class PoolOwner:
         self._last_seen: dict[SessionId, float] = {}
         self._waiting: dict[TicketId, Waiting] = {}
         self._held: dict[TicketId, HeldLease] = {}
-        self._given_up: OrderedDict[TicketId, None] = OrderedDict()
+        self._given_up: FIFOCache[TicketId, None] = FIFOCache(_REMEMBERED)
         self._upkeep: asyncio.Task[None] | None = None
         self._recovery: set[asyncio.Task[None]] = set()
         self._leaving = False
@@ -154,8 +155,6 @@ class PoolOwner:
 
     def _give_up(self, ticket: TicketId) -> None:
         self._given_up[ticket] = None
-        while len(self._given_up) > _REMEMBERED:
-            self._given_up.popitem(last=False)
         waiting = self._waiting.get(ticket)
         if waiting is not None:
             waiting.task.cancel()

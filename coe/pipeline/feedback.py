@@ -15,12 +15,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+
+from cachetools import FIFOCache
 
 from coe.core.errors import BadRequest
 from coe.core.types import Decision, ExpertId, Ranked, Receipt
@@ -28,7 +28,6 @@ from coe.registry.service_settings import FeedbackSettings
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
 PRIOR = 10.0
 ANY = ""
@@ -68,9 +67,9 @@ class Feedback:
     def __init__(self, cap: float = 50.0, bound: float = 1.0) -> None:
         self._cap, self._bound = cap, bound
         self._counts: dict[tuple[str, ExpertId], _Counts] = {}
-        self._routed: OrderedDict[str, str] = OrderedDict()
-        self._answered: OrderedDict[str, Rating] = OrderedDict()
-        self._by_completion: OrderedDict[str, str] = OrderedDict()
+        self._routed: FIFOCache[str, str] = FIFOCache(REMEMBERED)
+        self._answered: FIFOCache[str, Rating] = FIFOCache(REMEMBERED)
+        self._by_completion: FIFOCache[str, str] = FIFOCache(REMEMBERED)
 
     def applied(self, request: str, decision: Decision) -> Decision:
         """``decision`` with its probabilities moved and its experts in their new order.
@@ -78,7 +77,7 @@ class Feedback:
         Experts that were chosen stay as many; remembers the category for :meth:`answered`.
         """
         category = decision.category or ANY
-        _remember(self._routed, request, category)
+        self._routed[request] = category
         if not any((category, ranked.expert) in self._counts for ranked in decision.ranking):
             return decision
         moved = [Ranked(r.expert, self._moved(category, r)) for r in decision.ranking]
@@ -99,9 +98,9 @@ class Feedback:
         if category is None or receipt.expert is None:  # pinned, or written by several
             return
         rating = Rating(receipt.request_id, category, receipt.expert, math.nan)
-        _remember(self._answered, receipt.request_id, rating)
+        self._answered[receipt.request_id] = rating
         if completion is not None:
-            _remember(self._by_completion, completion, receipt.request_id)
+            self._by_completion[completion] = receipt.request_id
 
     def rate(self, name: str, score: float) -> Rating:
         """Count a rating, in the place of an earlier one. Raises UnknownAnswer for an unknown id."""
@@ -232,9 +231,3 @@ def open_feedback(settings: FeedbackSettings | None, root: Path) -> FeedbackReco
     for rating in file.ratings():
         counts.replay(rating)
     return FeedbackRecorder(counts, file)
-
-
-def _remember(known: OrderedDict[str, T], name: str, value: T) -> None:
-    known[name] = value
-    while len(known) > REMEMBERED:
-        known.popitem(last=False)

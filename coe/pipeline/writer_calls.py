@@ -12,9 +12,11 @@ import contextlib
 import hashlib
 import logging
 import unicodedata
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+
+from cachetools import LRUCache
 
 from coe.core import json_codec
 from coe.core.errors import CoeError, ExpertTimeout
@@ -57,8 +59,8 @@ class WriterCalls:
     """
 
     def __init__(self, pool: Leases, clock: Clock, size: int = MAX_TEXTS) -> None:
-        self._pool, self._clock, self._size = pool, clock, size
-        self._texts: OrderedDict[bytes, str] = OrderedDict()
+        self._pool, self._clock = pool, clock
+        self._texts: LRUCache[bytes, str] = LRUCache(size)
         self._under_way: dict[bytes, asyncio.Event] = {}
         self._misses: dict[ExpertId, _Misses] = {}
         self._counts = Counter(dict.fromkeys(RESULTS, 0))
@@ -74,7 +76,6 @@ class WriterCalls:
         text = self._texts.get(key)
         if text is None:
             return None
-        self._texts.move_to_end(key)
         return _text(text)
 
     async def run(self, call: RouterCall, writer: Expert | None, request: Request, patience_s: float) -> Run:
@@ -125,7 +126,7 @@ class WriterCalls:
         try:
             text, leg = await self._asked(call, request, until - self._clock())
             if text is not None:
-                self._keep(key, text)
+                self._texts[key] = text
             return text, leg
         finally:
             del self._under_way[key]
@@ -146,12 +147,6 @@ class WriterCalls:
             log.exception("request %s: the call of %s broke", request.id, call.writer)
             return None, replace(_leg(call, live), outcome="failed: internal_error")
         return text_of(json_codec.decode(raw)).strip(), live.leg()
-
-    def _keep(self, key: bytes, text: str) -> None:
-        self._texts[key] = text
-        self._texts.move_to_end(key)
-        while len(self._texts) > self._size:
-            self._texts.popitem(last=False)
 
     def _missed(self, writer: ExpertId, misses: _Misses, leg: Leg) -> None:
         self._counts["late" if leg.outcome == "late" else "failed"] += 1
