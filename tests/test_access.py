@@ -304,7 +304,7 @@ def test_what_was_used_is_summed_over_all_legs() -> None:
         Leg("sums", outcome="failed: engine_failed"),
     )
     receipt = Receipt("r", 1, "pinned", "sums", None, None, None, "", legs)
-    found = used(receipt, registry(), prompt_chars=40)
+    found = used(receipt, registry(), {"prompt": "x" * 40})
     assert (found.tokens, found.gpu_seconds, found.swaps) == (5 + 3 + 10 + 7, 2.0, 1.0)
     assert found.usd == pytest.approx(5 + 2 * 3 + 10 + 2 * 7)
 

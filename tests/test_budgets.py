@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -9,8 +10,15 @@ import pytest
 
 from benchmarks import budgets
 from benchmarks.budgets import Budget, knots
-from benchmarks.request_path import RequestPath, Tracer, measure
+from benchmarks.request_path import ROOT, RequestPath, Tracer, measure
 from coe.core.suggest import nearest, suggest
+
+LIFE = (
+    (ROOT / "CONTRIBUTING.md")
+    .read_text(encoding="utf-8")
+    .split("## The life of a request")[1]
+    .split("\n## ")[0]
+)
 
 
 def test_rooms_that_reach_each_other_are_one_knot() -> None:
@@ -40,13 +48,30 @@ def test_threads_are_counted() -> None:
     assert suggest.__code__ in tracer.functions
 
 
+@pytest.fixture(scope="module")
+def path() -> RequestPath:
+    return measure()
+
+
 @pytest.mark.slow
-def test_path_of_a_streamed_request_goes_from_the_http_server_to_the_engine() -> None:
-    path = measure()
+def test_path_of_a_streamed_request_goes_from_the_http_server_to_the_engine(path: RequestPath) -> None:
     rooms = {file.parts[1] for file in path.lines if file.parts[0] == "coe"}
     assert {"gateway", "pipeline", "pool", "scheduler", "engines"} <= rooms
     assert path.functions > len(path.lines)
     assert path.total > path.functions
+
+
+@pytest.mark.slow
+def test_the_life_of_a_request_lists_the_files_of_its_path_in_their_order(path: RequestPath) -> None:
+    assert re.findall(r"^(\S+\.py) ", LIFE.split("```")[1], re.MULTILINE) == [
+        str(file) for file in path.lines
+    ]
+
+
+def test_all_files_that_the_life_of_a_request_names_exist() -> None:
+    named = re.findall(r"(?<![\w/])((?:coe|routers)/[\w/*.]*)", LIFE)
+    assert len(named) > 30
+    assert [name for name in named if not list(ROOT.glob(name.rstrip("/.")))] == []
 
 
 @pytest.mark.parametrize(("held", "code"), [(True, 1), (False, 0)])

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from coe.access.api_keys import Holder, KeyLimits, KeyRing
 from coe.core.errors import CoeError, OverLimit, ServiceDown, Unauthorised
@@ -163,11 +163,12 @@ CHARS_PER_TOKEN = 4.0
 """Where an expert does not say how long a prompt was (a stream without usage)."""
 
 
-def used(receipt: Receipt, registry: Registry, prompt_chars: int) -> Used:
-    """Summed over all legs, those included that failed or were not needed: their time was used too."""
+def used(receipt: Receipt, registry: Registry, body: Mapping[str, Any]) -> Used:
+    """Summed over all legs, those included that failed or were not needed: their time was used too. ``body``:
+    what the client sent."""
     total = Used()
     for leg in receipt.legs:
-        prompt, completion = _tokens(leg, prompt_chars)
+        prompt, completion = _tokens(leg, body)
         expert = registry.experts_by_id.get(leg.expert)
         price = expert.price if expert else None
         usd = (prompt * price.input + completion * price.output) / 1e6 if price else 0.0
@@ -180,9 +181,27 @@ def used(receipt: Receipt, registry: Registry, prompt_chars: int) -> Used:
     return total
 
 
-def _tokens(leg: Leg, prompt_chars: int) -> tuple[float, float]:
+def _tokens(leg: Leg, body: Mapping[str, Any]) -> tuple[float, float]:
     """Prompt and completion. A stream without usage is counted by its events, about one a token."""
     if leg.run_ms is None:
         return 0.0, 0.0
-    prompt = float(leg.prompt_tokens) if leg.prompt_tokens is not None else prompt_chars / CHARS_PER_TOKEN
+    known = leg.prompt_tokens
+    prompt = float(known) if known is not None else prompt_characters(body) / CHARS_PER_TOKEN
     return prompt, float(leg.tokens if leg.tokens is not None else leg.events)
+
+
+def prompt_characters(body: Mapping[str, Any]) -> int:
+    """Characters of all that a request has the expert read: turns, texts of parts, tools, prompts. Token
+    ids count as four characters each, media not at all."""
+    read = [body.get(key) for key in ("messages", "prompt", "tools", "functions", "suffix")]
+    return sum(map(_characters, read))
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return 0 if value[:5].lower() == "data:" else len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_characters, value.values()))
+    if isinstance(value, list):
+        return sum(map(_characters, value))
+    return 4 if type(value) is int else 0

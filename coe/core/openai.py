@@ -45,23 +45,6 @@ def joined_text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def prompt_characters(body: Body) -> int:
-    """Characters of all that a request has the expert read: turns, texts of parts, tools, prompts. Token
-    ids count as four characters each, media not at all."""
-    read = [body.get(key) for key in ("messages", "prompt", "tools", "functions", "suffix")]
-    return sum(map(_characters, read))
-
-
-def _characters(value: Any) -> int:
-    if isinstance(value, str):
-        return 0 if value[:5].lower() == "data:" else len(value)
-    if isinstance(value, Mapping):
-        return sum(map(_characters, value.values()))
-    if isinstance(value, list):
-        return sum(map(_characters, value))
-    return 4 if type(value) is int else 0
-
-
 def tool_calls_of(body: Body) -> tuple[Mapping[str, Any], ...]:
     """The first choice's tool calls."""
     calls = message_of(body).get("tool_calls")

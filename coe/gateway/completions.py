@@ -15,7 +15,6 @@ from opentelemetry.trace import get_current_span
 from coe.access.api_keys import Holder
 from coe.access.limits import AccessControl, Used, used
 from coe.access.response_cache import Versioned
-from coe.core.openai import prompt_characters
 from coe.core.types import Endpoint, Receipt, Request
 from coe.gateway.http import Deadline, Exchange
 from coe.gateway.metrics import Metrics
@@ -154,7 +153,7 @@ class Completions:
             await done.answer.aclose()
             if done.exchange.receipt is None:  # it broke off
                 done.exchange.receipt = done.answer.receipt()
-            bill = used(done.exchange.receipt, done.registry, prompt_characters(done.request.body))
+            bill = used(done.exchange.receipt, done.registry, done.request.body)
             self._metrics.charged(bill)
             await self._access.charge(done.caller, bill)
         for observer in self._observers:

@@ -281,7 +281,7 @@ class Registry(Model):
         """Those that have experts; the others are not started."""
         return tuple(host for host in self.pool.hosts if self.experts_on(host.id))
 
-    @property
+    @cached_property
     def routed(self) -> tuple[Expert, ...]:
         """The experts that routers may choose: all but shadows."""
         return tuple(e for e in self.experts if not e.shadow)
