@@ -11,7 +11,7 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ import numpy as np
 
 from coe.core.errors import ConfigError, EngineError
 from coe.core.extraction import LETTERS, choice, extract
-from coe.core.openai import usage_of
 from coe.outcomes.outcome_set import Question
 from coe.profiles.names import name_among
 from coe.profiles.newcomer import Floats, NewcomerModel, Rows
@@ -33,6 +32,7 @@ PROMPT = (
     "{question}\n\nThink step by step. End with a line of the form: The answer is (X), where X is the letter."
 )
 _AT_ONCE = 8
+_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -142,33 +142,29 @@ def _is_right(question: Question, text: str) -> bool:
     return wanted is not None and extract(text) == wanted
 
 
-def through_url(url: str, model: str, max_tokens: int = 1024, timeout_s: float = 300.0) -> Put:
+def through_url(url: str, model: str) -> Put:
     """Asks an OpenAI-compatible server, which calls the expert ``model``. Raises EngineError."""
+    import httpx
+
     base = url.rstrip("/").removesuffix("/v1")
 
     async def put(question: str) -> Reply:
-        import aiohttp
-
         body = {
             "model": model,
             "messages": [{"role": "user", "content": question}],
-            "max_tokens": max_tokens,
+            "max_tokens": 1024,
             "temperature": 0,
         }
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.post(f"{base}/v1/chat/completions", json=body) as response,
-            ):
-                answer: Mapping[str, Any] = await response.json()
+            async with httpx.AsyncClient(timeout=_PATIENCE_S) as client:
+                answer = (await client.post(f"{base}/v1/chat/completions", json=body)).json()
             text = str(answer["choices"][0]["message"]["content"] or "")
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
             raise EngineError(
                 f"{model} at {url} did not answer a probe question: {type(error).__name__} {error}",
                 hint="Is the server running and its name right? Answers so far are kept: run it again.",
             ) from None
-        return Reply(text, usage_of(answer).get("completion_tokens"))
+        return Reply(text, (answer.get("usage") or {}).get("completion_tokens"))
 
     return put
 

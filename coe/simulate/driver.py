@@ -232,8 +232,9 @@ class Simulation:
         self._now = replan.next_at
         change = replan.judge(self._scheduler.work_done(self._now), self._now)
         if change is not None:
-            self._outcome.moves += change.moves
-            self._act(self._scheduler.reconfigure(change.plan, self._now))
+            plan, moves = change
+            self._outcome.moves += moves
+            self._act(self._scheduler.reconfigure(plan, self._now))
 
     def _step(self, event: Event) -> None:
         """One step of the scheduler, and its actions."""

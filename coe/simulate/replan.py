@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from coe.placement.assign import on_hosts
 from coe.placement.rebalance import Looks, relocate
@@ -10,14 +10,6 @@ from coe.scheduler.estimates import WorkDone
 from coe.scheduler.plan import PoolPlan, build_plan
 from coe.simulate.cluster import Cluster
 from coe.simulate.errors import SimulationError
-
-
-@dataclass(frozen=True)
-class Change:
-    """The pool's next plan, and how many experts move."""
-
-    plan: PoolPlan
-    moves: int
 
 
 class Replanning:
@@ -31,8 +23,8 @@ class Replanning:
         self._looks = Looks()
         self.next_at = every_s
 
-    def judge(self, done: WorkDone, now: float) -> Change | None:
-        """None: stay. The next time is ``every_s`` later."""
+    def judge(self, done: WorkDone, now: float) -> tuple[PoolPlan, int] | None:
+        """The pool's next plan, and how many experts move; None: stay. The next time is ``every_s`` later."""
         self.next_at = now + self._every_s
         self._looks.add(done, now)
         everybody = [expert.id for expert in self._registry.experts]
@@ -42,4 +34,4 @@ class Replanning:
         self._looks.begin(done, now)
         self._registry = on_hosts(self._registry, moves.hosts)
         plan = build_plan(self._registry)
-        return Change(replace(self._plan, hosts=plan.hosts, experts=plan.experts), len(moves.hosts))
+        return replace(self._plan, hosts=plan.hosts, experts=plan.experts), len(moves.hosts)

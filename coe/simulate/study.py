@@ -62,18 +62,6 @@ class StudyPlan:
 
 
 @dataclass(frozen=True)
-class Scenario:
-    """One workload on one cluster."""
-
-    cluster: Cluster
-    workload: Workload
-
-    @property
-    def load(self) -> float | None:
-        return self.workload.load(self.cluster)
-
-
-@dataclass(frozen=True)
 class ScenarioResult:
     """``free`` is the row of the reference policy on the same machine with free switching."""
 
@@ -106,10 +94,7 @@ def run_study(plan: StudyPlan, progress: Progress = lambda _: None) -> Study:
     """
     _check(plan)
     registry = plan.registry
-    assignment = _assignment(plan)
-    trace = _trace(plan, assignment)
-    if assignment is None:
-        assignment = Assignment("column", "expert") if trace.labelled else Assignment("zipf")
+    trace, assignment = _read(plan)
     experts = _experts(plan, registry, trace, assignment, progress)
     preset = find_preset(plan.preset or _default_preset(registry))
     labels = assign(trace, assignment, experts, plan.seed)
@@ -121,9 +106,7 @@ def run_study(plan: StudyPlan, progress: Progress = lambda _: None) -> Study:
         ]
     )
     clusters = [replace(cluster.with_slo(plan.slo_s), folder=plan.folder) for cluster in clusters]
-    results = [
-        _run_scenario(scenario, plan, progress) for scenario in _scenarios(plan, clusters, trace, labels)
-    ]
+    results = [_run(*scenario, plan, progress) for scenario in _scenarios(plan, clusters, trace, labels)]
     shown = f"column:{assignment.column}" if assignment.column else f"zipf:{assignment.exponent:g}"
     return Study(plan, trace, preset.name, shown, len(experts), tuple(results))
 
@@ -133,10 +116,7 @@ def expert_loads(
 ) -> dict[ExpertId, float]:
     """Seconds of work (at batch 1, on the preset that fits the registry) a second that a trace brings each
     expert; in all, where its requests come at once. Raises ConfigError as :func:`run_study` does."""
-    chosen = parse_assignment(assignment) if assignment else None
-    read = _trace(StudyPlan(trace, seed=seed), chosen)
-    if chosen is None:
-        chosen = Assignment("column", "expert") if read.labelled else Assignment("zipf")
+    read, chosen = _read(StudyPlan(trace, assignment=assignment, seed=seed))
     cluster = registry_cluster(registry, find_preset(_default_preset(registry)))
     labels = assign(read, chosen, tuple(expert.id for expert in registry.experts), seed)
     workload = build_workload(read, labels, cluster)
@@ -161,30 +141,25 @@ def _check(plan: StudyPlan) -> None:
         )
     if any(load <= 0 for load in plan.loads) or plan.slo_s <= 0:
         raise SimulationError("--load and --slo must be above 0", hint="for example --load 0.9 --slo 20")
-    counts = (
-        *plan.slots,
-        plan.max_batch,
-        *(() if plan.load_batch is None else (plan.load_batch,)),
-        *(() if plan.experts is None else (plan.experts,)),
-    )
-    if min(counts) < 1:
+    counts = (*plan.slots, plan.max_batch, plan.load_batch, plan.experts)
+    if any(count is not None and count < 1 for count in counts):
         raise SimulationError(
             "--slots, --experts, --max-batch and --load-batch must be 1 or more",
             hint="for example --slots 1,2",
         )
 
 
-def _assignment(plan: StudyPlan) -> Assignment | None:
-    return parse_assignment(plan.assignment) if plan.assignment else None
-
-
-def _trace(plan: StudyPlan, assignment: Assignment | None) -> Trace:
-    column = assignment.column if assignment else None
+def _read(plan: StudyPlan) -> tuple[Trace, Assignment]:
+    """The trace, and how its requests get their experts: as asked, else as it names them, else by draws."""
+    asked = parse_assignment(plan.assignment) if plan.assignment else None
+    column = asked.column if asked else None
     if not plan.trace.startswith(PREFIX):
-        return read_trace(Path(plan.trace), plan.trace_format, column)
-    if column:
+        trace = read_trace(Path(plan.trace), plan.trace_format, column)
+    elif column:
         raise SimulationError("a synthetic trace has no columns", hint="use --assign zipf:1.0")
-    return synthetic_trace(plan.trace, plan.seed)
+    else:
+        trace = synthetic_trace(plan.trace, plan.seed)
+    return trace, asked or (Assignment("column", "expert") if trace.labelled else Assignment("zipf"))
 
 
 def _experts(
@@ -208,30 +183,29 @@ def _default_preset(registry: Registry | None) -> str:
 
 def _scenarios(
     plan: StudyPlan, clusters: list[Cluster], trace: Trace, labels: tuple[ExpertId, ...]
-) -> Iterator[Scenario]:
+) -> Iterator[tuple[Cluster, Workload]]:
     recorded = build_workload(trace, labels, clusters[0])
     clusters = with_capacities(clusters, recorded, plan.slo_s, plan.load_batch)
     if not plan.loads:
-        yield from (Scenario(cluster, recorded) for cluster in clusters)
+        yield from ((cluster, recorded) for cluster in clusters)
     for load in plan.loads:
         scaled = recorded.scaled_to(load, clusters[0])
-        yield from (Scenario(cluster, scaled) for cluster in clusters)
+        yield from ((cluster, scaled) for cluster in clusters)
 
 
-def _run_scenario(scenario: Scenario, plan: StudyPlan, progress: Progress) -> ScenarioResult:
-    rows = []
+def _run(cluster: Cluster, workload: Workload, plan: StudyPlan, progress: Progress) -> ScenarioResult:
+    rows, slots, load = [], len(cluster.hosts), workload.load(cluster)
     for name in plan.policies or tuple(POLICIES):
-        progress(f"{name}: {describe(scenario.load, len(scenario.cluster.hosts))}")
-        rows.append(run_policy(name, scenario.cluster, scenario.workload, plan.slo_s, plan.replan_s))
-    free = scenario.cluster.without_switching_costs()
+        progress(f"{name}: {describe(load, slots)}")
+        rows.append(run_policy(name, cluster, workload, plan.slo_s, plan.replan_s))
     best = min((row.mean for row in rows if row.mean is not None and not row.rejected), default=None)
     return ScenarioResult(
-        slots=len(scenario.cluster.hosts),
-        load=scenario.load,
+        slots=slots,
+        load=load,
         rows=tuple(rows),
-        free=run_policy(FREE_POLICY, free, scenario.workload, plan.slo_s),
-        bounds=lower_bounds(scenario.workload, scenario.cluster),
-        exact=solve_exact(scenario.workload, scenario.cluster, plan.exact_limit, best, plan.seed),
+        free=run_policy(FREE_POLICY, cluster.without_switching_costs(), workload, plan.slo_s),
+        bounds=lower_bounds(workload, cluster),
+        exact=solve_exact(workload, cluster, plan.exact_limit, best, plan.seed),
     )
 
 

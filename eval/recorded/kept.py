@@ -62,7 +62,7 @@ def digest_of(outcomes: OutcomeSet, vectors: Vectors, encoder: str) -> str:
 def _code() -> str:
     """Of the modules that fit."""
     here = Path(__file__).parent
-    files = sorted([*here.glob("*.py"), *(here.parents[1] / "routers").glob("*.py")])
+    files = sorted([*here.glob("*.py"), *(here.parents[1] / "routers").rglob("*.py")])
     return _digest(file.read_bytes() for file in files)
 
 
