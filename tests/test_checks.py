@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
+import time
+from pathlib import Path
 
 import pytest
 
-from coe.aggregators import (
-    checks,
-)
+from coe.aggregators import checks, sandbox
 from coe.aggregators.best_of import chance_of_yes
 from coe.aggregators.sandbox import Bounds, Sandbox
 from coe.testing.conformance_aggregator import (
@@ -67,11 +69,83 @@ def test_a_programme_is_bounded_in_time_memory_and_files() -> None:
     assert not quick.run("open('big', 'wb').write(b'x' * 10**7)").ok
     shown = SANDBOX.run("import os; print(sorted(os.environ), os.listdir('.'))").output
     assert "COE_DATA" not in shown
-    assert "programme.py" in shown
+    assert "[]" in shown, "the folder is empty"
 
 
 def test_a_programme_does_not_see_the_packages_of_the_service() -> None:
     assert not SANDBOX.run("import numpy").ok
+
+
+TESTED = "Write add(a, b).\nassert add(2, 3) == 5"
+RIGHT, WRONG = "def add(a, b):\n    return a + b\n", "def add(a, b):\n    return a * b\n"
+ENDS = [
+    "import sys\nsys.exit(0)",
+    "import os\nos._exit(0)",
+    "if __name__ == '__main__':\n    import unittest\n    unittest.main()",
+    "raise SystemExit",
+    "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+    "import os\nos.kill(1, 9)\nos.execv('/bin/true', ['true'])",
+    "def add(a, b):\n    raise SystemExit(0)",
+]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_code_that_ends_before_the_tests_ran_does_not_pass(end: str) -> None:
+    assert checks.python_tests(TESTED, WRONG + end, SANDBOX) is False
+
+
+@pytest.mark.parametrize("end", ["import sys\nsys.exit(1)", "raise SystemExit('done')", "print(add(1, 2))"])
+def test_right_code_passes_however_it_ends(end: str) -> None:
+    assert checks.python_tests(TESTED, RIGHT + end, SANDBOX) is True
+
+
+def test_an_assert_over_several_lines_is_one_test() -> None:
+    question = ">>> assert add(\n...     2,\n...     3,\n... ) == 5\n  assert (add(1, 1)\n      == 2)"
+    assert len(checks.asserts(question)) == 2
+    assert checks.python_tests(question, RIGHT, SANDBOX) is True
+    assert checks.python_tests(question, WRONG, SANDBOX) is False
+    assert checks.python_tests("assert that you are well", RIGHT, SANDBOX) is None
+
+
+def test_what_a_client_wrote_sees_no_keys_and_no_sockets(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text("secret")
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(str(tmp_path / "vllm.sock"))
+        engine.listen()
+        for line in (
+            f"assert open({str(keys)!r}).read()",
+            f"assert open({str(keys)!r}, 'w')",
+            "assert open('/etc/passwd').read()",
+            "assert open('/usr/left', 'w')",
+            f"assert not __import__('socket').socket(1).connect({engine.getsockname()!r})",
+            "assert __import__('os').listdir('/proc')",
+            "assert __import__('os').kill(1, 0) is None and __import__('os').getppid() > 1",
+            "assert not __import__('os').chroot('.')",
+        ):
+            assert checks.python_tests(f"Write it.\n{line}", RIGHT, SANDBOX) is False, line
+    assert keys.read_text() == "secret"
+
+
+def test_no_process_stays_behind() -> None:
+    marker = f"{os.getpid()}{time.monotonic_ns()}"
+    detached = (
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+        f"        os.execv('/bin/sleep', ['sleep', '9{marker[-6:]}'])\n    os._exit(0)\ntime.sleep(0.3)\n"
+    )
+    SANDBOX.run(detached)
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not [command for command in commands if f"9{marker[-6:]}".encode() in command]
+
+
+def test_where_the_kernel_allows_no_fence_nothing_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = sandbox._CHILD.read_text().replace("_must(_libc.unshare(_NAMESPACES))", "raise OSError(1, 'no')")
+    (tmp_path / "child.py").write_text(child)
+    monkeypatch.setattr(sandbox, "_CHILD", tmp_path / "child.py")
+    assert checks.python_tests(TESTED, RIGHT, SANDBOX) is None
+    assert SANDBOX.run("print('ran')").output.startswith("no namespaces")
 
 
 async def test_an_answer_that_passes_its_check_is_taken_at_once() -> None:

@@ -37,7 +37,7 @@ class BestOfOptions(AggregatorOptions):
     expert: ExpertId | None = None
     """the verifier: says of each answer whether it is right; None: checks and the router's weights decide"""
     checks: tuple[CheckName, ...] = ()
-    """executable checks, none by default. python_tests runs code that experts wrote, in a bounded process"""
+    """executable checks, none by default. python_tests runs code of experts and clients, fenced in"""
     max_chars: Annotated[int, Field(ge=200)] = 4000
     """of an answer that the verifier reads"""
     samples: bool = False

@@ -4,6 +4,7 @@ cannot be) or None (nothing here can be checked)."""
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import operator
 import re
@@ -26,7 +27,8 @@ _EQUATION = re.compile(rf"({_EXPRESSION.pattern})\s*=\s*(-?\d+(?:\.\d+)?)(?![\d.
 _MAX_CHARS = 200
 
 _CODE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
-_ASSERT = re.compile(r"^\s*(?:>>>\s*)?(assert\s.+)$", re.MULTILINE)
+_ASSERT = re.compile(r"^\s*(?:>>>\s*)?assert\b\s*")
+_ASSERT_LINES = 20
 
 
 def arithmetic(question: str, text: str) -> bool | None:
@@ -92,10 +94,27 @@ def _fits(response_format: Mapping[str, Any], value: Any) -> bool | None:
 
 
 def python_tests(question: str, text: str, sandbox: Sandbox) -> bool | None:
-    """Runs the ``assert`` lines of the question on the code of the answer, in the sandbox."""
-    tests = _ASSERT.findall(question)
+    """Runs the ``assert`` statements of the question on the code of the answer, in the sandbox. True only if
+    they all ran."""
+    tests = asserts(question)
     blocks = _CODE.findall(text)
     code = "\n\n".join(blocks) if blocks else text
-    if not tests:
-        return None
-    return sandbox.run(code + "\n\n" + "\n".join(tests) + "\n").ok
+    return sandbox.run(code, "\n".join(tests)).ok if tests else None
+
+
+def asserts(question: str) -> list[str]:
+    """The assert statements in a text, over several lines too; none where one of them is no Python."""
+    found, lines = [], question.splitlines()
+    for start, line in enumerate(lines):
+        if not _ASSERT.match(line):
+            continue
+        first = _ASSERT.sub("assert ", line)
+        for end in range(start + 1, min(start + _ASSERT_LINES, len(lines)) + 1):
+            statement = "\n".join([first, *(each.removeprefix("... ") for each in lines[start + 1 : end])])
+            with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+                ast.parse(statement)
+                found.append(statement)
+                break
+        else:
+            return []
+    return found

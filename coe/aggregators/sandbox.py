@@ -1,22 +1,25 @@
-"""Runs a programme that a model wrote, in a process of its own with little of everything.
+"""Runs a programme that a model wrote, and tests that a client wrote, in a process of its own.
 
-What holds it: limits on CPU time, wall time, memory, file size, open files and processes; a fresh temporary
-folder; an empty environment; an interpreter without site-packages; and, where the kernel lets an ordinary
-user make namespaces, no network. It is a fence against accidents and clumsy programmes. It is not a boundary
-against a determined attacker: files that the service's user can read stay readable. Run the service in a
-container of its own where that matters.
+What holds it: namespaces of its own, so there is no network, no other process, and of the file system only an
+empty folder and, for reading, Python and the system's libraries: no keys, no sockets of engines. With its
+first process everything ends that it started. Limits on CPU time, wall time, memory, file size and open files;
+an empty environment. Where the kernel allows no namespaces to the service's user, nothing is run. The kernel
+itself is shared: run the service in a machine of its own where that is too little.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from coe.aggregators.sandbox_child import UNFENCED
 
 _CHILD = Path(__file__).with_name("sandbox_child.py")
 _SHOWN = 2_000
@@ -33,9 +36,10 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Run:
-    """How a programme ended. ``output`` is the end of what it printed, errors included."""
+    """How a programme ended. ``ok``: all of its tests ran and held; None: it could not be fenced in, so it
+    was not run. ``output`` is the end of what it printed, errors included."""
 
-    ok: bool
+    ok: bool | None
     output: str
 
 
@@ -45,34 +49,47 @@ class Sandbox:
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
 
-    def run(self, programme: str) -> Run:
-        """Blocking: up to the bound of time. Never raises for what the programme does."""
-        with tempfile.TemporaryDirectory(prefix="coe-check-") as folder:
-            (Path(folder) / "programme.py").write_text(programme, encoding="utf-8", errors="replace")
-            with (Path(folder) / "output").open("w+b") as output:
-                return self._run(folder, output.fileno(), Path(output.name))
+    def run(self, programme: str, tests: str = "") -> Run:
+        """``tests`` run after the programme, in its names, however it left. Blocking: up to the bound of
+        time. Never raises for what they do."""
+        token = secrets.token_hex(16)
+        parts = (token, *(part.encode(errors="replace").hex() for part in (programme, tests)))
+        with (
+            tempfile.TemporaryDirectory(prefix="coe-check-") as folder,
+            tempfile.TemporaryFile() as given,
+            tempfile.TemporaryFile() as output,
+            tempfile.TemporaryFile() as told,
+        ):
+            given.write("".join(f"{part}\n" for part in parts).encode())
+            given.seek(0)
+            code = self._run(folder, given.fileno(), output.fileno(), told.fileno())
+            output.seek(0)
+            told.seek(0)
+            shown = output.read()[-_SHOWN:].decode(errors="replace")
+            passed = told.read(len(token)) == token.encode()
+        return Run(None if code == UNFENCED else passed, shown)
 
-    def _run(self, folder: str, output: int, shown: Path) -> Run:
+    def _run(self, folder: str, given: int, output: int, told: int) -> int:
         bounds = self._bounds
-        limits = (bounds.seconds, bounds.memory_mb, bounds.file_mb)
+        limits = (bounds.seconds, bounds.memory_mb, bounds.file_mb, told)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", str(_CHILD), *map(str, limits), "programme.py"],
+            [sys.executable, "-I", "-S", "-B", str(_CHILD), *map(str, limits)],
             cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder},
-            stdin=subprocess.DEVNULL,
+            env={"PATH": "/usr/bin:/bin", "HOME": "/work", "TMPDIR": "/work"},
+            stdin=given,
             stdout=output,
             stderr=output,
+            pass_fds=(told,),
             start_new_session=True,
         )
         try:
-            code = process.wait(bounds.seconds + 1)
+            return process.wait(bounds.seconds + 1)
         except subprocess.TimeoutExpired:
-            code = -1
+            return -1
         finally:
-            # Also what it started: they share its session's process group.
+            # The first process of the namespace ends with it, and so does all that is in there.
             _kill_group(process.pid)
             process.wait()
-        return Run(code == 0, shown.read_bytes()[-_SHOWN:].decode(errors="replace"))
 
 
 def _kill_group(group: int) -> None:
