@@ -1,8 +1,8 @@
 """Runs as the sandbox's process: fences itself in, then runs a programme and the tests on it.
 
 Started as a script (``python -I -S sandbox_child.py SECONDS MEMORY_MB FILE_MB TOKEN_FD``) in an empty folder,
-so it imports nothing of the package. It exits with :data:`UNFENCED`, having run nothing, where the kernel allows
-no namespaces.
+so it imports nothing of the package. It exits with :data:`UNFENCED`, having run nothing, where the kernel
+allows no namespaces.
 """
 
 from __future__ import annotations
