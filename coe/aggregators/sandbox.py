@@ -3,8 +3,8 @@
 What holds it: namespaces of its own, so there is no network, no other process, and of the file system only an
 empty folder and, for reading, Python and the system's libraries: no keys, no sockets of engines. With its
 first process everything ends that it started. Limits on CPU time, wall time, memory, file size and open
-files; an empty environment. Where the kernel allows no namespaces to the service's user, nothing is run. The kernel
-itself is shared: run the service in a machine of its own where that is too little.
+files; an empty environment. Where the kernel allows no namespaces to the service's user, nothing is run. The
+kernel itself is shared: run the service in a machine of its own where that is too little.
 """
 
 from __future__ import annotations
