@@ -19,6 +19,7 @@ EVENTS = b"".join(
     b"data: " + json.dumps({"text": text}).encode() + b"\n\n"
     for text in ("a", "data: [DONE]", "\ndata: [DONE]\n\n", "[DONE]", "data:", '"error"', '"usage"')
 )
+CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "4"}}]
 USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 
 
@@ -28,7 +29,7 @@ def event(payload: Any) -> bytes:
 
 def read(chunks: Iterable[bytes], stream: bool = True, **options: Any) -> tuple[bytes, AnswerReader, str]:
     """What passed, its reader, and the code of the error that ended it, if one did."""
-    reader, passed = AnswerReader("sums", stream, **options), b""
+    reader, passed = AnswerReader("sums", "chat/completions", stream, **options), b""
     try:
         for chunk in chunks:
             passed += reader.feed(chunk)
@@ -97,9 +98,9 @@ def test_an_event_that_is_not_complete_at_the_end_does_not_pass() -> None:
 
 
 def test_events_pass_as_soon_as_they_are_complete() -> None:
-    reader = AnswerReader("sums", stream=True)
-    chunks = (b"data: 1\n", b"\ndata: 2\n\nda", b"ta: 3\n\n")
-    assert [reader.feed(chunk) for chunk in chunks] == [b"", b"data: 1\n\ndata: 2\n\n", b"data: 3\n\n"]
+    reader = AnswerReader("sums", "chat/completions", stream=True)
+    chunks = (b"data: {}\n", b"\ndata: {}\n\nda", b"ta: {}\n\n")
+    assert [reader.feed(chunk) for chunk in chunks] == [b"", b"data: {}\n\ndata: {}\n\n", b"data: {}\n\n"]
 
 
 @pytest.mark.parametrize(
@@ -112,17 +113,17 @@ def test_events_pass_as_soon_as_they_are_complete() -> None:
     ],
 )
 def test_an_error_inside_a_stream_is_an_error_with_its_own_words(raw: bytes) -> None:
-    reader = AnswerReader("sums", stream=True)
+    reader = AnswerReader("sums", "chat/completions", stream=True)
     assert reader.feed(event({"text": "4"})) == event({"text": "4"})
-    with pytest.raises(EngineError, match="sums failed in mid-answer: no room"):
+    with pytest.raises(EngineError, match="sums failed: no room"):
         reader.feed(raw)
 
 
 def test_an_error_event_without_words_is_an_error_too_and_a_null_error_is_none() -> None:
     with pytest.raises(EngineError, match="it gave no reason"):
-        AnswerReader("sums", stream=True).feed(b"event: error\ndata: overloaded\n\n")
+        AnswerReader("sums", "chat/completions", stream=True).feed(b"event: error\ndata: overloaded\n\n")
     fine = event({"text": "4", "error": None})
-    assert AnswerReader("sums", stream=True).feed(fine) == fine
+    assert AnswerReader("sums", "chat/completions", stream=True).feed(fine) == fine
 
 
 @pytest.mark.parametrize("choices", [[], [{"index": 0, "delta": {}}]])
@@ -139,30 +140,34 @@ def test_usage_is_noted_and_passes_unless_it_is_taken(choices: list[Any]) -> Non
 def test_counts_that_are_no_whole_numbers_or_negative_are_ignored(count: Any) -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": count}
     assert usage_of({"usage": usage}) == {"prompt_tokens": 3}
-    whole = AnswerReader("sums", stream=False)
-    whole.feed(json.dumps({"choices": [], "usage": usage}).encode())
+    whole = AnswerReader("sums", "chat/completions", stream=False)
+    whole.feed(json.dumps({"choices": CHOICES, "usage": usage}).encode())
     whole.end()
-    streamed = AnswerReader("sums", stream=True)
+    streamed = AnswerReader("sums", "chat/completions", stream=True)
     streamed.feed(event({"choices": [], "usage": usage}))
     assert whole.usage == streamed.usage == {"prompt_tokens": 3}
 
 
 def test_a_whole_body_passes_at_its_end_with_its_usage_noted() -> None:
-    raw = json.dumps({"choices": [], "usage": USAGE}).encode()
-    reader = AnswerReader("sums", stream=False)
+    raw = json.dumps({"choices": CHOICES, "usage": USAGE}).encode()
+    reader = AnswerReader("sums", "chat/completions", stream=False)
     assert [reader.feed(part) for part in cut(raw, [5, 20])] == [b"", b"", b""]
     assert (reader.end(), reader.usage, reader.end()) == (raw, USAGE, b"")
 
 
-@pytest.mark.parametrize("raw", [b"", b"<html>", b"[1]", b"\xff", b'{"choices": [', b"null"])
+@pytest.mark.parametrize("raw", [b"<html>", b"[1]", b"\xff", b'{"choices": [', b"null"])
 def test_a_whole_body_that_is_not_an_object_is_the_engine_s_fault(raw: bytes) -> None:
-    reader = AnswerReader("sums", stream=False)
+    reader = AnswerReader("sums", "chat/completions", stream=False, content_type="application/json")
     reader.feed(raw)
     with pytest.raises(EngineError, match="sums answered something that is not a JSON object"):
         reader.end()
 
 
-@pytest.mark.parametrize("raw", [b"{}", b'{"choices": []}', b'{"choices": 1}', b"7"])
-def test_a_completion_has_choices(raw: bytes) -> None:
+def test_an_empty_body_passes_nothing() -> None:
+    assert read([b""], stream=False)[0] == b""
+
+
+@pytest.mark.parametrize("body", [{}, {"choices": []}, {"choices": 1}])
+def test_a_completion_has_choices(body: dict[str, Any]) -> None:
     with pytest.raises(EngineError, match="sums answered no completion"):
-        completion("sums", raw)
+        completion("sums", body)
