@@ -1,4 +1,4 @@
-"""API keys: made here, kept as hashes, compared in constant time.
+"""API keys: made here, stored as hashes, compared in constant time.
 
 The keys file (YAML) lists holders; it never contains a key:
 
@@ -35,7 +35,7 @@ HINT = "See docs/howto/access.md for its form."
 
 
 class KeyLimits(BaseModel):
-    """Bounds for one holder; None: no bound. Budgets start anew with each calendar month (UTC)."""
+    """Bounds for one holder; None: no bound. Budgets are reset with each calendar month (UTC)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -67,7 +67,7 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class NewKey:
-    """Shown once: only the hash is kept."""
+    """Shown once: only the hash is stored."""
 
     key: str
     sha256: str
@@ -90,7 +90,7 @@ class KeyRing:
         self._by_hash: Mapping[str, Holder] = {holder.sha256: holder for holder in holders}
 
     def holder(self, key: str) -> Holder | None:
-        """Whose ``key`` it is. The hash is looked up, so time tells nothing about any key; the compare
+        """Whose ``key`` it is. The hash is looked up, so its duration says nothing about any key; the compare
         afterwards keeps that true if the lookup should ever change."""
         given = digest(key)
         found = self._by_hash.get(given)

@@ -69,7 +69,7 @@ class AddressBook:
         )
 
     async def forget(self, address: Address) -> None:
-        """Close what is kept open to a server that is gone."""
+        """Close the connections to a server that is gone."""
         client = self._clients.pop(_key(address), None)
         if client is not None:
             await client.close()
@@ -98,5 +98,5 @@ _Key = tuple[str, str | None, str | None]
 
 
 def _key(address: Address) -> _Key:
-    """With the token: another door may get the port of one that was closed."""
+    """With the token: another proxy may get the port of one that was closed."""
     return address.url, address.socket if address.local else None, address.token

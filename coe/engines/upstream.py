@@ -223,8 +223,8 @@ class AnswerReader:
 
     def _require_no_error(self, body: Mapping[str, Any], surely: bool = False) -> None:
         if surely or body.get("error") or body.get("object") == "error":
-            told = _error_fields(body).get("message") or "it gave no reason"
-            raise EngineError(f"{self._name} failed: {str(told)[:500]}")
+            reason = _error_fields(body).get("message") or "it gave no reason"
+            raise EngineError(f"{self._name} failed: {str(reason)[:500]}")
 
     def _note_usage(self, data: bytes) -> bytes:
         """``data`` as it is passed on."""

@@ -76,7 +76,7 @@ class Metrics:
             registry.register(each)
 
     def watch(self, name: str, text: str, label: str | None, read: Callable[[], Mapping[str, float]]) -> None:
-        """Also show a counter that is kept elsewhere, by the values of its ``label``."""
+        """Also show a counter that lives elsewhere, by the values of its ``label``."""
         self._registry.register(_Watched(CounterMetricFamily, name, text, label, read))
 
     def watch_rebalances(self, counts: RebalanceCounts) -> None:
@@ -181,7 +181,7 @@ class _Watched(Collector):
 
 
 def _of_status(status: Status) -> Iterator[_Watched]:
-    """What Prometheus is told of engines and experts."""
+    """The metrics of engines and experts."""
 
     def engines(read: Callable[[EngineStats], float]) -> Callable[[], Mapping[str, float]]:
         return lambda: {name: read(stats) for name, stats in status.engines().items()}

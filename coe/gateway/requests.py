@@ -126,7 +126,9 @@ def parse_route(raw: bytes, limits: Limits, request_id: RequestId, routed_model:
     checked = validate(RouteBody, parse_json(raw))
     if (checked.input is None) == (checked.messages is None):
         raise BadRequest(
-            "give one of input and messages", param="input", hint='For example {"input": "2+2?"}.'
+            "the body must have either input or messages",
+            param="input",
+            hint='For example {"input": "2+2?"}.',
         )
     if checked.messages is not None:
         _check_messages(checked.messages, limits)
@@ -157,10 +159,10 @@ def _is_text(part: ContentPart) -> bool:
 def _check_media(part: Mapping[str, Any], where: str, hosts: Collection[str]) -> None:
     if named_elsewhere(part, hosts):
         raise BadRequest(
-            f"{where} names media by URL",
+            f"{where} refers to media by URL",
             code="remote_media",
             param=where,
-            hint="Send the media itself as a data: URL. Who runs the service can allow a host: "
+            hint="Send the media itself as a data: URL. The operator of the service can allow a host: "
             "`limits: {media_hosts: [HOST]}` in experts.yaml.",
         )
 
@@ -168,18 +170,22 @@ def _check_media(part: Mapping[str, Any], where: str, hosts: Collection[str]) ->
 def _check_messages(messages: Sequence[Message], limits: Limits) -> None:
     if len(messages) > limits.max_messages:
         raise BadRequest(
-            f"{len(messages)} messages are more than the {limits.max_messages} allowed",
+            f"the request has {len(messages)} messages, more than the {limits.max_messages} allowed",
             code="too_many_messages",
             param="messages",
             hint="Send fewer messages, or raise limits.max_messages in experts.yaml.",
         )
     for index, message in enumerate(messages):
-        for place, part in enumerate(message.content if isinstance(message.content, list) else ()):
+        for number, part in enumerate(message.content if isinstance(message.content, list) else ()):
             if part.model_extra:
-                _check_media(part.model_extra, f"messages[{index}].content[{place}]", limits.media_hosts)
+                _check_media(part.model_extra, f"messages[{index}].content[{number}]", limits.media_hosts)
             if _is_text(part) and part.text is None:
-                where = f"messages[{index}].content[{place}].text"
-                raise BadRequest(f"{where} is missing", param=where, hint="A text part has a text.")
+                where = f"messages[{index}].content[{number}].text"
+                raise BadRequest(
+                    f"{where} is missing",
+                    param=where,
+                    hint="A content part of type text needs the field text.",
+                )
     _check_length(sum(len(_text(message)) for message in messages), "messages", limits)
 
 
@@ -232,7 +238,7 @@ def _check_content_type(headers: Headers) -> None:
     if coding.strip().lower() != "identity":
         raise BadHttp(
             415,
-            f"the content encoding {coding[:40]} is not taken",
+            f"the content encoding {coding[:40]} is not supported",
             code="unsupported_content_encoding",
             hint="Send the body uncompressed.",
         )

@@ -27,12 +27,12 @@ Json = dict[str, Any]
 @dataclass(frozen=True)
 class Parameter:
     name: str
-    place: str
+    location: str
     schema: Json
 
     def describe(self) -> Json:
-        required = self.place == "path"
-        return {"name": self.name, "in": self.place, "required": required, "schema": self.schema}
+        required = self.location == "path"
+        return {"name": self.name, "in": self.location, "required": required, "schema": self.schema}
 
 
 DEADLINE_CLASS = Parameter("x-coe-deadline-class", "header", TypeAdapter(DeadlineClass).json_schema())

@@ -1,7 +1,7 @@
 """Several experts answer, and an aggregator makes one answer of theirs.
 
 One task, the decision, reads the proposals, reaches the verdict, ends the legs that are not needed and, where
-an expert writes the answer, waits for its first byte. Meanwhile a stream tells of the legs in comments.
+an expert writes the answer, waits for its first byte. Meanwhile a stream reports the legs in comments.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one path of a request: route -> lease -> ask -> combine -> receipt.
 
 :meth:`Pipeline.answer` reads top to bottom in that order. A router may have an expert write something first.
-Where one expert is asked its bytes pass through, and before its first byte another may take its place.
+Where one expert is asked its bytes pass through, and before its first byte another may answer instead.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def aggregation_request(request: Request, generation: Generation) -> Aggregation
         count = several
     if count is not None and count > aggregator.max_experts:
         raise BadRequest(
-            f"{count} experts are more than the {aggregator.max_experts} that the aggregator {name} takes",
+            f"the aggregator {name} takes {aggregator.max_experts} experts at most, not {count}",
             code="too_many_experts",
             param="coe.experts",
             hint="Leave coe.experts out, or ask for fewer.",
@@ -211,7 +211,7 @@ def _obstacle(request: Request, decision: Decision, aggregation: AggregationRequ
 
 def _cannot(why: str, param: str) -> BadRequest:
     return BadRequest(
-        f"this cannot be aggregated: {why}",
+        f"answers to this request cannot be combined: {why}",
         code="not_aggregable",
         param=param,
         hint="Leave coe.experts and coe.aggregate out, or change the request.",

@@ -129,7 +129,7 @@ class Pool:
 
         ``group``: the client's request that this is one leg of; the experts of its legs do not displace
         each other. ``alternatives``: experts that may serve it instead if that is sooner; ``Lease.expert``
-        says which one does. A lease that was announced with :meth:`expect` takes that place.
+        says which one does. A lease that was announced with :meth:`expect` takes the room that was announced.
 
         Raises Overloaded (queue full), ExpertUnavailable (cannot be loaded, not in the pool, shutting
         down) or ExpertTimeout (not granted within ``timeout_s``). Overloaded also where the wait will likely
@@ -155,7 +155,7 @@ class Pool:
             ok = False
             raise
         finally:
-            # A crash is told before the lease ends: else the next request is granted what is gone.
+            # A crash is reported before the lease ends: else the next request is granted what is gone.
             if grant.expert in self._scheduler.residents(grant.host):
                 self._report_lost(grant.host)
             self._end(Finished(ticket, ok))
@@ -169,15 +169,15 @@ class Pool:
         A hint, which costs and promises nothing: the expert may be brought in meanwhile. It is withdrawn
         when the block is left without the lease.
         """
-        place, ticket = (request_id, expert), self._ticket(request_id)
-        self._expected[place] = ticket
+        lease, ticket = (request_id, expert), self._ticket(request_id)
+        self._expected[lease] = ticket
         if self._open:
             self._dispatch(Expected(ticket, expert, group))
         try:
             yield
         finally:
-            if self._expected.get(place) == ticket:
-                del self._expected[place]
+            if self._expected.get(lease) == ticket:
+                del self._expected[lease]
                 self._dispatch(Cancelled(ticket))
 
     def forecast(self, expert: ExpertId) -> float:
@@ -255,8 +255,8 @@ class Pool:
         except TimeoutError:
             self._end(Cancelled(ticket))
             raise ExpertTimeout(
-                f"expert {arrived.expert!r} was not free within {timeout_s:g} s",
-                hint="ask again later, or allow a longer wait with coe.patience_s",
+                f"the expert {arrived.expert!r} was not free within {timeout_s:g} s",
+                hint="Ask again later, or allow a longer wait with coe.patience_s.",
             ) from None
         except BaseException:
             self._end(Cancelled(ticket))
@@ -282,7 +282,9 @@ class Pool:
         try:
             await asyncio.shield(self._transitions.start(grant.host))
         except CoeError as error:
-            raise ExpertUnavailable(f"expert {grant.expert!r}: {error.message}", hint=error.hint) from error
+            raise ExpertUnavailable(
+                f"the expert {grant.expert!r} cannot start: {error.message}", hint=error.hint
+            ) from error
 
     def _end(self, event: Finished | Cancelled) -> None:
         """A request leaves the pool, with or without a lease."""
@@ -361,16 +363,16 @@ class Pool:
 
 def _refusal(reject: Reject) -> CoeError:
     if reject.code == "queue_full":
-        return Overloaded(reject.message, hint="send fewer requests at once, or try again in a moment")
+        return Overloaded(reject.message, hint="Send fewer requests at once, or try again in a moment.")
     if reject.code == "wait_not_promised":
         return Overloaded(
             reject.message,
             code=reject.code,
             retry_after_s=reject.retry_after_s,
-            hint="ask again later, or with a coe.deadline_class that may wait longer",
+            hint="Ask again later, or with a coe.deadline_class that may wait longer.",
         )
     return ExpertUnavailable(
-        reject.message, hint="look at the service's log, or ask another expert with `model`"
+        reject.message, hint="Look at the service's log, or ask another expert with `model`."
     )
 
 
@@ -378,6 +380,6 @@ def _stopping() -> CoeError:
     return ExpertUnavailable(
         "the service is shutting down",
         code="stopping",
-        hint="send the request again when it is back",
+        hint="Send the request again when the service is back.",
         retry_after_s=5.0,
     )
