@@ -25,6 +25,7 @@ from coe.service.service import build_service
 from coe.testing.engines import FakeEngine
 from coe.testing.scheduling import World
 from docs.generate.pages import documents
+from tests.support.docs import files_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
@@ -52,7 +53,7 @@ def blocks() -> list[Any]:
         text = page.read_text(encoding="utf-8")
         for match in re.finditer(r"^ *```ya?ml[^\n]*\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
             line = text[: match.start()].count("\n") + 1
-            found.append(pytest.param(match[1], id=f"{page.relative_to(ROOT)}:{line}"))
+            found.append(pytest.param(page, match[1], id=f"{page.relative_to(ROOT)}:{line}"))
     return found
 
 
@@ -62,8 +63,12 @@ def merged(into: Any, part: Any) -> Any:
     return part
 
 
-@pytest.mark.parametrize("block", blocks())
-def test_every_yaml_block_of_the_documentation_passes_the_check(block: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "block"), blocks())
+def test_every_yaml_block_of_the_documentation_passes_the_check(
+    page: Path, block: str, tmp_path: Path
+) -> None:
+    for name, text in files_of(page).items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
     part = yaml.safe_load(block)
     assert isinstance(part, dict), "not a part of experts.yaml by its own keys"
     whole = {"pool", "experts"} <= part.keys()

@@ -35,7 +35,7 @@ class AggregatorSpec(Model):
     name: Name | None = None
     """what clients write in coe.aggregate; default: the kind"""
     kind: str = "first"
-    """a built-in's short name or package.module:Class"""
+    """a built-in's short name or module:Class"""
     options: dict[str, Any] = Field(default_factory=dict)
     proposers: Annotated[int, Field(ge=1, le=16)] = 1
     """the most experts that are asked for one request; 1: the best alone"""

@@ -160,7 +160,7 @@ class Expert(Model):
 
 
 class RouterSpec(Model):
-    """A named router: ``kind`` is a built-in's short name or ``package.module:Class``."""
+    """A named router: ``kind`` is a built-in's short name or ``module:Class``."""
 
     name: Name
     kind: str

@@ -58,6 +58,7 @@ class LocalService:
         registry_pool: RegistryPool,
         root: Path,
         middlewares: Middlewares | None = None,
+        gateway: type[Gateway] = Gateway,
     ) -> None:
         self.generations = generations
         self.registry_pool, self.pool = registry_pool, registry_pool.pool
@@ -72,7 +73,7 @@ class LocalService:
         self._rebalances = RebalanceCounts()
         self.metrics = Metrics(self)
         self.metrics.watch_rebalances(self._rebalances)
-        self.gateway = Gateway(self.pipeline, generations, self.metrics, self, self._middlewares)
+        self.gateway = gateway(self.pipeline, generations, self.metrics, self, self._middlewares)
         self.app = self.gateway.app()
 
     def follow(self, live: LiveRegistry) -> None:
@@ -151,9 +152,10 @@ def build_service(
     root: Path,
     engine_builder: EngineBuilder = build_engine,
     file: RegistryFile | None = None,
+    gateway: type[Gateway] = Gateway,
 ) -> LocalService:
     """Bind everything that ``registry`` describes; nothing is started. ``root`` is its folder. With a
-    ``file`` the service follows its edits.
+    ``file`` the service follows its edits. ``gateway``: one that may have more endpoints.
 
     Blocking: routers may load an encoder and learn from examples (seconds). Raises ConfigError.
     """
@@ -164,7 +166,7 @@ def build_service(
     number = history.number_of(file.text, hosts_of(registry)) if file else 1
     first = builder.build(registry, number)
     middlewares = build_middlewares(registry, root, feedback)
-    service = LocalService(Generations(first), pool, root, middlewares)
+    service = LocalService(Generations(first), pool, root, middlewares, gateway)
     if file is not None:
         live = LiveRegistry(file, service, builder, history, lambda old, new: _faults(old, new, root))
         service.follow(live)
@@ -182,6 +184,7 @@ def run_service(
     file: RegistryFile | None = None,
     tls: Tls | None = None,
     log_format: LogFormat = "text",
+    gateway: type[Gateway] = Gateway,
 ) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code. Logs go to stderr, the URL to stdout.
 
@@ -193,7 +196,7 @@ def run_service(
             tls.check()
         with contextlib.ExitStack() as held:
             listener = held.enter_context(contextlib.closing(bind(registry.service)))
-            service = build_service(registry, root, engine_builder, file)
+            service = build_service(registry, root, engine_builder, file, gateway)
             drain_s = registry.service.drain_s
             listeners = [Listener(http_server(service.app, drain_s, tls), listener)]
             admin = registry.service.admin
