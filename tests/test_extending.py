@@ -88,10 +88,8 @@ def url(folder: Path) -> Iterator[str]:
         text=True,
     )
     try:
-        lines = process.stdout or ()
-        yield (
-            next(line for line in lines if line.startswith("curl")).split("/v1/")[0].removeprefix("curl -s ")
-        )
+        curl = next(line for line in process.stdout or () if line.startswith("curl"))
+        yield curl.split("/v1/")[0].removeprefix("curl -s ")
         process.terminate()
         assert process.wait(timeout=30) == 0
     finally:

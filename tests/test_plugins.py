@@ -12,6 +12,7 @@ import pytest
 
 from coe.core.errors import ConfigError
 from coe.engines import ENGINE_KIND, build_engine
+from coe.pool.registry_pool import RegistryPool
 from coe.registry.errors import RegistryError
 from coe.registry.hosts import AdapterHost, RemoteHost, VllmHost
 from coe.registry.schema import Expert, Pool, Registry, RouterSpec
@@ -345,6 +346,17 @@ async def test_a_plug_in_engine_keeps_the_contract(tmp_path: Path) -> None:
     base, sums = registry.experts
     engine = build_engine(registry.pool.hosts[0], [base], tmp_path)
     await check_engine(engine, "base", adoption=Adoption((base,), sums))
+
+
+def test_a_pool_owner_builds_engine_and_policy_of_the_folder_from_what_it_is_sent(tmp_path: Path) -> None:
+    write(tmp_path, "my_engine.py", ENGINE)
+    write(tmp_path, "my_policy.py", POLICY)
+    write(tmp_path, "experts.yaml", POOL.replace("pool:\n", "pool:\n  policy: my_policy:Mine\n"))
+    sent = load_registry(tmp_path / "experts.yaml").model_dump_json()
+    owned = RegistryPool(Registry.model_validate_json(sent), tmp_path, build_engine)
+    assert [type(engine).__name__ for engine in owned.pool.engines.values()] == ["Mine"]
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        RegistryPool(Registry.model_validate_json(sent), tmp_path / "elsewhere", build_engine)
 
 
 @pytest.mark.parametrize(
