@@ -22,6 +22,8 @@ from coe.testing.engines import FakeEngine, Script
 from tests.support.live import TEXT, live_world
 from tests.support.serving import serving, serving_app
 
+pytestmark = pytest.mark.slow
+
 REGISTRY = Registry.model_validate(
     {
         "pool": {"hosts": [{"id": "slot"}]},
@@ -83,7 +85,6 @@ def admin_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-@pytest.mark.slow
 def test_no_request_makes_the_service_fail(url: str) -> None:
     operations = [
         found.ok() for found in schemathesis.openapi.from_url(f"{url}/openapi.json").get_all_operations()
@@ -95,7 +96,6 @@ def test_no_request_makes_the_service_fail(url: str) -> None:
             _ask_much(operation.as_strategy(GenerationMode.NEGATIVE))
 
 
-@pytest.mark.slow
 def test_no_request_makes_the_admin_api_fail(admin_url: str) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     document = schemathesis.openapi.from_url(f"{admin_url}/admin/openapi.json", headers=headers)
