@@ -148,8 +148,8 @@ class RouterText:
 class Router(Protocol):
     """Chooses experts for a text. CPU-cheap, thread-safe after construction, no I/O in ``route``.
 
-    A router that lets an expert write something first also has ``errand(text) -> Errand | None`` and
-    ``route_with(text, experts, note) -> Decision``; who calls it runs the errand in between. Its ``route``
+    A router that lets an expert write something first also has ``call(text) -> RouterCall | None`` and
+    ``route_with(text, experts, note) -> Decision``; the pipeline has the call made in between. Its ``route``
     decides without. The same holds for both methods.
     """
 
