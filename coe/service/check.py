@@ -213,16 +213,14 @@ class _Checks:
             hint = "Write `general: true` on the expert for everything else."
             yield Issue(message, ("experts",), "warning", hint)
         for expert in self._registry.experts:
-            missing = [name for name in ("card", "skills") if not getattr(expert, name)]
-            if expert.general:
-                missing = [name for name in missing if name == "card"]
-            if missing:
-                message = (
-                    f"expert {expert.id} has no {' and no '.join(missing)}: routers know little about it"
-                )
-                severity: Severity = "warning" if "card" in missing else "note"
-                hint = "One sentence on what it is best at is enough for card."
-                yield Issue(message, self._locs[expert.id], severity, hint)
+            if not expert.card:
+                message = f"expert {expert.id} has no card: routers know little about it"
+                hint = "Write one sentence on what it is best at as its card."
+                yield Issue(message, self._locs[expert.id], "warning", hint)
+            elif not expert.skills and not expert.general:
+                message = f"expert {expert.id} has no skills: without a profile, routers go by its card alone"
+                hint = "List the categories that it covers as its skills."
+                yield Issue(message, self._locs[expert.id], "note", hint)
 
     def _routers(self) -> Iterator[Issue]:
         from coe.routers import router_class
