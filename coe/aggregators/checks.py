@@ -22,9 +22,15 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction]
     ast.Div: operator.truediv,
 }
 _TERM = r"\(*\s*-?\d+(?:\.\d+)?\s*\)*"
-_EXPRESSION = re.compile(rf"{_TERM}(?:\s*[-+*/\u00d7\u00f7]\s*{_TERM})+")
-_EQUATION = re.compile(rf"({_EXPRESSION.pattern})\s*=\s*(-?\d+(?:\.\d+)?)(?![\d.]*\s*[-+*/\u00d7\u00f7(])")
+_SIGN = r"\s*(?:\*\*|[-+*/^\u00d7\u00f7]|(?<![a-z])x(?![a-z]))\s*"
+_ENDS = r"(?<![\w.,^*/%)\u00d7\u00f7-])", r"(?![\w%\u00d7\u00f7(]|[.,]\d|\s*[-+*/^\u00d7\u00f7]|\s+x\b)"
+_EXPRESSION = re.compile(rf"{_ENDS[0]}{_TERM}(?:{_SIGN}{_TERM})+{_ENDS[1]}")
+_EQUATION = re.compile(rf"{_ENDS[0]}({_TERM}(?:{_SIGN}{_TERM})+)\s*=\s*(-?\d+(?:\.\d+)?){_ENDS[1]}")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_RANGE = re.compile(r"\d+(?:-\d+)+")
 _MAX_CHARS = 200
+_ROUNDED_TO = 2
+_MAX_POWER, _MAX_BASE = 64, 10**6
 
 _CODE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 _ASSERT = re.compile(r"^\s*(?:>>>\s*)?assert\b\s*")
@@ -32,17 +38,34 @@ _ASSERT_LINES = 20
 
 
 def arithmetic(question: str, text: str) -> bool | None:
-    """Recomputes: the equations in the answer must hold, and where the question has one expression of
-    numbers, the answer must be its value."""
+    """Recomputes: the equations in the answer must hold, and where the question is one expression of numbers,
+    the answer must be its value. A rounded value is right; what may be a range, a date or more than one
+    question is not judged."""
+    question, text = (_THOUSANDS.sub(lambda n: n[0].replace(",", ""), each) for each in (question, text))
     for expression, said in _EQUATION.findall(text):
-        value = evaluate(expression)
-        if value is not None and value != Fraction(said):
+        value = None if _RANGE.fullmatch(expression.strip()) else evaluate(expression)
+        if value is not None and _equals(value, said) is False:
             return False
-    asked = [value for found in _EXPRESSION.findall(question) if (value := evaluate(found)) is not None]
+    asked = list(_EXPRESSION.finditer(question))
     answer = number(text)
-    if len(asked) != 1 or answer is None:
+    if len(asked) != 1 or answer is None or _RANGE.fullmatch(asked[0][0].strip()):
         return None
-    return Fraction(answer) == asked[0]
+    rest = question[: asked[0].start()] + question[asked[0].end() :]
+    value = evaluate(asked[0][0])
+    if value is None or any(sign.isdigit() for sign in rest):
+        return None
+    return _equals(value, answer)
+
+
+def _equals(value: Fraction, said: str) -> bool | None:
+    """Whether ``said`` is the value, or the value rounded or cut to two decimals or more. None: to fewer."""
+    given = Fraction(said)
+    decimals = next((d for d in range(16) if (given * 10**d).denominator == 1), 16)
+    if given == value:
+        return True
+    if value.denominator == 1 or abs(given - value) > Fraction(1, 10**decimals):
+        return False
+    return True if decimals >= _ROUNDED_TO else None
 
 
 def evaluate(expression: str) -> Fraction | None:
@@ -50,8 +73,8 @@ def evaluate(expression: str) -> Fraction | None:
     if len(expression) > _MAX_CHARS:
         return None
     try:
-        tree = ast.parse(expression.strip().replace("\u00d7", "*").replace("\u00f7", "/"), mode="eval")
-        return _value(tree.body)
+        plain = re.sub(r"[x\u00d7]", "*", expression.strip()).replace("\u00f7", "/").replace("^", "**")
+        return _value(ast.parse(plain, mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError):
         return None
 
@@ -62,6 +85,10 @@ def _value(node: ast.expr) -> Fraction:
             return Fraction(str(value))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand)
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            base, power = _value(left), _value(right)
+            if power.denominator == 1 and abs(power) <= _MAX_POWER and abs(base) <= _MAX_BASE:
+                return Fraction(base ** int(power))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _OPERATORS[type(op)](_value(left), _value(right))
     raise ValueError("not arithmetic")
