@@ -16,12 +16,14 @@ from click.testing import CliRunner
 from coe.access.response_cache import ResponseCache
 from coe.cli import main
 from coe.cluster.settings import Deployed
+from coe.core import plugins
 from coe.core.status import RebalanceCounts
 from coe.gateway.metrics import Metrics
 from coe.gateway.middlewares import without_access
 from coe.registry.errors import RegistryError
 from coe.registry.renamed import RENAMED
 from coe.registry.schema import Registry
+from coe.scheduler.policies import BASELINES, Policy, make_policy
 from coe.service.registry_file import load_registry, parse_registry
 from coe.state.memory import MemoryStore
 from tests.support.live import live_world
@@ -88,6 +90,23 @@ def test_a_removed_option_of_the_policy_is_left_out_with_a_warning_at_its_line(t
     file.write_text(NEW.replace("pool:\n", f"{removed}  policy: static\n"), encoding="utf-8")
     with pytest.raises(RegistryError, match="belady"):  # it never was one of another policy
         load_registry(file)
+
+
+@pytest.mark.parametrize("name", sorted(BASELINES))
+def test_the_former_short_name_of_a_baseline_is_read_with_a_warning_that_says_what_to_write(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def named(policy: str) -> Policy:
+        caplog.clear()
+        file = tmp_path / "experts.yaml"
+        file.write_text(NEW.replace("pool:\n", f"pool:\n  policy: {policy}\n"), encoding="utf-8")
+        return make_policy(load_registry(file).pool, tmp_path)
+
+    plugins._warn.cache_clear()
+    assert named(name).name == name
+    assert [BASELINES[name] in record.getMessage() for record in caplog.records] == [True]
+    assert named(BASELINES[name]).name == name
+    assert caplog.records == []
 
 
 def test_both_names_in_one_file_are_an_error() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import random
 import re
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from hypothesis.stateful import invariant, run_state_machine_as_test
 
 from coe.core.types import DeadlineClass, RequestId
+from coe.scheduler import scheduler
 from coe.scheduler.events import Cancelled
 from coe.scheduler.policies import Coe
 from coe.scheduler.replica import Replica, State
@@ -20,6 +23,7 @@ from coe.testing.conformance_policy import EXPERTS, PLAN
 from coe.testing.scheduling import World
 from tests.test_scheduler_properties import BUDGET, AnyOrder
 
+DOCS = Path(__file__).parents[1] / "docs"
 CLASSES: tuple[DeadlineClass, ...] = ("interactive", "standard", "batch")
 NAMES = [expert.id for expert in EXPERTS]
 FLAGS = ("committed", "crashed", "retired", "stale", "held", "running", "frame_left")
@@ -158,3 +162,23 @@ class Run:
         used = {host for expert in experts for host in expert.hosts}
         hosts = tuple(host for host in PLAN.hosts if host.id in used)
         self.world.reconfigure(replace(PLAN, experts=tuple(experts), hosts=hosts))
+
+
+def test_the_design_page_shows_the_decision_order_and_the_drawing() -> None:
+    page = (DOCS / "explanation" / "scheduler-design.md").read_text(encoding="utf-8")
+    order = scheduler.__doc__ or ""
+    assert order[order.index("1.  ") :].strip() in page
+    drawing = inspect.getdoc(Replica) or ""
+    assert drawing[drawing.index("      start_load") : drawing.index("``committed``")].strip("\n") in page
+
+
+def test_each_number_of_the_decision_order_stands_where_it_is_done() -> None:
+    numbers = set(re.findall(r"^(\d+)\. ", scheduler.__doc__ or "", re.MULTILINE))
+    assert numbers == {str(number) for number in range(1, len(numbers) + 1)}
+    folder = Path(scheduler.__file__).parent
+    comments = (line.partition("# ")[2] for file in folder.glob("*.py") for line in _lines(file))
+    assert {number for comment in comments for number in re.findall(r"\b(\d+)\.(?:\s|$)", comment)} == numbers
+
+
+def _lines(file: Path) -> list[str]:
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if "# " in line]

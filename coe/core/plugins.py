@@ -14,7 +14,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
@@ -85,6 +85,8 @@ class PluginKind:
     """short name -> ``package.module:Class``"""
     folder: Path | None = None
     """that of experts.yaml; None: plug-ins are looked for among what is installed"""
+    former: Mapping[str, str] = field(default_factory=dict)
+    """short names that were built in before, as ``built_in``; they are read for one more version"""
 
     def beside(self, folder: Path | None) -> PluginKind:
         """As an experts.yaml in ``folder`` finds it."""
@@ -95,7 +97,7 @@ class PluginKind:
 
         Raises ConfigError for what does not exist, cannot be imported or is no such class.
         """
-        target = self.built_in.get(kind, kind)
+        target = self.built_in.get(kind) or self.former.get(kind, kind)
         module, colon, name = target.partition(":")
         if not colon:
             raise ConfigError(
@@ -107,6 +109,8 @@ class PluginKind:
         except Exception as error:
             message = f'{self.noun} kind "{kind}" cannot be imported: {_told(error)}'
             raise ConfigError(message, hint=_remedy(error, self.folder)) from error
+        if kind in self.former and kind not in self.built_in:
+            _warn(f'{self.noun} "{kind}" is no built-in any more, write "{target}" in experts.yaml')
         if now != module:
             _warn(f'{self.noun} kind "{kind}": its module moved, write "{now}:{name}" in experts.yaml')
         if not self._fits(found):

@@ -154,21 +154,24 @@ class Health:
 class Replica:
     """One expert on one host.
 
-    Its states, and the functions that move it from one to another:
+    Its states, and the functions that move it from one to another (hosts that have every expert awake for
+    good are left out):
 
-                        start_load              _ready
-             .----------------------> loading --------> awake
-             |  .------------------------' ^            |   ^
-             |  |       _failed            |      drain |   | withdraw
-             |  v                          |    _failed v   | _stay
-            cold <-------------------------|-------- draining
-             ^               put_away      |            | put_away
-             |                             |            v evict
-             '-----------------------------|-- going_to_sleep
-               _slept, _sleep_failed       |         |  ^
-                                start_load '---. _slept | evict
-                                               |     v  |
-                                               sleeping
+          start_load             _ready
+    cold -------------> loading ----------> awake <--------.
+     ^ ^                 |  ^                 | drain      | withdraw
+     | |     _failed     |  |                 | _failed    | _stay
+     | '-----------------'  |                 v            |
+     |                      |              draining -------'
+     |      put_away        |                 |  |
+     |<---------------------|-----------------'  | put_away
+     |                      |                    v evict
+     |      _slept          |             going_to_sleep
+     |<---------------------|-----------------'  |  ^
+            _sleep_failed   |             _slept |  | evict
+                            |                    v  |
+                            '----------------- sleeping
+                                 start_load
 
     =============== =============== =============== ====================================================
     from            to              by              when
@@ -177,9 +180,9 @@ class Replica:
     sleeping        loading         start_load      its room is free: Wake is ordered
     loading         awake           _ready          Ready: it takes requests from now on
     loading         cold            _failed         Failed(load): it is tried again later
-    awake           draining        drain           somebody else gets its room, or the plan drops it
+    awake           draining        drain           another expert gets its room, or the plan drops it
     awake           draining        _failed         Failed(run): it crashed
-    draining        awake           withdraw        whom it made room for is not wanted any more
+    draining        awake           withdraw        the expert it makes room for is not wanted any more
     draining        awake           _stay           the plan has it again
     draining        going_to_sleep  put_away        its last lease is back: Sleep is ordered
     draining        going_to_sleep  evict           its last lease is back: Evict is ordered

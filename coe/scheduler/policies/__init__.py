@@ -22,6 +22,7 @@ from coe.scheduler.policies.spelling import parse_policy, split_policies
 from coe.scheduler.policies.static import StaticPinning
 
 __all__ = [
+    "BASELINES",
     "POLICIES",
     "POLICY_KIND",
     "Coe",
@@ -44,7 +45,23 @@ POLICIES: Mapping[str, str] = MappingProxyType(
         "static": "coe.scheduler.policies:StaticPinning",
     }
 )
-POLICY_KIND = PluginKind("policy", "swap", "coe.scheduler.policies.protocol.PolicyClass", POLICIES)
+_THERE = "coe.simulate.baselines"
+BASELINES: Mapping[str, str] = MappingProxyType(
+    {
+        "fcfs-lru": f"{_THERE}.arrival_order:FcfsLru",
+        "ttl": f"{_THERE}.arrival_order:Ttl",
+        "multiplexed-lru": f"{_THERE}.arrival_order:MultiplexedLru",
+        "group-offline": f"{_THERE}.grouping:GroupOffline",
+        "group-online": f"{_THERE}.grouping:GroupOnline",
+        "coserve": f"{_THERE}.coserve:CoServe",
+        "belady": f"{_THERE}.arrival_order:Belady",
+    }
+)
+"""Policies of other systems, to compare with. Only the simulator has short names for them; in an experts.yaml
+they are read for one more version."""
+POLICY_KIND = PluginKind(
+    "policy", "swap", "coe.scheduler.policies.protocol.PolicyClass", POLICIES, former=BASELINES
+)
 
 
 def make_policy(pool: Pool, root: Path = Path(), kinds: PluginKind = POLICY_KIND) -> Policy:

@@ -1,4 +1,4 @@
-"""The service's own policy: whose queue is worth most for the time it takes, without anybody starving."""
+"""The service's own policy: next is the queue worth most for the time it takes, and nobody starves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from coe.scheduler.queue import NOBODY
 
 @dataclass(frozen=True)
 class Coe:
-    """Slack density with frames, an ageing bound, and victims by what is known of the future.
+    """Slack density with frames, an ageing bound, and victims by what is known of the queues.
 
     * Next is the expert with the most value for the seconds until its first answers, swap included. Its
       value is what waiting would lose: by how much fewer requests are likely to be in time if it came a
@@ -30,7 +30,7 @@ class Coe:
       as cheap as that. One that never runs out is closed for an overdue expert, and from ``cut_runs`` run
       times on for one that is worth ``cut_worth`` times as much.
     * An expert that is awake somewhere gets a second place only where nobody else wants it.
-    * Who nobody's work displaces stays.
+    * An expert stays unless somebody's work needs its room.
 
     Each mechanism can be switched off; times in seconds.
     """

@@ -1,4 +1,4 @@
-"""Policies of other systems, to compare with; :data:`POLICIES` is the table of all that the simulator
+"""Policies of other systems, to compare with; :data:`POLICIES` has the short names of all that the simulator
 knows."""
 
 from __future__ import annotations
@@ -9,25 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from coe.registry.schema import Pool
+from coe.scheduler.policies import BASELINES, Policy
 from coe.scheduler.policies import POLICIES as SERVED
 from coe.scheduler.policies import POLICY_KIND as SERVED_KIND
-from coe.scheduler.policies import Policy
 from coe.scheduler.policies import make_policy as make_among
 from coe.scheduler.policies.spelling import parse_policy
 
-_HERE = "coe.simulate.baselines"
-POLICIES: Mapping[str, str] = MappingProxyType(
-    {
-        **SERVED,
-        "fcfs-lru": f"{_HERE}.arrival_order:FcfsLru",
-        "ttl": f"{_HERE}.arrival_order:Ttl",
-        "multiplexed-lru": f"{_HERE}.multiplexed:MultiplexedLru",
-        "group-offline": f"{_HERE}.grouping:GroupOffline",
-        "group-online": f"{_HERE}.grouping:GroupOnline",
-        "coserve": f"{_HERE}.coserve:CoServe",
-        "belady": f"{_HERE}.arrival_order:Belady",
-    }
-)
+POLICIES: Mapping[str, str] = MappingProxyType({**SERVED, **BASELINES})
 POLICY_KIND = replace(SERVED_KIND, built_in=POLICIES)
 
 
