@@ -50,7 +50,7 @@ BASELINES: Mapping[str, str] = MappingProxyType(
     {
         "fcfs-lru": f"{_THERE}.arrival_order:FcfsLru",
         "ttl": f"{_THERE}.arrival_order:Ttl",
-        "multiplexed-lru": f"{_THERE}.arrival_order:MultiplexedLru",
+        "multiplexed-lru": f"{_THERE}.multiplexed:MultiplexedLru",
         "group-offline": f"{_THERE}.grouping:GroupOffline",
         "group-online": f"{_THERE}.grouping:GroupOnline",
         "coserve": f"{_THERE}.coserve:CoServe",
