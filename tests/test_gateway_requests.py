@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from coe.core.types import ByTopP, Options, Request
+from coe.gateway.http import joined_headers
 from coe.gateway.metrics import Metrics
-from coe.gateway.requests import parse_completion, routing_text
+from coe.gateway.requests import directives, parse_completion, routing_text
 from coe.gateway.schemas import ChatBody, CoeOptions
 from coe.registry.schema import Limits, Registry
 from coe.service.service import build_service
@@ -330,3 +331,22 @@ def test_the_api_page_names_every_path_option_and_metric() -> None:
     metrics = {line.split()[2] for line in shown if line.startswith("# TYPE") and "_created" not in line}
     named = {*(f"`{option}`" for option in CoeOptions.model_fields), *metrics}
     assert {word for word in (*paths, *named) if word not in page} == set()
+
+
+@pytest.mark.parametrize(
+    ("lines", "private"),
+    [
+        (["no-store", "max-age=0"], True),
+        (["max-age=0", "no-store"], True),
+        (["no-cache, no-store", "max-age=0", "private"], True),
+        (["no-cache", "max-age=0"], False),
+    ],
+)
+def test_a_private_request_stays_so_whatever_lines_a_proxy_adds(lines: list[str], private: bool) -> None:
+    headers = joined_headers([(b"cache-control", line.encode()) for line in lines])
+    assert ("no-store" in directives(headers[b"cache-control"])) == private
+
+
+def test_two_lines_of_what_may_be_said_once_are_neither() -> None:
+    headers = joined_headers([(b"authorization", b"Bearer a"), (b"authorization", b"Bearer b"), (b"x", b"1")])
+    assert headers == {b"authorization": b"Bearer a, Bearer b", b"x": b"1"}

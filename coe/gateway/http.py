@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,6 +37,15 @@ WATCH_AFTER_S = 0.02
 LOOK_S = 0.05
 
 
+def joined_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers by name. Repeated lines are one list (RFC 9110, section 5.3), so that a proxy that adds a line
+    takes nothing away; two lines of what may be said once are not valid as either."""
+    found: dict[bytes, bytes] = {}
+    for name, value in lines:
+        found[name] = found[name] + b", " + value if name in found else value
+    return found
+
+
 class Exchange:
     """A request under way. Exactly one of the sending methods is used, and ``fail`` after any of them."""
 
@@ -44,7 +53,7 @@ class Exchange:
         self.scope = scope
         self.receive = receive
         self._send = send
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.headers = joined_headers(scope["headers"])
         self.request_id = "req-" + os.urandom(12).hex()
         self.arrived = time.monotonic()
         self.status: int | None = None
