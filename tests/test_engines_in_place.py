@@ -18,6 +18,7 @@ import pytest
 from coe.core.errors import EngineError, ExpertRefused
 from coe.core.types import EngineCall
 from coe.engines.address import vllm_body
+from coe.engines.upstream import AnswerReader
 from coe.engines.vllm.in_place import InPlaceEngine
 from coe.engines.vllm.process import group_lives
 from coe.registry.hosts import VllmHost
@@ -354,9 +355,10 @@ async def test_an_error_inside_a_stream_is_an_error(tiny_family: TinyFamily, tmp
     async with running(slot(tiny_family, tmp_path, "error_in_stream")) as engine:
         await engine.ensure_ready("a")
         answer = await engine.ask("a", EngineCall("completions", {"prompt": "Once", "stream": True}))
+        reader = AnswerReader("a", "completions", stream=True, content_type=answer.content_type)
         with pytest.raises(EngineError, match="EngineCore died"):
-            async for _ in answer.chunks():
-                pass
+            async for raw in answer.chunks():
+                reader.feed(raw)
         await answer.aclose()
 
 

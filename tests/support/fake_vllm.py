@@ -176,12 +176,14 @@ class FakeVllm:
     async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        for index in range(int(body.get("max_tokens") or 3)):
+        tokens = int(body.get("max_tokens") or 3)
+        for index in range(tokens):
             if index == 1 and "break_stream" in self.faults:
                 os._exit(9)
             if index == 1 and "error_in_stream" in self.faults:
                 await response.write(b'data: {"error":{"message":"EngineCore died","code":500}}\n\n')
-            delta = {"index": 0, "delta": {"content": self._seed(body["model"])}, "finish_reason": None}
+            ended = "length" if index == tokens - 1 else None
+            delta = {"index": 0, "delta": {"content": self._seed(body["model"])}, "finish_reason": ended}
             chunk = {"id": "fake", "object": "chat.completion.chunk", "model": body["model"]}
             event = json.dumps({**chunk, "choices": [delta]}, separators=(",", ":"))
             await response.write(f"data: {event}\n\n".encode())
