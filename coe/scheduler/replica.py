@@ -332,9 +332,7 @@ class Commitment:
 class HostState:
     """A host, its replicas that hold room (``residents``), those with work (``waiting``) and those that
     failed and may be tried again later (``retrying``). ``reads``: experts with a Prefetch that is not
-    answered yet; one that was loaded or given up meanwhile is answered all the same.
-
-    ``retired``: no longer in the plan. ``leavers``: some of its replicas have to be put away for good.
+    answered yet. ``retired``: not in the plan any more. ``leavers``: some replicas must be put away for good.
     """
 
     plan: HostPlan
@@ -379,8 +377,7 @@ class HostState:
 
 @dataclass(slots=True, eq=False)
 class Ram:
-    """Who holds how much of ``budget``. A place is held from the order to sleep or to read until the weights
-    are awake or gone, so the sum of what is held is never less than what is used."""
+    """Who holds how much of ``budget``, from the order to sleep or read to weights awake or gone."""
 
     budget: float = math.inf
     held: dict[Replica, float] = field(default_factory=dict)
