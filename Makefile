@@ -77,8 +77,10 @@ test-fast: $(TEST_STAMP) ## what needs no vLLM, Ray or Redis process, in a minut
 
 test: $(TEST_STAMP) $(LM_EVAL_STAMP) check experts ## everything: lint, types, the whole suite on real vLLM
 	@command -v redis-server >/dev/null || deploy/system-packages.sh redis-server
-	$(BIN)/pytest -q --durations=10 $(PARALLEL) -m "not (models or real_vllm or real_ray)"
-	$(BIN)/pytest -q --durations=10 -m "models or real_vllm or real_ray"
+	@status=0; set -x; \
+	$(BIN)/pytest -q --durations=10 $(PARALLEL) -m "not (models or real_vllm or real_ray)" || status=1; \
+	$(BIN)/pytest -q --durations=10 -m "models or real_vllm or real_ray" || status=1; \
+	exit $$status
 
 bench: $(TEST_STAMP) experts ## figures of this machine: scheduling in virtual time, and on real experts
 	@$(BIN)/python -m benchmarks.scheduling

@@ -44,7 +44,7 @@ async def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     process = await spawn(STUBBORN, tmp_path / "p.log")
     await process.stop(grace_s=0.2)
     assert process.returncode == -signal.SIGKILL
-    assert not group_lives(process.group)
+    await until(lambda: not group_lives(process.group))
 
 
 async def test_children_of_a_dead_leader_are_swept(tmp_path: Path) -> None:

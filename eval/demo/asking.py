@@ -53,14 +53,16 @@ async def _run(jobs: Sequence[Job], record: Path | None, concurrency: int) -> As
             while waiting or running:
                 while waiting and len(running) < concurrency:
                     running.add(asyncio.create_task(waiting.pop()(session)))
-                finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                finished, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in finished:
                     row = task.result()
+                    running.discard(task)
                     _keep(record, row)
                     yield row
         finally:
             for task in running:
                 task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)  # no exception is left to be told of later
 
 
 async def complete(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any]) -> dict[str, Any]:
