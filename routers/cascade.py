@@ -7,18 +7,20 @@ pipeline supports it, as the ranking goes on with the next better expert.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from coe.core.types import Decision, ExpertView
+from coe.core.decision import before_all
+from coe.core.types import ExpertId, ExpertView, Ranked
 from coe.routers.base import RouterOptions
 from coe.routers.blend import BlendEstimator, BlendOptions
 from coe.routers.learning.evidence import Estimator
-from coe.routers.learning.learned_router import LearnedRouter
+from coe.routers.learning.learned_router import Asked, Judged, LearnedRouter
 
 
 class CascadeOptions(BlendOptions):
@@ -43,16 +45,25 @@ class CascadeRouter(LearnedRouter):
     def _make(self, options: CascadeOptions) -> Estimator:
         return BlendEstimator(options.parts)
 
-    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
-        best = super().route(text, experts)
-        chance = {ranked.expert: ranked.probability for ranked in best.ranking}
-        floor = chance[best.expert] - self._options.give_up
-        enough = [view for view in experts if chance[view.id] >= floor]
-        chosen = min(enough, key=lambda view: (expense(view), -chance[view.id]))
-        if chosen.id == best.expert:
-            return replace(best, reason=f"no cheaper expert is as good; {best.reason}")
-        reason = f"{chosen.id} is cheaper and right {chance[chosen.id]:.2f}; {best.reason}"
-        return replace(best, chosen=(chosen.id,), confidence=chance[chosen.id], reason=reason)
+    def _judged(self, asked: Asked, experts: Sequence[ExpertView]) -> Judged:
+        judged, expenses = super()._judged(asked, experts), {view.id: expense(view) for view in experts}
+        rule = replace(
+            judged.rule,
+            prefers=partial(cheapest_enough, expenses, self._options.give_up),
+            why="cost",
+            phrase="{expert} is cheaper and right {probability}",
+        )
+        return replace(judged, rule=rule)
+
+
+def cheapest_enough(
+    expenses: Mapping[ExpertId, float], give_up: float, ranking: Sequence[Ranked]
+) -> tuple[ExpertId, ...]:
+    """Those within ``give_up`` of the first one's probability, the cheapest first; then the others."""
+    floor = ranking[0].probability - give_up
+    enough = [each for each in ranking if each.probability >= floor]
+    enough.sort(key=lambda each: (expenses[each.expert], -each.probability))
+    return before_all([each.expert for each in enough], ranking)
 
 
 def expense(view: ExpertView) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from coe.core.decision import decide, generals
 from coe.core.errors import ConfigError
 from coe.core.files import readable
-from coe.core.types import Decision, ExpertId, ExpertView, Ranked
+from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
 from coe.routers.category_evidence import CategoryScoreRouter
 from coe.routers.encoders.disk_cache import encode_cached
@@ -85,7 +86,7 @@ class _Pool:
 
 @dataclass(frozen=True)
 class _Belief:
-    """Probability of being the right one, for each expert (m,) (not yet normalised), and why."""
+    """Probability of being the right one, for each expert (m,), and why. Several may be it."""
 
     masses: Floats
     reason: str
@@ -192,7 +193,7 @@ class CategoryRouter:
         masses[pool.newcomers] = new
         best = int(np.argmax(new))
         if new[best] <= known:
-            return _Belief(masses, belief.reason)
+            return replace(belief, masses=masses)
         newcomer = experts[pool.newcomers[best]]
         return _Belief(masses, f"card of {newcomer.id} {new[best]:.2f}, nearer than any example")
 
@@ -205,17 +206,10 @@ class CategoryRouter:
     def _decide(self, belief: _Belief, pool: _Pool, experts: Sequence[ExpertView]) -> Decision:
         # Of two experts with the same claim the narrower one goes first, then the one listed first.
         order = np.lexsort((pool.narrowness, -belief.masses))
-        chances = (belief.masses / belief.masses.sum())[order].tolist()
+        chances = np.minimum(1.0, belief.masses[order]).tolist()
         ranking = tuple(map(Ranked, map(pool.ids.__getitem__, order.tolist()), chances))
-        best = experts[order[0]]
-        confidence = min(1.0, float(belief.masses[order[0]]))
-        chosen, reason = best.id, belief.reason
-        if confidence < self._options.low_confidence and not best.general:
-            fallback = next((experts[place].id for place in order if experts[place].general), None)
-            if fallback is not None:
-                chosen = fallback
-                reason = f"unsure, so the general expert {fallback} ({reason})"
-        return Decision(self.name, ranking, (chosen,), confidence, reason, belief.category)
+        rule = Rule(general=generals(experts), unsure_below=self._options.low_confidence)
+        return decide(self.name, ranking, belief.reason, rule, belief.category)
 
 
 def _map_to_experts(probabilities: Mapping[str, float], pool: _Pool, experts: Sequence[ExpertView]) -> Floats:

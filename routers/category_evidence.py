@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from coe.core.types import Decision, ExpertId, ExpertView
+from coe.core.decision import before_all, generals
+from coe.core.types import ExpertView, Rule
 from coe.routers.base import Setting
 from coe.routers.category_budget import Budget, Sizes, best_map
 from coe.routers.encoders.encoder import Encoder, Vectors
@@ -17,7 +19,7 @@ from coe.routers.learning.calibration import CalibratedEstimator, completed
 from coe.routers.learning.cards import with_newcomers
 from coe.routers.learning.category_shares import CategoryShares
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
-from coe.routers.learning.learned_router import Floats, LearnedOptions, LearnedRouter
+from coe.routers.learning.learned_router import Asked, Floats, Judged, LearnedOptions, LearnedRouter
 from coe.routers.per_pool import PerPool
 
 if TYPE_CHECKING:
@@ -40,20 +42,26 @@ class CategoryScoreRouter(LearnedRouter):
     def _make(self, options: Any) -> Estimator:  # noqa: ARG002
         return CategoryEstimator()
 
-    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
-        decision = super().route(text, experts)
+    def _judged(self, asked: Asked, experts: Sequence[ExpertView]) -> Judged:
         learned = cast(CategoryEstimator, self._estimator)
-        shares = learned.category_shares([text], self._encoder.encode([text]))[0]
+        shares = learned.category_shares([asked.text], asked.vector)[0]
         top = int(shares.argmax())
-        mapped = experts[int(self._map.of(experts)[top])]
-        label = f"category {learned.categories_[top]} {shares[top]:.2f}"
-        general = next((view for view in experts if view.general), None)
-        if shares[top] < self._low_confidence and general is not None:
-            return _choosing(decision, general.id, f"unsure, so the general expert {general.id} ({label})")
-        if self._budget == Budget():
-            return replace(decision, reason=f"{label}; {decision.reason}")
-        return _choosing(
-            decision, mapped.id, f"{label} is {mapped.id}'s within the budget; {decision.reason}"
+        category = learned.categories_[top]
+        rule = Rule(general=generals(experts), unsure_below=self._low_confidence, sure=float(shares[top]))
+        if self._budget != Budget():
+            rule = self._within_budget(rule, top, experts)
+        return Judged(rule, category, f"category {category} {shares[top]:.2f}")
+
+    def _within_budget(self, rule: Rule, top: int, experts: Sequence[ExpertView]) -> Rule:
+        """The map's expert for the category ``top``; in its place only those that the map hosts."""
+        hosts = self._map.of(experts)
+        mapped = experts[int(hosts[top])].id
+        return replace(
+            rule,
+            among=frozenset(experts[int(place)].id for place in hosts),
+            prefers=partial(before_all, (mapped,)),
+            why="budget",
+            phrase="the category is {expert}'s within the budget",
         )
 
     def _made_map(self, experts: Sequence[ExpertView]) -> npt.NDArray[np.intp]:
@@ -66,11 +74,6 @@ class CategoryScoreRouter(LearnedRouter):
         no_cards = np.zeros(len(experts))
         filled = np.stack([with_newcomers(row, no_cards) for row in scores])
         return best_map(filled, learned.shares_.astype(np.float64), _sizes(experts), self._budget)
-
-
-def _choosing(decision: Decision, expert: ExpertId, reason: str) -> Decision:
-    chance = next(ranked.probability for ranked in decision.ranking if ranked.expert == expert)
-    return replace(decision, chosen=(expert,), confidence=chance, reason=reason)
 
 
 def _sizes(experts: Sequence[ExpertView]) -> Sizes:

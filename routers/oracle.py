@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from coe.core.decision import decide, generals
 from coe.core.errors import ConfigError
 from coe.core.files import readable
-from coe.core.types import Decision, ExpertId, ExpertView, Ranked
+from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
 
 
@@ -35,7 +36,7 @@ class OracleRouter:
         order = sorted(experts, key=lambda view: -scores.get(view.id, 0.0))
         ranking = tuple(Ranked(view.id, scores.get(view.id, 0.0)) for view in order)
         reason = "the recorded outcome" if known else "no recorded outcome of this text"
-        return Decision(self.name, ranking, (ranking[0].expert,), ranking[0].probability, reason)
+        return decide(self.name, ranking, reason, Rule(general=generals(experts)))
 
 
 def _read(path: Path) -> Mapping[str, Mapping[ExpertId, float]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
+from coe.core.decision import before_all, decide, generals
 from coe.core.errors import RoutingError
 from coe.core.plugins import unknown_expert
-from coe.core.types import Decision, ExpertId, ExpertView, Ranked
+from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
 
 
@@ -37,10 +39,6 @@ class StaticRouter:
                 hint="Name another router in coe.router, or put the expert back into experts.yaml.",
             )
         others = (Ranked(view.id, 0.0) for view in experts if view.id != self._expert)
-        return Decision(
-            router=self.name,
-            ranking=(Ranked(self._expert, 1.0), *others),
-            chosen=(self._expert,),
-            confidence=1.0,
-            reason=f"always {self._expert}",
-        )
+        always = partial(before_all, (self._expert,))
+        rule = Rule(general=generals(experts), prefers=always, why="fixed", fixed=True)
+        return decide(self.name, (Ranked(self._expert, 1.0), *others), f"always {self._expert}", rule)

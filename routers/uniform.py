@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
-from coe.core.types import Decision, ExpertView, Ranked
+from coe.core.decision import before_all, decide, generals
+from coe.core.types import Decision, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
 
 
@@ -31,11 +33,10 @@ class RandomRouter:
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:  # noqa: ARG002
         ids = [view.id for view in experts]
         random.Random(f"{self._seed}/{next(self._draws)}").shuffle(ids)
-        probability = 1.0 / len(ids)
-        return Decision(
-            router=self.name,
-            ranking=tuple(Ranked(expert, probability) for expert in ids),
-            chosen=(ids[0],),
-            confidence=probability,
-            reason=f"drawn at random from {len(ids)} experts",
+        drawn = partial(before_all, ids)
+        return decide(
+            self.name,
+            tuple(Ranked(expert, 1.0 / len(ids)) for expert in ids),
+            f"drawn at random from {len(ids)} experts",
+            Rule(general=generals(experts), prefers=drawn, why="random", fixed=True),
         )

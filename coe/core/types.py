@@ -6,7 +6,7 @@ chosen expert, the engine is *asked*, and the *receipt* says what happened on ev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -94,11 +94,60 @@ class Ranked:
     probability: float
 
 
+Why = Literal["best", "unsure", "cost", "patience", "budget", "random", "fixed", "own", "pinned"]
+"""Why an expert was chosen: it is the likeliest to be right; the router was unsure and it is general; the
+request's or the router's weight of cost, the client's patience, a budget; a draw; always this one; a rule of
+the router's own; the client named it."""
+Occasion = Literal["awake", "failure", "panel"]
+"""When an expert may take the chosen one's place: it is awake and the chosen one is not, the chosen one
+failed before its first byte; or answer beside it."""
+
+
+@dataclass(frozen=True)
+class Substitute:
+    """An expert that may take the chosen one's place on some occasions, and on no other."""
+
+    expert: ExpertId
+    loss: float | None
+    """of probability of a right answer against the chosen expert's; None where nobody knows"""
+    on: frozenset[Occasion]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How experts are chosen from a ranking; :func:`coe.core.decision.decide` applies it, and again whenever
+    the probabilities move. Without any field set: the likeliest to be right.
+
+    ``prefers`` orders the experts, the most wanted first, and ``why`` names what it goes by; with ``fixed``
+    it goes by no probability, so that wishes for cost and time do not count. ``phrase`` says it to people,
+    with ``{expert}`` and ``{probability}`` in it.
+    """
+
+    general: tuple[ExpertId, ...] = ()
+    """those that take what the router is unsure of"""
+    unsure_below: float = 0.0
+    sure: float | None = None
+    """how sure the router is, to compare with ``unsure_below``; None: the first expert's probability"""
+    doubt: str = "unsure"
+    """for people: why it was not sure"""
+    among: frozenset[ExpertId] | None = None
+    """those that a budget allows, on whatever path; None: all"""
+    alone: bool = False
+    """a budget allows one expert a question"""
+    prefers: Callable[[Sequence[Ranked]], Sequence[ExpertId]] | None = None
+    why: Why = "best"
+    phrase: str = ""
+    fixed: bool = False
+    count: int = 1
+    """experts to choose"""
+
+
 @dataclass(frozen=True)
 class Decision:
     """A router's answer: at least one expert, best first, and a reason that a person can read.
 
-    ``chosen`` are the experts to ask (a prefix of the ranking unless the router says otherwise).
+    Make it with :func:`coe.core.decision.decide`, which fills in all of it. ``chosen`` are the experts to
+    ask; ``confidence`` is the first one's probability.
     """
 
     router: str
@@ -108,6 +157,13 @@ class Decision:
     reason: str
     category: str | None = None
     """what the router takes the text to be about, where it thinks in categories"""
+    why: Why = "best"
+    substitutes: tuple[Substitute, ...] = ()
+    """in order, the most wanted first"""
+    rule: Rule | None = None
+    """None where it was not made by ``decide``"""
+    because: str = ""
+    """of the reason: what speaks for the ranking, whoever is chosen"""
 
     @property
     def expert(self) -> ExpertId:
@@ -124,6 +180,14 @@ class Decision:
         if self.runner_up is None or self.expert not in by_expert:
             return None
         return by_expert[self.expert] - by_expert[self.runner_up]
+
+    def substitutes_on(self, occasion: Occasion, within: float | None = None) -> tuple[ExpertId, ...]:
+        """Who may step in, at a loss of at most ``within``."""
+        return tuple(
+            each.expert
+            for each in self.substitutes
+            if occasion in each.on and (within is None or (each.loss is not None and each.loss <= within))
+        )
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from coe.core.decision import decide, generals
 from coe.core.errors import ConfigError
-from coe.core.types import Decision, ExpertId, ExpertView, Ranked
+from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
 from coe.routers.encoders.encoder import Encoder, Vectors, open_encoder
 from coe.routers.learning.cards import described, with_newcomers
@@ -38,6 +39,17 @@ class Asked:
     """(1, d)"""
     note: str | None = None
     """what an expert wrote about it"""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How the expert is chosen from the ranking, and what the question is about."""
+
+    rule: Rule
+    category: str | None = None
+    """where this kind knows categories; marks of clients count by it"""
+    label: str = ""
+    """for people"""
 
 
 class LearnedRouter(ABC):
@@ -75,7 +87,8 @@ class LearnedRouter(ABC):
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
         return self._decided(Asked(text, self._encoder.encode([text])), experts)
 
-    def _decided(self, asked: Asked, experts: Sequence[ExpertView]) -> Decision:
+    def _decided(self, asked: Asked, experts: Sequence[ExpertView], account: str = "") -> Decision:
+        """``account``: for people, what was written about the question."""
         known = self._known(asked, experts)
         chances = known
         if not np.isfinite(known).all():
@@ -84,7 +97,12 @@ class LearnedRouter(ABC):
         ids = [experts[i].id for i in order]
         ranking = tuple(map(Ranked, ids, chances[order].tolist()))
         reason = self._reason(asked, ranking, known_first=bool(np.isfinite(known[order[0]])))
-        return Decision(self.name, ranking, (ranking[0].expert,), ranking[0].probability, reason)
+        judged = self._judged(asked, experts)
+        because = "; ".join(part for part in (judged.label, reason, account) if part)
+        return decide(self.name, ranking, because, judged.rule, judged.category)
+
+    def _judged(self, asked: Asked, experts: Sequence[ExpertView]) -> Judged:  # noqa: ARG002
+        return Judged(Rule(general=generals(experts)))
 
     def _known(self, asked: Asked, experts: Sequence[ExpertView]) -> Floats:
         """(m,) calibrated probabilities; NaN for experts without evidence."""

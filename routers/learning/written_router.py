@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -66,10 +65,8 @@ class WritingRouter(LearnedRouter):
 
     def route_with(self, text: str, experts: Sequence[ExpertView], note: RouterText) -> Decision:
         """Decide with what the writer wrote."""
-        decision = self._decided(self._noted(text, note.text), experts)
-        if self._options.writer is None:
-            return decision
-        return replace(decision, reason=f"{decision.reason}; {self._account(note)}")
+        account = self._account(note) if self._options.writer is not None else ""
+        return self._decided(self._noted(text, note.text), experts, account)
 
     @abstractmethod
     def _noted(self, text: str, note: str | None) -> Asked:
