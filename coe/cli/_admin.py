@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from coe.cli._client import NoService, ServiceClient
+from coe.cli._client import NoService, ServiceClient, running, trust
+from coe.cli._options import ca_option
 
 if TYPE_CHECKING:
     from coe.onboarding.file_editor import FileEditor
@@ -20,44 +23,61 @@ if TYPE_CHECKING:
 
 TOKEN_ENV = "COE_ADMIN_TOKEN"
 
-admin_option = click.option(
-    "--admin",
-    "admin_url",
-    metavar="URL",
-    help=f"URL of the admin API; its token is in ${TOKEN_ENV}. [default: as --registry says]",
-)
+
+def admin_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``admin``, for :func:`admin_client`: the URL and the file with the certificates to trust there."""
+
+    @functools.wraps(command)
+    def with_admin(*args: Any, admin_url: str | None, ca: Path | None, **options: Any) -> Any:
+        return command(*args, admin=AdminAddress(admin_url, ca), **options)
+
+    shown = f"URL of the admin API; its token is in ${TOKEN_ENV}. [default: of the service of --registry]"
+    return click.option("--admin", "admin_url", metavar="URL", help=shown)(ca_option(with_admin))
 
 
-def admin_client(registry: Path, admin_url: str | None) -> ServiceClient | None:
+@dataclass(frozen=True)
+class AdminAddress:
+    """What the options say; without a URL, as the registry and the service that runs with it say."""
+
+    url: str | None = None
+    ca: Path | None = None
+
+
+def admin_client(registry: Path, admin: AdminAddress) -> ServiceClient | None:
     """A way to the admin API, if one is configured. Raises ConfigError for a registry or token that cannot
     be used."""
-    if admin_url is not None:
-        return ServiceClient(admin_url, os.environ.get(TOKEN_ENV, ""))
+    found = running(registry, "--admin", admin.url)
+    trusted = trust(admin.ca, found)
+    if admin.url is not None:
+        return ServiceClient(admin.url, os.environ.get(TOKEN_ENV, ""), trusted)
     from coe.core.files import folder_of
     from coe.service.admin import read_token
 
     listener = _loaded(registry).service.admin
-    if listener is None:
+    if listener is None or (found is not None and found.admin is None):
         return None
+    token = read_token(listener, folder_of(registry))
+    if found is not None and found.admin is not None:
+        return ServiceClient(found.admin, token, trusted)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listener.host, listener.host)
     address = f"[{host}]" if ":" in host else host
-    token = read_token(listener, folder_of(registry))
-    return ServiceClient(f"http://{address}:{listener.port}", token)
+    return ServiceClient(f"{'https' if admin.ca else 'http'}://{address}:{listener.port}", token, trusted)
 
 
 def through_admin(
     registry: Path,
-    admin_url: str | None,
+    admin: AdminAddress,
     act: Callable[[ServiceClient], dict[str, Any]],
     instead: Callable[[], dict[str, Any]],
 ) -> dict[str, Any]:
-    """``act`` on the admin API; where none is configured or answers, ``instead`` on the file."""
-    client = admin_client(registry, admin_url)
+    """``act`` on the admin API; where none is configured, or none is there and no service runs, ``instead``
+    on the file."""
+    client = admin_client(registry, admin)
     if client is not None:
         try:
             return act(client)
         except NoService as missing:
-            if admin_url is not None:
+            if admin.url is not None or running(registry, "--admin") is not None:
                 raise
             click.echo(f"{missing.message.splitlines()[0]}: working on {registry}", err=True)
     done = instead()

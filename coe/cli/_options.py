@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,25 @@ import click
 
 PATH = click.Path(path_type=Path)
 DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_REGISTRY = Path("experts.yaml")
 
 registry_option = click.option(
     "--registry",
     type=PATH,
-    default=Path("experts.yaml"),
+    default=DEFAULT_REGISTRY,
     help="The registry file.",
 )
-url_option = click.option("--url", default=DEFAULT_URL, help="URL of a running service.")
+ca_option = click.option(
+    "--ca", type=PATH, help="PEM file with the certificates to trust at an https URL that is given."
+)
+
+
+def url_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``url`` and ``ca``, for :func:`coe.cli._client.service_client`."""
+    shown = f"URL of a running service. [default: the one that runs in this folder, else {DEFAULT_URL}]"
+    return click.option("--url", help=shown)(ca_option(command))
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 json_file_option = click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
 address_option = click.option(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
 
-from coe.cli._client import ServiceClient
+from coe.cli._client import ServiceClient, service_client
 from coe.cli._group import Failed
 from coe.cli._options import url_option
 
@@ -22,7 +23,13 @@ from coe.cli._options import url_option
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, help="0 gives the likeliest answer.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, help="Longest answer, in tokens.")
 def main(
-    message: str | None, url: str, model: str, router: str | None, temperature: float, max_tokens: int
+    message: str | None,
+    url: str | None,
+    ca: Path | None,
+    model: str,
+    router: str | None,
+    temperature: float,
+    max_tokens: int,
 ) -> None:
     """Ask MESSAGE. Without MESSAGE, hold a conversation (/new starts another, Ctrl-D ends).
 
@@ -31,7 +38,7 @@ def main(
     settings: dict[str, Any] = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
     if router:
         settings["coe"] = {"router": router}
-    chat = _Chat(ServiceClient(url), settings, [])
+    chat = _Chat(service_client(url, ca), settings, [])
     if message is None and not sys.stdin.isatty():
         message = sys.stdin.read().strip()
     if message is None:

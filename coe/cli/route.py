@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coe.cli._client import ServiceClient
+from coe.cli._client import ServiceClient, service_client
 from coe.cli._options import json_option, registry_option, url_option
 
 if TYPE_CHECKING:
@@ -23,15 +23,26 @@ if TYPE_CHECKING:
 @click.option("--local", is_flag=True, help="Build the router here, from --registry; no service is needed.")
 @registry_option
 @json_option
-def main(question: str, url: str, router: str | None, local: bool, registry: Path, as_json: bool) -> None:
+def main(
+    question: str,
+    url: str | None,
+    ca: Path | None,
+    router: str | None,
+    local: bool,
+    registry: Path,
+    as_json: bool,
+) -> None:
     """Show which experts QUESTION would go to, with the router's confidence and reason."""
-    route = _decide_here(question, router, registry) if local else _ask_service(question, router, url)
+    if local:
+        route = _decide_here(question, router, registry)
+    else:
+        route = _ask_service(question, router, service_client(url, ca, registry))
     click.echo(json.dumps(route, indent=1) if as_json else _readable(route))
 
 
-def _ask_service(question: str, router: str | None, url: str) -> dict[str, Any]:
+def _ask_service(question: str, router: str | None, service: ServiceClient) -> dict[str, Any]:
     body = {"input": question} | ({"router": router} if router else {})
-    return ServiceClient(url).post("/v1/route", body)
+    return service.post("/v1/route", body)
 
 
 def _decide_here(question: str, router: str | None, path: Path) -> dict[str, Any]:

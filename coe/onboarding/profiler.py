@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,14 @@ def profile_recorded(
 
 
 def profile_asked(
-    registry: Registry, root: Path, expert: Expert, data: Recorded, url: str, probes: Probes, model: str = ""
+    registry: Registry,
+    root: Path,
+    expert: Expert,
+    data: Recorded,
+    url: str,
+    probes: Probes,
+    model: str = "",
+    trust: ssl.SSLContext | None = None,
 ) -> ExpertProfile:
     """Write the profile of ``expert`` from its answers through ``url``, where it is called ``model`` (its id
     by default, which pins it on a CoE service). Blocking; goes on from the answers of an interrupted run.
@@ -85,7 +93,7 @@ def profile_asked(
     from coe.profiles.asking import Asking, ask_profile, through_url
 
     folder = prepare(registry, root, expert, data)
-    asking = Asking(through_url(url, model or expert.id), _record(folder, expert, data))
+    asking = Asking(through_url(url, model or expert.id, trust), _record(folder, expert, data))
     profile = ask_profile(data, expert, asking, probes.count or ENOUGH, probes.design, probes.seed)
     folder.write(profile)
     return profile

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -142,7 +143,7 @@ def _is_right(question: Question, text: str) -> bool:
     return wanted is not None and extract(text) == wanted
 
 
-def through_url(url: str, model: str) -> Put:
+def through_url(url: str, model: str, trust: ssl.SSLContext | None = None) -> Put:
     """Asks an OpenAI-compatible server, which calls the expert ``model``. Raises EngineError."""
     import httpx
 
@@ -156,7 +157,7 @@ def through_url(url: str, model: str) -> Put:
             "temperature": 0,
         }
         try:
-            async with httpx.AsyncClient(timeout=_PATIENCE_S) as client:
+            async with httpx.AsyncClient(timeout=_PATIENCE_S, verify=trust or True) as client:
                 answer = (await client.post(f"{base}/v1/chat/completions", json=body)).json()
             text = str(answer["choices"][0]["message"]["content"] or "")
         except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:

@@ -42,6 +42,7 @@ from coe.service.check import new_errors
 from coe.service.http_server import HttpServer, Listener, Tls, bind, http_server
 from coe.service.live_registry import LiveRegistry, RegistryFile
 from coe.service.rebalancer import Rebalancer
+from coe.service.running import Running, certificate_of, written_down
 from coe.service.shared_registry import SharedRegistry
 
 log = logging.getLogger(__name__)
@@ -204,6 +205,11 @@ def run_service(
                 app = service.admin_gateway(read_token(admin, root)).app()
                 held_open = held.enter_context(contextlib.closing(bind(admin)))
                 listeners.append(Listener(http_server(app, drain_s, tls), held_open))
+            if file is not None:
+                urls = (each.url for each in listeners)
+                certificate = certificate_of(tls.certificate if tls else None)
+                found = Running(file.path.name, next(urls), next(urls, None), certificate)
+                held.enter_context(written_down(root, found))
             return uvloop.run(_serve(service, listeners, drain_s))
     except ConfigError as error:
         log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")

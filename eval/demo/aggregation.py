@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,12 @@ def _pairs(count: int) -> list[Task]:
 
 
 async def ask_all(
-    url: str, asked: Sequence[Arm], questions: Sequence[Task], record: Path | None, concurrency: int = 16
+    url: str,
+    asked: Sequence[Arm],
+    questions: Sequence[Task],
+    record: Path | None,
+    concurrency: int = 16,
+    trust: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Row]:
     """A row for each arm and question, in blocks of questions; rows of an earlier run come first."""
     wanted = {
@@ -117,7 +123,7 @@ async def ask_all(
         for arm in asked
         for task in questions[start : start + BLOCK]
     }
-    async for row in answered(wanted, lambda row: (row["arm"], row["question"]), record, concurrency):
+    async for row in answered(wanted, lambda row: (row["arm"], row["question"]), record, concurrency, trust):
         yield row
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,22 +34,29 @@ def _rows_of(record: Path | None) -> list[Row]:
 
 
 async def answered(
-    wanted: Mapping[K, Job], key: Callable[[Row], K], record: Path | None, concurrency: int
+    wanted: Mapping[K, Job],
+    key: Callable[[Row], K],
+    record: Path | None,
+    concurrency: int,
+    trust: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Row]:
     """A row of each job. Those that an earlier run with the same record has come first, and are not asked
-    again."""
+    again. ``trust``: for a service with a certificate of its own."""
     left = dict(wanted)
     for row in _rows_of(record):
         if left.pop(key(row), None):
             yield row
-    async for row in _run(list(left.values()), record, concurrency):
+    async for row in _run(list(left.values()), record, concurrency, trust):
         yield row
 
 
-async def _run(jobs: Sequence[Job], record: Path | None, concurrency: int) -> AsyncIterator[Row]:
+async def _run(
+    jobs: Sequence[Job], record: Path | None, concurrency: int, trust: ssl.SSLContext | None
+) -> AsyncIterator[Row]:
     """Rows in the order in which the answers come. Raises what a job raises; the others are cancelled."""
     waiting, running = list(reversed(jobs)), set[asyncio.Task[Row]]()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:
+    connector, timeout = aiohttp.TCPConnector(ssl=trust or True), aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         try:
             while waiting or running:
                 while waiting and len(running) < concurrency:

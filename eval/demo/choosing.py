@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
@@ -102,7 +103,12 @@ def read_items(path: Path) -> list[Item]:
 
 
 async def choose_all(
-    url: str, experts: Sequence[ExpertId], items: Sequence[Item], record: Path | None, concurrency: int = 16
+    url: str,
+    experts: Sequence[ExpertId],
+    items: Sequence[Item],
+    record: Path | None,
+    concurrency: int = 16,
+    trust: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Row]:
     """A row for each expert, item and place of the right answer: ``{"expert", "item", "place", "category",
     "right", "said"}``. Rows of an earlier run with the same record come first and are not asked again."""
@@ -113,7 +119,7 @@ async def choose_all(
         for place in range(WRONG + 1)
     }
     async for row in answered(
-        wanted, lambda row: (row["expert"], row["item"], row["place"]), record, concurrency
+        wanted, lambda row: (row["expert"], row["item"], row["place"]), record, concurrency, trust
     ):
         yield row
 

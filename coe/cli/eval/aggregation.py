@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from coe.cli._client import service_client
 from coe.cli._options import PATH, json_file_option, url_option, write_json
 from coe.cli._progress import collected
 
@@ -22,7 +23,8 @@ from coe.cli._progress import collected
 @click.option("--record", type=PATH, help="JSONL file of answers; a second run continues from it.")
 @json_file_option
 def main(
-    url: str,
+    url: str | None,
+    ca: Path | None,
     per_skill: int,
     pairs: int,
     concurrency: int,
@@ -38,9 +40,11 @@ def main(
     from coe.eval.demo.aggregation import arms, ask_all, lines, table, tasks
 
     asked = [arm for arm in arms(best_single) if wanted is None or arm.name in wanted.split(",")]
-    questions = tasks(per_skill, pairs)
-    answers = ask_all(url.rstrip("/"), asked, questions, record, concurrency)
-    rows = asyncio.run(collected(answers, len(asked) * len(questions), lambda row: str(row["arm"]), url))
+    questions, service = tasks(per_skill, pairs), service_client(url, ca)
+    answers = ask_all(service.url.rstrip("/"), asked, questions, record, concurrency, service.trust)
+    rows = asyncio.run(
+        collected(answers, len(asked) * len(questions), lambda row: str(row["arm"]), service.url)
+    )
     found = lines(rows, [arm.name for arm in asked])
     click.echo(f"{len(questions)} questions; 95% intervals, differences paired by question\n\n{table(found)}")
     write_json(json_out, [asdict(line) for line in found])

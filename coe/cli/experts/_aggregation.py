@@ -10,11 +10,17 @@ from coe.cli._group import Failed
 from coe.cli._progress import collected
 
 if TYPE_CHECKING:
+    from coe.cli._client import ServiceClient
     from coe.outcomes.statistics import Share
 
 
 def ask_and_keep(
-    registry: Path, only: str | None, url: str, items_file: Path | None, per_skill: int, record: Path | None
+    registry: Path,
+    only: str | None,
+    service: ServiceClient,
+    items_file: Path | None,
+    per_skill: int,
+    record: Path | None,
 ) -> dict[str, dict[str, Share]]:
     """Ask the experts (or ``only`` one) through the service, write the figures into their profiles, return
     them by expert and category."""
@@ -30,9 +36,9 @@ def ask_and_keep(
             raise Failed(f'{registry} has no expert "{only}"', "See `coe experts list`.")
         experts = [only]
     items = demo_items(per_skill) if items_file is None else read_items(items_file)
-    answers = choose_all(url.rstrip("/"), experts, items, record)
+    answers = choose_all(service.url.rstrip("/"), experts, items, record, trust=service.trust)
     total = len(experts) * len(items) * (WRONG + 1)
-    rows = asyncio.run(collected(answers, total, lambda row: str(row["expert"]), url))
+    rows = asyncio.run(collected(answers, total, lambda row: str(row["expert"]), service.url))
     found = by_expert(rows)
     source = "demonstration, training phrasings" if items_file is None else items_file.name
     for expert, by_category in found.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coe.cli._admin import admin_option, on_file, outcome, through_admin
+from coe.cli._admin import AdminAddress, admin_option, on_file, outcome, through_admin
 from coe.cli._group import Failed
 from coe.cli._options import PATH, json_option, registry_option
 from coe.cli.experts._outcomes import Lesson, guessed_entry, profiles_from
@@ -52,7 +52,7 @@ def main(
     split: str | None,
     seed: int,
     registry: Path,
-    admin_url: str | None,
+    admin: AdminAddress,
     as_json: bool,
     **fields: Any,
 ) -> None:
@@ -72,7 +72,7 @@ def main(
 
     done = through_admin(
         registry,
-        admin_url,
+        admin,
         lambda client: client.post("/admin/experts", body),
         lambda: on_file(registry, join),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from coe.cli._client import NoService, ServiceClient
+from coe.cli._client import NoService, ServiceClient, service_client
 from coe.cli._group import Failed
 from coe.cli._options import json_option, registry_option, url_option
 
@@ -17,10 +17,10 @@ from coe.cli._options import json_option, registry_option, url_option
 @url_option
 @registry_option
 @json_option
-def main(url: str, registry: Path, as_json: bool) -> None:
+def main(url: str | None, ca: Path | None, registry: Path, as_json: bool) -> None:
     """List the experts with their states, from the running service or else from the registry."""
     try:
-        experts = _from_service(url)
+        experts = _from_service(service_client(url, ca, registry))
     except NoService as missing:
         experts = _from_registry(registry)
         click.echo(f"{missing.message.splitlines()[0]}: listing {registry}", err=True)
@@ -30,8 +30,8 @@ def main(url: str, registry: Path, as_json: bool) -> None:
         click.echo(_table(experts))
 
 
-def _from_service(url: str) -> list[dict[str, Any]]:
-    models = ServiceClient(url).get("/v1/models").get("data", [])
+def _from_service(service: ServiceClient) -> list[dict[str, Any]]:
+    models = service.get("/v1/models").get("data", [])
     # The routed name is listed as a model too; only experts have a state.
     experts = [
         {
@@ -44,7 +44,7 @@ def _from_service(url: str) -> list[dict[str, Any]]:
         if "state" in model
     ]
     if not experts:
-        raise Failed(f"{url} lists no experts", "Is a CoE service at this address?")
+        raise Failed(f"{service.url} lists no experts", "Is a CoE service at this address?")
     return experts
 
 

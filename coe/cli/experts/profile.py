@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coe.cli._client import ServiceClient, service_client
 from coe.cli._group import Failed
 from coe.cli._options import PATH, json_option, registry_option, url_option
 
@@ -55,7 +56,8 @@ def main(
     items: Path | None,
     per_skill: int,
     record: Path | None,
-    url: str,
+    url: str | None,
+    ca: Path | None,
     ask: bool,
     model: str | None,
     probes: int | None,
@@ -80,7 +82,7 @@ def main(
         from coe.cli.experts._aggregation import ask_and_keep
         from coe.cli.experts._aggregation import readable as ranked
 
-        found = ask_and_keep(registry, expert_id, url, items, per_skill, record)
+        found = ask_and_keep(registry, expert_id, service_client(url, ca, registry), items, per_skill, record)
         click.echo(json.dumps(plain(found), indent=1) if as_json else "\n".join(ranked(found)))
         return
     if combiner:
@@ -92,7 +94,7 @@ def main(
         return
     if expert_id is None or folder is None:
         raise click.UsageError("give an expert's ID and --from FOLDER, or --aggregation, or --combiner")
-    asked = (url, model or "") if ask else None
+    asked = (service_client(url, ca, registry), model or "") if ask else None
     profile = _learned(registry, expert_id, folder, split, (probes, design, seed), asked)
     click.echo(
         json.dumps(summary(profile), indent=1) if as_json else "\n".join(readable(profile))
@@ -105,9 +107,9 @@ def _learned(
     folder: Path,
     split: str | None,
     how: tuple[int | None, Any, int],
-    asked: tuple[str, str] | None,
+    asked: tuple[ServiceClient, str] | None,
 ) -> ExpertProfile:
-    """From recorded outcomes in ``folder``, or by asking: ``asked`` is the URL and the name of the model."""
+    """From recorded outcomes in ``folder``, or by asking: ``asked`` is where, and the name of the model."""
     from coe.core.files import folder_of
     from coe.onboarding.profiler import Probes, profile_asked, profile_recorded, read_recorded
     from coe.service.registry_file import load_registry
@@ -119,8 +121,8 @@ def _learned(
     root, data = folder_of(registry), read_recorded(folder, split)
     if asked is None:
         return profile_recorded(loaded, root, expert, data, Probes(*how))
-    url, model = asked
-    return profile_asked(loaded, root, expert, data, url, Probes(*how), model)
+    service, model = asked
+    return profile_asked(loaded, root, expert, data, service.url, Probes(*how), model, service.trust)
 
 
 def plain(found: dict[str, dict[str, Share]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coe.cli._admin import admin_option, on_file, outcome, through_admin
+from coe.cli._admin import AdminAddress, admin_option, on_file, outcome, through_admin
 from coe.cli._options import json_option, registry_option
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @registry_option
 @admin_option
 @json_option
-def main(expert: str, registry: Path, admin_url: str | None, as_json: bool) -> None:
+def main(expert: str, registry: Path, admin: AdminAddress, as_json: bool) -> None:
     """Remove EXPERT. It takes no new requests, finishes those it has, and leaves."""
 
     async def leave(onboarding: Onboarding) -> Any:
@@ -29,6 +29,6 @@ def main(expert: str, registry: Path, admin_url: str | None, as_json: bool) -> N
 
     path = f"/admin/experts/{urllib.parse.quote(expert)}"
     done = through_admin(
-        registry, admin_url, lambda client: client.delete(path), lambda: on_file(registry, leave)
+        registry, admin, lambda client: client.delete(path), lambda: on_file(registry, leave)
     )
     click.echo(json.dumps(done, indent=1) if as_json else f"{expert}: removed\n{outcome(done, '')}".rstrip())

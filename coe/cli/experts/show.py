@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coe.cli._admin import admin_client, admin_option
+from coe.cli._admin import AdminAddress, admin_client, admin_option
 from coe.cli._client import NoService
 from coe.cli._group import Failed
 from coe.cli._options import json_option, registry_option
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @registry_option
 @admin_option
 @json_option
-def main(expert: str, registry: Path, admin_url: str | None, as_json: bool) -> None:
+def main(expert: str, registry: Path, admin: AdminAddress, as_json: bool) -> None:
     """Show EXPERT: its state in the running service (through the admin API), its entry, and its profiles."""
-    client = admin_client(registry, admin_url)
+    client = admin_client(registry, admin)
     try:
         shown = client.get(f"/admin/experts/{urllib.parse.quote(expert)}") if client else None
     except NoService:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from coe.cli._admin import admin_option, editor, outcome, through_admin
+from coe.cli._admin import AdminAddress, admin_option, editor, outcome, through_admin
 from coe.cli._options import json_option, registry_option
 
 
@@ -18,11 +18,11 @@ from coe.cli._options import json_option, registry_option
 @registry_option
 @admin_option
 @json_option
-def main(number: int, registry: Path, admin_url: str | None, as_json: bool) -> None:
+def main(number: int, registry: Path, admin: AdminAddress, as_json: bool) -> None:
     """Write the text of generation NUMBER back to the registry; it becomes a new generation."""
     done = through_admin(
         registry,
-        admin_url,
+        admin,
         lambda client: client.post("/admin/registry/rollback", {"generation": number}),
         lambda: _on_file(number, registry),
     )
