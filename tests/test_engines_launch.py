@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
+
 from coe.engines.vllm.checkpoint import ModelSource
 from coe.engines.vllm.launch import Launch, log_path, vllm_launch
 from coe.engines.vllm.server import private_folder
@@ -64,6 +66,15 @@ def test_what_experts_yaml_adds_comes_last_and_wins() -> None:
     plan = launch(host)
     assert plan.argv[-2:] == ("--dtype", "bfloat16")
     assert plan.env["VLLM_NO_USAGE_STATS"] == "0"
+
+
+def test_a_variable_without_a_value_is_the_service_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of the bucket")
+    monkeypatch.delenv("NOT_THERE", raising=False)
+    host = VllmHost(id="slot", env={"AWS_SECRET_ACCESS_KEY": None, "NOT_THERE": None, "EMPTY": ""})
+    env = launch(host).env
+    assert (env["AWS_SECRET_ACCESS_KEY"], env["EMPTY"]) == ("of the bucket", "")
+    assert "NOT_THERE" not in env
 
 
 def test_an_adapter_host_may_load_adapters_at_run_time() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,51 @@ async def test_a_log_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -
     (tmp_path / "var").write_text("a file, not a folder")
     with pytest.raises(EngineError, match="log"):
         await ManagedProcess.spawn((sys.executable, "-c", ""), {}, LogFile(tmp_path / "var" / "p.log"))
+
+
+async def test_a_run_beside_another_one_writes_a_log_of_its_own(tmp_path: Path) -> None:
+    """As of two services in one folder: what one reads there was written by its own process."""
+    code = "import sys, time; print({!r}, flush=True); time.sleep(600)"
+    one = await spawn(code.format("one"), tmp_path / "p.log")
+    other = await spawn(code.format("other"), tmp_path / "p.log")
+    third = await spawn(code.format("third"), tmp_path / "p.log")
+    assert [each.log.tail() for each in (one, other, third)] == ["one", "other", "third"]
+    assert other.log.path.name == "p.2.log"
+    await one.stop()
+    again = await spawn(code.format("again"), tmp_path / "p.log")
+    assert again.log.path.name == "p.log"
+    assert (tmp_path / "p.previous.log").read_text() == "one\n"
+    for each in (other, third, again):
+        await each.stop()
+
+
+SECRETS = (
+    *("OPENAI_API_KEY", "COE_ADMIN_TOKEN", "VLLM_API_KEY", "RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY"),
+    *("DATABASE_URL", "PATHFINDER_KEY", "CCTV_PASSWORD"),
+)
+NEEDED = (
+    *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NCCL_SOCKET_IFNAME", "HF_TOKEN", "https_proxy", "NO_PROXY"),
+    *("OMP_NUM_THREADS", "VLLM_CACHE_ROOT", "LC_ALL"),
+)
+
+
+async def test_no_process_of_an_engine_is_given_the_service_s_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, "a-secret-value")
+    for name in NEEDED:
+        monkeypatch.setenv(name, "needed" if name != "LC_ALL" else "C")
+    code = f"import os, time; print(*os.environ, flush=True); time.sleep(600) # {tmp_path}"
+    process = await spawn(code, tmp_path / "p.log")
+    given = set(process.log.tail().split())
+    assert given >= {*NEEDED, "PATH"}
+    assert not given & set(SECRETS)
+    family = running_with(str(tmp_path))
+    assert len(family) == 3, "the leash, its guard and the command"
+    for pid in family:
+        assert "a-secret-value" not in psutil.Process(pid).environ().values()
+    await process.stop()
 
 
 def test_the_tail_is_the_last_lines_without_blanks(tmp_path: Path) -> None:
@@ -173,3 +220,68 @@ def start_service(code: str, *arguments: object) -> Any:
     """A process of its own that starts managed ones and prints their groups."""
     argv = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+SHARING = """
+import os, signal, sys, time
+from multiprocessing import resource_tracker, shared_memory
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+resource_tracker.register = lambda *_: None  # as one that was killed: it clears up nothing
+own = shared_memory.SharedMemory(create=True, size=4096)
+others = shared_memory.SharedMemory(sys.argv[1])
+if os.fork() == 0:
+    time.sleep(600)
+print(own.name, flush=True)
+time.sleep(600)
+"""
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from coe.engines.vllm.process import LogFile, ManagedProcess
+
+async def main():
+    log, home = LogFile(Path(sys.argv[2])), Path(sys.argv[3])
+    command = (sys.executable, "-c", sys.argv[1], sys.argv[4])
+    process = await ManagedProcess.spawn(command, {}, log, home)
+    while not process.log.size():
+        await asyncio.sleep(0.02)
+    print(process.group, flush=True)
+    if await asyncio.to_thread(sys.stdin.readline) == "sweep\\n":
+        await process.sweep()
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="shared memory has names there on Linux")
+@pytest.mark.parametrize("end", ["starter killed", "leash killed", "command killed", "swept"])
+async def test_shared_memory_and_folders_of_what_was_killed_are_removed_and_no_others(
+    tmp_path: Path, end: str
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "socket").touch()
+    ours = shared_memory.SharedMemory(create=True, size=4096)
+    words = [SHARING, str(tmp_path / "p.log"), str(tmp_path / "home"), ours.name]
+    owner = start_service(OWNER, *words)
+    try:
+        group = int(await asyncio.to_thread(owner.stdout.readline))
+        its = Path("/dev/shm") / (tmp_path / "p.log").read_text().strip()
+        assert its.exists()
+        if end == "starter killed":
+            owner.kill()
+        elif end == "leash killed":
+            os.kill(group, signal.SIGKILL)
+        elif end == "command killed":
+            os.kill(psutil.Process(group).children()[0].pid, signal.SIGKILL)
+        else:
+            owner.stdin.write("sweep\n")
+            owner.stdin.flush()
+        await until(lambda: not group_lives(group))
+        await until(lambda: not its.exists() and not (tmp_path / "home").exists())
+        assert (Path("/dev/shm") / ours.name).exists()
+    finally:
+        owner.kill()
+        owner.communicate()
+        ours.close()
+        ours.unlink()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 import sys
 from dataclasses import dataclass
 
 from coe.core.errors import EngineError
 from coe.engines.address import Address
+from coe.engines.vllm.process import inherited
 from coe.engines.vllm.proxy import TOKEN_ENV
 
 START_TIMEOUT_S = 60.0
@@ -59,7 +59,7 @@ class Proxies:
             *(sys.executable, "-m", "coe.engines.vllm.proxy", socket, self._interface),
             stdin=asyncio.subprocess.PIPE,  # closed by the kernel when we end, which ends the proxy
             stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, TOKEN_ENV: token},
+            env={**inherited(), TOKEN_ENV: token},
         )
         if process.stdout is None:
             raise EngineError("the proxy of a vLLM server has no output")

@@ -130,8 +130,8 @@ class VllmHost(HostBase):
     """tokens of prompt and answer together"""
     args: tuple[str, ...] = ()
     """more arguments of the vLLM server"""
-    env: dict[str, str] = Field(default_factory=dict)
-    """further environment variables of the process"""
+    env: dict[str, str | None] = Field(default_factory=dict)
+    """further environment variables of the process; without a value: as the service has it"""
     start_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     silence_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """a process that gives no sign of life for this long is ended and started again"""
@@ -199,7 +199,8 @@ class AdapterHost(HostBase):
     max_running: Annotated[int, Field(ge=1)] = 16
     max_model_len: Annotated[int, Field(ge=16)] | None = None
     args: tuple[str, ...] = ()
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, str | None] = Field(default_factory=dict)
+    """further environment variables of the process; without a value: as the service has it"""
     start_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     silence_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """a process that gives no sign of life for this long is ended and started again"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ SERVER_KEEPALIVE_S = 75
 
 @dataclass(frozen=True)
 class Launch:
-    """What to run. ``env`` is added to the service's environment."""
+    """What to run. ``env`` is added to what is inherited of the service's environment."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -49,7 +50,7 @@ def vllm_launch(
         argv += ["--max-cpu-loras", str(max(host.max_adapters, host.max_adapters_in_batch))]
     elif host.swap == "sleep" and host.device == "gpu":
         argv += ["--enable-sleep-mode"]  # refused on CPU, where the endpoints exist all the same
-    return Launch((*argv, *host.args), {**_environment(host, model, socket.parent), **host.env})
+    return Launch((*argv, *host.args), {**_environment(host, model, socket.parent), **_own(host)})
 
 
 def log_path(root: Path, name: str) -> Path:
@@ -60,6 +61,11 @@ def log_path(root: Path, name: str) -> Path:
 def _dtype(host: VllmHost | AdapterHost) -> str:
     """On a CPU "auto" means float32: bfloat16 gives garbage there."""
     return "float32" if host.device == "cpu" and host.dtype == "auto" else host.dtype
+
+
+def _own(host: VllmHost | AdapterHost) -> dict[str, str]:
+    given = {name: os.environ.get(name) if value is None else value for name, value in host.env.items()}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _environment(host: VllmHost | AdapterHost, model: ModelSource, home: Path) -> dict[str, str]:

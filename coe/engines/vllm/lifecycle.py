@@ -59,7 +59,7 @@ class Lifecycle:
     def last_error(self) -> str | None:
         """Why there is no server; of one that has just ended also before its death was noticed."""
         if not self._failed and self._server is not None and not self._server.alive:
-            return self._server.death().message
+            return self._server.end().message
         return self._last_error
 
     async def boot(self, connect: Callable[[], Awaitable[VllmServer]], timeout_s: float) -> None:

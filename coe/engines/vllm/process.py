@@ -4,31 +4,71 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
+import re
 import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
 from coe.core.errors import EngineError
+from coe.core.files import off_the_loop
+from coe.engines.vllm.leash import forget, shared_memory
 
 TAIL_BYTES = 16_384
 MAX_LOG_BYTES = 50_000_000
+MAX_LOGS = 100
+INHERITED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|TERM|LANG|LANGUAGE|TZ|TMPDIR|TMP|TEMP|CC|CXX|VIRTUAL_ENV|CONDA_PREFIX"
+    r"|(all|http|https|no|ftp)_proxy|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|DO_NOT_TRACK"
+    r"|(LC|LD|PYTHON|XDG|CUDA|NVIDIA|NCCL|GLOO|UCX|NVSHMEM|CUDNN|CUBLAS|ROCR|ROCM|HIP|HSA|GPU|ZE|ONEAPI|SYCL"
+    r"|OMP|GOMP|KMP|MKL|OPENBLAS|NUMEXPR|MALLOC|ONEDNN|DNNL|TOKENIZERS|SAFETENSORS|HF|HUGGING_?FACE"
+    r"|TRANSFORMERS|PYTORCH|TORCH|TORCHINDUCTOR|TRITON|FLASHINFER|VLLM)(_\w*)?|PYTHON\w+",
+    re.IGNORECASE,
+)
+"""What of the service's environment its processes get: how to find programs, files, devices and the network.
+The one secret among it is the token of the model hub, HF_TOKEN."""
+WITHHELD = frozenset({"VLLM_API_KEY"})
+"""A server that asks for it would refuse us."""
+
+
+def inherited(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What a process that runs code of others gets of ``environment``: no keys, tokens or passwords."""
+    kept = (name for name in environment if INHERITED.fullmatch(name) and name not in WITHHELD)
+    return {name: environment[name] for name in kept}
 
 
 class LogFile:
-    """The output of one process, kept on disk. A new run moves the last one to ``<name>.previous.log``."""
+    """The output of one process, kept on disk. A new run moves the last one to ``<name>.previous.log``; where
+    that still goes on (of another service in the same folder), it writes to ``<name>.2.log``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def rotate(self) -> None:
+    def begin(self) -> BinaryIO:
+        """An empty file, held by whoever has it open: our processes. Raises OSError. Blocking."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            self.path.replace(self.path.with_suffix(".previous.log"))
+        first, number = self.path, 1
+        while True:
+            output = self.path.open("ab")
+            if not _hold(output):
+                number += 1
+                if number > MAX_LOGS:
+                    raise OSError(f"{MAX_LOGS} processes write to {first}")
+                self.path = first.with_suffix(f".{number}.log")
+            elif not _is(self.path, output):
+                pass  # it was moved in this moment
+            elif self.size():
+                self.path.replace(self.path.with_suffix(".previous.log"))
+            else:
+                return output
+            output.close()
 
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
@@ -65,18 +105,20 @@ class ManagedProcess:
         self._exit = asyncio.ensure_future(process.wait())
 
     @classmethod
-    async def spawn(cls, argv: Sequence[str], env: Mapping[str, str], log: LogFile) -> ManagedProcess:
-        """Start ``argv`` with ``env`` added to our environment. Raises EngineError when it cannot start."""
+    async def spawn(
+        cls, argv: Sequence[str], env: Mapping[str, str], log: LogFile, home: Path | None = None
+    ) -> ManagedProcess:
+        """Start ``argv`` with ``env`` added to what is :func:`inherited`; ``home`` is removed when it has
+        ended, however it does. Raises EngineError when it cannot start."""
         leash = Path(__file__).with_name("leash.py")
         try:
-            log.rotate()
-            with log.path.open("ab") as output:
+            with await off_the_loop(log.begin) as output:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-I", "-S", str(leash), str(os.getpid()), *argv),
+                    *(sys.executable, "-I", "-S", str(leash), str(os.getpid()), str(home or ""), *argv),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=asyncio.subprocess.STDOUT,
-                    env={**os.environ, **env},
+                    env={**inherited(), **env},
                     start_new_session=True,
                 )
         except OSError as error:
@@ -114,10 +156,28 @@ class ManagedProcess:
     async def sweep(self, patience_s: float = 5.0) -> None:
         """Kill what is left of the group: workers can survive the death of their leader."""
         deadline = asyncio.get_running_loop().time() + patience_s
+        if not group_lives(self.group):
+            return
+        shared = await off_the_loop(partial(shared_memory, self.group))
         while group_lives(self.group) and asyncio.get_running_loop().time() < deadline:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.group, signal.SIGKILL)
             await asyncio.sleep(0.02)
+        await off_the_loop(partial(forget, shared, self.group))
+
+
+def _hold(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is(path: Path, file: BinaryIO) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False
 
 
 def group_lives(group: int) -> bool:

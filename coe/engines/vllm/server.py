@@ -11,10 +11,12 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coe.core.errors import EngineError
+from coe.core.files import off_the_loop
 from coe.core.types import EngineCall
 from coe.engines.address import Address, vllm_body
 from coe.engines.http import SILENT, UNREACHABLE, HttpAnswer, HttpClient, Rename
@@ -54,7 +56,7 @@ class VllmServer:
         socket = home / "vllm.sock"
         try:
             plan = command(socket)
-            process = await ManagedProcess.spawn(plan.argv, plan.env, LogFile(log))
+            process = await ManagedProcess.spawn(plan.argv, plan.env, LogFile(log), home)
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             raise
@@ -93,7 +95,7 @@ class VllmServer:
         while self._process is None:
             await asyncio.Event().wait()
         await self._process.wait()
-        return self.death()
+        return await self.death()
 
     async def death_within(self, seconds: float) -> EngineError | None:
         """How the process ended, if it has or does so within ``seconds``."""
@@ -143,7 +145,7 @@ class VllmServer:
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             raise EngineError(
-                f"{self.name} was not ready after {timeout_s:g} s.{self._tail()}",
+                f"{self.name} was not ready after {timeout_s:g} s.{await self._tail()}",
                 hint="Raise start_timeout_s of the host in experts.yaml, or see the log above.",
             ) from None
 
@@ -187,7 +189,7 @@ class VllmServer:
         # In this order: what the log said before is of other weights; paused, no request computes with half
         # of them; the prefix cache, which is of the old ones, is empty before generation resumes; and the log
         # is read after that, so that bad weights leave nothing hanging.
-        mark = self._process.log.trim() if self._process else 0
+        mark = await off_the_loop(self._process.log.trim) if self._process else 0
         try:
             await self._order("/pause?mode=wait")
             await self.reload_weights(weights)
@@ -196,7 +198,7 @@ class VllmServer:
                 await self._client.post("/resume", limit_s=RESUME_LIMIT_S)
             raise
         await self._client.post("/resume", limit_s=RESUME_LIMIT_S)
-        self._require_clean_log(mark)
+        await self._require_clean_log(mark)
 
     async def reload_weights(self, weights: str | None = None) -> None:
         """vLLM's ``reload_weights`` (``None``: those it was started with), and an empty prefix cache."""
@@ -231,29 +233,33 @@ class VllmServer:
 
     async def _healthy(self) -> bool:
         if not self.alive:
-            raise self.death()
+            raise await self.death()
         with contextlib.suppress(EngineError):
             await self._client.get("/health")
             return True
         return False
 
-    def death(self) -> EngineError:
-        """How the process ended, with the end of its log; of a server not ours, that it is gone."""
+    async def death(self) -> EngineError:
+        """:meth:`end`, with the last lines of its log."""
+        return self.end(await self._tail())
+
+    def end(self, last_lines: str = "") -> EngineError:
+        """How the process ended; of a server not ours, that it is gone."""
         if self._process is None:
             return EngineError(f"{self.name} cannot be reached.", code=UNREACHABLE)
         if self._silence is not None:
             return EngineError(f"{self.name} {self._silence}, so its process was ended.", code=SILENT)
         return EngineError(
-            f"The vLLM process of {self.name} ended (exit code {self._process.returncode}).{self._tail()}",
+            f"The vLLM process of {self.name} ended (exit code {self._process.returncode}).{last_lines}",
             hint=f"The whole log is in {self._process.log.path}.",
         )
 
-    def _tail(self) -> str:
-        tail = self._process.log.tail() if self._process else ""
+    async def _tail(self) -> str:
+        tail = await off_the_loop(self._process.log.tail) if self._process else ""
         return f" Last lines of its log:\n{tail}" if tail else ""
 
-    def _require_clean_log(self, mark: int) -> None:
-        written = self._process.log.since(mark) if self._process else ""
+    async def _require_clean_log(self, mark: int) -> None:
+        written = await off_the_loop(partial(self._process.log.since, mark)) if self._process else ""
         line = next((line for line in written.splitlines() if CORRUPTION.search(line)), None)
         if line is not None:
             raise EngineError(
