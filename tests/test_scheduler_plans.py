@@ -131,6 +131,19 @@ def test_an_expert_that_moves_is_served_on_its_new_host() -> None:
     assert world.arrive("r", "a") == [Load("a", "right")]
 
 
+@pytest.mark.parametrize("waiting", [1, 2, 5])
+def test_an_expert_moved_while_it_is_being_loaded_is_loaded_at_its_new_host_at_once(waiting: int) -> None:
+    plan = PoolPlan((HostPlan("left"), HostPlan("right")), (ExpertPlan("a", ("left",), max_running=8),))
+    world = World(plan)
+    for number in range(waiting):
+        world.arrive(f"r{number}", "a")
+    moved = replace(plan, experts=(ExpertPlan("a", ("right",), max_running=8),))
+    assert world.reconfigure(moved) == [Load("a", "right")]
+    world.ready("a", "right")
+    assert len(world.granted("a")) == waiting
+    assert world.ready("a", "left") == [Evict("a", "left")]
+
+
 def test_a_removed_host_is_in_use_until_its_last_expert_has_left() -> None:
     hosts = (HostPlan("left"), HostPlan("right"))
     plan = PoolPlan(hosts, (ExpertPlan("a", ("left",)), ExpertPlan("b", ("right",))))

@@ -129,10 +129,7 @@ class GatewayReplica:
 
     def experts(self) -> Mapping[ExpertId, ExpertStatus]:
         """Requests are summed over owners; the state is that of the first one that has it awake."""
-        found = {
-            each.expert: ExpertStatus(each.shown, each.queued, each.running)
-            for each in self._own.snapshot().experts
-        }
+        found = dict(self._own.watch.experts())
         for owner, report in self._pool.reports.items():
             if owner not in self._pool.lost:
                 for expert, status in report.experts.items():
@@ -142,7 +139,8 @@ class GatewayReplica:
 
 def _sum(one: ExpertStatus, other: ExpertStatus) -> ExpertStatus:
     state = "awake" if "awake" in (one.state, other.state) else one.state
-    return ExpertStatus(state, one.queued + other.queued, one.running + other.running)
+    stuck = one.stuck or other.stuck
+    return ExpertStatus(state, one.queued + other.queued, one.running + other.running, stuck)
 
 
 def _version(number: int, registry: Registry) -> Version:

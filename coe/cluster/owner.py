@@ -29,7 +29,6 @@ from coe.cluster.messages import (
 )
 from coe.cluster.proxies import Proxies
 from coe.core.errors import CoeError, EngineError
-from coe.core.status import ExpertStatus
 from coe.core.types import ExpertId
 from coe.engines.address import Address, Addressable
 from coe.pool.pool import Lease, Pool
@@ -182,7 +181,7 @@ class PoolOwner:
             owner=self._id,
             generation=self.generation,
             engines={host: engine.stats() for host, engine in self._pool.engines.items()},
-            experts={e.expert: ExpertStatus(e.shown, e.queued, e.running) for e in snapshot.experts},
+            experts=self._pool.watch.experts(),
             waits_s={e.expert: self._pool.forecast(e.expert) for e in snapshot.experts},
             swaps=snapshot.swaps,
             refused=self.refused,

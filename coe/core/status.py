@@ -21,11 +21,13 @@ class Readiness:
 
 @dataclass(frozen=True)
 class ExpertStatus:
-    """``state``: awake, sleeping, cold, or on the way between them. ``queued``, ``running``: requests."""
+    """``state``: awake, sleeping, cold, or on the way between them. ``queued``, ``running``: requests.
+    ``stuck``: why its requests wait in vain, where they do."""
 
     state: str
     queued: int
     running: int
+    stuck: str | None = None
 
 
 @dataclass
@@ -66,10 +68,10 @@ def can_answer(
     experts: Mapping[ExpertId, ExpertStatus],
     engines: Mapping[str, EngineStats],
 ) -> bool:
-    """Whether a request for ``expert`` would be tried now. Not so while it is given up, or its host has
-    failed or does not start; an expert of a host that is not there yet is waited for."""
+    """Whether a request for ``expert`` would be tried now. Not so while it is given up or stuck, or its
+    host has failed or does not start; an expert of a host that is not there yet is waited for."""
     its = [stats for name, stats in engines.items() if name.partition("@")[0] == host]
-    if expert in experts and experts[expert].state in GIVEN_UP:
+    if expert in experts and (experts[expert].state in GIVEN_UP or experts[expert].stuck):
         return False
     return not its or any(stats.state == "ready" and expert not in stats.broken for stats in its)
 

@@ -74,7 +74,7 @@ class Gateway:
         )
         chat = partial(self._completions.complete, endpoint="chat/completions")
         text = partial(self._completions.complete, endpoint="completions")
-        experts, no_expert = self._experts_health, "None can."
+        experts, no_expert = self._experts_health, "None can, or the scheduler is stuck."
         not_ready = "It cannot; the reasons say why."
         return (
             completion("/v1/chat/completions", chat, "Answer a chat", asks=s.ChatBody),
@@ -143,9 +143,11 @@ class Gateway:
             }
             for expert in self._generations.current.registry.routed
         }
-        able = sum(bool(each["can_answer"]) for each in experts.values())
-        word = "ok" if able == len(experts) else "degraded" if able else "failed"
-        await exchange.send_json({"status": word, "experts": experts}, status=200 if able else 503)
+        stuck = {name: each.stuck for name, each in live.items() if each.stuck}
+        able = 0 if stuck else sum(bool(each["can_answer"]) for each in experts.values())
+        word = "failed" if not able else "ok" if able == len(experts) else "degraded"
+        body = {"status": word, "experts": experts, **({"stuck": stuck} if stuck else {})}
+        await exchange.send_json(body, status=200 if able else 503)
 
     async def _ready(self, exchange: Exchange) -> None:
         state = self._status.readiness()

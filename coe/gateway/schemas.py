@@ -326,9 +326,12 @@ class ExpertHealth(BaseModel):
 
 class ExpertsHealth(BaseModel):
     status: Literal["ok", "degraded", "failed"] = Field(
-        description="degraded: some cannot; failed: none can."
+        description="degraded: some cannot; failed: none can, or the scheduler is stuck."
     )
     experts: dict[str, ExpertHealth]
+    stuck: dict[str, str] | None = Field(
+        default=None, description="Experts whose requests wait in vain, and why; there only if any do."
+    )
 
 
 class Document(BaseModel):

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from coe.core.errors import CoeError, EngineError, ExpertTimeout, ExpertUnavailable, Overloaded
 from coe.core.types import DeadlineClass, Engine, ExpertId, ExpertSpec, RequestId, WakeFrom
 from coe.pool.transitions import Clock, TransitionEnded, Transitions
+from coe.pool.watch import Waiting, Watch, WatchLimits
 from coe.scheduler.estimates import WorkDone
 from coe.scheduler.events import (
     Action,
@@ -80,14 +81,24 @@ class Pool:
         engines: Mapping[HostId, Engine],
         clock: Clock = time.monotonic,
         load_timeout_s: float = 120.0,
+        limits: WatchLimits | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._transitions = Transitions(engines, self._transition_ended, clock, load_timeout_s)
         self._clock = clock
         self._numbers = itertools.count()
-        self._waiting: dict[RequestId, asyncio.Future[Grant]] = {}
+        self._waiting: dict[RequestId, Waiting] = {}
         self._expected: dict[tuple[RequestId, ExpertId], RequestId] = {}
-        self._leases: set[RequestId] = set()
+        self._leases: dict[RequestId, tuple[Grant, float]] = {}
+        """those that are out, with when they were granted"""
+        self.watch = Watch(
+            scheduler,
+            self._waiting,
+            self._leases,
+            self._transitions.under_way,
+            clock,
+            limits or WatchLimits(),
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._all_back = asyncio.Event()
         self._all_back.set()
@@ -102,9 +113,10 @@ class Pool:
     async def stop(self, drain_s: float = 30.0) -> None:
         """Refuse those who wait, let leases end for up to ``drain_s`` seconds, stop the engines."""
         self._open = False
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(_stopping())
+        self.watch.stop()
+        for waiting in self._waiting.values():
+            if not waiting.grant.done():
+                waiting.grant.set_exception(_stopping())
         try:
             async with asyncio.timeout(drain_s):
                 await self._all_back.wait()
@@ -239,17 +251,14 @@ class Pool:
             raise _stopping()
         future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         # Before the dispatch, within which the grant may come.
-        self._waiting[ticket] = future
+        self._waiting[ticket] = Waiting(arrived.expert, future)
         try:
             self._dispatch(arrived)
             if future.done() and self._is_up(future.result().host):
-                grant = future.result()  # as most: nothing to wait for, so no timer is set
-                self._leased(ticket)
-                return grant
+                return future.result()  # as most: nothing to wait for, so no timer is set
+            self.watch.arm()
             async with asyncio.timeout(timeout_s if math.isfinite(timeout_s) else None):
                 grant = await future
-                # Counted before the host is waited for: stop() lets it end.
-                self._leased(ticket)
                 await self._up(grant)
             return grant
         except TimeoutError:
@@ -263,10 +272,6 @@ class Pool:
             raise
         finally:
             del self._waiting[ticket]
-
-    def _leased(self, ticket: RequestId) -> None:
-        self._leases.add(ticket)
-        self._all_back.clear()
 
     def _is_up(self, host: HostId) -> bool:
         """Whether its engine can be asked now; where it has died it is started again."""
@@ -288,7 +293,7 @@ class Pool:
 
     def _end(self, event: Finished | Cancelled) -> None:
         """A request leaves the pool, with or without a lease."""
-        self._leases.discard(event.request)
+        self._leases.pop(event.request, None)
         if not self._leases:
             self._all_back.set()
         self._dispatch(event)
@@ -350,15 +355,20 @@ class Pool:
 
     def _resolve(self, grant: Grant) -> None:
         """Wake the caller. One that is being cancelled sends Cancelled itself, which ends the lease."""
-        future = self._waiting.get(grant.request)
-        if future and not future.done():
-            future.set_result(grant)
+        waiting = self._waiting.get(grant.request)
+        if waiting is None:
+            return
+        # Counted before its host is waited for: stop() lets it end.
+        self._leases[grant.request] = grant, self._clock()
+        self._all_back.clear()
+        if not waiting.grant.done():
+            waiting.grant.set_result(grant)
 
     def _refuse(self, reject: Reject) -> None:
         log.warning("refused %s: %s", reject.request, reject.message)
-        future = self._waiting.get(reject.request)
-        if future and not future.done():
-            future.set_exception(_refusal(reject))
+        waiting = self._waiting.get(reject.request)
+        if waiting and not waiting.grant.done():
+            waiting.grant.set_exception(_refusal(reject))
 
 
 def _refusal(reject: Reject) -> CoeError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from coe.core.errors import ConfigError
 from coe.core.types import Engine
 from coe.pool.pool import Pool
+from coe.pool.watch import WatchLimits
 from coe.registry.changes import fixed_fields, fixed_hosts
 from coe.registry.hosts import Host
 from coe.registry.schema import Expert, Registry
@@ -36,7 +37,9 @@ class RegistryPool:
         self._hosts = {host.id: host for host in registry.used_hosts}
         engines = {host.id: build(host, registry.experts_on(host.id), root) for host in registry.used_hosts}
         scheduler = Scheduler(build_plan(registry), make_policy(registry.pool, root))
-        self.pool = Pool(scheduler, engines, load_timeout_s=registry.pool.load_timeout_s)
+        self.pool = Pool(
+            scheduler, engines, load_timeout_s=registry.pool.load_timeout_s, limits=_limits(registry)
+        )
 
     async def switch_to(self, new: Registry) -> frozenset[HostId]:
         """Go over to ``new``; returns the hosts whose engines were built for it.
@@ -53,7 +56,7 @@ class RegistryPool:
             elif self._registry.experts_on(host.id) != wanted:
                 experts[host.id] = wanted
         await self.pool.reconfigure(build_plan(new), engines, experts)
-        self._registry = new
+        self._registry, self.pool.watch.limits = new, _limits(new)
         self._hosts |= {host.id: host for host in new.used_hosts}
         return frozenset(engines)
 
@@ -67,3 +70,7 @@ class RegistryPool:
                     code=HOST_LEAVING,
                     hint="Save the file again in a moment, or give the host another id.",
                 )
+
+
+def _limits(registry: Registry) -> WatchLimits:
+    return WatchLimits(registry.pool.stuck_after_s, registry.limits.request_timeout_s)

@@ -50,6 +50,8 @@ class Transitions:
         self.started: set[HostId] = set()
         """hosts whose last start has succeeded; the engine may have died since"""
         self._tasks: set[asyncio.Task[None]] = set()
+        self.under_way: dict[During, dict[HostId, set[ExpertId]]] = {"load": {}, "sleep": {}, "prefetch": {}}
+        """orders that have not ended, by host"""
         self._closed = False
 
     def add(self, host: HostId, engine: Engine) -> None:
@@ -69,13 +71,13 @@ class Transitions:
         return task
 
     def load(self, expert: ExpertId, host: HostId) -> None:
-        self._spawn(self._carry_out("load", expert, host, self._load))
+        self._order("load", expert, host, self._load)
 
     def sleep(self, expert: ExpertId, host: HostId, level: int) -> None:
-        self._spawn(self._carry_out("sleep", expert, host, partial(self._sleep, level)))
+        self._order("sleep", expert, host, partial(self._sleep, level))
 
     def prefetch(self, expert: ExpertId, host: HostId) -> None:
-        self._spawn(self._carry_out("prefetch", expert, host, self._prefetch))
+        self._order("prefetch", expert, host, self._prefetch)
 
     def release(self, expert: ExpertId, host: HostId) -> None:
         engine = self.engines[host]
@@ -120,6 +122,10 @@ class Transitions:
         if self._starts.get(host) is task:
             self.started.add(host)
 
+    def _order(self, during: During, expert: ExpertId, host: HostId, order: Order) -> None:
+        self.under_way[during].setdefault(host, set()).add(expert)
+        self._spawn(self._carry_out(during, expert, host, order))
+
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         if self._closed:  # A lease that outlived the drain came back: there is nothing left to move.
             work.close()
@@ -138,6 +144,7 @@ class Transitions:
             event = Failed(expert, host, _reason(error), during)
         if isinstance(event, Failed):
             log.warning("%s of %s on %s failed: %s", during, expert, host, event.reason)
+        self.under_way[during][host].discard(expert)
         self._report(event)
 
     async def _load(self, expert: ExpertId, host: HostId) -> Ready:

@@ -9,7 +9,13 @@ from coe.registry.errors import Issue
 from coe.registry.hosts import Host
 from coe.registry.schema import Registry
 
-_AT_ONCE = {"service.model_name", "pool.hosts", "pool.reroute_within", "pool.rebalance_s"}
+_AT_ONCE = {
+    "service.model_name",
+    "pool.hosts",
+    "pool.reroute_within",
+    "pool.rebalance_s",
+    "pool.stuck_after_s",
+}
 _SECTIONS = ("service", "pool", "history", "access", "state", "observe")
 _WHOLE = ("feedback", "cache")
 _MIDDLEWARES = ("access.", "state.", "observe.", *_WHOLE)

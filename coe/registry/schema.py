@@ -84,6 +84,9 @@ class Pool(Model):
     """an expert that was just loaded stays at least this long"""
     load_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """a load that takes longer counts as failed"""
+    stuck_after_s: Annotated[float, Field(gt=0)] = 30.0
+    """a request that waits so long for nothing (no load, drain, failure or running work in its way) makes
+    GET /healthz/experts fail, and the scheduler's state is logged"""
     reroute_within: Annotated[float, Field(ge=0, le=1)] = 0.05
     """an expert may answer instead of the best one if it is free sooner and its probability of being right is
     at most this much lower; 0 switches this off"""

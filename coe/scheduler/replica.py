@@ -260,7 +260,7 @@ class Replica:
 
     @property
     def serves(self) -> bool:
-        return self.committed or self.state in ("loading", "awake")
+        return not self.retired and (self.committed or self.state in ("loading", "awake"))
 
     @property
     def outdated(self) -> bool:

@@ -30,6 +30,8 @@ actions. ``step`` costs time in the number of experts with work on the hosts con
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from coe.core.types import ExpertId, RequestId, WakeFrom
 from coe.scheduler.admission import Admission
@@ -59,6 +61,7 @@ from coe.scheduler.replica import Health, Replica
 from coe.scheduler.snapshot import PoolSnapshot, take_snapshot
 from coe.scheduler.state import Lease, SchedulerState
 from coe.scheduler.swaps import StepContext, put_away, withdraw
+from coe.scheduler.watch import UnderWay, describe, waits_in_vain
 
 
 class Scheduler:
@@ -129,6 +132,21 @@ class Scheduler:
 
     def snapshot(self) -> PoolSnapshot:
         return take_snapshot(self._state)
+
+    @property
+    def idle_s(self) -> float:
+        """For how long the policy may leave a place idle though somebody waits for it; 0 where it does not
+        say, and an idle place is no sign of anything."""
+        return self._rules.idle_s if math.isfinite(self._rules.idle_s) else 0.0
+
+    def waits_in_vain(self, under_way: UnderWay, now: float) -> Mapping[ExpertId, str]:
+        """Experts whose requests have no reason to wait, by what is really under way, and what is wrong. To
+        be believed when it stays so: see :class:`coe.scheduler.watch.StuckWatch`."""
+        return waits_in_vain(self._state, under_way, now, math.isfinite(self._rules.idle_s))
+
+    def describe(self, under_way: UnderWay, now: float) -> dict[str, Any]:
+        """Its state for the log, as JSON has it."""
+        return describe(self._state, under_way, now)
 
     def work_done(self, now: float) -> WorkDone:
         """Until ``now``, that of leases still out included."""

@@ -142,10 +142,7 @@ class LocalService:
         return {name: engine.stats() for name, engine in self.pool.engines.items()}
 
     def experts(self) -> Mapping[ExpertId, ExpertStatus]:
-        return {
-            expert.expert: ExpertStatus(expert.shown, expert.queued, expert.running)
-            for expert in self.pool.snapshot().experts
-        }
+        return self.pool.watch.experts()
 
 
 def build_service(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import Any
 
+from coe.core.types import ExpertId
+from coe.scheduler.events import HostId
 from coe.scheduler.plan import CLASSES as DEFAULT_CLASSES
 from coe.scheduler.plan import ClassPlan, ExpertPlan, HostPlan, PoolPlan
 from coe.scheduler.policies import Coe
+from coe.scheduler.watch import UnderWay
 from coe.testing.scheduling import World
 
 AGEING_S = 10.0
@@ -35,3 +39,14 @@ def bring_in(world: World, expert: str) -> None:
     world.ready(expert)
     world.finish(f"first-{expert}")
     world.wait(5.0)
+
+
+def under_way(world: World) -> UnderWay:
+    """What really goes on in it."""
+    leases: dict[HostId, Counter[ExpertId]] = defaultdict(Counter)
+    for seat in world.leases.values():
+        leases[seat.host][seat.expert] += 1
+    moving: dict[str, dict[HostId, set[ExpertId]]] = {"loading": defaultdict(set), "going": defaultdict(set)}
+    for seat in world.seats("loading", "going"):
+        moving[world.place(seat.expert, seat.host)][seat.host].add(seat.expert)
+    return UnderWay(world.waiting, leases, moving["loading"], moving["going"])

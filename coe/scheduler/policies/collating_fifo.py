@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coe.scheduler.policies.common import Baseline, Preference, load_first, unplaced
-from coe.scheduler.policies.protocol import HostView, ReplicaView, Swap
+from coe.scheduler.policies.protocol import HostView, ReplicaView, Rules, Swap
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,10 @@ class CollatingFifo(Baseline):
     never closed."""
 
     name: str = "collating-fifo"
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(idle_s=0.0)
 
     def swap(self, view: HostView) -> Swap | None:
         return load_first(view, unplaced(view), _idle)

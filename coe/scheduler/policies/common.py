@@ -29,8 +29,11 @@ class Baseline:
     """Serve whatever is awake, oldest request first."""
 
     across_hosts = True
-    rules = Rules()
     options_type: ClassVar[type[PluginOptions]] = PluginOptions
+
+    @property
+    def rules(self) -> Rules:
+        return Rules()
 
     @classmethod
     def build(cls, name: str, options: Any, pool: Pool) -> Self:  # noqa: ARG003

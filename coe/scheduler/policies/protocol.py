@@ -7,6 +7,7 @@ is killed and no budget is exceeded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -171,7 +172,9 @@ class Rules:
     in when they are expected. ``reroute``: an awake alternative takes a request that would have to wait.
     ``promise``: a request whose bound on waiting exceeds what its class allows is refused at once.
     ``only_for_waiting``: where nobody waits and nothing moves the policy wants nothing, holds nobody back and
-    needs no time to wake, so it is not asked there.
+    needs no time to wake, so it is not asked there. ``idle_s``: for how long a place may stay idle though a
+    request waits that could have it; ``inf``: the policy says nothing of that, and an idle place is not taken
+    for a stuck scheduler.
     """
 
     timely_first: bool = False
@@ -180,6 +183,7 @@ class Rules:
     reroute: bool = False
     promise: bool = False
     only_for_waiting: bool = False
+    idle_s: float = math.inf
 
 
 class Policy(Protocol):

@@ -59,6 +59,7 @@ class Coe:
             reroute=on.reroute,
             promise=on.promise,
             only_for_waiting=True,
+            idle_s=self.min_residency_s,
         )
 
     def swap(self, view: HostView) -> Swap | None:

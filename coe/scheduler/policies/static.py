@@ -9,7 +9,7 @@ from coe.core.plugins import PluginOptions
 from coe.core.types import ExpertId
 from coe.registry.schema import Pool
 from coe.scheduler.policies.common import Baseline, Preference, head, load_first, served, unplaced
-from coe.scheduler.policies.protocol import HostView, ReplicaView, Swap
+from coe.scheduler.policies.protocol import HostView, ReplicaView, Rules, Swap
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class StaticPinning(Baseline):
     @classmethod
     def build(cls, name: str, options: PluginOptions, pool: Pool) -> StaticPinning:  # noqa: ARG003
         return cls(frozenset(pool.pinned), ageing_s=pool.classes.standard.slo_s)
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(idle_s=self.ageing_s)
 
     def swap(self, view: HostView) -> Swap | None:
         wanted = unplaced(view)
