@@ -12,11 +12,12 @@ import httpx
 import pytest
 from aiohttp.abc import ResolveResult
 
+from coe.core.addresses import is_metadata
 from coe.core.errors import BadRequest, ConfigError, EngineError
 from coe.engines.http import HttpClient
 from coe.engines.remote import ssrf_guard as guard
 from coe.engines.remote.openai_url import api_url
-from coe.engines.remote.ssrf_guard import GuardedResolver, is_metadata
+from coe.engines.remote.ssrf_guard import GuardedResolver
 from coe.engines.upstream import Upstream
 from coe.gateway import requests
 from coe.gateway.requests import parse_completion
@@ -104,6 +105,24 @@ def test_hosts_of_media_can_be_allowed() -> None:
         ("fd00:ec2::254", True),
         ("100.100.100.200", True),
         ("168.63.129.16", True),
+        ("169\u3002254\u3002169\u3002254", True),  # ideographic full stops
+        ("\uff11\uff16\uff19.254.169.254", True),  # wide digits
+        ("169.254.169.254.", True),
+        ("%31%36%39.254.169.254", True),
+        ("2852039166", True),
+        ("0xA9FEA9FE", True),
+        ("0251.0376.0251.0376", True),
+        ("169.254.43518", True),
+        ("[::ffff:a9fe:a9fe]", True),
+        ("::169.254.169.254", True),
+        ("64:ff9b::a9fe:a9fe", True),  # NAT64
+        ("2002:a9fe:a9fe::1", True),  # 6to4
+        ("2001:0:a9fe:a9fe::1", True),  # Teredo
+        ("2001:db8::5efe:a9fe:a9fe", True),  # ISATAP
+        ("64:ff9b::7f00:1", False),
+        ("2002:7f00:1::1", False),
+        ("2130706433", False),
+        ("a9fea9fe.example", False),
         ("127.0.0.1", False),
         ("10.0.0.1", False),
         ("1.1.1.1", False),
@@ -115,8 +134,9 @@ def test_metadata_addresses_are_known(address: str, is_one: bool) -> None:
 
 
 def test_a_remote_host_there_is_refused_unless_it_says_so() -> None:
-    with pytest.raises(ConfigError, match="metadata address"):
-        api_url("http://169.254.169.254/v1")
+    for url in ("http://169.254.169.254/v1", "http://169\u3002254\u3002169\u3002254/v1", "http://0xa9fea9fe"):
+        with pytest.raises(ConfigError, match="metadata address"):
+            api_url(url)
     assert api_url("http://169.254.169.254", link_local=True) == "http://169.254.169.254/v1"
 
 

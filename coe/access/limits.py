@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from coe.access.api_keys import Holder, KeyLimits, KeyRing
 from coe.core.errors import CoeError, OverLimit, ServiceDown, Unauthorised
+from coe.core.openai import is_data_url
 from coe.core.types import Leg, Receipt
 from coe.registry.schema import Registry
 from coe.state.memory import MemoryStore
@@ -199,7 +200,7 @@ def prompt_characters(body: Mapping[str, Any]) -> int:
 
 def _characters(value: Any) -> int:
     if isinstance(value, str):
-        return 0 if value[:5].lower() == "data:" else len(value)
+        return 0 if is_data_url(value) else len(value)
     if isinstance(value, Mapping):
         return sum(map(_characters, value.values()))
     if isinstance(value, list):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from coe.access.same_question import same_question
-from coe.core.types import Request
+from coe.core.types import Request, number
 from coe.state.store import Store, StoreDown
 
 log = logging.getLogger(__name__)
@@ -69,9 +69,8 @@ def cache_key(request: Request, tenant: str, generation: str, rephrased: bool = 
     :func:`~coe.access.same_question.same_question`. None for what must not be stored: private requests,
     streams, and answers that are meant to differ (n, temperature)."""
     body = request.body
-    temperature = body.get("temperature")
-    fixed = temperature == 0 or body.get("seed") is not None
-    if request.private or request.stream or not fixed or body.get("n") not in (None, 1):
+    fixed = number(body.get("temperature")) == 0 or body.get("seed") is not None
+    if request.private or request.stream or not fixed or number(body.get("n")) not in (None, 1):
         return None
     common = [tenant, generation, request.endpoint, request.model, vars(request.options)]
     if rephrased:

@@ -8,12 +8,26 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from coe.core.addresses import is_metadata, meant_host
+from coe.core.errors import BadRequest
 from coe.core.types import Endpoint
 
 Body = Mapping[str, Any]
 DONE = b"data: [DONE]\n\n"
 
+MOST_VALUES = 10_000
+"""In a content part that is looked through for URLs."""
+
 _WORDS = re.compile(r"\s*\S+|\s+$")
+_UNPRINTED = re.compile(r"[\x00-\x20]+")
+_DATA_URL = re.compile(r"[\x00-\x20]*data:\S", re.IGNORECASE)
+_WORDED = re.compile(
+    "text|refusal|thinking|reasoning(_content)?|summary|content|title|name|description|context|quote|type|id"
+    "|tool_(call|use)_id|signature"
+)
+"""Fields whose texts are words, which nobody fetches."""
+_QUOTED = frozenset(["annotations", "citations", "arguments"])
+"""Fields in which a model or a tool says where something is."""
 
 
 def first_choice(body: Body) -> Mapping[str, Any]:
@@ -193,27 +207,42 @@ def _text_pieces(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"text": word}
 
 
+def is_data_url(text: str) -> bool:
+    """Whether ``text`` is the thing itself, not words and not where it is: ``data:image/png;base64,...``."""
+    return _DATA_URL.match(text) is not None
+
+
 def named_elsewhere(part: Mapping[str, Any], hosts: Collection[str] = ()) -> bool:
-    """Whether a content part, but for its text, has something to be fetched elsewhere than from ``hosts``."""
+    """Whether a message or a content part, but for its words, has something to be fetched elsewhere than from
+    ``hosts``. Raises BadRequest where finding out would take long."""
     return any(not _may_be_fetched(url, hosts) for url in _urls(part))
 
 
-def _urls(value: Any, named: str = "") -> Iterator[str]:
-    """What is, or may be taken for, a URL or a file, at any depth."""
-    if isinstance(value, str):
-        start = value[:2_000].strip().lower()
-        if named.endswith(("url", "uri")) or "://" in start[:64] or start.startswith("file:"):
-            yield value.strip()
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _urls(inner, str(name).lower())
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _urls(inner, named)
+def _urls(part: Mapping[str, Any]) -> Iterator[str]:
+    """What is, or may be taken for, a URL or a file, at any depth of what is not words."""
+    waiting: list[tuple[str, Any]] = [("", part)]
+    seen = 0
+    while waiting:
+        named, value = waiting.pop()
+        seen += 1
+        if seen > MOST_VALUES:
+            what = f"a message or content part has more than {MOST_VALUES} values"
+            raise BadRequest(what, code="too_many_entries", param="messages", hint="Send fewer.")
+        if isinstance(value, str):
+            start = _UNPRINTED.sub("", value[:2_000]).lower()
+            is_one = named.endswith(("url", "uri")) or "://" in start[:64] or start.startswith("file:")
+            if is_one and not _WORDED.fullmatch(named):
+                yield value.strip()
+        elif isinstance(value, Mapping):
+            quoted = {"input", *_QUOTED} if value.get("type") == "tool_use" else _QUOTED
+            inner = ((str(name).lower(), each) for name, each in value.items())
+            waiting += [(name, each) for name, each in inner if name not in quoted]
+        elif isinstance(value, list):
+            waiting += [(named, each) for each in value]
 
 
 def _may_be_fetched(url: str, hosts: Collection[str]) -> bool:
-    if url[:5].lower() == "data:":
+    if is_data_url(url):
         return True
     try:
         parts = urlsplit(url)
@@ -223,8 +252,6 @@ def _may_be_fetched(url: str, hosts: Collection[str]) -> bool:
     # Where http://one.example\@another.example/ leads depends on who reads it: urllib3 goes to the first.
     if "\\" in url or "@" in parts.netloc or any(sign <= " " for sign in url):
         return False
-    return (
-        parts.scheme in ("http", "https")
-        and host is not None
-        and not {"*", host}.isdisjoint(map(str.lower, hosts))
-    )
+    if parts.scheme not in ("http", "https") or host is None:
+        return False
+    return meant_host(host) in map(meant_host, hosts) or ("*" in hosts and not is_metadata(host))

@@ -8,9 +8,14 @@ from collections.abc import Iterable
 LISTED = 20
 """Choices that are written out; of more, the first ones and how many there are."""
 
+LONGEST = 200
+"""Characters of a word that may be like a name; finding out costs as much as it is long."""
+
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice most like ``word``, or ``None`` when none is alike."""
+    if len(word) > LONGEST:
+        return None
     folded = {name.casefold(): name for name in choices}
     found = difflib.get_close_matches(word.casefold(), list(folded), n=1, cutoff=0.6)
     return folded[found[0]] if found else None

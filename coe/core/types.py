@@ -20,6 +20,21 @@ Role = Literal["answer", "proposer", "aggregator", "router"]
 """``router``: an expert that wrote for the router, before anybody was chosen"""
 
 
+def is_true(value: Any) -> bool:
+    """A switch of a request's body, which may stand there as text or as 1, as chat servers read it."""
+    return value is True or value == 1 or (isinstance(value, str) and value.lower() == "true")
+
+
+def number(value: Any) -> int | float | None:
+    """A number of a request's body, which may stand there as text; None where there is none."""
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            return float(value)
+    return value if isinstance(value, int | float) else None
+
+
 @dataclass(frozen=True)
 class ByTopP:
     """As many experts as it takes to ``p`` (above 0, at most 1) of the mass of their chances."""
@@ -65,7 +80,7 @@ class Request:
 
     @property
     def stream(self) -> bool:
-        return bool(self.body.get("stream"))
+        return is_true(self.body.get("stream"))
 
 
 @dataclass(frozen=True)
@@ -288,7 +303,7 @@ class EngineCall:
 
     @property
     def stream(self) -> bool:
-        return bool(self.body.get("stream"))
+        return is_true(self.body.get("stream"))
 
 
 class EngineAnswer(Protocol):

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from coe.core.types import EngineCall, ExpertId
+from coe.core.types import EngineCall, ExpertId, is_true, number
 
 
 class TextAnswer:
@@ -27,7 +27,7 @@ class TextAnswer:
 
 def text_body(expert: ExpertId, call: EngineCall, text: str) -> list[bytes]:
     """An answer in OpenAI's shape: one JSON body, or server-sent events with a word each."""
-    count = int(call.body.get("n") or 1)
+    count = int(number(call.body.get("n")) or 1)
     words = text.split(" ")
     usage = {"prompt_tokens": 1, "completion_tokens": count * len(words)}
     usage["total_tokens"] = sum(usage.values())
@@ -38,7 +38,7 @@ def text_body(expert: ExpertId, call: EngineCall, text: str) -> list[bytes]:
     events = [[_piece(call, i, piece) for i in range(count)] for piece in pieces]
     events.append([_piece(call, i, None) for i in range(count)])
     bodies = [{**_head(expert, call), "choices": choices} for choices in events]
-    if (call.body.get("stream_options") or {}).get("include_usage"):
+    if is_true((call.body.get("stream_options") or {}).get("include_usage")):
         bodies.append({**_head(expert, call), "choices": [], "usage": usage})
     return [*(b"data: " + json.dumps(body).encode() + b"\n\n" for body in bodies), b"data: [DONE]\n\n"]
 

@@ -16,7 +16,7 @@ from coe.gateway.completions import Completions
 from coe.gateway.http import ANY_METHOD, Endpoint, Exchange
 from coe.gateway.metrics import CONTENT_TYPE, Metrics
 from coe.gateway.middlewares import Middlewares, without_access
-from coe.gateway.requests import parse_json, parse_route, read_body, validate
+from coe.gateway.requests import parse_json, parse_route, parsed, read_body, validate
 from coe.gateway.routes import DEADLINE_CLASS, Operation, build_document, build_router
 from coe.pipeline import Pipeline
 from coe.pipeline.generation import Generation, Generations
@@ -100,7 +100,8 @@ class Gateway:
     async def _preview(self, exchange: Exchange) -> None:
         registry = self._generations.current.registry
         raw = await self._body(exchange)
-        request = parse_route(raw, registry.limits, exchange.request_id, registry.service.model_name)
+        model = registry.service.model_name
+        request = await parsed(raw, partial(parse_route, raw, registry.limits, exchange.request_id, model))
         await exchange.send_json((await self._pipeline.preview(request)).as_json())
 
     async def _feedback(self, exchange: Exchange) -> None:

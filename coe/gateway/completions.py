@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from opentelemetry.trace import get_current_span
@@ -18,7 +19,7 @@ from coe.access.response_cache import Versioned
 from coe.core.types import Endpoint, Receipt, Request
 from coe.gateway.http import Deadline, Exchange
 from coe.gateway.metrics import Metrics
-from coe.gateway.requests import parse_completion, read_body
+from coe.gateway.requests import parse_completion, parsed, read_body
 from coe.gateway.responses import (
     DONE_EVENT,
     body_from_cache,
@@ -116,7 +117,8 @@ class Completions:
         caller = await self._access.admit(exchange.headers)
         async with Deadline(exchange, limits.request_timeout_s) as deadline:
             raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
-            request = parse_completion(endpoint, raw, exchange.headers, limits, exchange.request_id)
+            parse = partial(parse_completion, endpoint, raw, exchange.headers, limits, exchange.request_id)
+            request = await parsed(raw, parse)
             deadline.watch_client()
             if (span := get_current_span()).is_recording():
                 note(span, of_request(request))

@@ -30,12 +30,18 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Body = TypeVar("Body", bound=BaseModel)
+Parsed = TypeVar("Parsed")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Headers = Mapping[bytes, bytes]
 
 BODY_TIMEOUT_S = 60.0
 """From the end of the headers to the end of the body."""
 DEADLINE_HEADER = "x-coe-deadline-class"
+LARGE_BODY_BYTES = 262_144
+"""Parsing more than this may take long enough for others to notice."""
+MAX_ENTRIES = 4_096
+"""Of a request and of its lists and objects that are looked at one by one."""
+_LOOKED_AT = ("tools", "logit_bias", "stop", "coe")
 _BODIES: Mapping[Endpoint, type[Sampling]] = {"chat/completions": ChatBody, "completions": CompletionBody}
 
 
@@ -98,15 +104,21 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     return body
 
 
+async def parsed(raw: bytes, parse: Callable[[], Parsed]) -> Parsed:
+    """What ``parse`` makes of ``raw``; of a large one while the event loop goes on."""
+    return parse() if len(raw) <= LARGE_BODY_BYTES else await asyncio.to_thread(parse)
+
+
 def parse_completion(
     endpoint: Endpoint, raw: bytes, headers: Headers, limits: Limits, request_id: RequestId
 ) -> Request:
     """A checked request. Raises BadRequest naming the field at fault."""
     body = parse_json(raw)
+    _check_counts(body, limits)
     checked = validate(_BODIES[endpoint], body)
     options = _options(checked.coe, headers)
     if isinstance(checked, ChatBody):
-        _check_messages(checked.messages, limits)
+        _check_messages(checked.messages, body["messages"], limits)
         text = routing_text(checked.messages)
     else:
         text = _prompt_text(cast(CompletionBody, checked).prompt, limits)
@@ -123,7 +135,9 @@ def directives(cache_control: bytes) -> frozenset[str]:
 
 def parse_route(raw: bytes, limits: Limits, request_id: RequestId, routed_model: str) -> Request:
     """A dry run: a request that is routed and never asked."""
-    checked = validate(RouteBody, parse_json(raw))
+    body = parse_json(raw)
+    _check_counts(body, limits)
+    checked = validate(RouteBody, body)
     if (checked.input is None) == (checked.messages is None):
         raise BadRequest(
             "the body must have either input or messages",
@@ -131,7 +145,7 @@ def parse_route(raw: bytes, limits: Limits, request_id: RequestId, routed_model:
             hint='For example {"input": "2+2?"}.',
         )
     if checked.messages is not None:
-        _check_messages(checked.messages, limits)
+        _check_messages(checked.messages, body["messages"], limits)
         text = routing_text(checked.messages)
     else:
         text = _prompt_text(checked.input, limits)
@@ -167,23 +181,41 @@ def _check_media(part: Mapping[str, Any], where: str, hosts: Collection[str]) ->
         )
 
 
-def _check_messages(messages: Sequence[Message], limits: Limits) -> None:
+def _check_counts(body: Mapping[str, Any], limits: Limits) -> None:
+    """Before anything looks at each entry: what would take long to check is refused by its number."""
+    for name, value in ((None, body), *((name, body.get(name)) for name in _LOOKED_AT)):
+        if isinstance(value, list | dict) and len(value) > MAX_ENTRIES:
+            what = f"{name or 'the body'} has {len(value)} entries"
+            raise _too_many("too_many_entries", what, MAX_ENTRIES, name)
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        return
     if len(messages) > limits.max_messages:
-        raise BadRequest(
-            f"the request has {len(messages)} messages, more than the {limits.max_messages} allowed",
-            code="too_many_messages",
-            param="messages",
-            hint="Send fewer messages, or raise limits.max_messages in experts.yaml.",
-        )
+        what = f"the request has {len(messages)} messages"
+        raise _too_many("too_many_messages", what, limits.max_messages, "messages", "max_messages")
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    parts = sum(len(content) for content in contents if isinstance(content, list))
+    if parts > limits.max_parts:
+        what = f"the messages have {parts} content parts"
+        raise _too_many("too_many_parts", what, limits.max_parts, "messages", "max_parts")
+
+
+def _too_many(code: str, what: str, bound: int, param: str | None, setting: str | None = None) -> BadRequest:
+    hint = f"Send fewer, or raise limits.{setting} in experts.yaml." if setting else "Send fewer."
+    return BadRequest(f"{what}, more than the {bound} allowed", code=code, param=param, hint=hint)
+
+
+def _check_messages(messages: Sequence[Message], raw: Sequence[Any], limits: Limits) -> None:
     for index, message in enumerate(messages):
         for number, part in enumerate(message.content if isinstance(message.content, list) else ()):
-            if part.model_extra:
-                _check_media(part.model_extra, f"messages[{index}].content[{number}]", limits.media_hosts)
+            where = f"messages[{index}].content[{number}]"
+            sent = raw[index]["content"][number]
+            if isinstance(sent, dict):
+                _check_media(sent, where, limits.media_hosts)
             if _is_text(part) and part.text is None:
-                where = f"messages[{index}].content[{number}].text"
                 raise BadRequest(
-                    f"{where} is missing",
-                    param=where,
+                    f"{where}.text is missing",
+                    param=f"{where}.text",
                     hint="A content part of type text needs the field text.",
                 )
     _check_length(sum(len(_text(message)) for message in messages), "messages", limits)
@@ -265,7 +297,10 @@ def _printable(text: str) -> str:
 _KINDS: Mapping[str, str] = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
     "float_type": "a number",
+    "float_parsing": "a number",
     "bool_type": "true or false",
     "string_type": "text",
     "list_type": "a list",
@@ -318,15 +353,19 @@ def _fault(error: ErrorDetails, model: type[BaseModel]) -> BadRequest:
         return _refused(f"{where} must be {_BOUNDS[kind]} {bound}, not {given}", where)
     if kind == "literal_error":
         return _refused(f"{where} must be {context['expected']}, not {given}", where)
-    if kind == "too_short":
+    if kind in ("too_short", "string_too_short"):
         return _refused(f"{where} must not be empty", where)
+    if kind == "string_too_long":
+        return _refused(
+            f"{where} must be at most {context['max_length']} characters long, not {given}", where
+        )
     message = error["msg"].removeprefix("Value error, ")
     return _refused(f"{where} {message}, not {given}", where)
 
 
 def _path(loc: tuple[str | int, ...]) -> str:
     """``messages[0].role``; without the tags of unions, which start with ``~``."""
-    steps = (step for step in loc if not str(step).startswith("~"))
+    steps = (step if isinstance(step, int) else step[:100] for step in loc if not str(step).startswith("~"))
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
 
 

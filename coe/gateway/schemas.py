@@ -6,23 +6,63 @@ unknown key is refused.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticKnownError
 
 from coe.aggregators.top_p import PATTERN, written
 from coe.core.types import DeadlineClass, Options, Role, WakeFrom
 
 MAX_CHOICES = 16
+MAX_NAME = 200
+"""Characters of a model's name."""
 
-Positive = Annotated[int, Field(ge=1)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+def _no_flag(kind: Literal["int_type", "float_type"]) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if isinstance(value, bool):
+            raise PydanticKnownError(kind)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _flag(value: Any) -> Any:
+    """What a chat server of today reads as true or false."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.lower(), value)
+    return bool(value) if value in (0, 1) else value
+
+
+# As vLLM reads them: JSON has no whole numbers, so 5.0 is one, and a number may stand in quotes.
+Whole = Annotated[int, Field(strict=False), _no_flag("int_type")]
+Number = Annotated[float, Field(strict=False, allow_inf_nan=False), _no_flag("float_type")]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Positive = Annotated[Whole, Field(ge=1)]
+Penalty = Annotated[Number, Field(ge=-2, le=2)]
 
 
 class Passing(BaseModel):
-    """Checks the known fields, lets others pass. JSON types are taken at their word: "1" is no number."""
+    """Checks the fields that it knows. Others pass: what is sent on is the client's own body."""
 
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="ignore",
+        strict=True,
+        frozen=True,
+        protected_namespaces=(),
+        json_schema_extra={"additionalProperties": True},
+    )
 
 
 def _by_top_p(value: str) -> str:
@@ -46,11 +86,11 @@ class CoeOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    router: str | None = Field(None, description="Name of a router in experts.yaml.")
+    router: str | None = Field(None, max_length=MAX_NAME, description="Name of a router in experts.yaml.")
     experts: Count | None = Field(
         None, description="How many experts to ask: a number, or top-p:P of their chances of being right."
     )
-    aggregate: str | None = Field(None, description="Name of an aggregator.")
+    aggregate: str | None = Field(None, max_length=MAX_NAME, description="Name of an aggregator.")
     quality: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="Weight of quality.")
     cost: Annotated[float, Field(ge=0)] | None = Field(None, description="Weight of cost.")
     patience_s: Annotated[float, Field(gt=0)] | None = Field(
@@ -70,8 +110,13 @@ class CoeOptions(BaseModel):
 class ContentPart(Passing):
     """A part of a message. Only ``text`` parts are used for routing; all are passed to the expert."""
 
-    type: str
+    type: str | None = None
     text: str | None = None
+
+
+def _part(value: Any) -> Any:
+    """A text among the parts is a part of its own, as vLLM reads it."""
+    return {"type": "text", "text": value} if isinstance(value, str) else value
 
 
 def _content_kind(value: Any) -> str | None:
@@ -81,7 +126,8 @@ def _content_kind(value: Any) -> str | None:
 
 
 Content = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[ContentPart], Tag("~parts")],
+    Annotated[str, Tag("~text")]
+    | Annotated[list[Annotated[ContentPart, BeforeValidator(_part)]], Tag("~parts")],
     Discriminator(
         _content_kind,
         custom_error_type="content_type",
@@ -90,22 +136,27 @@ Content = Annotated[
 ]
 
 
-def _all(values: Any, kind: type) -> bool:
-    return isinstance(values, list) and bool(values) and all(type(value) is kind for value in values)
+def _kinds(values: Any) -> set[type]:
+    return set(map(type, values)) if isinstance(values, list) else set()
 
 
 def _stop(value: Any) -> Any:
-    if value is None or isinstance(value, str) or _all(value, str):
+    if value is None or isinstance(value, str) or (isinstance(value, list) and _kinds(value) <= {str}):
         return value
     raise ValueError("must be text or a list of texts")
 
 
 def _prompt(value: Any) -> Any:
-    texts = isinstance(value, str) or _all(value, str)
-    tokens = _all(value, int) or (_all(value, list) and all(_all(prompt, int) for prompt in value))
-    if texts or tokens:
+    kinds = _kinds(value)
+    tokens = [*chain.from_iterable(value)] if kinds == {list} and all(value) else value
+    if isinstance(value, str) or kinds == {str} or _are_tokens(tokens):
         return value
     raise ValueError("must be text, a list of texts, or token ids, and not empty")
+
+
+def _are_tokens(values: Any) -> bool:
+    kinds = _kinds(values)
+    return kinds == {int} or (kinds in ({float}, {int, float}) and all(v % 1 == 0 for v in values))
 
 
 def _tool_choice(value: Any) -> Any:
@@ -130,29 +181,34 @@ ToolChoice = Annotated[Any, AfterValidator(_tool_choice), _schema(_TEXT, {"type"
 
 
 class Message(Passing):
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    role: Annotated[str, Field(min_length=1, max_length=64)] = Field(
+        description="system, developer, user, assistant, tool, function, or what the expert's chat template"
+        " has besides."
+    )
     content: Content | None = None
 
 
 class StreamOptions(Passing):
-    include_usage: bool | None = None
+    include_usage: Flag | None = None
 
 
 class Sampling(Passing):
     """The fields that both completion endpoints share."""
 
-    model: str = Field(description='"coe" has an expert chosen; an expert\'s id names it.')
-    stream: bool | None = None
+    model: str = Field(
+        max_length=MAX_NAME, description='"coe" has an expert chosen; an expert\'s id names it.'
+    )
+    stream: Flag | None = None
     stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Positive | None = None
     stop: Stop = None
-    seed: int | None = None
+    seed: Whole | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Number] | None = None
     user: str | None = None
     coe: CoeOptions | None = None
 
@@ -162,11 +218,11 @@ class ChatBody(Sampling):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Positive | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: Flag | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: ToolChoice = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: Flag | None = None
     response_format: dict[str, Any] | None = None
 
 
@@ -175,9 +231,9 @@ class CompletionBody(Sampling):
 
     prompt: Prompt = Field(description="Token ids need a named expert: they cannot be routed.")
     suffix: str | None = None
-    echo: bool | None = None
-    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: Flag | None = None
+    best_of: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
 
 
 class FeedbackBody(BaseModel):
@@ -198,7 +254,7 @@ class RouteBody(BaseModel):
 
     input: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
-    router: str | None = Field(None, description="Name of a router in experts.yaml.")
+    router: str | None = Field(None, max_length=MAX_NAME, description="Name of a router in experts.yaml.")
 
 
 class ErrorDetail(BaseModel):

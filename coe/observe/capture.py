@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coe.core.openai import first_choice, parse_event, text_of
+from coe.core.openai import first_choice, is_data_url, parse_event, text_of
 from coe.core.types import Receipt, Request
 from coe.registry.service_settings import CaptureSettings, Redacted
 
@@ -217,7 +217,7 @@ def _piece(event: Mapping[str, Any]) -> str:
 
 def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return "[data]" if value.startswith("data:") else redact(value)
+        return "[data]" if is_data_url(value) else redact(value)
     if isinstance(value, Mapping):
         return {redact(str(key)): _redacted(inner, redact) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -26,7 +26,7 @@ from opentelemetry.trace.propagation import set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from coe.core.errors import CoeError
-from coe.core.types import Decision, Endpoint, Leg, Receipt, Request
+from coe.core.types import Decision, Endpoint, Leg, Receipt, Request, is_true, number
 
 Attributes = Mapping[str, str | int | float | bool | Sequence[str] | None]
 """None: not known, left out"""
@@ -95,14 +95,14 @@ def of_question(endpoint: Endpoint, model: str, body: Mapping[str, Any]) -> Attr
         "gen_ai.operation.name": operation(endpoint),
         "gen_ai.provider.name": "coe",
         "gen_ai.request.model": model,
-        "gen_ai.request.stream": bool(body.get("stream")),
-        "gen_ai.request.max_tokens": limit,
-        "gen_ai.request.temperature": body.get("temperature"),
-        "gen_ai.request.top_p": body.get("top_p"),
-        "gen_ai.request.seed": body.get("seed"),
-        "gen_ai.request.choice.count": body.get("n"),
-        "gen_ai.request.frequency_penalty": body.get("frequency_penalty"),
-        "gen_ai.request.presence_penalty": body.get("presence_penalty"),
+        "gen_ai.request.stream": is_true(body.get("stream")),
+        "gen_ai.request.max_tokens": number(limit),
+        "gen_ai.request.temperature": number(body.get("temperature")),
+        "gen_ai.request.top_p": number(body.get("top_p")),
+        "gen_ai.request.seed": number(body.get("seed")),
+        "gen_ai.request.choice.count": number(body.get("n")),
+        "gen_ai.request.frequency_penalty": number(body.get("frequency_penalty")),
+        "gen_ai.request.presence_penalty": number(body.get("presence_penalty")),
     }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from coe.aggregators import Aggregator, Proposal, Verdict, Write
 from coe.core import openai as completions
 from coe.core.errors import AggregationFailed, CoeError
-from coe.core.types import ExpertId, Leg, Receipt, Request
+from coe.core.types import ExpertId, Leg, Receipt, Request, is_true
 from coe.observe.logs import loggable
 from coe.observe.tracing import hop, note
 from coe.pipeline.generation import Generation
@@ -188,7 +188,7 @@ class MergedAnswer:
         elif outcome.proposal is not None:
             for event in completions.replay(outcome.proposal.body, endpoint):
                 yield event
-        if (self._request.body.get("stream_options") or {}).get("include_usage"):
+        if is_true((self._request.body.get("stream_options") or {}).get("include_usage")):
             yield completions.usage_event(head, endpoint, self._usage())
 
     def _head(self, outcome: Outcome) -> Mapping[str, Any]:

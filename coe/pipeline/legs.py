@@ -9,7 +9,7 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind
 
 from coe.core.errors import EngineError, ExpertRefused, ExpertUnavailable
-from coe.core.types import EngineAnswer, EngineCall, ExpertId, Leg, Request, Role
+from coe.core.types import EngineAnswer, EngineCall, ExpertId, Leg, Request, Role, is_true
 from coe.engines.upstream import AnswerReader
 from coe.observe.tracing import (
     begin,
@@ -231,7 +231,7 @@ class Asker:
 def _asking_for_usage(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
     """The body of a stream with its usage asked for, as every token is paid, and whether the client asked."""
     options = body.get("stream_options") or {}
-    if not body.get("stream") or options.get("include_usage"):
+    if not is_true(body.get("stream")) or is_true(options.get("include_usage")):
         return body, True
     return {**body, "stream_options": {**options, "include_usage": True}}, False
 

@@ -16,7 +16,7 @@ from coe.aggregators.top_p import Mass, top_p
 from coe.aggregators.worth import how_many, moved
 from coe.core.errors import BadRequest
 from coe.core.suggest import suggest
-from coe.core.types import ByTopP, Decision, ExpertId, ExpertView, Options, Request
+from coe.core.types import ByTopP, Decision, ExpertId, ExpertView, Options, Request, number
 from coe.pipeline.generation import Generation
 from coe.pipeline.routing import PINNED
 from coe.registry.aggregation_settings import AggregatorSpec, TopP
@@ -139,9 +139,9 @@ def proposal_body(request: Request, plan: Plan, asked: Asked) -> dict[str, Any]:
     body = {key: value for key, value in request.body.items() if key not in ("stream", "stream_options", "n")}
     proposing = plan.aggregator.proposing
     if proposing.repeat:
-        body["temperature"] = body.get("temperature") or proposing.temperature or 0.7
-        if isinstance(body.get("seed"), int):
-            body["seed"] = body["seed"] + asked.rank
+        body["temperature"] = number(body.get("temperature")) or proposing.temperature or 0.7
+        if (seed := number(body.get("seed"))) is not None:
+            body["seed"] = int(seed) + asked.rank
     return {**body, **_bounded(request, body, plan.max_tokens)}
 
 
@@ -155,8 +155,8 @@ def _bounded(request: Request, body: Mapping[str, Any], max_tokens: int | None) 
         return {}
     chat = request.endpoint == "chat/completions"
     key = "max_completion_tokens" if chat and "max_completion_tokens" in body else "max_tokens"
-    own = body.get(key)
-    return {key: min(own, max_tokens) if isinstance(own, int) else max_tokens}
+    own = number(body.get(key))
+    return {key: max_tokens if own is None else min(int(own), max_tokens)}
 
 
 def _how_many(decision: Decision, aggregation: AggregationRequest, options: Options) -> int:
@@ -195,7 +195,7 @@ def _asked(decision: Decision, count: int, repeat: bool) -> tuple[Asked, ...]:
 def _obstacle(request: Request, decision: Decision, aggregation: AggregationRequest) -> BadRequest | None:
     """Why answers to this request cannot be combined; None where they can."""
     name, body = aggregation.aggregator.name, request.body
-    choices = body.get("n") or 1
+    choices = number(body.get("n")) or 1
     prompts = body.get("prompt")
     if choices > 1 or body.get("best_of") or (isinstance(prompts, list) and len(prompts) > 1):
         return _cannot(f"{name} makes one answer out of several: it takes one prompt and n = 1", "n")
@@ -239,8 +239,8 @@ def _within_budget(
 
 
 def _tokens_wanted(request: Request) -> int:
-    bound = request.body.get("max_completion_tokens") or request.body.get("max_tokens")
-    return bound if isinstance(bound, int) else _USUAL_TOKENS
+    bound = number(request.body.get("max_completion_tokens") or request.body.get("max_tokens"))
+    return _USUAL_TOKENS if bound is None else int(bound)
 
 
 def _price(

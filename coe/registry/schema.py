@@ -57,6 +57,8 @@ class Limits(Model):
 
     max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
     max_messages: Annotated[int, Field(gt=0)] = 256
+    max_parts: Annotated[int, Field(gt=0)] = 1_024
+    """content parts of all messages together"""
     max_prompt_chars: Annotated[int, Field(gt=0)] = 200_000
     max_queue: Annotated[int, Field(gt=0)] = 1_000
     """most waiting requests; one more is refused with status 429"""

@@ -13,7 +13,7 @@ from starlette.routing import Router
 from coe.core.errors import BadHttp, BadRequest
 from coe.gateway.http import ANY_METHOD, Endpoint, Exchange, Handler
 from coe.gateway.metrics import Metrics
-from coe.gateway.requests import parse_json, read_body, validate
+from coe.gateway.requests import parse_json, parsed, read_body, validate
 from coe.gateway.routes import Operation, Parameter, build_document, build_router
 from coe.gateway.schemas import Document
 from coe.registry.edit import Entry, read_entries
@@ -138,7 +138,8 @@ class AdminGateway:
 
 
 async def _body(exchange: Exchange, model: type[Body]) -> Body:
-    return validate(model, parse_json(await read_body(exchange.receive, exchange.headers, MAX_BODY_BYTES)))
+    raw = await read_body(exchange.receive, exchange.headers, MAX_BODY_BYTES)
+    return await parsed(raw, lambda: validate(model, parse_json(raw)))
 
 
 def _entries(body: schemas.AddBody) -> list[Entry]:

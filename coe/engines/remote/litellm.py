@@ -71,7 +71,6 @@ PARAMETERS: Mapping[str, frozenset[str]] = {
     ),
     "completions": COMMON | frozenset(["prompt", "best_of", "echo", "suffix"]),
 }
-URL_FIELDS = frozenset(["url", "image_url", "file_url"])
 PREFIX = re.compile(r"^(litellm\.)?\w+: ((litellm\.)?\w*(Exception|Error)( - |: ))?")
 """What LiteLLM puts before a provider's own words: "litellm.BadRequestError: OpenAIException - "."""
 
@@ -203,11 +202,15 @@ def checked_arguments(call: EngineCall) -> dict[str, Any]:
     """The request's parameters for LiteLLM. Raises ExpertRefused for one that OpenAI's API does not have, and
     for media and tools by URL, which LiteLLM may ask for from here."""
     body = {key: value for key, value in call.body.items() if key != "model"}
+    if "stream" in body:
+        body["stream"] = call.stream
     unknown = sorted(set(body) - PARAMETERS[call.endpoint])
     if unknown:
         hint = "It runs at a remote provider, which takes only OpenAI's own parameters."
         raise _refused(f"the parameter {unknown[0]!r}", "unknown_parameter", unknown[0], hint)
-    if _names_remote_media(body.get("messages")):
+    messages = body.get("messages")
+    # LiteLLM fetches some of that itself, for Gemini and Anthropic also what a ``file_id`` names.
+    if any(isinstance(each, dict) and named_elsewhere(each) for each in messages or ()):
         hint = "Send the media itself, as a data: URL."
         raise _refused("media by URL", "remote_media", "messages", hint)
     if _names_remote_tools(body.get("tools")):
@@ -237,27 +240,6 @@ def translated(where: Upstream, error: Exception) -> CoeError:
 def _as_json(answer: Any, shown: ExpertId) -> bytes:
     fields = answer.model_dump(mode="json", exclude_none=True, exclude_unset=True)
     return json.dumps({**fields, "model": shown}, separators=(",", ":")).encode()
-
-
-def _names_remote_media(value: Any) -> bool:
-    """Whether any message names something that is not in it: LiteLLM fetches some of that itself (for Gemini
-    and Anthropic also what a ``file_id`` names)."""
-    if isinstance(value, list):
-        return any(_names_remote_media(item) for item in value)
-    if not isinstance(value, dict):
-        return False
-    for key, inner in value.items():
-        if key in URL_FIELDS and isinstance(inner, str) and not inner.startswith("data:"):
-            return True
-        if key == "content" and isinstance(inner, list) and any(map(_is_elsewhere, inner)):
-            return True
-        if isinstance(inner, (list, dict)) and _names_remote_media(inner):
-            return True
-    return False
-
-
-def _is_elsewhere(part: Any) -> bool:
-    return isinstance(part, dict) and named_elsewhere({key: part[key] for key in part if key != "text"})
 
 
 def _names_remote_tools(tools: Any) -> bool:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 from urllib.parse import urlsplit
 
+from coe.core.addresses import is_metadata
 from coe.core.errors import ConfigError, EngineError, ExpertRefused
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 from coe.engines.base import Setting
 from coe.engines.experts import Experts
 from coe.engines.http import PRIVATE, HttpClient, Rename
-from coe.engines.remote.ssrf_guard import is_metadata
 from coe.engines.upstream import Upstream
 from coe.registry.hosts import RemoteHost
 

@@ -4,33 +4,12 @@ would send prompts there and show what comes back."""
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-_METADATA = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        "169.254.0.0/16",  # link-local: AWS, Azure, Google, ...
-        "fe80::/10",
-        "fd00:ec2::/32",  # AWS
-        "100.100.100.200/32",  # Alibaba
-        "168.63.129.16/32",  # Azure
-        "192.0.0.192/32",  # Oracle
-    )
-)
-
-
-def is_metadata(address: str) -> bool:
-    """Whether an IP address, in the form that ``ipaddress`` reads, is link-local or a metadata service's."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None) or found
-    return any(mapped.version == network.version and mapped in network for network in _METADATA)
+from coe.core.addresses import is_metadata
 
 
 class GuardedResolver(AbstractResolver):
