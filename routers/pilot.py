@@ -2,9 +2,12 @@
 
 For each category of the evidence its questions are given to the expert that did best on them; the centroid
 of each group is a pilot embedding of that expert, unless the group is smaller than the average expert's:
-outcomes that are only right or wrong give everybody a few questions everywhere. A question goes to the
-expert whose pilots are nearest.
-Adding an expert adds its pilots and changes nobody else's; removing one deletes them.
+outcomes that are only right or wrong give everybody a few questions everywhere.
+
+The paper asks the expert whose pilots are nearest. What nearness is worth differs from expert to expert, so
+here it is learned on questions whose own fold made no pilot: how often each expert was right at which
+similarities, to its own pilots and to others'. :meth:`PilotEstimator.similarities` gives the paper's rule.
+Another expert may take questions from those that were best on them, so pilots are made anew with it.
 """
 
 from __future__ import annotations
@@ -18,15 +21,18 @@ import numpy.typing as npt
 from coe.core.types import ExpertId
 from coe.routers.base import RouterOptions
 from coe.routers.encoders.encoder import Vectors, unit
-from coe.routers.learning.calibration import CalibratedEstimator, out_of_fold
+from coe.routers.learning.calibration import CalibratedEstimator, completed, out_of_fold, relative_error
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
 from coe.routers.learning.learned_router import Asked, LearnedOptions, LearnedRouter
+from coe.routers.learning.ridge import fit_ridge
 
 Pooling = Literal["mean", "max"]
+STRENGTHS = (0.3, 3.0, 30.0)
 
 
 class PilotEstimator(CalibratedEstimator):
-    """The paper's similarity (``mean`` over an expert's pilots; ``max`` as in its repository), calibrated.
+    """The paper's similarity (``mean`` over an expert's pilots; ``max`` as in its repository), and a ridge
+    regression of all experts' outcomes on it.
 
     Learned: ``pilots_`` (p, d), ``owners_`` (p,) columns of experts, ``groups_`` (p,) their categories.
     """
@@ -37,10 +43,12 @@ class PilotEstimator(CalibratedEstimator):
     def _learn(self, evidence: Evidence) -> Matrix:
         self._fit_pilots(evidence)
 
-        def scored(part: Evidence, vectors: Vectors) -> Matrix:
-            return PilotEstimator(self.pooling)._fit_pilots(part)._score_vectors(vectors)
+        def near(part: Evidence, vectors: Vectors) -> Matrix:
+            return PilotEstimator(self.pooling)._fit_pilots(part).similarities(vectors)
 
-        return out_of_fold(evidence, scored)
+        fits = fit_ridge(out_of_fold(evidence, near), completed(evidence), STRENGTHS)
+        self._fit = min(fits, key=lambda fit: relative_error(fit.left_out, evidence))
+        return self._fit.left_out
 
     def _fit_pilots(self, evidence: Evidence) -> PilotEstimator:
         best = _best_experts(evidence)
@@ -82,13 +90,7 @@ class PilotEstimator(CalibratedEstimator):
         return self.groups_[own[best]], float(cosines[best])
 
     def _score(self, texts: Sequence[str], vectors: Vectors) -> Matrix:  # noqa: ARG002
-        return self._score_vectors(vectors)
-
-    def _score_vectors(self, vectors: Vectors) -> Matrix:
-        """Similarities squeezed into 0..1; the calibrator finds what they are worth."""
-        found = self.similarities(vectors)
-        shifted: Matrix = 1 / (1 + np.exp(-5.0 * (found - found.mean(axis=1, keepdims=True))))
-        return shifted
+        return self._fit.predict(self.similarities(vectors))
 
 
 def _best_experts(evidence: Evidence) -> npt.NDArray[np.bool_]:
@@ -113,7 +115,7 @@ class PilotOptions(LearnedOptions):
 
 
 class PilotRouter(LearnedRouter):
-    """Asks the expert whose pilot embeddings are nearest."""
+    """Asks who is likeliest to be right that near to the pilot embeddings."""
 
     options_type: ClassVar[type[RouterOptions]] = PilotOptions
 

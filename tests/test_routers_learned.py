@@ -192,13 +192,47 @@ def test_weakest_skill_counts_more_than_the_sum(encoder: WordEncoder) -> None:
     assert weakest[0, 0] < by_sum[0, 0]
 
 
-def test_pilots_of_one_expert_do_not_depend_on_another(encoder: WordEncoder) -> None:
+def test_max_and_mean_are_over_an_experts_own_pilots(encoder: WordEncoder) -> None:
     known = evidence(encoder)
     mean, most = (PilotEstimator(pooling).fit(known) for pooling in ("mean", "max"))  # type: ignore[arg-type]
     assert set(mean.groups_) == {"sums", "dates"}
     vector = encoder.encode(["add plus total"])
     assert (most.similarities(vector) >= mean.similarities(vector) - 1e-6).all()
     assert most.similarities(vector).argmax() == 0
+    cosines = most.pilots_ @ vector[0]
+    for expert in set(most.owners_.tolist()):
+        own = cosines[most.owners_ == expert]
+        assert most.similarities(vector)[0, expert] == pytest.approx(own.max())
+        assert mean.similarities(vector)[0, expert] == pytest.approx(own.mean())
+
+
+def test_a_better_expert_takes_pilots_over(encoder: WordEncoder) -> None:
+    known = evidence(encoder)
+    sums = np.asarray(known.categories) == "sums"
+    ace = np.where(sums, 1.0, 0.0).astype(np.float32)[:, None]
+    wider = replace(
+        known,
+        experts=(*known.experts, "ace"),
+        scores=np.hstack([known.scores * np.where(sums, 0.5, 1.0)[:, None].astype(np.float32), ace]),
+        counts=np.hstack([known.counts, np.ones_like(ace)]),
+    )
+    found = PilotEstimator().fit(wider)
+    owners = {found.groups_[i]: set() for i in range(len(found.groups_))}  # type: dict[str, set[int]]
+    for group, owner in zip(found.groups_, found.owners_.tolist(), strict=True):
+        owners[group].add(owner)
+    assert owners["sums"] == {3}
+    assert 1 in owners["dates"]
+
+
+def test_pilots_of_weak_experts_do_not_sink_a_strong_one(encoder: WordEncoder) -> None:
+    """An expert without any speciality, right 60% everywhere, beside two that are right 35%."""
+    known = evidence(encoder, 400)
+    draws = np.random.default_rng(3)
+    scores = (draws.random((400, 3)) < [0.35, 0.35, 0.6]).astype(np.float32)
+    for pooling in ("mean", "max"):
+        stated = PilotEstimator(pooling).fit(replace(known, scores=scores)).cross_fitted_  # type: ignore[arg-type]
+        assert (stated.argmax(axis=1) == 2).mean() > 0.95
+        assert np.abs(stated.mean(axis=0) - scores.mean(axis=0)).max() < 0.03
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -18,17 +19,23 @@ from coe.routers.encoders.encoder import Vectors
 from coe.routers.learning.evidence import Evidence, Matrix
 
 Rows = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
 FOLDS = 5
+TOLD = 10
+"""Questions from which on an expert's base rate is worth more than a guess."""
 _EDGE = 1e-3
-_NEWTON_STEPS = 12
+_STEEPEST = 5.0
+_NEWTON_STEPS, _HALVINGS = 50, 30
 
 
 class PlattCalibrator:
     """P = sigmoid(slope * logit(score) + shift) for each expert (Platt 1999), scores being in 0..1.
 
-    The slope is held near 1 and the shift near 0 as strongly as by ``prior`` questions, so that an expert
-    with little evidence keeps its scores. Slopes are not negative: the order of an expert's questions
-    stays. Learned: ``slope_`` and ``shift_``, shape (m,).
+    With little evidence an expert keeps its scores: the slope is held near 1 as strongly as by ``prior``
+    questions, the shift near 0 by as many as are missing to ``prior``. From ``TOLD`` questions on the log
+    loss on them is never above that of their base rate, and scores beyond all of theirs count as the
+    farthest of them. Slopes are not negative: the order of an expert's questions stays, or all are alike.
+    Learned: ``slope_``, ``shift_`` and ``range_`` (lowest and highest log-odds), shape (m,) each.
     """
 
     def __init__(self, prior: float = 20.0) -> None:
@@ -36,37 +43,106 @@ class PlattCalibrator:
 
     def fit(self, scores: Matrix, right: Matrix, counts: Matrix) -> Self:
         """All of shape (n, m); ``right`` is NaN where it is not known and ``counts`` its weight."""
-        z = _logit(scores)
-        weight = np.where(np.isfinite(right), counts, 0.0).astype(np.float64)
-        target = np.nan_to_num(right).astype(np.float64)
-        slope, shift = np.ones(z.shape[1]), np.zeros(z.shape[1])
-        for _ in range(_NEWTON_STEPS):
-            p = _sigmoid(slope * z + shift)
-            error, curve = weight * (p - target), weight * p * (1 - p)
-            pull = self.prior / 4  # a question carries at most a quarter of information
-            g_slope = (error * z).sum(0) + pull * (slope - 1)
-            g_shift = error.sum(0) + pull * shift
-            h_slope, h_both, h_shift = (curve * z * z).sum(0) + pull, (curve * z).sum(0), curve.sum(0) + pull
-            determinant = h_slope * h_shift - h_both**2
-            slope = slope - (h_shift * g_slope - h_both * g_shift) / determinant
-            shift = shift - (h_slope * g_shift - h_both * g_slope) / determinant
-            slope = np.clip(slope, 0.0, 5.0)
-        self.slope_, self.shift_ = slope, shift
+        z, weight = _logit(scores), np.where(np.isfinite(right), counts, 0.0).astype(np.float64)
+        y, total = np.nan_to_num(right).astype(np.float64), weight.sum(0)
+        pull = self.prior / 4  # a question carries at most a quarter of information
+        held = _lines(z, y, weight, pull, pull * np.maximum(0.0, 1 - total / max(self.prior, 1e-9)))
+        rate = (weight * y).sum(0) / np.maximum(total, 1e-9)
+        rate = np.clip(rate, 1 / (total + 2), 1 - 1 / (total + 2))
+        told, alike = total >= TOLD, np.stack([0 * rate, np.log(rate / (1 - rate))])
+        floor = _loss(alike, z, y, weight)
+        for other in (_lines(z, y, weight, 0.0, 0 * total), alike):
+            held = np.where(told & (_loss(held, z, y, weight) > floor), other, held)
+        self.slope_, self.shift_ = held
+        seen = weight > 0
+        self.range_ = (
+            np.where(told, np.where(seen, z, np.inf).min(0), -np.inf),
+            np.where(told, np.where(seen, z, -np.inf).max(0), np.inf),
+        )
         return self
 
     def apply(self, scores: Matrix) -> Matrix:
         """Probabilities of the same shape (k, m) as ``scores``."""
-        return _sigmoid(self.slope_ * _logit(scores) + self.shift_).astype(np.float32)
+        return _sigmoid(self.slope_ * np.clip(_logit(scores), *self.range_) + self.shift_).astype(np.float32)
 
 
-def _logit(scores: Matrix) -> npt.NDArray[np.float64]:
+def _lines(z: Floats, right: Floats, weight: Floats, slope_pull: float, shift_pull: Floats) -> Floats:
+    """(2, m) the likeliest slope, from 0 to ``_STEEPEST``, and shift of each expert, pulled to 1 and 0.
+
+    The targets are Platt's, which stop short of 0 and 1: nothing becomes certain where scores part right
+    from wrong, or where all are right. Newton's method, each step halved until it goes downhill.
+    """
+    total, hits = weight.sum(0), (weight * right).sum(0)
+    target = right * (hits + 1) / (hits + 2) + (1 - right) / (total - hits + 2)
+    middle = (weight * z).sum(0) / np.maximum(total, 1e-9)
+    aim = _Aim(z - middle, target, weight, middle, slope_pull, shift_pull)
+    line = np.stack([np.ones_like(middle), middle])
+    for _ in range(_NEWTON_STEPS):
+        step, promised = aim.step(line)
+        left, before = promised > 1e-9 * (1 + total), aim.value(line)
+        for _ in range(_HALVINGS if left.any() else 0):
+            tried = line + np.where(left, step, 0.0)
+            tried[0] = np.clip(tried[0], 0.0, _STEEPEST)
+            better = left & (aim.value(tried) < before)
+            line, left, step = np.where(better, tried, line), left & ~better, step / 2
+            if not left.any():
+                break
+        else:
+            break
+    return np.stack([line[0], line[1] - line[0] * middle])
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """What a line (2, m) is to make small: log loss, and how far it is from slope 1 and shift 0.
+
+    Lines are around the ``middle`` of the scores, where slope and shift hardly depend on each other.
+    """
+
+    z: Floats
+    target: Floats
+    weight: Floats
+    middle: Floats
+    slope_pull: float
+    shift_pull: Floats
+
+    def value(self, line: Floats) -> Floats:
+        off = self.slope_pull * (line[0] - 1) ** 2 + self.shift_pull * (line[1] - line[0] * self.middle) ** 2
+        found: Floats = _loss(line, self.z, self.target, self.weight) + off / 2
+        return found
+
+    def step(self, line: Floats) -> tuple[Floats, Floats]:
+        """Newton's step (2, m), and the gain (m,) that it promises."""
+        p, middle, pull = _sigmoid(line[0] * self.z + line[1]), self.middle, self.shift_pull
+        error, curve = self.weight * (p - self.target), self.weight * p * (1 - p)
+        off = pull * (line[1] - line[0] * middle)
+        by_slope = (error * self.z).sum(0) + self.slope_pull * (line[0] - 1) - off * middle
+        by_shift = error.sum(0) + off
+        pushed = np.where(by_slope < 0, line[0] >= _STEEPEST, line[0] <= 0.0)  # against a bound
+        by_slope = np.where(pushed, 0.0, by_slope)
+        both = np.where(pushed, 0.0, (curve * self.z).sum(0) - pull * middle)
+        first = (curve * self.z**2).sum(0) + self.slope_pull + pull * middle**2 + 1e-9
+        second = curve.sum(0) + pull + 1e-9
+        found = np.stack([both * by_shift - second * by_slope, both * by_slope - first * by_shift])
+        found /= first * second - both**2
+        return found, -(found[0] * by_slope + found[1] * by_shift) / 2
+
+
+def _loss(line: Floats, z: Floats, right: Floats, weight: Floats) -> Floats:
+    """(m,) log loss of each expert over all its questions."""
+    odds = line[0] * z + line[1]
+    found: Floats = (weight * (np.logaddexp(0.0, odds) - right * odds)).sum(0)
+    return found
+
+
+def _logit(scores: Matrix) -> Floats:
     p = np.clip(scores.astype(np.float64), _EDGE, 1 - _EDGE)
-    z: npt.NDArray[np.float64] = np.log(p / (1 - p))
+    z: Floats = np.log(p / (1 - p))
     return z
 
 
-def _sigmoid(z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    p: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(z, -30.0, 30.0)))
+def _sigmoid(z: Floats) -> Floats:
+    p: Floats = 1 / (1 + np.exp(-np.clip(z, -30.0, 30.0)))
     return p
 
 
