@@ -20,6 +20,7 @@ RECEIPT = Receipt(
     margin=0.2,
     reason="numbers",
     legs=(Leg(expert="sums", queue_ms=1.23456, swap_ms=0.5, tokens=4),),
+    why="cost",
 )
 
 
@@ -38,6 +39,7 @@ def test_a_body_gets_its_expert_s_name_and_the_receipt() -> None:
             "runner_up": "words",
             "margin": 0.2,
             "reason": "numbers",
+            "why": "cost",
             "legs": [
                 {
                     "expert": "sums",

@@ -142,6 +142,7 @@ async def test_a_request_has_one_span_for_each_hop_under_its_caller_s() -> None:
         "coe.request_id": answer.headers["x-coe-request-id"],
         "coe.generation": 1,
         "coe.router": "static",
+        "coe.why": "fixed",
         "coe.confidence": 1.0,
         "coe.legs": 1,
     }
@@ -149,6 +150,7 @@ async def test_a_request_has_one_span_for_each_hop_under_its_caller_s() -> None:
     assert (noted(leg)["coe.host"], noted(leg)["coe.outcome"]) == ("slot", "ok")
     assert noted(spans["queue sums"])["coe.wake_from"] == "cold"
     assert noted(spans["route"])["coe.experts"] == ("sums",)
+    assert noted(spans["route"])["coe.why"] == "fixed"
 
 
 async def test_no_words_of_prompts_or_answers_are_in_a_span() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coe.core.types import Options
+from coe.core.types import USUAL_QUALITY, Options
 
 CLEAR = 0.7
 """Confidence from which one expert is enough, at equal weights of quality and cost."""
@@ -19,8 +19,9 @@ def clear_from(options: Options, at_once: int | None = None) -> float:
 
 def moved(bar: float, options: Options) -> float:
     """The chance from which one expert is enough, in 0..1, where the request's weights move it."""
-    quality = 0.5 if options.quality is None else options.quality
-    return min(1.0, max(0.0, bar + 0.6 * (quality - 0.5) - 0.2 * (options.cost or 0.0)))
+    return min(
+        1.0, max(0.0, bar + 0.6 * (options.weight_of_quality - USUAL_QUALITY) - 0.2 * (options.cost or 0.0))
+    )
 
 
 def how_many(

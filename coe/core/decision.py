@@ -45,24 +45,26 @@ def decide(
     )
 
 
-def settled(decision: Decision) -> Decision:
+def settled(decision: Decision, general: Sequence[ExpertId] = ()) -> Decision:
     """``decision`` with its substitutes. One that a router made by itself follows no rule known here: unless
-    the likeliest are chosen, they stay chosen whatever happens to the probabilities."""
+    the likeliest are chosen, they stay chosen whatever happens to the probabilities. Chosen ones that it did
+    not rank have its confidence as their probability."""
     if decision.rule is not None:
         return decision
-    count = len(decision.chosen)
-    rule = Rule(count=count)
-    if decision.chosen != tuple(each.expert for each in decision.ranking[:count]):
-        rule = Rule(count=count, why="own", prefers=partial(before_all, decision.chosen))
-    known = decide(decision.router, decision.ranking, decision.reason, rule, decision.category)
-    return replace(known, chosen=decision.chosen, confidence=decision.confidence, reason=decision.reason)
+    ranked = {each.expert for each in decision.ranking}
+    missing = [Ranked(each, decision.confidence) for each in decision.chosen if each not in ranked]
+    ranking = sorted((*decision.ranking, *missing), key=lambda each: -each.probability)
+    rule = Rule(tuple(general), count=len(decision.chosen))
+    if decision.chosen != tuple(each.expert for each in ranking[: rule.count]):
+        rule = replace(rule, why="own", prefers=partial(before_all, decision.chosen))
+    known = decide(decision.router, ranking, decision.reason, rule, decision.category)
+    return replace(known, confidence=decision.confidence, reason=decision.reason)
 
 
 def with_ranking(decision: Decision, ranking: Sequence[Ranked]) -> Decision:
     """The rule of ``decision`` applied to other probabilities of the same experts, in any order."""
-    best_first = sorted(ranking, key=lambda each: -each.probability)
-    because = decision.because or decision.reason
-    return decide(decision.router, best_first, because, decision.rule, decision.category)
+    best_first, known = sorted(ranking, key=lambda each: -each.probability), settled(decision)
+    return decide(known.router, best_first, known.because, known.rule, known.category)
 
 
 def generals(experts: Iterable[ExpertView]) -> tuple[ExpertId, ...]:

@@ -42,6 +42,10 @@ class ByTopP:
     p: float
 
 
+USUAL_QUALITY = 0.5
+"""The weight of quality that a request has which names none, everywhere."""
+
+
 @dataclass(frozen=True)
 class Options:
     """The request's ``coe`` extension, validated. ``None`` means: as the registry says."""
@@ -53,6 +57,11 @@ class Options:
     cost: float | None = None
     patience_s: float | None = None
     deadline_class: DeadlineClass = "standard"
+
+    @property
+    def weight_of_quality(self) -> float:
+        """0 to 1; :data:`USUAL_QUALITY` where the request says nothing."""
+        return USUAL_QUALITY if self.quality is None else self.quality
 
     @property
     def names_aggregation(self) -> bool:
@@ -196,6 +205,12 @@ class Decision:
             return None
         return by_expert[self.expert] - by_expert[self.runner_up]
 
+    def probability_of(self, expert: ExpertId) -> float | None:
+        """That it answers rightly; None where it is not ranked."""
+        if expert == self.expert:
+            return self.confidence
+        return next((each.probability for each in self.ranking if each.expert == expert), None)
+
     def substitutes_on(self, occasion: Occasion, within: float | None = None) -> tuple[ExpertId, ...]:
         """Who may step in, at a loss of at most ``within``."""
         return tuple(
@@ -272,12 +287,15 @@ class Receipt:
     expert: ExpertId | None
     """who answered; None where several were asked and nothing is decided"""
     confidence: float | None
+    """the probability of the expert who answered; None where it is not known"""
     runner_up: ExpertId | None
     margin: float | None
     reason: str
     legs: tuple[Leg, ...]
     aggregator: str | None = None
     """what combined the answers; None where one expert's answer passed through"""
+    why: Why | Occasion = "best"
+    """why this expert answered: it was chosen, or took the chosen one's place, or was one of a panel"""
 
     @property
     def queue_ms(self) -> float:

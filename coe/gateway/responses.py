@@ -27,6 +27,7 @@ def receipt_json(receipt: Receipt) -> dict[str, Any]:
         "runner_up": receipt.runner_up,
         "margin": _rounded(receipt.margin, 4),
         "reason": receipt.reason,
+        "why": receipt.why,
         "legs": [_leg_json(leg) for leg in receipt.legs],
         **_usage_by_leg(receipt),
         "queue_ms": _rounded(receipt.queue_ms, 2),

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticKnownError
 
 from coe.aggregators.top_p import PATTERN, written
-from coe.core.types import DeadlineClass, Options, Role, WakeFrom
+from coe.core.types import DeadlineClass, Occasion, Options, Role, WakeFrom, Why
 
 MAX_CHOICES = 16
 MAX_NAME = 200
@@ -313,6 +313,10 @@ class ReceiptBody(BaseModel):
     runner_up: str | None
     margin: float | None
     reason: str
+    why: Why | Occasion = Field(
+        description="The kind of reason: why the expert was chosen, or stepped in for the chosen one"
+        " (awake, failure), or that several were asked (panel)."
+    )
     legs: list[LegBody]
     usage_by_leg: list[LegUsage] | None = Field(None, description="Where several experts were asked.")
     queue_ms: float
@@ -350,6 +354,10 @@ class ModelList(BaseModel):
 class RankedBody(BaseModel):
     expert: str
     probability: float
+    steps_in: list[Occasion] = Field(
+        description="When it may answer in the chosen expert's place (awake: the chosen one is not, and it is"
+        " nearly as good; failure), or beside it (panel)."
+    )
     expected_wait_s: float | None = Field(
         description="Wait for this expert if asked now, in seconds; null: it would be refused."
     )
@@ -363,6 +371,7 @@ class RouteAnswer(BaseModel):
     confidence: float
     margin: float | None
     reason: str
+    why: Why = Field(description="The kind of reason for which the expert is chosen.")
     experts: list[RankedBody] = Field(description="All experts, best first.")
 
 

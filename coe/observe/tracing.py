@@ -114,6 +114,7 @@ def of_decision(decision: Decision) -> Attributes:
     return {
         "coe.router": decision.router,
         "coe.experts": list(decision.chosen),
+        "coe.why": decision.why,
         "coe.confidence": decision.confidence,
         "coe.category": decision.category,
     }
@@ -139,6 +140,7 @@ def of_receipt(receipt: Receipt, completion: str | None) -> Attributes:
         "coe.generation": receipt.generation,
         "coe.router": receipt.router,
         "coe.aggregator": receipt.aggregator,
+        "coe.why": receipt.why,
         "coe.confidence": receipt.confidence,
         "coe.legs": len(receipt.legs),
     }

@@ -24,7 +24,6 @@ from coe.pipeline.generation import Generation
 from coe.pipeline.legs import Asker, LegError, LiveLeg
 from coe.pipeline.panel import Panel
 from coe.pipeline.plan import Plan, written_body
-from coe.pipeline.routing import PINNED
 
 log = logging.getLogger(__name__)
 
@@ -94,18 +93,21 @@ class MergedAnswer:
 
     def receipt(self) -> Receipt:
         decision, outcome = self._plan.decision, self._outcome()
-        pinned = decision.router == PINNED
+        expert = outcome.expert if outcome else None
+        other = expert is not None and expert != decision.expert
+        known = decision.why != "pinned" and expert is not None
         return Receipt(
             request_id=self._request.id,
             generation=self._generation.number,
             router=decision.router,
-            expert=outcome.expert if outcome else None,
-            confidence=None if pinned else decision.confidence,
-            runner_up=decision.runner_up,
-            margin=decision.margin,
+            expert=expert,
+            confidence=decision.probability_of(expert) if known and expert else None,
+            runner_up=decision.expert if other else decision.runner_up,
+            margin=None if other else decision.margin,
             reason=f"{decision.reason}; {outcome.reason}" if outcome else decision.reason,
             legs=self._legs(),
             aggregator=self._plan.aggregator.name,
+            why="panel" if expert is not None else decision.why,
         )
 
     async def aclose(self) -> None:

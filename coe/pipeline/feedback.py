@@ -22,6 +22,7 @@ from pathlib import Path
 
 from cachetools import FIFOCache
 
+from coe.core.decision import with_ranking
 from coe.core.errors import BadRequest
 from coe.core.types import Decision, ExpertId, Ranked, Receipt
 from coe.registry.service_settings import FeedbackSettings
@@ -72,25 +73,18 @@ class Feedback:
         self._by_completion: FIFOCache[str, str] = FIFOCache(REMEMBERED)
 
     def applied(self, request: str, decision: Decision) -> Decision:
-        """``decision`` with its probabilities moved and its experts in their new order.
-
-        Experts that were chosen stay as many; remembers the category for :meth:`answered`.
-        """
+        """``decision`` with its probabilities moved and its own rule applied to them again: marks undo no
+        choice that was made on purpose. Remembers the category for :meth:`answered`."""
         category = decision.category or ANY
         self._routed[request] = category
         if not any((category, ranked.expert) in self._counts for ranked in decision.ranking):
             return decision
         moved = [Ranked(r.expert, self._moved(category, r)) for r in decision.ranking]
-        ranking = tuple(sorted(moved, key=lambda ranked: -ranked.probability))
-        if tuple(r.expert for r in ranking) == tuple(r.expert for r in decision.ranking):
-            return replace(decision, ranking=ranking)
-        chosen = tuple(ranked.expert for ranked in ranking[: len(decision.chosen)])
-        reason = f"{decision.reason}; feedback puts {chosen[0]} before {decision.expert}"
-        if chosen[0] == decision.expert:
-            reason = decision.reason
-        return replace(
-            decision, ranking=ranking, chosen=chosen, confidence=ranking[0].probability, reason=reason
-        )
+        found = with_ranking(decision, moved)
+        if found.expert == decision.expert:
+            return found
+        reason = f"{found.reason}; feedback puts {found.expert} before {decision.expert}"
+        return replace(found, reason=reason)
 
     def answered(self, receipt: Receipt, completion: str | None) -> None:
         """An answer was given, which may be rated by its request's id or its completion's."""

@@ -10,20 +10,23 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from coe.core.errors import ExpertUnavailable
+from coe.core.errors import BadRequest, ExpertUnavailable
 from coe.core.types import (
     Decision,
     ExpertId,
     Leg,
+    Occasion,
     Options,
     Ranked,
     Receipt,
     Request,
     RouterCall,
     RouterText,
+    Rule,
+    Substitute,
 )
 from coe.observe.logs import loggable
 from coe.observe.tracing import hop, note, of_decision
@@ -31,8 +34,8 @@ from coe.pipeline.ensemble import ask_several
 from coe.pipeline.generation import Generation, Generations
 from coe.pipeline.leases import Clock, Leases
 from coe.pipeline.legs import Asker, LegError, LiveLeg
-from coe.pipeline.plan import aggregation_request, explained, plan_for
-from coe.pipeline.routing import PINNED, Write, choose, nearly_as_good, nobody_writes
+from coe.pipeline.plan import AggregationRequest, aggregation_request, explained, plan_for
+from coe.pipeline.routing import PINNED, Write, choose, has_prices, nobody_writes
 from coe.pipeline.writer_calls import WriterCalls
 from coe.registry.schema import Registry
 
@@ -40,8 +43,9 @@ log = logging.getLogger(__name__)
 
 _LOST = frozenset({"engine_unreachable", "expert_not_ready", "engine_not_running", "engine_silent"})
 """Codes of errors by which an expert's process was not there, so that it has done nothing either."""
-PLAUSIBLE = 0.1
-"""An expert may take another's place unasked only with at least this share of its probability."""
+
+
+_NAMED = Rule(why="pinned", fixed=True)
 
 
 class Answer(Protocol):
@@ -74,6 +78,7 @@ class Preview:
     def as_json(self) -> dict[str, Any]:
         """As POST /v1/route answers."""
         decision = self.decision
+        steps_in = {each.expert: each.on for each in decision.substitutes}
         return {
             "object": "coe.route",
             "generation": self.generation,
@@ -82,10 +87,12 @@ class Preview:
             "confidence": round(decision.confidence, 4),
             "margin": None if decision.margin is None else round(decision.margin, 4),
             "reason": decision.reason,
+            "why": decision.why,
             "experts": [
                 {
                     "expert": ranked.expert,
                     "probability": round(ranked.probability, 4),
+                    "steps_in": sorted(steps_in.get(ranked.expert, ())),
                     # A wait without end (it would be refused) has no number in JSON.
                     "expected_wait_s": round(wait, 3) if math.isfinite(wait) else None,
                 }
@@ -127,10 +134,12 @@ class Pipeline:
         pinned = pinned_to(request, generation)
         alone = pinned is not None and not request.options.names_aggregation
         aggregation = None if alone else aggregation_request(request, generation)
+        if pinned is None:
+            _check_cost(request.options, generation, aggregation)
         with hop("route") as span:
             if pinned is None:
                 write = self._writer(request, generation, written, patience_s)
-                decision = await choose(request, generation, self._pool.forecast, write)
+                decision = await self._chosen(request, generation, write)
             else:
                 decision = pinned
             if aggregation is not None:
@@ -144,6 +153,10 @@ class Pipeline:
         if plan is None:
             return await ask_one(request, decision, generation, asker)
         return await ask_several(request, plan, generation, asker, patience_s)
+
+    async def _chosen(self, request: Request, generation: Generation, write: Write) -> Decision:
+        decision = await choose(request, generation, self._pool.forecast, write)
+        return _with_fallback(decision, generation.registry)
 
     def _writer(
         self, request: Request, generation: Generation, written: list[Leg], patience_s: float
@@ -165,7 +178,7 @@ class Pipeline:
             known = self.writer_calls.find(call, generation.registry.experts_by_id.get(call.writer))
             return known or await nobody_writes(call)
 
-        decision = await choose(request, generation, self._pool.forecast, recall)
+        decision = await self._chosen(request, generation, recall)
         waits = tuple(self._pool.forecast(ranked.expert) for ranked in decision.ranking)
         return Preview(generation=generation.number, decision=decision, waits_s=waits)
 
@@ -175,7 +188,47 @@ def pinned_to(request: Request, generation: Generation) -> Decision | None:
     expert, registry = request.model, generation.registry
     if expert in registry.routed_names or expert not in registry.experts_by_id:
         return None
-    return Decision(PINNED, (Ranked(expert, 1.0),), (expert,), 1.0, f"the request named {expert}")
+    return _with_fallback(
+        Decision(
+            PINNED,
+            (Ranked(expert, 1.0),),
+            (expert,),
+            1.0,
+            f"the request named {expert}",
+            why="pinned",
+            rule=_NAMED,
+        ),
+        registry,
+    )
+
+
+def _check_cost(options: Options, generation: Generation, aggregation: AggregationRequest | None) -> None:
+    """Raises BadRequest for a weight of cost that nothing goes by: no expert has a price, and how many are
+    asked does not depend on it."""
+    if not options.cost or has_prices(generation) or (aggregation and aggregation.goes_by_cost):
+        return
+    raise BadRequest(
+        "the request weighs cost, but no expert of this service has a price",
+        code="no_prices",
+        param="coe.cost",
+        hint="Leave coe.cost out, or have the operator give each expert its `price` in experts.yaml.",
+    )
+
+
+def _with_fallback(decision: Decision, registry: Registry) -> Decision:
+    """``decision`` with the chosen expert's fallback of experts.yaml among those that step in when it fails,
+    if the decision's budget allows it."""
+    chosen, among = (
+        registry.experts_by_id.get(decision.expert),
+        decision.rule.among if decision.rule else None,
+    )
+    fallback = chosen.fallback if chosen else None
+    if fallback is None or (among is not None and fallback not in among):
+        return decision
+    known = {each.expert: each for each in decision.substitutes}
+    step_in = known.get(fallback, Substitute(fallback, None, frozenset()))
+    known[fallback] = replace(step_in, on=step_in.on | {"failure"})
+    return replace(decision, substitutes=tuple(known.values()))
 
 
 def _patience_s(options: Options, generation: Generation) -> float:
@@ -184,7 +237,7 @@ def _patience_s(options: Options, generation: Generation) -> float:
 
 
 async def ask_one(request: Request, decision: Decision, generation: Generation, asker: Asker) -> SingleAnswer:
-    """The answer of the chosen expert, or of the next one of the ranking where that cannot answer.
+    """The answer of the chosen expert, or of a substitute on the occasions that the decision allows.
 
     Returns at the first byte. Everything before it may be tried once more on another expert; after it, never.
     An expert that was lost with its process is asked again first: its host starts it again, or another host
@@ -192,11 +245,11 @@ async def ask_one(request: Request, decision: Decision, generation: Generation, 
     asked again where nobody else is left. docs/reference/failures.md has the table.
     """
     registry = generation.registry
-    candidates = _candidates(decision, registry)
+    candidates = (decision.expert, *decision.substitutes_on("failure"))
+    within = registry.pool.reroute_within
+    nearly = decision.substitutes_on("awake", within) if within > 0.0 else ()
     failed: dict[ExpertId, Leg] = {}
     lost: list[Leg] = []
-    pinned = decision.router == PINNED
-    nearly = () if pinned else nearly_as_good(decision, generation.registry.pool.reroute_within)
     while True:
         expert = next(e for e in candidates if e not in failed)
         try:
@@ -240,18 +293,19 @@ class SingleAnswer:
     def receipt(self) -> Receipt:
         """What is known now; run time, tokens and outcome are there once ``chunks`` is exhausted."""
         decision, expert = self._decision, self._leg.expert
-        pinned = decision.router == PINNED
         fell_back = expert != decision.expert
+        stepped_in: Occasion = "failure" if expert == self._leg.asked_for else "awake"
         return Receipt(
             request_id=self._request.id,
             generation=self._generation.number,
             router=decision.router,
             expert=expert,
-            confidence=None if pinned else _confidence(decision, expert),
+            confidence=None if decision.why == "pinned" else decision.probability_of(expert),
             runner_up=decision.expert if fell_back else decision.runner_up,
             margin=None if fell_back else decision.margin,
             reason=decision.reason + "".join(self._because()),
             legs=(*self._before, *self._failed, self._leg.leg()),
+            why=stepped_in if fell_back else decision.why,
         )
 
     async def aclose(self) -> None:
@@ -267,27 +321,7 @@ class SingleAnswer:
             yield f"; {expert} answered instead of {asked_for}: nearly as good for this, and free sooner"
 
 
-def _candidates(decision: Decision, registry: Registry) -> tuple[ExpertId, ...]:
-    """The chosen expert, who is plausible in its place (a named one is ranked alone), and its fallback."""
-    chosen = registry.experts_by_id.get(decision.expert)
-    probability = {ranked.expert: ranked.probability for ranked in decision.ranking}
-    floor = PLAUSIBLE * probability.get(decision.expert, 0.0)
-    # A router that gives nobody else any probability (static) has no opinion on who comes next.
-    doubtful = 0.0 < probability.get(decision.runner_up or "", 0.0) < floor
-    plausible = None if doubtful else decision.runner_up
-    general = next((each.id for each in registry.routed if each.general and each.id in probability), None)
-    named = (decision.expert, plausible or general, chosen.fallback if chosen else None)
-    return tuple(dict.fromkeys(expert for expert in named if expert is not None))
-
-
 def _is_elsewhere(expert: ExpertId, registry: Registry) -> bool:
     """Whether its host is not run by this service."""
     host = registry.experts_by_id[expert].host if expert in registry.experts_by_id else None
     return any(each.id == host and each.kind == "remote" for each in registry.pool.hosts)
-
-
-def _confidence(decision: Decision, expert: ExpertId) -> float | None:
-    """The probability of the expert that answered; None where it was not ranked."""
-    if expert == decision.expert:
-        return decision.confidence
-    return next((each.probability for each in decision.ranking if each.expert == expert), None)

@@ -14,11 +14,11 @@ from typing import Any
 from coe.aggregators import Aggregator, Asked
 from coe.aggregators.top_p import Mass, top_p
 from coe.aggregators.worth import how_many, moved
+from coe.core.decision import settled
 from coe.core.errors import BadRequest
 from coe.core.suggest import suggest
 from coe.core.types import ByTopP, Decision, ExpertId, ExpertView, Options, Request, number
 from coe.pipeline.generation import Generation
-from coe.pipeline.routing import PINNED
 from coe.registry.aggregation_settings import AggregatorSpec, TopP
 
 USUAL_EXPERTS = 3
@@ -40,6 +40,11 @@ class AggregationRequest:
     count: int | None
     explicit: bool
     top_p: TopP | None = None
+
+    @property
+    def goes_by_cost(self) -> bool:
+        """Whether the request's weight of cost moves how many are asked."""
+        return self.count is None and self.limit > 1 and self.spec.adaptive
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,14 @@ def _top_p(spec: AggregatorSpec, options: Options) -> TopP | None:
 
 
 def explained(decision: Decision, aggregation: AggregationRequest) -> Decision:
-    """``decision`` with a reason that says how many experts top-p asks, where it does."""
-    if aggregation.top_p is None or decision.router == PINNED:
+    """``decision`` with a reason that says how many experts top-p asks, where it does, and how many of those
+    that were asked for a budget leaves."""
+    if decision.why == "pinned":
+        return decision
+    left, wanted = len(_members(decision)), aggregation.count or 1
+    if left < wanted and not aggregation.aggregator.proposing.repeat:
+        return replace(decision, reason=f"{decision.reason}; of {wanted} experts {left} may be asked")
+    if aggregation.top_p is None:
         return decision
     mass = _mass(decision, aggregation.top_p, aggregation.limit)
     return replace(
@@ -115,8 +126,9 @@ def plan_for(
 
     Raises BadRequest where the client asked for an aggregation that its request does not allow.
     """
+    decision = settled(decision)
     wanted = aggregation.count or _how_many(decision, aggregation, request.options)
-    if wanted < 2 or (decision.router == PINNED and not aggregation.explicit):
+    if wanted < 2 or (decision.why == "pinned" and not aggregation.explicit):
         return None
     if obstacle := _obstacle(request, decision, aggregation):
         if not aggregation.explicit:
@@ -167,12 +179,12 @@ def _how_many(decision: Decision, aggregation: AggregationRequest, options: Opti
         return _mass(decision, aggregation.top_p, aggregation.limit).count
     if len(decision.chosen) > 1:
         return min(aggregation.limit, len(decision.chosen))
-    chances = [ranked.probability for ranked in decision.ranking]
+    chances = list(_members(decision).values())
     return how_many(decision.confidence, chances, aggregation.limit, _at_once(aggregation), options)
 
 
 def _mass(decision: Decision, wanted: TopP, limit: int) -> Mass:
-    chances = [ranked.probability for ranked in decision.ranking] or [decision.confidence]
+    chances = list(_members(settled(decision)).values())
     return top_p(chances, limit, wanted.p, wanted.clear)
 
 
@@ -183,13 +195,17 @@ def _at_once(aggregation: AggregationRequest) -> int | None:
 
 
 def _asked(decision: Decision, count: int, repeat: bool) -> tuple[Asked, ...]:
-    chances = {ranked.expert: ranked.probability for ranked in decision.ranking}
+    members = list(_members(decision).items())
     if repeat:
-        best = decision.expert
-        return tuple(Asked(best, chances.get(best, decision.confidence), rank) for rank in range(count))
-    others = (ranked.expert for ranked in decision.ranking if ranked.expert not in decision.chosen)
-    order: list[ExpertId] = [*decision.chosen, *others]
-    return tuple(Asked(expert, chances.get(expert, 0.0), rank) for rank, expert in enumerate(order[:count]))
+        return tuple(Asked(*members[0], rank) for rank in range(count))
+    return tuple(Asked(expert, chance, rank) for rank, (expert, chance) in enumerate(members[:count]))
+
+
+def _members(decision: Decision) -> dict[ExpertId, float]:
+    """Who may sit in a panel, with their probabilities: the chosen ones, then their substitutes there."""
+    chances = {ranked.expert: ranked.probability for ranked in decision.ranking}
+    members = (*decision.chosen, *decision.substitutes_on("panel"))
+    return {expert: chances.get(expert, 0.0) for expert in members}
 
 
 def _obstacle(request: Request, decision: Decision, aggregation: AggregationRequest) -> BadRequest | None:
@@ -204,7 +220,7 @@ def _obstacle(request: Request, decision: Decision, aggregation: AggregationRequ
     if request.endpoint == "completions" and aggregation.aggregator.proposing.chat_only:
         return _cannot(f"{name} writes its own prompts, so it answers chat completions only", "coe.aggregate")
     single = len(decision.ranking) < 2 and not aggregation.aggregator.proposing.repeat
-    if single and decision.router == PINNED:
+    if single and decision.why == "pinned":
         return _cannot(f"the request names {decision.expert}, which answers alone", "coe.experts")
     return None
 

@@ -5,11 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 
+from coe.core.decision import generals, settled
 from coe.core.errors import BadRequest, CoeError, RoutingError, UnknownModel
 from coe.core.suggest import suggest
-from coe.core.types import Decision, ExpertId, Options, Request, Router, RouterCall, RouterText
+from coe.core.types import (
+    USUAL_QUALITY,
+    Decision,
+    ExpertId,
+    Options,
+    Request,
+    Router,
+    RouterCall,
+    RouterText,
+)
 from coe.pipeline.generation import Generation
 from coe.pipeline.utility import Preferences, weighed
 
@@ -45,16 +56,6 @@ async def choose(
     return _as_preferred(decision, request.options, generation, wait_s)
 
 
-def nearly_as_good(decision: Decision, within: float) -> tuple[ExpertId, ...]:
-    """Experts beside the chosen ones that may answer instead of the best: by the router's own estimate at
-    most ``within`` less likely to be right. None with ``within`` 0, and none for a pinned expert."""
-    chances = {ranked.expert: ranked.probability for ranked in decision.ranking}
-    if within <= 0.0 or decision.expert not in chances:
-        return ()
-    floor = chances[decision.expert] - within
-    return tuple(e for e, chance in chances.items() if chance >= floor and e not in decision.chosen)
-
-
 async def _routed(request: Request, named: str | None, generation: Generation, write: Write) -> Decision:
     router = _router(named or generation.registry.routers.default, generation)
     _check_text(request)
@@ -73,7 +74,7 @@ async def _routed(request: Request, named: str | None, generation: Generation, w
             hint="Name an expert as the model, or another router in coe.router; the log has the cause.",
         ) from error
     _check_decision(decision, generation)
-    return generation.feedback.applied(request.id, decision)
+    return generation.feedback.applied(request.id, settled(decision, generals(generation.experts)))
 
 
 async def _prepared(router: Router, text: str, write: Write) -> Callable[..., Decision]:
@@ -88,15 +89,23 @@ async def _prepared(router: Router, text: str, write: Write) -> Callable[..., De
 def _as_preferred(
     decision: Decision, options: Options, generation: Generation, wait_s: Callable[[ExpertId], float]
 ) -> Decision:
+    priced = has_prices(generation)
     preferences = Preferences(
-        quality=1.0 if options.quality is None else options.quality,
-        cost=options.cost or 0.0,
+        quality=options.weight_of_quality / USUAL_QUALITY,
+        cost=options.cost or 0.0 if priced else 0.0,
         patience_s=options.patience_s,
     )
-    if not preferences.cost and preferences.patience_s is None:
-        return decision
-    waits = {ranked.expert: wait_s(ranked.expert) for ranked in decision.ranking}
-    return weighed(decision, generation.experts, preferences, waits)
+    waits = {}
+    if preferences.patience_s is not None:
+        waits = {ranked.expert: wait_s(ranked.expert) for ranked in decision.ranking}
+    found = weighed(decision, generation.experts, preferences, waits)
+    if options.cost and not priced:
+        return replace(found, reason=f"{found.reason}; no expert has a price, so none is cheaper")
+    return found
+
+
+def has_prices(generation: Generation) -> bool:
+    return any(view.usd_per_mtok_out is not None for view in generation.experts)
 
 
 def _router(name: str, generation: Generation) -> Router:

@@ -1,6 +1,6 @@
 """From a router's estimates to the experts that are asked: quality against cost and waiting.
 
-    utility = quality * P(right) - cost * price - waiting
+    utility = quality * P(right) - cost * price - waiting      (quality: 1 at the usual weight)
 
 ``price`` is relative to the dearest expert of the ranking (1), an unknown price counting as the dearest;
 ``waiting`` is the expected wait as a share of the client's patience. All pure.
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from coe.core.types import Decision, ExpertId, ExpertView, Ranked
+from coe.core.decision import decide
+from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 
 
 @dataclass(frozen=True)
@@ -29,37 +31,61 @@ def weighed(
     preferences: Preferences,
     waits_s: Mapping[ExpertId, float],
 ) -> Decision:
-    """The decision with the experts of highest utility, as many as were chosen.
+    """The decision with the experts of highest utility, as many as were chosen, of those that it allows.
 
-    The ranking stays by probability. Where neither cost nor a wait counts the router's own choice stands.
-    ``waits_s`` are expected waits; an expert without one does not wait.
+    The ranking stays by probability. The router's own choice counts as likely as the best one, as that is
+    what it was chosen as (a general expert where it was unsure). Where neither cost nor a wait counts it
+    stands, and so it does where it goes by no probability. ``waits_s`` are expected waits; an expert without
+    one does not wait.
     """
     hurried = preferences.patience_s is not None and any(waits_s.values())
     if not preferences.cost and not hurried:
         return decision
-    count = len(decision.chosen)
-    utilities = _utilities(decision.ranking, experts, preferences, waits_s)
-    order = sorted(decision.ranking, key=lambda ranked: -utilities[ranked.expert])
-    chosen = tuple(ranked.expert for ranked in order[:count])
-    if chosen == decision.chosen:
-        return decision
-    best = order[0]
-    reason = f"{best.expert} by cost and wait (utility {utilities[best.expert]:+.2f}); {decision.reason}"
-    return replace(decision, chosen=chosen, confidence=best.probability, reason=reason)
+    rule = decision.rule or Rule(count=len(decision.chosen))
+    if rule.fixed:
+        return replace(decision, reason=f"{decision.reason}; cost and waiting do not count with this router")
+    utilities = _utilities(decision, experts, preferences, waits_s)
+    prefers = partial(_by_utility, utilities, decision.expert)
+    unhurried = _utilities(decision, experts, preferences, {})
+    by_cost = prefers(decision.ranking)[0] == _by_utility(unhurried, decision.expert, decision.ranking)[0]
+    best = next(e for e in prefers(decision.ranking) if rule.among is None or e in rule.among)
+    wish = replace(
+        rule,
+        unsure_below=0.0,
+        prefers=prefers,
+        why="cost" if by_cost else "patience",
+        phrase=f"{best} by cost and wait (utility {utilities[best]:+.2f})",
+    )
+    because = decision.because or decision.reason
+    found = decide(decision.router, decision.ranking, because, wish, decision.category)
+    if found.chosen == decision.chosen:
+        # A decision without substitutes has none that a wish could order.
+        return replace(decision, substitutes=found.substitutes if decision.substitutes else ())
+    return found
+
+
+def _by_utility(
+    utilities: Mapping[ExpertId, float], chosen: ExpertId, ranking: Sequence[Ranked]
+) -> tuple[ExpertId, ...]:
+    """Of equal ones the router's choice first, then the likelier one."""
+    experts = [each.expert for each in ranking]
+    return tuple(sorted(experts, key=lambda expert: (-utilities[expert], expert != chosen)))
 
 
 def _utilities(
-    ranking: Sequence[Ranked],
+    decision: Decision,
     experts: Sequence[ExpertView],
     preferences: Preferences,
     waits_s: Mapping[ExpertId, float],
 ) -> dict[ExpertId, float]:
-    prices = relative_prices([view for view in experts if any(r.expert == view.id for r in ranking)])
+    chances = {each.expert: each.probability for each in decision.ranking}
+    chances[decision.expert] = max(chances.values())
+    prices = relative_prices([view for view in experts if view.id in chances])
     return {
-        ranked.expert: preferences.quality * ranked.probability
-        - preferences.cost * prices[ranked.expert]
-        - _waiting(waits_s.get(ranked.expert, 0.0), preferences.patience_s)
-        for ranked in ranking
+        expert: preferences.quality * chance
+        - preferences.cost * prices[expert]
+        - _waiting(waits_s.get(expert, 0.0), preferences.patience_s)
+        for expert, chance in chances.items()
     }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from coe.aggregators.combiner.agreement import Standing
 from coe.aggregators.combiner.tables import ABSENT, LOWEST_CHANCE, Floats, Table, log_odds
-from coe.core.types import Options
+from coe.core.types import USUAL_QUALITY, Options
 
 HIGHEST_PRICE = 0.2
 WEIGHT = 0.02
@@ -96,8 +96,7 @@ def _ridge(features: Floats, target: Floats) -> Floats:
 
 def dearer(options: Options) -> float:
     """By how much a request's weights raise the price of another answer, in chances of being right."""
-    quality = 0.5 if options.quality is None else options.quality
-    return WEIGHT * ((options.cost or 0.0) - 2 * (quality - 0.5))
+    return WEIGHT * ((options.cost or 0.0) - 2 * (options.weight_of_quality - USUAL_QUALITY))
 
 
 FEATURES = 13
