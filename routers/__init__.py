@@ -15,7 +15,8 @@ from typing import cast
 from coe.core.plugins import PluginKind
 from coe.core.types import ExpertId, Router
 from coe.registry.schema import Expert, RouterSpec
-from coe.routers.base import RouterClass, Setting
+from coe.routers.base import RouterClass, RouterOptions, Setting
+from coe.routers.encoders.encoder import Encoders
 from coe.routers.learning.evidence import Estimator, Evidence
 
 __all__ = ["BUILTINS", "ESTIMATORS", "ROUTER_KIND", "build_router", "estimator_class", "router_class"]
@@ -60,33 +61,42 @@ def estimator_class(name: str) -> type[Estimator]:
 
 
 def build_router(
-    spec: RouterSpec, experts: Sequence[Expert], root: Path, evidence: Evidence | None = None
+    spec: RouterSpec,
+    experts: Sequence[Expert],
+    root: Path,
+    evidence: Evidence | None = None,
+    encoders: Encoders | None = None,
 ) -> Router:
     """Build a router. Blocking: it may load an encoder and learn from examples (seconds).
 
     ``root`` is the folder of experts.yaml, where relative paths in options start. ``evidence`` is what
-    the experts' profiles say.
+    the experts' profiles say; ``encoders`` are shared with other routers.
     Raises :class:`ConfigError` for an unknown kind, a plug-in that cannot be imported, or bad options.
     """
-    kinds, setting = ROUTER_KIND.beside(root), _setting(experts, root, evidence)
+    kinds, setting = ROUTER_KIND.beside(root), _setting(experts, root, evidence, encoders or Encoders())
     return cast(Router, kinds.build(spec.kind, spec.name, spec.options, setting, _ids(experts)))
 
 
 def renew_router(
-    router: Router, spec: RouterSpec, experts: Sequence[Expert], root: Path, evidence: Evidence | None = None
+    router: Router, spec: RouterSpec, experts: Sequence[Expert], root: Path, encoders: Encoders
 ) -> Router | None:
     """``router``, built of this ``spec``, for other experts, with what it has learned; None where its class
     has no ``renewed`` and it has to be built anew. Blocking; raises as :func:`build_router`."""
     renewed = getattr(router, "renewed", None)
     if renewed is None:
         return None
+    router_options(spec, experts, root)
+    return cast(Router, renewed(_setting(experts, root, None, encoders)))
+
+
+def router_options(spec: RouterSpec, experts: Sequence[Expert], root: Path) -> RouterOptions:
+    """Validated. Raises ConfigError."""
     options_type = router_class(spec.kind, root).options_type
-    ROUTER_KIND.checked(options_type, spec.options, spec.name, spec.kind, _ids(experts))
-    return cast(Router, renewed(_setting(experts, root, evidence)))
+    return ROUTER_KIND.checked(options_type, spec.options, spec.name, spec.kind, _ids(experts))
 
 
-def _setting(experts: Sequence[Expert], root: Path, evidence: Evidence | None) -> Setting:
-    return Setting(experts=tuple(expert.view() for expert in experts), root=root, evidence=evidence)
+def _setting(experts: Sequence[Expert], root: Path, evidence: Evidence | None, encoders: Encoders) -> Setting:
+    return Setting(tuple(expert.view() for expert in experts), root, evidence, encoders)
 
 
 def _ids(experts: Sequence[Expert]) -> list[ExpertId]:

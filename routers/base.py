@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from coe.core.plugins import PluginOptions
 from coe.core.types import ExpertView, Router
+from coe.routers.encoders.encoder import Encoder, Encoders
 from coe.routers.learning.evidence import Evidence
 
 
 class RouterOptions(PluginOptions):
     """Base of a router's ``options`` in experts.yaml."""
+
+    @property
+    def reads_profiles(self) -> bool:
+        """Whether the router learns from what the profiles say: one that does not keeps what it has learned
+        when these change."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,12 @@ class Setting:
     root: Path = Path()
     evidence: Evidence | None = None
     """what the profiles say of those of the experts that have one; None where none has"""
+    encoders: Encoders = field(default_factory=Encoders, compare=False)
+
+    def encoder(self, name: str) -> Encoder:
+        """One of :data:`coe.routers.encoders.encoder.ENCODERS`, or a folder relative to ``root``. Blocking:
+        it may read a model. Raises ConfigError for a name that is neither."""
+        return self.encoders.open(name, self.root)
 
 
 class RouterClass(Protocol):

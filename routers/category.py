@@ -25,7 +25,7 @@ from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
 from coe.routers.category_evidence import CategoryScoreRouter
 from coe.routers.encoders.disk_cache import encode_cached
-from coe.routers.encoders.encoder import Encoder, Vectors, is_quick, open_encoder
+from coe.routers.encoders.encoder import Encoder, Vectors, is_quick
 from coe.routers.learning.cards import described
 from coe.routers.learning.category_classifier import CategoryClassifier, Neighbour
 from coe.routers.per_pool import PerPool
@@ -59,6 +59,10 @@ class CategoryOptions(RouterOptions):
     total_parameters_b: Annotated[float, Field(gt=0)] | None = None
     average_active_b: Annotated[float, Field(gt=0)] | None = None
     average_price: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def reads_profiles(self) -> bool:
+        return not self.examples
 
 
 @dataclass(frozen=True)
@@ -108,19 +112,19 @@ class CategoryRouter:
         self.name = name
         self._options = options
         examples = read_examples(options.examples, setting.root)
-        self._encoder = encoder or open_encoder(options.encoder, setting.root)
+        self._encoder = encoder or setting.encoder(options.encoder)
         self._classifier = self._learn(examples) if examples else None
         self._scored: CategoryScoreRouter | None = None
         if not examples and setting.evidence is not None and len(setting.evidence):
             self._scored = CategoryScoreRouter(name, options, setting, self._encoder)
         self.blocking = self._scored is not None or not is_quick(self._encoder)
-        self._pools = PerPool(self._pool)
+        self._pools = PerPool[_Pool]()
         self._read_cards(setting)
 
     def renewed(self, setting: Setting) -> CategoryRouter:
         """What it has learned does not depend on the experts."""
         other = copy.copy(self)
-        other._pools = PerPool(other._pool)
+        other._pools = PerPool()
         other._read_cards(setting)
         return other
 
@@ -137,7 +141,7 @@ class CategoryRouter:
         if self._scored is not None:
             return self._scored.route(text, experts)
         vector = self._encoder.encode([text])
-        pool = self._pools.of(experts)
+        pool = self._pools.of(experts, self._pool)
         if self._classifier is None:
             belief = self._by_cards(vector, pool, experts)
         else:

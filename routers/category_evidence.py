@@ -37,7 +37,7 @@ class CategoryScoreRouter(LearnedRouter):
         super().__init__(name, LearnedOptions(encoder=options.encoder), setting, encoder)
         self._low_confidence = options.low_confidence
         self._budget = Budget(options.total_parameters_b, options.average_active_b, options.average_price)
-        self._map = PerPool(self._made_map)
+        self._map = PerPool[npt.NDArray[np.intp]]()
 
     def _make(self, options: Any) -> Estimator:  # noqa: ARG002
         return CategoryEstimator()
@@ -54,7 +54,7 @@ class CategoryScoreRouter(LearnedRouter):
 
     def _within_budget(self, rule: Rule, top: int, experts: Sequence[ExpertView]) -> Rule:
         """The map's expert for the category ``top``; in its place only those that the map hosts."""
-        hosts = self._map.of(experts)
+        hosts = self._map.of(experts, self._made_map)
         mapped = experts[int(hosts[top])].id
         return replace(
             rule,

@@ -19,6 +19,10 @@ class OracleOptions(RouterOptions):
 
     outcomes: str
 
+    @property
+    def reads_profiles(self) -> bool:
+        return False
+
 
 class OracleRouter:
     """Asks the expert with the highest known score; texts that it does not know go to the first expert."""

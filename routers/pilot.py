@@ -63,7 +63,7 @@ class PilotEstimator(CalibratedEstimator):
                     pilots.append(unit(evidence.vectors[members].mean(axis=0)))
                     owners.append(expert)
                     groups.append(category)
-        self.pilots_ = np.asarray(pilots, dtype=np.float32)
+        self.pilots_ = np.asarray(pilots, dtype=np.float32).reshape(-1, evidence.vectors.shape[1])
         self.owners_, self.groups_ = np.asarray(owners), tuple(groups)
         self._width = len(evidence.experts)
         return self

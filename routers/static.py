@@ -18,6 +18,10 @@ class StaticOptions(RouterOptions):
 
     expert: ExpertId
 
+    @property
+    def reads_profiles(self) -> bool:
+        return False
+
     def faults(self, experts: Sequence[ExpertId]) -> Mapping[str, str]:
         return unknown_expert("expert", self.expert, experts)
 

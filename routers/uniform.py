@@ -18,6 +18,10 @@ class RandomOptions(RouterOptions):
 
     seed: int = 0
 
+    @property
+    def reads_profiles(self) -> bool:
+        return False
+
 
 class RandomRouter:
     """Draw ``n`` depends on the seed and ``n`` only, so concurrent callers cannot disturb the sequence."""

@@ -17,7 +17,9 @@ from coe.profiles.aggregating import best_aggregators
 from coe.profiles.evidence import encoder_of, evidence_of
 from coe.profiles.store import ProfileStore, digest, fitted_combiner, open_store
 from coe.registry.schema import Registry, RouterSpec
-from coe.routers import build_router, renew_router
+from coe.routers import build_router, renew_router, router_options
+from coe.routers.encoders.encoder import Encoders
+from coe.routers.learning.evidence import Evidence
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ class _Recipe:
     spec: str
     files: tuple[tuple[str, int, int], ...]
     profiles: tuple[tuple[ExpertId, str], ...]
-    """of the experts that have one, with a digest of it"""
+    """of the experts that have one, with a digest of it; none where the router reads none"""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class _Built:
     recipe: _Recipe
     experts: tuple[ExpertView, ...]
     router: Router
+
+
+_Known = dict[tuple[str, tuple[tuple[ExpertId, str], ...]], Evidence | None]
+"""What the profiles say, by encoder and profiles: the routers of a generation share it."""
 
 
 class GenerationBuilder:
@@ -50,13 +56,16 @@ class GenerationBuilder:
     def __init__(self, root: Path, feedback: Feedback | None = None) -> None:
         self._root, self._feedback = root, feedback or NoFeedback()
         self._built: dict[str, _Built] = {}
+        self._encoders = Encoders()
+        self._known: _Known = {}
 
     def build(
         self, registry: Registry, number: int, left: Mapping[ExpertId, int] | None = None
     ) -> Generation:
         """Blocking (seconds, where a router is new). Raises ConfigError, and then changes nothing."""
         store = open_store(registry, self._root)
-        built = {spec.name: self._router(spec, registry, store) for spec in _specs(registry)}
+        known: _Known = {}
+        built = {spec.name: self._router(spec, registry, store, known) for spec in _specs(registry)}
         experts = tuple(expert.view() for expert in registry.routed)
         generation = Generation(
             number=number,
@@ -68,7 +77,7 @@ class GenerationBuilder:
             left=left or {},
             feedback=self._feedback,
         )
-        self._built = built
+        self._built, self._known = built, known
         return generation
 
     def _setting(self, registry: Registry, experts: tuple[ExpertView, ...], store: ProfileStore) -> Setting:
@@ -83,23 +92,34 @@ class GenerationBuilder:
             best_aggregators(registry, self._root, store),
         )
 
-    def _router(self, spec: RouterSpec, registry: Registry, store: ProfileStore) -> _Built:
+    def _router(self, spec: RouterSpec, registry: Registry, store: ProfileStore, evidence: _Known) -> _Built:
+        reads = router_options(spec, registry.routed, self._root).reads_profiles
         recipe = _Recipe(
             spec.model_dump_json(),
             tuple(_files(spec.options, self._root)),
-            tuple((e.id, digest(found)) for e in registry.routed if (found := store.of(e))),
+            _profiles(registry, store) if reads else (),
         )
         experts = tuple(expert.view() for expert in registry.routed)
         known = self._built.get(spec.name)
         if known is not None and known.recipe == recipe:
             if known.experts == experts:
                 return known
-            renewed = renew_router(known.router, spec, registry.routed, self._root)
+            renewed = renew_router(known.router, spec, registry.routed, self._root, self._encoders)
             if renewed is not None:
                 return _Built(recipe, experts, renewed)
         log.info("building router %s", spec.name)
-        evidence = evidence_of(store, registry.routed, encoder_of(spec, self._root))
-        return _Built(recipe, experts, build_router(spec, registry.routed, self._root, evidence))
+        said = None
+        if reads:
+            key = (encoder_of(spec, self._root), recipe.profiles)
+            if key not in evidence:
+                kept = self._known.get(key)
+                evidence[key] = kept or evidence_of(store, registry.routed, key[0])
+            said = evidence[key]
+        return _Built(recipe, experts, build_router(spec, registry.routed, self._root, said, self._encoders))
+
+
+def _profiles(registry: Registry, store: ProfileStore) -> tuple[tuple[ExpertId, str], ...]:
+    return tuple((e.id, digest(found)) for e in registry.routed if (found := store.of(e)))
 
 
 def _specs(registry: Registry) -> tuple[RouterSpec, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +134,27 @@ def open_encoder(encoder: str, root: Path) -> Encoder:
             hint="Write a built-in name, or the path of a folder that SentenceTransformer.save made.",
         )
     return CachedEncoder(SentenceEncoder.of_folder(folder))
+
+
+class Encoders:
+    """Those in use in this process, by name: routers of all generations share one. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._open: WeakValueDictionary[tuple[str, int], Encoder] = WeakValueDictionary()
+        self._one_at_a_time = threading.Lock()
+
+    def open(self, encoder: str, root: Path) -> Encoder:
+        """As :func:`open_encoder`, once for all who use it at a time. A folder that was changed meanwhile is
+        read again."""
+        key = (encoder, 0)
+        if encoder not in ENCODERS:
+            folder = (root / Path(encoder).expanduser()).absolute()
+            key = (str(folder), folder.stat().st_mtime_ns if folder.exists() else 0)
+        with self._one_at_a_time:
+            found = self._open.get(key)
+            if found is None:
+                found = self._open[key] = open_encoder(encoder, root)
+            return found
 
 
 def is_quick(encoder: Encoder) -> bool:

@@ -14,7 +14,7 @@ from coe.core.decision import decide, generals
 from coe.core.errors import ConfigError
 from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
-from coe.routers.encoders.encoder import Encoder, Vectors, open_encoder
+from coe.routers.encoders.encoder import Encoder, Vectors
 from coe.routers.learning.cards import described, with_newcomers
 from coe.routers.learning.evidence import Estimator, Evidence
 from coe.routers.per_pool import PerPool
@@ -67,9 +67,9 @@ class LearnedRouter(ABC):
     ) -> None:
         self.name = name
         self._options = options
-        self._encoder = encoder or open_encoder(options.encoder, setting.root)
-        self._cards = PerPool(self._read_cards)
-        self._places = PerPool(self._find_places)
+        self._encoder = encoder or setting.encoder(options.encoder)
+        self._cards = PerPool[Vectors]()
+        self._places = PerPool[npt.NDArray[np.intp]]()
         self._read_cards(setting.experts)  # into the encoder's cache
         self._evidence = setting.evidence if setting.evidence and len(setting.evidence) else None
         self._estimator: Any = None
@@ -106,7 +106,7 @@ class LearnedRouter(ABC):
 
     def _known(self, asked: Asked, experts: Sequence[ExpertView]) -> Floats:
         """(m,) calibrated probabilities; NaN for experts without evidence."""
-        places = self._places.of(experts)
+        places = self._places.of(experts, self._find_places)
         if self._estimator is None or not (places >= 0).any():
             return np.full(len(experts), np.nan)
         estimates = self._estimator.estimate([asked.text], asked.vector)[0]
@@ -123,7 +123,7 @@ class LearnedRouter(ABC):
 
     def _card_cosines(self, vector: Vectors, experts: Sequence[ExpertView]) -> Floats:
         """(m,) cosine of each expert's card with a text whose vector (1, d) is given."""
-        cosines: Floats = (self._cards.of(experts) @ vector[0]).astype(np.float64)
+        cosines: Floats = (self._cards.of(experts, self._read_cards) @ vector[0]).astype(np.float64)
         return cosines
 
     def _reason(self, asked: Asked, ranking: Sequence[Ranked], known_first: bool) -> str:
