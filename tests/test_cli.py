@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -209,6 +210,50 @@ def test_route_local_needs_no_service(file: Path) -> None:
     assert [row["expert"] for row in decision["experts"]] == ["sums", "base"]
 
 
+CONVERSATION = [
+    {"role": "system", "content": "Add."},
+    {"role": "user", "content": "2+2?"},
+    {"role": "assistant", "content": "4"},
+    {"role": "user", "content": "and 3?\n<system-reminder>Monday</system-reminder>"},
+]
+SHOWN = """task: Add.
+read: and 3?, leaning on 1 earlier turn
+left out: <system-reminder> (41)
+"""
+
+
+@pytest.mark.parametrize("whole", [CONVERSATION, {"model": "coe", "messages": CONVERSATION}])
+def test_route_shows_what_is_read_of_a_conversation(file: Path, tmp_path: Path, whole: Any) -> None:
+    asked = tmp_path / "asked.json"
+    asked.write_text(json.dumps(whole))
+    result = coe("route", "--messages", str(asked), "--local", "--registry", str(file))
+    assert SHOWN in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "messages must not be empty"),
+        ('{"model": "coe"}', "must have either input or messages"),
+        ('["2+2?"]', "messages[0] must be an object"),
+        ('[{"role": "nobody", "content": ""}]', "messages[0].role must be"),
+    ],
+)
+def test_route_refuses_what_is_no_conversation(file: Path, tmp_path: Path, text: str, fault: str) -> None:
+    asked = tmp_path / "asked.json"
+    asked.write_text(text)
+    result = coe("route", "--messages", str(asked), "--local", "--registry", str(file))
+    assert result.exit_code in (1, 2)
+    assert fault in result.stderr
+
+
+def test_route_takes_a_question_or_a_conversation(file: Path) -> None:
+    assert "either QUESTION or --messages" in coe("route", "--registry", str(file)).stderr
+    both = coe("route", "2+2?", "--messages", "-", "--registry", str(file))
+    assert "either QUESTION or --messages" in both.stderr
+
+
 def test_route_local_by_unknown_router_names_the_choices(file: Path) -> None:
     result = coe("route", "2+2?", "--local", "--registry", str(file), "--router", "fixd")
     assert result.exit_code == 2
@@ -255,6 +300,11 @@ async def test_route_shows_ranking_and_reason(url: str) -> None:
     assert "expected wait" in result.stdout
     as_json = await coe_beside("route", "2+2?", "--url", url, "--json", "--router", "other")
     assert json.loads(as_json.stdout)["expert"] == "base"
+
+
+async def test_route_reads_a_conversation_from_stdin(url: str) -> None:
+    result = await coe_beside("route", "--messages", "-", "--url", url, stdin=json.dumps(CONVERSATION))
+    assert SHOWN in result.stdout
 
 
 async def test_experts_are_listed_with_their_states(url: str) -> None:

@@ -55,3 +55,8 @@ def _parsed(raw: bytes) -> Any:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def printable(text: str) -> str:
+    """Lone surrogates, which JSON can write and UTF-8 cannot, would break tokenizers."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""The words that every part of CoE shares. No dependencies, no behaviour beyond small properties.
+"""The words that every part of CoE shares. No behaviour beyond small properties.
 
 A *request* comes in, a router makes a *decision* (ranked experts), the pool grants a *lease* on each
 chosen expert, the engine is *asked*, and the *receipt* says what happened on every leg.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
+
+from coe.core.reading import Reading, read_chat, read_text
 
 ExpertId = str
 RequestId = str
@@ -73,8 +76,8 @@ class Options:
 class Request:
     """One completion request. ``body`` is the OpenAI body without ``coe`` and is never changed.
 
-    ``text`` is what routers see: the last user message (or the prompt), without markup. ``private``: nothing
-    of its texts may outlive it here, because the client sent ``Cache-Control: no-store``.
+    ``text`` is what is asked: the last user message, or the prompt. ``private``: nothing of its texts may
+    outlive it here, because the client sent ``Cache-Control: no-store``.
     """
 
     id: RequestId
@@ -90,6 +93,12 @@ class Request:
     @property
     def stream(self) -> bool:
         return is_true(self.body.get("stream"))
+
+    @cached_property
+    def reading(self) -> Reading:
+        """What routers see of it. Made when it is asked for: a pinned request is never read."""
+        messages = self.body.get("messages")
+        return read_text(self.text) if messages is None else read_chat(messages)
 
 
 @dataclass(frozen=True)
@@ -252,6 +261,8 @@ class Router(Protocol):
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
         """Rank ``experts`` (never empty) for ``text``. Must rank only the experts passed in.
 
+        In the service ``text`` is a :class:`coe.core.reading.Reading`: the last user message, which also
+        has the messages before it and the system prompt.
         Raises :class:`coe.core.errors.RoutingError` when it cannot decide.
         """
         ...

@@ -17,6 +17,7 @@ from coe.gateway.http import ANY_METHOD, Endpoint, Exchange
 from coe.gateway.metrics import CONTENT_TYPE, Metrics
 from coe.gateway.middlewares import Middlewares, without_access
 from coe.gateway.requests import parse_json, parse_route, parsed, read_body, validate
+from coe.gateway.route_schemas import RouteAnswer
 from coe.gateway.routes import DEADLINE_CLASS, Operation, build_document, build_router
 from coe.pipeline import Pipeline
 from coe.pipeline.generation import Generation, Generations
@@ -79,7 +80,7 @@ class Gateway:
         return (
             completion("/v1/chat/completions", chat, "Answer a chat", asks=s.ChatBody),
             completion("/v1/completions", text, "Complete a text", asks=s.CompletionBody),
-            post("/v1/route", self._preview, "Route without asking", s.RouteAnswer, s.RouteBody),
+            post("/v1/route", self._preview, "Route without asking", RouteAnswer, s.RouteBody),
             post("/v1/feedback", self._feedback, "Rate an answer", s.FeedbackTaken, s.FeedbackBody),
             get("/v1/models", self._models, "List the models", s.ModelList),
             get("/v1/models/{id}", self._model, "Show a model", s.ModelBody),

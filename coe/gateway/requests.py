@@ -124,7 +124,9 @@ def parse_completion(
         text = _prompt_text(cast(CompletionBody, checked).prompt, limits)
     body.pop("coe", None)
     private = "no-store" in directives(headers.get(b"cache-control", b""))
-    return Request(request_id, endpoint, checked.model, body, _printable(text), options, private, len(raw))
+    return Request(
+        request_id, endpoint, checked.model, body, quick_json.printable(text), options, private, len(raw)
+    )
 
 
 def directives(cache_control: bytes) -> frozenset[str]:
@@ -150,11 +152,12 @@ def parse_route(raw: bytes, limits: Limits, request_id: RequestId, routed_model:
     else:
         text = _prompt_text(checked.input, limits)
     options = Options(router=checked.router)
-    return Request(request_id, "chat/completions", routed_model, {}, _printable(text), options)
+    said = {"messages": body["messages"]} if checked.messages is not None else {}
+    return Request(request_id, "chat/completions", routed_model, said, quick_json.printable(text), options)
 
 
 def routing_text(messages: Sequence[Message]) -> str:
-    """What routers see: the last user message that has text, else the last message that has."""
+    """What is asked: the last user message that has text, else the last message that has."""
     texts = [(message.role, _text(message)) for message in messages]
     by_user = [text for role, text in texts if role == "user" and text]
     return next(reversed(by_user), None) or next((text for _, text in reversed(texts) if text), "")
@@ -285,11 +288,6 @@ def _too_large(max_bytes: int) -> PayloadTooLarge:
 
 def _malformed(what: str) -> BadRequest:
     return BadRequest(f"the body is not JSON: {what}", code="invalid_json", hint="Correct the JSON.")
-
-
-def _printable(text: str) -> str:
-    """Lone surrogates, which JSON can write and UTF-8 cannot, would break tokenizers."""
-    return text.encode("utf-8", "replace").decode()
 
 
 # A wrong field in a body, in words: its path, what it must be, and what it is.

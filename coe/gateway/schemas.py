@@ -351,30 +351,6 @@ class ModelList(BaseModel):
     data: list[ModelBody]
 
 
-class RankedBody(BaseModel):
-    expert: str
-    probability: float
-    steps_in: list[Occasion] = Field(
-        description="When it may answer in the chosen expert's place (awake: the chosen one is not, and it is"
-        " nearly as good; failure), or beside it (panel)."
-    )
-    expected_wait_s: float | None = Field(
-        description="Wait for this expert if asked now, in seconds; null: it would be refused."
-    )
-
-
-class RouteAnswer(BaseModel):
-    object: Literal["coe.route"]
-    generation: int
-    router: str
-    expert: str
-    confidence: float
-    margin: float | None
-    reason: str
-    why: Why = Field(description="The kind of reason for which the expert is chosen.")
-    experts: list[RankedBody] = Field(description="All experts, best first.")
-
-
 class Alive(BaseModel):
     status: Literal["ok"]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from coe.core.errors import BadRequest, ExpertUnavailable
+from coe.core.reading import Reading
 from coe.core.types import (
     Decision,
     ExpertId,
@@ -67,10 +68,11 @@ class Answer(Protocol):
 
 @dataclass(frozen=True)
 class Preview:
-    """What the router would do with a text now, and the wait at each ranked expert in seconds."""
+    """What the router would do with a request now, and the wait at each ranked expert in seconds."""
 
     generation: int | None
     """None outside of a service"""
+    reading: Reading
     decision: Decision
     waits_s: tuple[float, ...]
     """infinite: it would be refused, or nobody knows"""
@@ -88,6 +90,7 @@ class Preview:
             "margin": None if decision.margin is None else round(decision.margin, 4),
             "reason": decision.reason,
             "why": decision.why,
+            "read": self.reading.as_json(),
             "experts": [
                 {
                     "expert": ranked.expert,
@@ -180,7 +183,7 @@ class Pipeline:
 
         decision = await self._chosen(request, generation, recall)
         waits = tuple(self._pool.forecast(ranked.expert) for ranked in decision.ranking)
-        return Preview(generation=generation.number, decision=decision, waits_s=waits)
+        return Preview(generation.number, request.reading, decision, waits)
 
 
 def pinned_to(request: Request, generation: Generation) -> Decision | None:

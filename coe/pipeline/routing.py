@@ -60,11 +60,11 @@ async def _routed(request: Request, named: str | None, generation: Generation, w
     router = _router(named or generation.registry.routers.default, generation)
     _check_text(request)
     try:
-        decide = await _prepared(router, request.text, write)
+        decide = await _prepared(router, request.reading, write)
         if getattr(router, "blocking", False):
-            decision = await asyncio.to_thread(decide, request.text, generation.experts)
+            decision = await asyncio.to_thread(decide, request.reading, generation.experts)
         else:
-            decision = decide(request.text, generation.experts)
+            decision = decide(request.reading, generation.experts)
     except CoeError:
         raise
     except Exception as error:

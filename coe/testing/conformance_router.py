@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from coe.core.errors import RoutingError
+from coe.core.reading import Reading
 from coe.core.types import Decision, ExpertView, Router
 
-TEXTS = (
+TEXTS: tuple[str, ...] = (
     "What is 12 + 30?",
     "Write a poem about the sea.",
     "SELECT name FROM users WHERE age > 30",
     "¿Cuántos días tiene marzo? 🗓️",
     "x" * 100_000,
     "\n\t ",
+    Reading("and 15?", "You are a calculator.", ["Hello.", "What is 12 + 30?"]),
 )
 _SLACK = 1e-6
 _CALLERS, _CALLS = 4, 24

@@ -1,0 +1,217 @@
+"""What a router reads of a request: who asks for what, apart from what stands around it.
+
+A pure object made of the whole request. It *is* the text to route by (the last user message without what an
+agent put around it), so a router that knows nothing of conversations reads it as any other text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coe.core.json_codec import printable
+
+TASK_CHARS = 2000
+"""Read of a system prompt: its task is said at its start or at its end."""
+_TASK_ROLES, _RESULT_ROLES = ("system", "developer"), ("tool", "function")
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_RESULT_PARTS = ("tool_result", "function_call_output")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A part that does not say what is asked; ``what`` names its kind, as ``<system-reminder>``."""
+
+    what: str
+    chars: int
+
+
+class Reading(str):
+    """The last user message, and what else a router may take into account. Never changed once made.
+
+    task: what the system and developer messages say is to be done
+    earlier: the user's messages before, the oldest first
+    left_out: wrappers of agents, results of tools, media
+    """
+
+    task: str
+    earlier: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+
+    def __new__(
+        cls, text: str, task: str = "", earlier: Sequence[str] = (), left_out: Sequence[LeftOut] = ()
+    ) -> Reading:
+        made = super().__new__(cls, text)
+        made.task, made.earlier, made.left_out = task, tuple(earlier), tuple(left_out)
+        return made
+
+    @property
+    def follow_up(self) -> bool:
+        """Whether it leans on the message before it."""
+        return bool(self.earlier) and leaning(self) > 0
+
+    def as_json(self) -> dict[str, Any]:
+        """As POST /v1/route shows it."""
+        return {
+            "task": self.task,
+            "turns": list(self.earlier),
+            "last": str(self),
+            "follow_up": self.follow_up,
+            "left_out": [vars(part) for part in self.left_out],
+        }
+
+
+def read_chat(messages: Sequence[Mapping[str, Any]]) -> Reading:
+    """What is read of chat messages. What is asked is the last user message that has text; where there is
+    none, the last message of anybody that has."""
+    left_out: list[LeftOut] = []
+    task: list[str] = []
+    asked: list[str] = []
+    others: list[str] = []
+    for message in messages:
+        role, text = message.get("role"), _said(message.get("content"), left_out)
+        if not text:
+            continue
+        if role in _RESULT_ROLES:
+            left_out.append(LeftOut("tool result", len(text)))
+        kept = asked if role == "user" else task if role in _TASK_ROLES else others
+        kept.append(text)
+    if not asked:
+        last = others or task or [""]
+        asked = [last.pop()]
+    said = [unwrapped(text, left_out) for text in asked]
+    return Reading(said[-1], _ends(unwrapped("\n".join(task), left_out), TASK_CHARS), said[:-1], left_out)
+
+
+def read_text(text: str) -> Reading:
+    """What is read of a text alone; a reading stays as it is."""
+    return text if isinstance(text, Reading) else Reading(unwrapped(printable(text)))
+
+
+def _said(content: Any, left_out: list[LeftOut]) -> str:
+    if isinstance(content, str):
+        return printable(content.strip())
+    texts = []
+    for part in content if isinstance(content, Sequence) else ():
+        kind, text = part.get("type"), part.get("text")
+        if kind in _TEXT_PARTS and isinstance(text, str):
+            texts.append(text)
+        else:
+            what = "tool result" if kind in _RESULT_PARTS else str(kind)
+            left_out.append(LeftOut(what, len(str(part.get("content") or ""))))
+    return printable("\n".join(texts).strip())
+
+
+def _ends(text: str, most: int) -> str:
+    """The head and the tail of what is longer than ``most`` characters."""
+    return text if len(text) <= most else f"{text[: most // 2]}\n{text[-most // 2 :]}"
+
+
+# Agents put blocks in tags around what their user says: reminders, the environment, files.
+
+_ASKED = re.compile(r"ask|feedback|prompt|question|task|(user_)?(message|query|request)", re.IGNORECASE)
+"""Tags around what the user says."""
+_HTML = re.compile(
+    r"a|abbr|b|blockquote|body|br|button|code|div|em|font|form|h\d|head|header|html|i|img|input|kbd|li|nav|ol"
+    r"|option|p|pre|s|script|section|select|small|span|strong|style|sub|sup|table|tbody|td|th|thead|title|tr|u"
+    r"|ul|video",
+    re.IGNORECASE,
+)
+"""Tags that people write and ask about."""
+_OPENING = re.compile(r"<([A-Za-z][\w:.-]{0,60})(?:\s[^<>]{0,300})?>")
+_CLOSING = re.compile(r"</([A-Za-z][\w:.-]{0,60})\s*>")
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A tagged block: where it starts and ends, and what is inside."""
+
+    tag: str
+    start: int
+    end: int
+    inside: str
+
+
+def unwrapped(text: str, left_out: list[LeftOut] | None = None) -> str:
+    """``text`` without the blocks that agents add, which are told of in ``left_out``. Where only blocks are
+    left, what the last one holds is what is said."""
+    if "</" not in text:
+        return text
+    said, at, blocks = [], 0, []
+    for block in _blocks(text):
+        said.append(text[at : block.start])
+        if _ASKED.fullmatch(block.tag):
+            said.append(f"\n{block.inside}\n")
+        else:
+            blocks.append(block)
+        at = block.end
+    whole = "".join([*said, text[at:]]).strip()
+    if not whole:
+        return unwrapped(blocks.pop().inside.strip(), left_out) or text if blocks else text
+    if left_out is not None:
+        left_out.extend(LeftOut(f"<{block.tag}>", block.end - block.start) for block in blocks)
+    return whole
+
+
+def _blocks(text: str) -> Iterator[_Block]:
+    """The outermost blocks, in order. One pass: nobody can write a text that takes long."""
+    closings: dict[str, list[re.Match[str]]] = {}
+    for closing in _CLOSING.finditer(text):
+        closings.setdefault(closing[1], []).append(closing)
+    for ends in closings.values():
+        ends.reverse()
+    at = 0
+    for opening in _OPENING.finditer(text):
+        ends = closings.get(opening[1], [])
+        while ends and ends[-1].start() < opening.end():
+            ends.pop()
+        if opening.start() < at or not ends:
+            continue
+        block = _Block(opening[1], opening.start(), ends[-1].end(), text[opening.end() : ends[-1].start()])
+        if _is_agents(text, block):
+            at = block.end
+            yield block
+
+
+def _is_agents(text: str, block: _Block) -> bool:
+    """Whether a block is an agent's rather than markup that the user speaks of: it is on lines of its own,
+    or its name is of several words."""
+    if _HTML.fullmatch(block.tag):
+        return False
+    before = text[max(0, block.start - 9) : block.start].rstrip(" \t")[-1:]
+    return before in ("", "\n", ">") or any(mark in block.tag for mark in "-_:") or "\n" in block.inside
+
+
+# A message may lean on the one before it: "and 15?", "now in SQL", "that is wrong".
+
+_OPENERS = (
+    r"(and|but|or|also|plus|then|now|again|same|instead|ok(ay)?|no|nope|yes|wait|sorry|actually|oops|hm+"
+    r"|what about|how about|what if|why|explain|elaborate|continue|go on|more|another|one more|next|try|redo"
+    r"|thanks?|thank you|great|good|perfect|cool|nice|i meant|i mean|make (it|that|them)|you (are|were)"
+    r"|und|aber|oder|auch|jetzt|nochmal|noch|nein|doch|warum|danke|was ist mit|wie w(ä|ae)re|erkl(ä|ae)r\w*"
+    r"|et|mais|aussi|maintenant|encore|non|pourquoi|merci|explique\w*"
+    r"|y|pero|tambi(é|e)n|ahora|otra vez|gracias|por qu(é|e)|explica\w*|e|ma|anche|adesso|ancora|perch(é|e)"
+    r"|grazie|spiega\w*|mas|tamb(é|e)m|agora|obrigad[oa])\b"
+)
+_REFERENCES = (
+    r"\b(it|its|this|that|these|those|them|they|one|ones|ones?'s|same|instead|above|previous|before|earlier"
+    r"|again|too|as well|otherwise|rather|your (answer|result)|last (one|answer)|(first|second|third) one"
+    r"|davon|stattdessen|dasselbe|(ç|c)a|cela|ceci|celui|eso|esto|ello|quello|isso)\b"
+)
+_OPENS = re.compile(_OPENERS, re.IGNORECASE)
+_REFERS = re.compile(_REFERENCES, re.IGNORECASE)
+_WORDS = re.compile(r"\w+")
+_SHORT, _LONG = 5, 14
+"""Words. Up to so few a message may lean on another without saying so; with more than so many it does not."""
+
+
+def leaning(text: str) -> float:
+    """How much of a message's sense is in the one before it: 0 stands alone, 1 means nothing by itself."""
+    words = len(_WORDS.findall(text[:400]))
+    if words > _LONG:
+        return 0.0
+    marks = (_OPENS.match(text) is not None) + (_REFERS.search(text) is not None)
+    short = words <= _SHORT
+    return (0.0, 0.6, 1.0)[min(2, marks + short)] if marks else 0.4 * short
