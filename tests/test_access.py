@@ -109,7 +109,7 @@ async def test_without_a_known_key_nothing_of_v1_answers(tmp_path: Path, key: st
         refused = await ask(client, key)
         models = await client.get("/v1/models")
         alive = await client.get("/healthz")
-    assert refused.status_code == 401
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
     assert refused.json()["error"]["code"] == "invalid_api_key"
     assert words in refused.json()["error"]["message"]
     assert (models.status_code, alive.status_code) == (401, 200)

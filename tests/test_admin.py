@@ -100,6 +100,7 @@ def test_nothing_is_answered_without_the_token(service: Running, key: dict[str, 
     for method, path in [("GET", "/admin/status"), ("POST", "/admin/reload"), ("GET", "/elsewhere")]:
         response = httpx.request(method, f"{service.admin.base_url}{path}", headers=key)
         assert (response.status_code, response.json()["error"]["code"]) == (401, "unauthorized")
+        assert response.headers["www-authenticate"] == "Bearer"
     assert service.public.get("/admin/status").status_code == 404
 
 

@@ -80,6 +80,8 @@ def announced_url(stdout: IO[str] | None) -> str:
 def test_a_signal_lets_answers_end_stops_the_engines_and_exits_well(number: signal.Signals) -> None:
     with service(registry()) as process:
         url = announced_url(process.stdout)
+        rebound = httpx.get(f"{url}/healthz", headers={"Host": "evil.example"})
+        assert (rebound.status_code, rebound.json()["error"]["code"]) == (403, "host_not_allowed")
         with httpx.stream(
             "POST", f"{url}/v1/chat/completions", json={**ASK, "stream": True}, timeout=30
         ) as response:
@@ -113,7 +115,8 @@ def test_a_second_signal_gives_up_what_is_under_way() -> None:
 
 def raw_post(path: str, body: object) -> bytes:
     raw = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}"
+    kind = "Content-Type: application/json"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: {len(raw)}"
     return f"{head}\r\n\r\n".encode() + raw
 
 

@@ -106,18 +106,22 @@ async def test_an_unknown_model_names_the_nearest() -> None:
     assert caught.value.param == "model"
 
 
-async def test_an_unknown_router_names_the_nearest() -> None:
+@pytest.mark.parametrize("model", ["coe", "words"])
+async def test_an_unknown_router_names_the_nearest(model: str) -> None:
     with pytest.raises(BadRequest, match='did you mean "ranking"') as caught:
-        await pipeline(FakePool()).answer(request(router="rankin"))
+        await pipeline(FakePool()).answer(request(model=model, router="rankin"))
     assert caught.value.param == "coe.router"
 
 
+@pytest.mark.parametrize("model", ["coe", "words"])
 @pytest.mark.parametrize(
     ("options", "param"), [({"experts": 17}, "coe.experts"), ({"aggregate": "vot"}, "coe.aggregate")]
 )
-async def test_what_the_aggregator_cannot_do_is_refused(options: dict[str, Any], param: str) -> None:
+async def test_what_the_aggregator_cannot_do_is_refused(
+    options: dict[str, Any], param: str, model: str
+) -> None:
     with pytest.raises(BadRequest) as caught:
-        await pipeline(FakePool()).answer(request(**options))
+        await pipeline(FakePool()).answer(request(model=model, **options))
     assert caught.value.param == param
 
 

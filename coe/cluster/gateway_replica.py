@@ -26,6 +26,7 @@ from coe.pool.registry_pool import RegistryPool
 from coe.registry.changes import fixed_hosts, needs_another_gateway
 from coe.registry.schema import Registry
 from coe.service.build_generation import GenerationBuilder
+from coe.service.http_server import HostGuard, host_names
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ class GatewayReplica:
         leases: Leases = self._pool
         pipeline = Pipeline(self._generations, leases)
         gateway = Gateway(pipeline, self._generations, Metrics(self), self, self._middlewares)
-        self.app: ASGIApp = gateway.app()
+        names = host_names(registry.service, registry.access.keys_file is not None)
+        self.app: ASGIApp = HostGuard(gateway.app(), names)
 
     async def start(self) -> None:
         await self._own.start()

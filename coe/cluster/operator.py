@@ -140,6 +140,8 @@ def deploy(registry: Registry, root: str, wanted: Listening, timeout_s: float, s
     running = _deployed(client)
     number = running.generation + 1 if running else 1
     next_one = Deployed.of(registry, root, number)
+    if where.host != registry.service.host:
+        next_one = next_one.listening_on(where.host)
     if running is not None and running.registry == next_one.registry and running.root == root:
         say(f"generation {running.generation} is this registry already")
         return status()

@@ -63,7 +63,8 @@ def application(deployed: Deployed) -> dict[str, Any]:
 def kuberay_manifest(deployed: Deployed, image: str) -> dict[str, Any]:
     """A ``RayService`` of KubeRay: a head without work, and a group of workers for each node."""
     registry = deployed.parsed()
-    config = to_yaml(serve_config(deployed, "0.0.0.0", 8000))
+    everywhere = deployed.listening_on("0.0.0.0")
+    config = to_yaml(serve_config(everywhere, "0.0.0.0", 8000))
     groups = [_worker_group(node, image) for node in nodes_of(registry)]
     return {
         "apiVersion": "ray.io/v1",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, MutableMapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -55,6 +55,11 @@ class Deployed:
     @classmethod
     def of(cls, registry: Registry, root: str, generation: int) -> Deployed:
         return cls(root, generation, registry.model_dump(mode="json", exclude_defaults=True))
+
+    def listening_on(self, host: str) -> Deployed:
+        """The same where Serve's proxies listen on ``host``, whatever the file says."""
+        service = {**self.registry.get("service", {}), "host": host}
+        return replace(self, registry={**self.registry, "service": service})
 
     def as_config(self) -> dict[str, Any]:
         return asdict(self)

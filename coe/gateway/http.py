@@ -126,6 +126,8 @@ class Exchange:
         self.error = error
         if self.status is None:
             headers = headers or []
+            if error.http_status == 401:  # RFC 9110, 11.6.1
+                headers.append((b"www-authenticate", b"Bearer"))
             if error.retry_after_s is not None or error.http_status in (429, 503):
                 headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s or 1))))
             await self.send_json(error.envelope(), status=error.http_status, headers=headers)

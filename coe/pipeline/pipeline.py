@@ -36,7 +36,7 @@ from coe.pipeline.generation import Generation, Generations
 from coe.pipeline.leases import Clock, Leases
 from coe.pipeline.legs import Asker, LegError, LiveLeg
 from coe.pipeline.plan import AggregationRequest, aggregation_request, explained, plan_for
-from coe.pipeline.routing import PINNED, Write, choose, has_prices, nobody_writes
+from coe.pipeline.routing import PINNED, Write, choose, has_prices, nobody_writes, router_named
 from coe.pipeline.writer_calls import WriterCalls
 from coe.registry.schema import Registry
 
@@ -187,10 +187,13 @@ class Pipeline:
 
 
 def pinned_to(request: Request, generation: Generation) -> Decision | None:
-    """The decision of a client that named an expert; None where a router has to decide."""
+    """The decision of a client that named an expert; None where a router has to decide. Raises BadRequest for
+    a router that does not exist, though none is asked."""
     expert, registry = request.model, generation.registry
     if expert in registry.routed_names or expert not in registry.experts_by_id:
         return None
+    if request.options.router is not None:
+        router_named(request.options.router, generation)
     return _with_fallback(
         Decision(
             PINNED,

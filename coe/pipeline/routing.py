@@ -57,7 +57,7 @@ async def choose(
 
 
 async def _routed(request: Request, named: str | None, generation: Generation, write: Write) -> Decision:
-    router = _router(named or generation.registry.routers.default, generation)
+    router = router_named(named or generation.registry.routers.default, generation)
     _check_text(request)
     try:
         decide = await _prepared(router, request.reading, write)
@@ -108,7 +108,8 @@ def has_prices(generation: Generation) -> bool:
     return any(view.usd_per_mtok_out is not None for view in generation.experts)
 
 
-def _router(name: str, generation: Generation) -> Router:
+def router_named(name: str, generation: Generation) -> Router:
+    """Raises BadRequest."""
     router = generation.routers.get(name)
     if router is None:
         raise BadRequest(

@@ -31,6 +31,7 @@ from coe.registry.service_settings import (
     CacheSettings,
     FeedbackSettings,
     History,
+    HostNames,
     Observe,
     State,
 )
@@ -42,6 +43,9 @@ class Service(Model):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0 takes any free port"""
+    allowed_hosts: HostNames = ()
+    """names in the header Host of requests that are answered, beside those of this machine; "*": any. none:
+    any, unless the service listens on this machine alone and needs no keys"""
     model_name: Name = "coe"
     """the model name that asks for routing"""
     watch: bool = True

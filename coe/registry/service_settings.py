@@ -7,9 +7,18 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from coe.registry.base import Model
+
+
+def _is_host_name(name: str) -> str:
+    if not re.fullmatch(r"\*|[\w.-]+|\[?[0-9A-Fa-f:.]+\]?", name):
+        raise ValueError(f"{name!r} is not the name of a host; write it without scheme, port and path")
+    return name
+
+
+HostNames = tuple[Annotated[str, AfterValidator(_is_host_name)], ...]
 
 
 class AdminListener(Model):
@@ -18,6 +27,8 @@ class AdminListener(Model):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
     """0 takes any free port"""
+    allowed_hosts: HostNames = ()
+    """names in the header Host of requests that are answered, beside those of this machine; none: any"""
     token_env: str | None = None
     """environment variable that holds the token"""
     token_file: str | None = None

@@ -10,13 +10,15 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from coe.core.errors import ConfigError
+from coe.core.errors import BadHttp, ConfigError
+from coe.gateway.http import Exchange
 from coe.registry.schema import Service
 from coe.registry.service_settings import AdminListener
 
@@ -30,6 +32,10 @@ BAD_REQUEST = (
 )
 UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 LAST_WORDS_S = 2.0
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:@/,\[\]]+)(?::\d{1,5})?")
+HOST_HINT = "Call the service by its own name, or list the name under service.allowed_hosts in experts.yaml."
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+ANY_ADDRESS = "any address"
 UNREAD_TIMEOUT_S = 30.0
 """How long a client may read nothing of an answer that waits for it."""
 
@@ -148,6 +154,58 @@ class Protocol(HttpToolsProtocol):
         if self._due is not None:
             self._due.cancel()
             self._due = None
+
+
+class HostGuard:
+    """ASGI app in front of another one: a request has one ``Host``, and it is a name of this service.
+
+    A page of another site that a browser shows may have its own name lead here (DNS rebinding), and would
+    read what a service without keys answers. ``names``: None for any.
+    """
+
+    def __init__(self, app: ASGIApp, names: frozenset[str] | None) -> None:
+        self._app, self._names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (error := self._fault(scope)) is not None:
+            await Exchange(scope, receive, send).fail(error)
+        else:
+            await self._app(scope, receive, send)
+
+    def _fault(self, scope: Scope) -> BadHttp | None:
+        given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if not given and scope["http_version"] == "1.0":
+            return None
+        named = HOST.fullmatch(given[0]) if len(given) == 1 else None
+        if named is None:
+            what = (
+                f"the header Host is {given[0][:80]!r}" if len(given) == 1 else f"{len(given)} headers Host"
+            )
+            return BadHttp(400, f"{what}; there must be one, with a name", code="bad_host", hint=HOST_HINT)
+        name = named[1].strip("[]").rstrip(".").lower()
+        if self._names is None or name in self._names or (ANY_ADDRESS in self._names and _is_address(name)):
+            return None
+        message = f"this service is not called {name[:80]}"
+        return BadHttp(403, message, code="host_not_allowed", hint=HOST_HINT)
+
+
+def host_names(listener: Service | AdminListener, needs_key: bool) -> frozenset[str] | None:
+    """The names that requests to ``listener`` may use; None: any."""
+    local = listener.host == "localhost" or (
+        _is_address(listener.host) and ip_address(listener.host).is_loopback
+    )
+    listed = {name.strip("[]").rstrip(".").lower() for name in listener.allowed_hosts}
+    if "*" in listed or (not listed and (needs_key or not local)):
+        return None
+    # Elsewhere probes and load balancers say the address, which no page of another site has for a name.
+    return frozenset({*listed, *LOCAL_NAMES, listener.host.lower(), *(() if local else (ANY_ADDRESS,))})
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ip_address(name))
+    except ValueError:
+        return False
 
 
 class HttpServer(uvicorn.Server):

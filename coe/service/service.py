@@ -39,7 +39,7 @@ from coe.service.admin_api import AdminGateway
 from coe.service.build_generation import GenerationBuilder
 from coe.service.build_onboarding import build_gate, build_profiler
 from coe.service.check import new_errors
-from coe.service.http_server import HttpServer, Listener, Tls, bind, http_server
+from coe.service.http_server import HostGuard, HttpServer, Listener, Tls, bind, host_names, http_server
 from coe.service.live_registry import LiveRegistry, RegistryFile
 from coe.service.rebalancer import Rebalancer
 from coe.service.running import Running, certificate_of, written_down
@@ -196,10 +196,15 @@ def run_service(
             listener = held.enter_context(contextlib.closing(bind(registry.service)))
             service = build_service(registry, root, engine_builder, file, gateway)
             drain_s = registry.service.drain_s
-            listeners = [Listener(http_server(service.app, drain_s, tls), listener)]
+            public = HostGuard(
+                service.app, host_names(registry.service, registry.access.keys_file is not None)
+            )
+            listeners = [Listener(http_server(public, drain_s, tls), listener)]
             admin = registry.service.admin
             if admin is not None:
-                app = service.admin_gateway(read_token(admin, root)).app()
+                app = HostGuard(
+                    service.admin_gateway(read_token(admin, root)).app(), host_names(admin, needs_key=True)
+                )
                 held_open = held.enter_context(contextlib.closing(bind(admin)))
                 listeners.append(Listener(http_server(app, drain_s, tls), held_open))
             if file is not None:
