@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coe.core.files import append_line
 from coe.core.openai import first_choice, is_data_url, parse_event, text_of
 from coe.core.types import Receipt, Request
 from coe.registry.service_settings import CaptureSettings, Redacted
@@ -145,13 +146,11 @@ class BoundedFile:
         self._path, self._max_bytes, self._keep = path, max_bytes, keep
 
     def append(self, line: str) -> None:
-        raw = line.encode("utf-8", "replace") + b"\n"
+        raw = line.encode("utf-8", "replace")
         with self._alone():
-            if self._size() and self._size() + len(raw) > self._max_bytes:
+            if self._size() and self._size() + len(raw) + 1 > self._max_bytes:
                 self._rotate()
-            self._path.touch(mode=0o600)
-            with self._path.open("ab") as file:
-                file.write(raw)
+            append_line(self._path, raw, 0o600)
 
     def _size(self) -> int:
         return self._path.stat().st_size if self._path.exists() else 0

@@ -24,6 +24,7 @@ from cachetools import FIFOCache
 
 from coe.core.decision import with_ranking
 from coe.core.errors import BadRequest
+from coe.core.files import append_line
 from coe.core.types import Decision, ExpertId, Ranked, Receipt
 from coe.registry.service_settings import FeedbackSettings
 
@@ -167,8 +168,7 @@ class FeedbackLog:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._path.exists() and self._path.stat().st_size > MAX_LOG_BYTES:
             self._path.replace(self._path.with_suffix(".previous.jsonl"))
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(rating)) + "\n")
+        append_line(self._path, json.dumps(asdict(rating)).encode())
 
     def ratings(self) -> Iterator[Rating]:
         """All of the present file; of several ratings of an answer the last one. A broken line is skipped,

@@ -21,6 +21,7 @@ import numpy as np
 
 from coe.core.errors import ConfigError, EngineError
 from coe.core.extraction import LETTERS, choice, extract
+from coe.core.files import append_line
 from coe.outcomes.outcome_set import Question
 from coe.profiles.names import name_among
 from coe.profiles.newcomer import Floats, NewcomerModel, Rows
@@ -116,8 +117,7 @@ async def _ask_missing(data: Recorded, rows: Rows, asking: Asking, kept: dict[st
         async with gate:
             asked = await _ask(data.outcomes.questions[row], asking.put)
         kept[asked.question] = asked
-        with asking.record.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(asked)) + "\n")
+        append_line(asking.record, json.dumps(asdict(asked)).encode())
 
     tasks = [asyncio.ensure_future(one(int(row))) for row in missing]
     try:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from coe.core.errors import ExpertUnavailable
+from coe.core.files import append_line
 
 _TIMEOUT_S = 600.0
 K = TypeVar("K")
@@ -88,5 +89,4 @@ def _keep(record: Path | None, row: Row) -> None:
     if record is None:
         return
     record.parent.mkdir(parents=True, exist_ok=True)
-    with record.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append_line(record, json.dumps(row).encode())
