@@ -1,5 +1,7 @@
 #!/bin/sh
 # Remake the lock files from the .in files. Needs `uv` (pip install uv). Run from the repository root.
+# torch alone has no hash (torch.txt): its CPU wheels are on PyTorch's own index, one a platform, and a mirror may
+# serve another build under the same version. Everything else is installed by hash only.
 set -eu
 compile() {
     uv pip compile "$@" --override requirements/leave-out.txt --python-version 3.11 --generate-hashes \

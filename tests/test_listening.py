@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
+import os
+import resource
 import socket
 import ssl
 from pathlib import Path
@@ -229,3 +232,33 @@ async def test_what_is_not_http_is_refused_in_the_form_of_the_api(nonsense: byte
         head, _, body = (await exchange(url, nonsense)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400")
     assert json.loads(body)["error"]["code"] == "bad_http"
+
+
+def test_a_lack_of_file_descriptors_is_told_once_with_what_to_do(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    looking, held = listening.Descriptors(), []
+    looking.look()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, before[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.dup(2))
+        assert held
+        looking.look()
+        looking.look()
+        told = [(record.levelname, record.getMessage()) for record in caplog.records]
+        monkeypatch.setattr(listening, "TELL_AGAIN_S", 0.0)
+        looking.look()
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert [level for level, _ in told] == ["ERROR"]
+    assert "ulimit -n" in told[0][1]
+    assert len(caplog.records) == 2
+    looking.look()
+    looking.look()
+    assert [record.getMessage() for record in caplog.records[2:]] == ["file descriptors are free again"]

@@ -36,6 +36,13 @@ def _readable_errors() -> Iterator[None]:
         raise FailedConfig(error.message, error.hint) from None
     except CoeError as error:
         raise Failed(error.message, error.hint) from None
+    except BrokenPipeError:  # whoever read our output has enough, which click knows
+        raise
+    except UnicodeDecodeError as error:
+        raise Failed(f"a file is not UTF-8 text: {error}") from None
+    except OSError as error:
+        what = error.strerror or str(error)
+        raise Failed(f"{error.filename}: {what}" if error.filename is not None else what) from None
 
 
 class Group(click.Group):

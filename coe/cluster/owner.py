@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from cachetools import FIFOCache
 
@@ -29,6 +30,7 @@ from coe.cluster.messages import (
 )
 from coe.cluster.proxies import Proxies
 from coe.core.errors import CoeError, EngineError
+from coe.core.files import off_the_loop
 from coe.core.types import ExpertId
 from coe.engines.address import Address, Addressable
 from coe.pool.pool import Lease, Pool
@@ -233,14 +235,16 @@ class PoolOwner:
     async def _keep_up(self) -> None:
         while True:
             await asyncio.sleep(UPKEEP_S)
-            self._note_residents()
+            await self._note_residents()
             self.revive_the_dead()
             await self.forget_the_silent()
 
-    def _note_residents(self) -> None:
+    async def _note_residents(self) -> None:
         awake = {host: list(engine.stats().awake) for host, engine in self._pool.engines.items()}
         try:
-            self._journal.note({host: experts for host, experts in awake.items() if experts})
+            await off_the_loop(
+                partial(self._journal.note, {host: experts for host, experts in awake.items() if experts})
+            )
         except OSError as error:
             log.warning("the journal of %s cannot be written: %s", self._id, error)
 

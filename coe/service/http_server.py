@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import logging
+import math
+import os
 import re
+import resource
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -22,6 +28,9 @@ from coe.gateway.http import Exchange
 from coe.registry.schema import Service
 from coe.registry.service_settings import AdminListener
 
+log = logging.getLogger(__name__)
+
+LOOK_S, TELL_AGAIN_S = 1.0, 60.0
 HEADER_TIMEOUT_S = 20.0
 """From the connection, or the first byte of a further request, to the end of its headers."""
 MAX_HEADER_BYTES = 65_536
@@ -226,6 +235,40 @@ class HttpServer(uvicorn.Server):
         self.force_exit = True
         for task in self.server_state.tasks:
             task.cancel()
+
+
+class Descriptors:
+    """Says when the process may open no more files and sockets: the event loop then closes new connections
+    without a word."""
+
+    def __init__(self) -> None:
+        self._lacking = False
+        self._told = -math.inf
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_S)
+
+    def look(self) -> None:
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            lacking = error.errno in (errno.EMFILE, errno.ENFILE)
+        else:
+            lacking = False
+        now = time.monotonic()
+        if lacking and now - self._told >= TELL_AGAIN_S:
+            self._told = now
+            log.error(
+                "no file descriptor is left (%d are allowed): new connections are closed, engines cannot be"
+                " reached; raise the limit (ulimit -n, LimitNOFILE), or bound the connections in front",
+                resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            )
+        elif self._lacking and not lacking:
+            log.info("file descriptors are free again")
+        self._lacking = lacking
 
 
 @dataclass(frozen=True)

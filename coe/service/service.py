@@ -39,7 +39,16 @@ from coe.service.admin_api import AdminGateway
 from coe.service.build_generation import GenerationBuilder
 from coe.service.build_onboarding import build_gate, build_profiler
 from coe.service.check import new_errors
-from coe.service.http_server import HostGuard, HttpServer, Listener, Tls, bind, host_names, http_server
+from coe.service.http_server import (
+    Descriptors,
+    HostGuard,
+    HttpServer,
+    Listener,
+    Tls,
+    bind,
+    host_names,
+    http_server,
+)
 from coe.service.live_registry import LiveRegistry, RegistryFile
 from coe.service.rebalancer import Rebalancer
 from coe.service.running import Running, certificate_of, written_down
@@ -222,6 +231,7 @@ async def _serve(service: LocalService, listeners: Sequence[Listener], drain_s: 
     """The first listener is the public one."""
     stop = _stop_on_signals([each.server for each in listeners])
     serving = [asyncio.create_task(each.server.serve(sockets=[each.socket])) for each in listeners]
+    looking = asyncio.create_task(Descriptors().run(), name="look for free descriptors")
     await service.start()
     for each in listeners[1:]:
         log.info("admin API on %s/admin", each.url)
@@ -232,6 +242,7 @@ async def _serve(service: LocalService, listeners: Sequence[Listener], drain_s: 
     await service.stop(drain_s)
     await asyncio.gather(*serving)
     await service.close()
+    looking.cancel()
     log.info("stopped")
     return exit_code
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,17 +21,17 @@ Job = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Row]]
 """Asks one question; the row says what came of it."""
 
 
-def _rows_of(record: Path | None) -> list[Row]:
-    """What an earlier run kept; a line that was cut off by an interruption is left out."""
+def _rows_of(record: Path | None, key: Callable[[Row], K]) -> Iterator[tuple[K, Row]]:
+    """What an earlier run kept; a line that an interruption cut off, or that is no row, is left out."""
     if record is None or not record.exists():
-        return []
-    rows = []
+        return
     for line in record.read_text(encoding="utf-8").splitlines():
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+            found = key(row)
+        except (ValueError, KeyError, TypeError):
             continue
-    return rows
+        yield found, row
 
 
 async def answered(
@@ -44,8 +44,8 @@ async def answered(
     """A row of each job. Those that an earlier run with the same record has come first, and are not asked
     again. ``trust``: for a service with a certificate of its own."""
     left = dict(wanted)
-    for row in _rows_of(record):
-        if left.pop(key(row), None):
+    for found, row in _rows_of(record, key):
+        if left.pop(found, None):
             yield row
     async for row in _run(list(left.values()), record, concurrency, trust):
         yield row
