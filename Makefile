@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export VLLM_NO_USAGE_STATS ?= 1
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-.PHONY: help install experts run tables lm-eval test test-fast check docs fix bench gpu-check lock clean
+.PHONY: help install experts run tables lm-eval test test-fast mutants check docs fix bench gpu-check lock clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 
@@ -81,6 +81,9 @@ test: $(TEST_STAMP) $(LM_EVAL_STAMP) check experts ## everything: lint, types, t
 	$(BIN)/pytest -q --durations=10 $(PARALLEL) -m "not (models or real_vllm or real_ray)" || status=1; \
 	$(BIN)/pytest -q --durations=10 -m "models or real_vllm or real_ray" || status=1; \
 	exit $$status
+
+mutants: $(TEST_STAMP) ## which faults in the sources no test notices: a random sample of ten minutes (SEED=1, MINUTES=10)
+	@$(BIN)/python -m benchmarks.mutants --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
 
 bench: $(TEST_STAMP) experts ## figures of this machine: scheduling in virtual time, and on real experts
 	@$(BIN)/python -m benchmarks.scheduling

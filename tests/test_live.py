@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coe.core.errors import ConfigError, UnknownModel
+from coe.core.errors import BadRequest, ConfigError, UnknownModel
 from coe.registry.edit import add_experts, remove_expert
 from coe.service.build_generation import GenerationBuilder
 from coe.service.registry_file import parse_registry
@@ -203,6 +203,50 @@ async def test_an_edit_that_is_not_valid_leaves_the_file_alone(tmp_path: Path) -
         with pytest.raises(UnknownModel):
             await w.live.edit(lambda text: remove_expert(text, w.file, "ghost"))
         assert (w.file.read_text(encoding="utf-8"), w.generation) == (TEXT, 1)
+
+
+THEIRS = {
+    "a note": TEXT + "# a note\n",
+    "another model": TEXT.replace("org/words", "org/verbs"),
+    "empty": "",
+    "invalid": TEXT.replace("max_running: 4", "nonsense"),
+}
+UNWATCHED = TEXT + "service: {watch: false}\n"
+
+
+@pytest.mark.parametrize("theirs", THEIRS.values(), ids=list(THEIRS))
+async def test_an_edit_by_somebody_else_at_the_same_time_stays(tmp_path: Path, theirs: str) -> None:
+    async with live_world(tmp_path, text=UNWATCHED) as w:
+
+        def change(text: str) -> str:
+            w.file.write_text(theirs, encoding="utf-8")
+            return text.replace("routers:", LAW + "routers:")
+
+        with pytest.raises(BadRequest, match="changed by someone else") as refused:
+            await w.live.edit(change)
+        assert refused.value.code == "registry_changed"
+        assert w.file.read_text(encoding="utf-8") == theirs
+        assert w.generation == 1
+        assert (await w.ask("law")).status_code == 404
+
+
+@pytest.mark.parametrize("theirs", [None, *THEIRS.values()], ids=["nobody", *THEIRS])
+async def test_a_change_that_could_not_be_made_is_taken_back_but_no_edit_that_came_since(
+    tmp_path: Path, theirs: str | None
+) -> None:
+    async with live_world(tmp_path, text=UNWATCHED) as w:
+
+        async def refuse(_: object) -> None:
+            assert "law" in w.file.read_text(encoding="utf-8")
+            if theirs is not None:
+                w.file.write_text(theirs, encoding="utf-8")
+            raise ConfigError("the engine does not follow")
+
+        w.service.registry_pool.switch_to = refuse  # type: ignore[method-assign, assignment]
+        with pytest.raises(ConfigError, match="does not follow"):
+            await w.live.edit(lambda text: text.replace("routers:", LAW + "routers:"))
+        assert w.file.read_text(encoding="utf-8") == (UNWATCHED if theirs is None else theirs)
+        assert w.generation == 1
 
 
 async def test_settings_that_count_after_a_restart_are_named(tmp_path: Path) -> None:

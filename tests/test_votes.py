@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from coe.aggregators import (
     Asked,
 )
-from coe.aggregators.ballots import Vote, by_head, settled
+from coe.aggregators.ballots import Vote, by_head, key_of, settled
 from coe.aggregators.combiner.tables import ABSENT
+from coe.aggregators.protocol import Proposal
 from coe.aggregators.votes import (
     Dependence,
     error_correlation,
@@ -21,6 +23,7 @@ from coe.aggregators.votes import (
     voter_weights,
     weighted_vote,
 )
+from coe.core.types import Request
 from coe.testing.conformance_aggregator import (
     ScriptedAnswers,
     panel,
@@ -64,6 +67,53 @@ def test_few_cases_are_enough_where_each_vote_counts_by_itself(
     outstanding = [Asked(f"late{i}", chance, 9 + i) for i, chance in enumerate(chances)]
     made = votes(*keys)
     assert settled(by_head, made, outstanding, by_itself=True) is settled(by_head, made, outstanding)
+
+
+OPEN = Request("r", "chat/completions", "coe", {}, "Describe the sea.")
+
+
+@pytest.mark.parametrize(
+    ("texts", "winner", "agree"),
+    [
+        (("It is blue.", "It is deep.", "It is deep."), 1, "2 of 3"),
+        (("It is blue.", "it is blue", "It is deep."), 0, "2 of"),
+        # of several lines: what is no short answer counts word by word
+        (("It is\nblue.", "It is\ndeep.", "It  is\ndeep. "), 1, "2 of 3"),
+        (("Blue.\n\nWide.", "Wide.\n\nDeep.", "Wide.\n\nDeep.", "Blue.\n\nDeep."), 1, "2 of 4"),
+        (("Blue.\n\nWide.", "Blue.\n\nDeep.", "Wide.\n\nDeep."), 0, "1 of 3"),
+    ],
+)
+async def test_prose_is_the_same_vote_only_where_it_says_the_same(
+    texts: tuple[str, ...], winner: int, agree: str
+) -> None:
+    verdict = await built("vote").combine(OPEN, ScriptedAnswers(panel(*texts)))
+    assert verdict.proposal.text == texts[winner]
+    assert agree in verdict.reason
+
+
+@pytest.mark.parametrize("form", [None, {"type": "json_object"}])
+def test_what_an_answer_says_is_none_where_its_form_is_missing_or_nothing_is_said(form: object) -> None:
+    asked = replace(OPEN, body={"response_format": form} if form else {})
+    assert key_of(asked, proposal("e", "  \n")) is None
+    said = key_of(asked, proposal("e", "It is deep."))
+    assert (said is None) == (form is not None)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ('{"city": "Rome", "days": 3}', '{"days":3,"city":"Rome"}', True),
+        ('{"city": "Rome", "days": 3}', '{"city": "Rome", "days": 4}', False),
+        ("not JSON", "not JSON", True),
+        ("not JSON", "not json", False),
+    ],
+)
+def test_tool_calls_are_one_vote_where_name_and_arguments_agree(one: str, other: str, same: bool) -> None:
+    def call(arguments: str, name: str = "book") -> Proposal:
+        return proposal("e", None, tool_calls=[{"function": {"name": name, "arguments": arguments}}])
+
+    assert (key_of(OPEN, call(one)) == key_of(OPEN, call(other))) is same
+    assert key_of(OPEN, call(one)) != key_of(OPEN, call(one, "cancel"))
 
 
 def test_many_samples_stop_when_most_agree() -> None:

@@ -7,6 +7,7 @@ watcher of the file, the admin API, a rollback.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -209,7 +210,8 @@ class LiveRegistry:
             await self._service.switch(generation)
         except BaseException:
             if replaces is not None:
-                await asyncio.to_thread(write_atomically, self.path, replaces)
+                with contextlib.suppress(BadRequest):  # somebody has edited it since: theirs stays
+                    await asyncio.to_thread(_replace, self.path, text, replaces)
             raise
         self._text = text
         log.info("generation %d: %s", generation.number, generation.reason)
