@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import pytest
 
 from coe.core.errors import ConfigError
 from coe.eval.importers import KINDS, importer
-from coe.eval.importers.writing import write_outcome_set
+from coe.eval.importers.writing import Imported, QuestionRow, with_dev_share, write_outcome_set
 from coe.eval.live.lenient import agreements, lenient_choice
 from coe.eval.live.prices import Price
+from coe.eval.live.questions import Source, read_questions
+from coe.eval.live.task import load_task
 from coe.outcomes.outcome_set import OutcomeSet, read_outcomes
+from coe.profiles.outcomes import training_rows
 
 
 def imported(kind: str, out: Path, *paths: Path, expert: str | None = None) -> OutcomeSet:
@@ -204,3 +208,52 @@ def test_agreement_counts_what_leniency_adds(tmp_path: Path) -> None:
     found = agreements(tmp_path)[0]
     assert (found.strict_unparsed, found.lenient_unparsed) == (0.5, 0.25)
     assert (found.strict_accuracy, found.lenient_accuracy, found.only_lenient_right) == (0.25, 0.5, 0.25)
+
+
+# What may be learned from
+
+
+def splits(found: Imported) -> set[str]:
+    return {question.split for question in found.questions}
+
+
+def test_imports_keep_the_split_they_came_with(tmp_path: Path) -> None:
+    (tmp_path / "model_outputs_m_5shots.json").write_text(
+        json.dumps([mmlu_row(1, "The answer is (B).", "B")])
+    )
+    assert splits(importer("mmlu-pro")([tmp_path / "model_outputs_m_5shots.json"], None)) == {"test"}
+    samples = "samples_sums_2026-01-02T03-04-05.678.jsonl"
+    path = write_jsonl(tmp_path / "m" / samples, sample(1, 1.0))
+    assert splits(importer("lm-eval")([path], None)) == {"test"}, "what the harness measures on"
+    config = {"configs": {"sums": {"test_split": None, "validation_split": "validation"}}}
+    (tmp_path / "m" / "results_2026-01-02T03-04-05.678.json").write_text(json.dumps(config))
+    assert splits(importer("lm-eval")([path], None)) == {"validation"}
+
+
+@pytest.mark.parametrize(("recorded", "kept"), [({"split": "held-out"}, "held-out"), ({}, "test")])
+def test_a_run_of_held_out_questions_is_no_material_for_a_profile(
+    tmp_path: Path, recorded: dict[str, str], kept: str
+) -> None:
+    row = {"id": "sql-test-2026-4", "question": "Names?", "category": "sql", "gold": "x", "experts": ["a"],
+           "answers": ["x"], "scores": [1.0], "completion_tokens": 1, "cost_usd": None}  # fmt: skip
+    write_jsonl(tmp_path / "run" / "records.jsonl", row | recorded)
+    found = imported("run", tmp_path / "set", tmp_path / "run")
+    assert found.questions[0].split == kept
+    with pytest.raises(ConfigError, match="nothing to learn from"):
+        training_rows(found)
+
+
+def test_the_demonstrations_questions_are_held_out() -> None:
+    asked = read_questions(load_task("demo"), Source())
+    assert {item.split for item in asked.items} == {"held-out"}
+
+
+def test_a_share_of_a_test_split_may_be_learned_from_and_the_rest_is_not() -> None:
+    rows = tuple(QuestionRow(str(i), f"question {i}", split="test") for i in range(400))
+    whole = Imported((*rows, QuestionRow("mine", "kept", split="held-out")), ())
+    parted = {q.question_id: q.split for q in with_dev_share(whole, 0.25).questions}
+    again = {q.question_id: q.split for q in with_dev_share(whole, 0.25).questions}
+    other = {q.question_id: q.split for q in with_dev_share(whole, 0.25, seed=1).questions}
+    assert parted == again != other
+    assert 60 < Counter(parted.values())["dev"] < 140
+    assert parted["mine"] == "held-out"

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from coe.core.errors import BadRequest, ConfigError, UnknownModel
+from coe.onboarding.profiler import Probes, profile_recorded
+from coe.profiles.outcomes import Source, recorded
 from coe.registry.edit import add_experts, remove_expert
+from coe.routers.encoders.encoder import open_encoder
 from coe.service.build_generation import GenerationBuilder
 from coe.service.registry_file import parse_registry
 from coe.testing.engines import Script
 from tests.support.live import TEXT, live_world
+from tests.support.profiles import outcome_set
 from tests.support.waiting import until
 
 LAW = "  - id: law\n    host: slot\n    model: org/law\n"
@@ -281,3 +286,21 @@ def test_a_router_is_built_again_only_where_its_inputs_changed(tmp_path: Path) -
     examples.write_text('{"text": "one", "category": "sums"}\n{"text": "a verb", "category": "words"}\n')
     anew = builder.build(parse_registry(text, file), 4).routers["category"]
     assert vars(anew)["_classifier"] is not vars(first)["_classifier"]
+
+
+async def test_a_new_profile_counts_without_a_restart(tmp_path: Path) -> None:
+    text = TEXT.replace(
+        "default: random", "default: knn\n  available: [{name: knn, kind: knn, options: {encoder: static}}]"
+    )
+    async with live_world(tmp_path, text=text) as w:
+        assert (await w.ask()).json()["coe"]["reason"].count("by cards alone")
+        outcomes = outcome_set(60)
+        vectors = open_encoder("static", tmp_path).encode([q.text or "" for q in outcomes.questions])
+        told = recorded(
+            replace(outcomes, experts=("sums", *outcomes.experts[1:])), vectors, "static", Source("made")
+        )
+        registry = w.service.generations.current.registry
+        profile_recorded(registry, tmp_path, registry.experts[0], told, Probes())
+        await until(lambda: w.generation == 2)
+        assert w.service.generations.current.reason == "profiles or files that routers read were changed"
+        assert "by cards alone" not in (await w.ask()).json()["coe"]["reason"]

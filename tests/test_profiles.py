@@ -12,13 +12,14 @@ import pytest
 from coe.core.errors import ConfigError
 from coe.onboarding.profiler import Probes, profile_recorded
 from coe.outcomes.outcome_set import OutcomeSet, Question, read_outcomes
+from coe.outcomes.splits import is_held_out
 from coe.outcomes.text_key import text_key
 from coe.profiles.evidence import cautions, described, evidence_of
 from coe.profiles.names import name_among
 from coe.profiles.outcomes import Source, full_profile, training_rows
 from coe.profiles.profile import Tally
 from coe.profiles.store import ProfileFolder, open_store
-from coe.profiles.table import QuestionTable, is_held_out, read_table, write_table
+from coe.profiles.table import QuestionTable, read_table, write_table
 from coe.registry.schema import Registry
 from coe.routers.learning.features import text_features
 from coe.service.check import explain

@@ -116,15 +116,21 @@ def _sync_folder(folder: Path) -> None:
 POLL_S = 0.25
 
 
-async def watch(path: Path, take_up: Callable[[], Awaitable[None]], poll_s: float = POLL_S) -> None:
+async def watch(
+    path: Path,
+    take_up: Callable[[], Awaitable[None]],
+    poll_s: float = POLL_S,
+    also: Callable[[], object] = lambda: None,
+) -> None:
     """Await ``take_up``, which must not raise, for the file as it is and after each edit, until cancelled.
 
-    A file is taken up once it has stopped changing; that it went away is an edit too.
+    A file is taken up once it has stopped changing; that it went away is an edit too, and that ``also()``,
+    which may block, gives another value.
     """
     seen: object = None
     last: object = None
     while True:
-        stamp = await asyncio.to_thread(_stamp, path)
+        stamp = await asyncio.to_thread(lambda: (_stamp(path), also()))
         if stamp == last and stamp != seen:
             seen = stamp
             await take_up()

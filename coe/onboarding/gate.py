@@ -9,7 +9,7 @@ from typing import Any
 from coe.core.types import ExpertId
 from coe.onboarding.protocol import GateReport
 from coe.outcomes.statistics import Z95
-from coe.profiles.evidence import encoder_of, evidence_of
+from coe.profiles.evidence import encoder_of, evidence_of, stale
 from coe.profiles.gate import Bounds, Comparison, EstimatorBuilder, compare
 from coe.profiles.store import ProfileStore, open_store
 from coe.registry.schema import Registry, RouterSpec
@@ -30,7 +30,8 @@ class ProfileGate:
         store = open_store(registry, self._root)
         comparison = self.compare(registry, store, expert)
         if comparison is None:
-            return GateReport(True, (f"{expert} was admitted unchecked: {_why_unchecked(store, registry)}",))
+            why = _why_unchecked(store, registry, expert)
+            return GateReport(True, (f"{expert} was admitted unchecked: {why}",))
         return GateReport(not comparison.faults, report_lines(comparison))
 
     def compare(self, registry: Registry, store: ProfileStore, expert: ExpertId) -> Comparison | None:
@@ -72,7 +73,12 @@ def report_lines(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
-def _why_unchecked(store: ProfileStore, registry: Registry) -> str:
+def _why_unchecked(store: ProfileStore, registry: Registry, expert: ExpertId) -> str:
+    newcomer = next(each for each in registry.experts if each.id == expert)
+    if (line := stale(store, newcomer)) is not None:
+        return line
+    if not store.of(newcomer):
+        return "it has no profile: `coe experts profile` makes one"
     profiled = [expert.id for expert in registry.experts if store.of(expert)]
     if len(profiled) < 2:
         return "there are no outcomes of both it and another expert to compare"

@@ -28,6 +28,7 @@ from coe.profiles.outcomes import (
 from coe.profiles.probing import Design
 from coe.profiles.profile import ENOUGH, ExpertProfile
 from coe.profiles.store import ProfileFolder, open_store, own_folder
+from coe.profiles.weights import weights_of
 from coe.registry.schema import Expert, Registry
 
 
@@ -73,8 +74,7 @@ def profile_recorded(
         known = [each for each in data.outcomes.experts if each != name]
         probing = probe_recorded(data, name, known, probes.count, probes.design, probes.seed)
         profile = probed_profile(data, name, probing, source, expert.profile or expert.id)
-    folder.write(profile)
-    return profile
+    return _keep(folder, profile, expert, root)
 
 
 def profile_asked(
@@ -95,8 +95,7 @@ def profile_asked(
     folder = prepare(registry, root, expert, data)
     asking = Asking(through_url(url, model or expert.id, trust), _record(folder, expert, data))
     profile = ask_profile(data, expert, asking, probes.count or ENOUGH, probes.design, probes.seed)
-    folder.write(profile)
-    return profile
+    return _keep(folder, profile, expert, root)
 
 
 def _record(folder: ProfileFolder, expert: Expert, data: Recorded) -> Path:
@@ -143,8 +142,7 @@ class ProbeProfiler:
         data = read_recorded(self._root / Path(registry.probes or "").expanduser())
         folder = prepare(registry, self._root, expert, data)
         profile = ask_profile(data, expert, Asking(put, _record(folder, expert, data), run), ENOUGH)
-        folder.write(profile)
-        return profile
+        return _keep(folder, profile, expert, self._root)
 
 
 def prepare(registry: Registry, root: Path, expert: Expert, data: Recorded) -> ProfileFolder:
@@ -158,5 +156,12 @@ def prepare(registry: Registry, root: Path, expert: Expert, data: Recorded) -> P
         theirs = name_among(other, data.outcomes.experts)
         missing = all(p.outcomes.table != data.table.fingerprint for p in store.of(other))
         if other.id != expert.id and theirs is not None and missing:
-            folder.write(full_profile(data, theirs, source, other.profile or other.id))
+            _keep(folder, full_profile(data, theirs, source, other.profile or other.id), other, root)
     return folder
+
+
+def _keep(folder: ProfileFolder, profile: ExpertProfile, expert: Expert, root: Path) -> ExpertProfile:
+    """Write the profile with the weights that it is of."""
+    profile = profile.model_copy(update={"weights": weights_of(expert, root)})
+    folder.write(profile)
+    return profile

@@ -68,10 +68,24 @@ def described(registry: Registry, root: Path) -> list[str]:
 
 
 def cautions(registry: Registry, root: Path) -> list[str]:
-    """Lines for people: profiles that rest on few answers. Raises ConfigError."""
+    """Lines for people: profiles of other weights, and those that rest on few answers. Raises ConfigError."""
     store = open_store(registry, root)
-    found = (profile.caution for expert in registry.routed for profile in store.of(expert))
-    return [line for line in found if line]
+    found = [line for expert in registry.experts if (line := stale(store, expert))]
+    few = (profile.caution for expert in registry.routed for profile in store.of(expert))
+    return [*found, *(line for line in few if line)]
+
+
+def stale(store: ProfileStore, expert: Expert) -> str | None:
+    """A sentence for people where a profile of the expert's name does not count, as other weights made it."""
+    for profile in store.stale(expert):
+        then = profile.weights
+        made = f"{then.model} with {then.adapter}" if then and then.adapter else then.model if then else ""
+        now = f"{expert.model} with {expert.adapter}" if expert.adapter else expert.model
+        what = (
+            f"made of {made}, and {expert.id} is {now} now" if made != now else f"made of an earlier {made}"
+        )
+        return f"the profile {profile.expert} does not count: it was {what}; profile {expert.id} again"
+    return None
 
 
 def encoder_of(spec: RouterSpec, root: Path) -> str:

@@ -10,13 +10,14 @@ import numpy as np
 
 from coe.core.errors import ConfigError
 from coe.outcomes.outcome_set import Floats, Indices, OutcomeSet
+from coe.outcomes.splits import is_held_out
 from coe.outcomes.statistics import Z95
 from coe.outcomes.text_key import text_key
 from coe.profiles.names import HUB_IDS
 from coe.profiles.newcomer import NewcomerModel
 from coe.profiles.probing import Design, Probing, probe
 from coe.profiles.profile import Cost, Estimate, ExpertProfile, Outcomes, Provenance, Tally
-from coe.profiles.table import QuestionTable, is_held_out
+from coe.profiles.table import QuestionTable
 from coe.routers.encoders.encoder import Vectors
 from coe.routers.learning.evidence import Evidence
 from coe.routers.learning.features import text_features

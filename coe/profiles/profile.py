@@ -79,6 +79,15 @@ class Provenance(Model):
     splits: tuple[str, ...] = ()
 
 
+class Weights(Model):
+    """Which model answered; see :mod:`coe.profiles.weights`."""
+
+    model: str
+    adapter: str | None = None
+    files: str | None = None
+    """digest of samples of its files; null where they were not at hand"""
+
+
 class ExpertProfile(Model):
     """``categories`` and ``skills`` are aggregates for people; routers learn from the outcomes."""
 
@@ -86,6 +95,8 @@ class ExpertProfile(Model):
     expert: str
     models: tuple[str, ...] = ()
     """other names of the same weights, hub ids above all"""
+    weights: Weights | None = None
+    """null: not said, as in profiles of published outcomes"""
     card: str = ""
     overall: Tally
     categories: dict[str, Tally] = Field(default_factory=dict)

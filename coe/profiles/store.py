@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from coe.core.errors import ConfigError
 from coe.profiles.profile import ExpertProfile
 from coe.profiles.table import QuestionTable, read_table, write_table
+from coe.profiles.weights import are_of, weights_of
 from coe.registry.schema import Expert, Registry
 
 SHIPPED = "package:open-models"
@@ -40,6 +41,14 @@ class ProfileFolder:
         for path in sorted(self.path.glob("experts/*.json")):
             yield _read(path)
 
+    def stamp(self) -> object:
+        """Differs after each change of a table or a profile."""
+        files = (*self.path.glob("tables/*/table.json"), *self.path.glob("experts/*.json"))
+        try:
+            return sorted((str(path), (stat := path.stat()).st_mtime_ns, stat.st_size) for path in files)
+        except OSError:  # one is just being replaced
+            return None
+
     def write_table(self, table: QuestionTable) -> None:
         write_table(table, self.path / "tables" / quote(table.name, safe=""))
 
@@ -60,10 +69,12 @@ class ProfileFolder:
 
 
 class ProfileStore:
-    """All folders of a registry, read once, at construction. Raises ConfigError for a file it cannot use."""
+    """All folders of a registry, read once, at construction. Raises ConfigError for a file it cannot use.
+    ``root``: where relative names of models start."""
 
-    def __init__(self, folders: Sequence[ProfileFolder]) -> None:
+    def __init__(self, folders: Sequence[ProfileFolder], root: Path = Path()) -> None:
         self.folders = tuple(folders)
+        self._root = root
         self.tables = {table.fingerprint: table for folder in folders for table in folder.tables()}
         self._found: dict[tuple[str, str], ExpertProfile] = {}
         for folder in folders:
@@ -75,11 +86,22 @@ class ProfileStore:
         return tuple(self._found.values())
 
     def of(self, expert: Expert) -> tuple[ExpertProfile, ...]:
-        """Its profiles, one for each table at most: one made under its own id, else that of its model."""
+        """Its profiles, one for each table at most: one made under its own id of the weights that it has now,
+        else that of its model."""
         chosen: dict[str, ExpertProfile] = {}
+        stale = self.stale(expert)
         for matches in (_is_its_model, _is_its_own):
-            chosen |= {p.outcomes.table: p for p in self._found.values() if matches(p, expert)}
+            found = (p for p in self._found.values() if matches(p, expert) and p not in stale)
+            chosen |= {profile.outcomes.table: profile for profile in found}
         return tuple(chosen.values())
+
+    def stale(self, expert: Expert) -> tuple[ExpertProfile, ...]:
+        """Those under its name that other weights answered for."""
+        own = [p for p in self._found.values() if p.weights and _is_its_own(p, expert)]
+        if not own:
+            return ()
+        now = weights_of(expert, self._root)
+        return tuple(profile for profile in own if not are_of(profile.weights, now))
 
 
 def digest(profiles: Sequence[ExpertProfile]) -> str:
@@ -89,13 +111,18 @@ def digest(profiles: Sequence[ExpertProfile]) -> str:
 
 def open_store(registry: Registry, root: Path) -> ProfileStore:
     """The store of the registry whose file stands in folder ``root``."""
-    return ProfileStore([ProfileFolder(place) for place in folders(registry, root)])
+    return ProfileStore([ProfileFolder(place) for place in folders(registry, root)], root)
 
 
 def folders(registry: Registry, root: Path) -> tuple[Path, ...]:
     return tuple(
         SHIPPED_FOLDER if name == SHIPPED else root / Path(name).expanduser() for name in registry.profiles
     )
+
+
+def own_folders(registry: Registry, root: Path) -> tuple[ProfileFolder, ...]:
+    """Those that may change, unlike CoE's own."""
+    return tuple(ProfileFolder(place) for place in folders(registry, root) if place != SHIPPED_FOLDER)
 
 
 def own_folder(registry: Registry, root: Path) -> ProfileFolder:
@@ -120,6 +147,8 @@ def _is_its_own(profile: ExpertProfile, expert: Expert) -> bool:
 
 
 def _is_its_model(profile: ExpertProfile, expert: Expert) -> bool:
+    if expert.adapter is not None:
+        return False  # what the base alone can do says little of it
     names = {name.casefold() for name in (profile.expert, *profile.models)}
     return expert.model.removeprefix("hf:").casefold() in names
 

@@ -17,7 +17,6 @@ import csv
 import hashlib
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,20 +26,15 @@ import numpy as np
 
 from coe.core.errors import ConfigError
 from coe.core.files import readable
+from coe.outcomes.splits import is_held_out
 from coe.routers.encoders.encoder import Vectors
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 FORMAT = 1
-_HELD_OUT = frozenset({"heldout", "holdout", "test", "testing", "evaluation", "eval"})
 _FEATURES = "features.npz"
 _COLUMNS = ("row", "category", "split", "questions")
-
-
-def is_held_out(split: str) -> bool:
-    """Whether a split's name says that its questions are for testing. They never enter a profile."""
-    return re.sub(r"[^a-z]", "", split.casefold()) in _HELD_OUT
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from coe.pipeline.feedback import Feedback, NoFeedback
 from coe.pipeline.generation import Generation
 from coe.profiles.aggregating import best_aggregators
 from coe.profiles.evidence import encoder_of, evidence_of
-from coe.profiles.store import ProfileStore, digest, fitted_combiner, open_store
+from coe.profiles.store import ProfileStore, digest, fitted_combiner, open_store, own_folders
 from coe.registry.schema import Registry, RouterSpec
 from coe.routers import build_router, renew_router, router_options
 from coe.routers.encoders.encoder import Encoders
@@ -58,11 +58,13 @@ class GenerationBuilder:
         self._built: dict[str, _Built] = {}
         self._encoders = Encoders()
         self._known: _Known = {}
+        self._inputs: object = None
 
     def build(
         self, registry: Registry, number: int, left: Mapping[ExpertId, int] | None = None
     ) -> Generation:
         """Blocking (seconds, where a router is new). Raises ConfigError, and then changes nothing."""
+        inputs = self.inputs(registry)
         store = open_store(registry, self._root)
         known: _Known = {}
         built = {spec.name: self._router(spec, registry, store, known) for spec in _specs(registry)}
@@ -77,8 +79,18 @@ class GenerationBuilder:
             left=left or {},
             feedback=self._feedback,
         )
-        self._built, self._known = built, known
+        self._built, self._known, self._inputs = built, known, inputs
         return generation
+
+    def inputs(self, registry: Registry) -> object:
+        """Differs after an edit of a file, other than experts.yaml, that a build reads. Blocking."""
+        stamps = (place.stamp() for place in own_folders(registry, self._root))
+        options = (tuple(_files(spec.options, self._root)) for spec in _specs(registry))
+        return tuple(stamps), tuple(options)
+
+    def is_outdated(self, registry: Registry) -> bool:
+        """Whether a build of the ``registry`` that was built last would read other files. Blocking."""
+        return self.inputs(registry) != self._inputs
 
     def _setting(self, registry: Registry, experts: tuple[ExpertView, ...], store: ProfileStore) -> Setting:
         """What aggregators may know: which experts err together, and who aggregates well."""

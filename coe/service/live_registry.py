@@ -119,14 +119,16 @@ class LiveRegistry:
         await asyncio.to_thread(log_warnings, self._text, self.path)
         await self._keep(self._service.generations.current, self._text)
         if watch:
-            await files.watch(self.path, self._take_up)
+            await files.watch(self.path, self._take_up, also=self._inputs)
 
     async def reload(self) -> Generation:
-        """Take up the file as it is now. Raises ConfigError, and then the present generation stays."""
+        """Take up the file and the profiles as they are now. Raises ConfigError, and then the present
+        generation stays."""
         async with self._changing:
             try:
                 text = await asyncio.to_thread(read_text, self.path)
-                if text != self._text:
+                registry = self._service.generations.current.registry
+                if text != self._text or await asyncio.to_thread(self._builder.is_outdated, registry):
                     await self._accept(text)
                 self.refusal = None
             except ConfigError as error:
@@ -185,6 +187,9 @@ class LiveRegistry:
         wanted = Circumstances(f"back to generation {number}", then.hosts)
         return await self.edit(lambda _: entry.text, wanted=wanted)
 
+    def _inputs(self) -> object:
+        return self._builder.inputs(self._service.generations.current.registry)
+
     async def _take_up(self) -> None:
         try:
             await self.reload()
@@ -232,7 +237,11 @@ class LiveRegistry:
             log_warnings(text, self.path)
         number = max(number, old.number + 1)
         generation = self._builder.build(registry, number, _left(old, registry, number))
-        return replace(generation, reason=wanted.reason or changes(old.registry, registry))
+        same = text == self._text and not wanted.reason
+        reason = (
+            "profiles or files that routers read were changed" if same else changes(old.registry, registry)
+        )
+        return replace(generation, reason=wanted.reason or reason)
 
     async def _keep(self, generation: Generation, text: str) -> None:
         circumstances = Circumstances(generation.reason, hosts_of(generation.registry))

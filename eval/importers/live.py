@@ -9,6 +9,7 @@ from typing import Any
 from coe.core.errors import ConfigError
 from coe.eval.importers.writing import Imported, OutcomeRow, QuestionRow, unique
 from coe.eval.live.records import read_records
+from coe.outcomes.splits import TEST
 
 
 def read(paths: Sequence[Path], expert: str | None) -> Imported:
@@ -26,7 +27,13 @@ def read(paths: Sequence[Path], expert: str | None) -> Imported:
 
 
 def _question(record: dict[str, Any]) -> QuestionRow:
-    return QuestionRow(record["id"], record["question"], record["category"] or None, gold=record["gold"])
+    return QuestionRow(
+        record["id"],
+        record["question"],
+        record["category"] or None,
+        gold=record["gold"],
+        split=record.get("split") or TEST,
+    )
 
 
 def _outcomes(record: dict[str, Any], expert: str | None) -> list[OutcomeRow]:

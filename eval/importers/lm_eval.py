@@ -6,6 +6,7 @@ one is taken: ``strict-match`` where it is, else the first.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from coe.core.errors import ConfigError
 from coe.eval.importers import files_of
 from coe.eval.importers.writing import Imported, OutcomeRow, QuestionRow, unique
 from coe.eval.live.tables import Row, read_rows
+from coe.outcomes.splits import TEST
 
 _NAME = re.compile(r"samples_(?P<task>.+?)_\d{4}-\d{2}-\d{2}T.*\.jsonl$")
 _METRICS = ("exact_match", "acc_norm", "acc", "mc2", "mc1", "f1", "pass@1")
@@ -29,9 +31,10 @@ def read(paths: Sequence[Path], expert: str | None) -> Imported:
     outcomes: list[OutcomeRow] = []
     for path in files_of(paths, "samples_*.jsonl"):
         task = _task(path)
+        split = _split(path, task)
         name = expert or path.parent.name.replace("__", "/")
         for row in _one_filter(read_rows(path)):
-            question = _question(path, task, row)
+            question = _question(path, task, row, split)
             questions.append(question)
             outcomes.append(_outcome(path, row, question.question_id, name))
     return Imported(unique(questions), tuple(outcomes))
@@ -42,13 +45,25 @@ def _task(path: Path) -> str:
     return found["task"] if found else path.stem.removeprefix("samples_")
 
 
+def _split(path: Path, task: str) -> str:
+    """What the harness asked, as the results beside the samples say: the test split where there is one."""
+    for results in sorted(path.parent.glob("results_*.json"), reverse=True):
+        try:
+            config = json.loads(results.read_text(encoding="utf-8"))["configs"][task]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(config, dict):
+            return str(config.get("test_split") or config.get("validation_split") or TEST)
+    return TEST
+
+
 def _one_filter(rows: Sequence[Row]) -> list[Row]:
     filters = {str(row.get("filter", "none")): None for row in rows}
     kept = _STRICT if _STRICT in filters else next(iter(filters), "none")
     return [row for row in rows if str(row.get("filter", "none")) == kept]
 
 
-def _question(path: Path, task: str, row: Row) -> QuestionRow:
+def _question(path: Path, task: str, row: Row, split: str) -> QuestionRow:
     doc = row.get("doc")
     if not isinstance(doc, dict) or "doc_id" not in row:
         raise ConfigError(f"{path} is not a sample log of lm-evaluation-harness: it lacks doc or doc_id")
@@ -60,6 +75,7 @@ def _question(path: Path, task: str, row: Row) -> QuestionRow:
         category=str(category),
         options=_options(doc),
         gold=None if row.get("target") is None else str(row["target"]),
+        split=split,
     )
 
 

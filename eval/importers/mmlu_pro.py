@@ -14,6 +14,7 @@ from coe.core.errors import ConfigError
 from coe.eval.importers import files_of
 from coe.eval.importers.writing import Imported, OutcomeRow, QuestionRow, unique
 from coe.eval.live.questions import LETTERS
+from coe.outcomes.splits import TEST
 
 _NAME = re.compile(r"model_outputs_(?P<model>.+?)(?:_\d+shots?)?(?:_.*)?$")
 
@@ -65,7 +66,14 @@ def _output(row: dict[str, Any]) -> str:
 def _question(row: dict[str, Any]) -> QuestionRow:
     options = tuple(str(option) for option in row["options"])
     category = str(row.get("category") or "")
-    return QuestionRow(str(row["question_id"]), str(row["question"]), category, options, str(row["answer"]))
+    return QuestionRow(
+        str(row["question_id"]),
+        str(row["question"]),
+        category,
+        options,
+        str(row["answer"]),
+        split=str(row.get("split") or TEST),
+    )
 
 
 def _outcome(row: dict[str, Any], expert: str) -> OutcomeRow:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from coe.core.errors import ConfigError
 from coe.eval.live.prices import Prices
+from coe.outcomes.splits import HELD_OUT, is_held_out
+from coe.outcomes.text_key import text_key
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class QuestionRow:
     gold: str | None = None
     prompt_tokens: int | None = None
     split: str = "dev"
+    """that of the data set that it comes from: a held-out one is never learned from"""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,21 @@ def _table(path: Path, rows: Sequence[dict[str, object]]) -> None:
     if "question" not in known and path.name == "questions.parquet":
         kept = [row | {"question": None} for row in kept]
     parquet.write_table(pyarrow.Table.from_pylist(kept), path)
+
+
+def with_dev_share(imported: Imported, share: float, seed: int = 0) -> Imported:
+    """The questions of test splits in two: about ``share`` of them become ``dev``, to learn from, and the
+    rest stay ``test``, by a hash of the text, so that a question is on the same side in every set. What was
+    held out by its makers stays so."""
+
+    def row(question: QuestionRow) -> QuestionRow:
+        if not is_held_out(question.split) or question.split == HELD_OUT:
+            return question
+        key = f"{seed}/{text_key(question.question or question.question_id)}"
+        place = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 16**8
+        return replace(question, split="dev" if place < share else "test")
+
+    return replace(imported, questions=tuple(row(question) for question in imported.questions))
 
 
 def unique(questions: Sequence[QuestionRow]) -> tuple[QuestionRow, ...]:

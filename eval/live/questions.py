@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from coe.core.errors import ConfigError
 from coe.eval.live.archive import read_member
 from coe.eval.live.tables import Row, csv_rows, find_files, first, locate, read_rows
 from coe.eval.live.task import Data, Task
+from coe.outcomes.splits import HELD_OUT
 
 if TYPE_CHECKING:
     from coe.demo.skill import Question as DemoQuestion
@@ -31,6 +32,8 @@ class Item:
     gold: str
     options: tuple[str, ...] = ()
     category: str = ""
+    split: str = field(default="", repr=False)
+    """that of the data set; not part of what is asked"""
     demo: DemoQuestion | None = None
 
 
@@ -90,7 +93,7 @@ def _items(task: Task, source: Source) -> list[Item]:
         raise ConfigError(f"{task.name} is a retrieval task: it has no questions to ask a chat model")
     place = locate(task, source.data)
     if task.data.kind == "gpqa":
-        return [_gpqa_item(row, source.seed) for row in _gpqa_rows(task, place, source.password)]
+        return [_gpqa_item(task, row, source.seed) for row in _gpqa_rows(task, place, source.password)]
     rows = [row for path in find_files(place, task.data.files, task) for row in read_rows(path)]
     return [_item(task, row, index, source.seed) for index, row in enumerate(rows)]
 
@@ -110,7 +113,18 @@ def _item(task: Task, row: Row, index: int, seed: int) -> Item:
     right = _gold(data, gold, options, f"{task.name}: question {identity}")
     if data.shuffle_options and options:
         options, right = shuffled(options, LETTERS.index(right), f"{seed}/{identity}")
-    return Item(identity, str(question).strip(), right, options, str(first(row, data.category) or ""))
+    return Item(
+        identity,
+        str(question).strip(),
+        right,
+        options,
+        str(first(row, data.category) or ""),
+        _split(data, row),
+    )
+
+
+def _split(data: Data, row: Row) -> str:
+    return str(row.get("split") or data.split)
 
 
 def _options(data: Data, row: Row) -> tuple[str, ...]:
@@ -150,7 +164,7 @@ def _gpqa_rows(task: Task, place: Path, password: str | None) -> Sequence[Row]:
     return [row for path in find_files(place, task.data.files, task) for row in read_rows(path)]
 
 
-def _gpqa_item(row: Row, seed: int) -> Item:
+def _gpqa_item(task: Task, row: Row, seed: int) -> Item:
     try:
         identity = str(row["Record ID"])
         options = tuple(str(row[name]).strip() for name in _GPQA_OPTIONS)
@@ -158,14 +172,14 @@ def _gpqa_item(row: Row, seed: int) -> Item:
     except KeyError as missing:
         raise ConfigError(f"this is not a GPQA table: the column {missing} is missing") from None
     options, right = shuffled(options, 0, f"{seed}/{identity}")
-    return Item(identity, question, right, options, category)
+    return Item(identity, question, right, options, category, task.data.split)
 
 
 def _demo_items() -> list[Item]:
     from coe.demo.questions import held_out_questions
 
     return [
-        Item(question.id, question.text, question.answer, (), question.skill, question)
+        Item(question.id, question.text, question.answer, (), question.skill, HELD_OUT, question)
         for question in held_out_questions()
     ]
 

@@ -33,6 +33,7 @@ class Record:
 
     id: str
     category: str
+    split: str
     gold: str | None
     question: str | None
     prompt: str | None
@@ -111,6 +112,7 @@ def _record(asked: Asked, journal: History, item: Item, calls: Sequence[Call]) -
     return Record(
         id=item.id,
         category=item.category,
+        split=item.split,
         gold=None if withheld else item.gold,
         question=None if withheld else user_text(task, item),
         prompt=None if withheld else prompt,
