@@ -20,7 +20,7 @@ from pydantic import Field
 
 from coe.core.decision import decide, generals
 from coe.core.errors import ConfigError
-from coe.core.files import readable
+from coe.core.files import path_in, readable
 from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
 from coe.routers.category_evidence import CategoryScoreRouter
@@ -272,7 +272,7 @@ def read_examples(source: str | None, root: Path) -> list[Example]:
         from coe.demo.router_examples import router_examples
 
         return [Example(text, category) for text, category in router_examples()]
-    path = root / Path(source).expanduser()
+    path = path_in(root, source)
     hint = 'Write "package:demo", or a JSONL file with one {"text": ..., "category": ...} a line.'
     with readable(path, hint):
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from coe.core.decision import decide, generals
 from coe.core.errors import ConfigError
-from coe.core.files import readable
+from coe.core.files import path_in, readable
 from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
 
@@ -32,7 +32,7 @@ class OracleRouter:
 
     def __init__(self, name: str, options: OracleOptions, setting: Setting) -> None:
         self.name = name
-        self._scores = _read(setting.root / Path(options.outcomes).expanduser())
+        self._scores = _read(path_in(setting.root, options.outcomes))
 
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
         known = self._scores.get(text)

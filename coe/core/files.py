@@ -26,6 +26,11 @@ def folder_of(file: Path) -> Path:
     return file.absolute().parent
 
 
+def path_in(folder: Path, name: str) -> Path:
+    """The path that is written ``name`` in a file of ``folder``. Looks at nothing but the home of a user."""
+    return folder / os.path.expanduser(name)
+
+
 async def off_the_loop(read: Callable[[], T]) -> T:
     """``read()`` in a thread of its own, for disks that may stall: a cancelled caller leaves it behind, and
     it does not hold up the end of the process, as a thread of the loop's own pool would."""
@@ -60,7 +65,7 @@ def write_atomically(path: Path, text: str) -> None:
 
     Raises OSError, with the old file untouched, where the folder or the disk refuses.
     """
-    target = path.resolve()
+    target = Path(os.path.realpath(path))
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".new")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:

@@ -11,6 +11,7 @@ from coe.access.api_keys import KeysFile
 from coe.access.limits import AccessControl
 from coe.access.response_cache import ResponseCache
 from coe.core.errors import ConfigError
+from coe.core.files import path_in
 from coe.gateway.completions import Completion, NoCache, Observer
 from coe.gateway.metrics import Metrics
 from coe.observe.capture import MAX_ANSWER_BYTES, CapturedExchange, Recorder, open_recorder
@@ -125,7 +126,7 @@ def build_middlewares(registry: Registry, root: Path, feedback: FeedbackRecorder
     """Blocking: reads the keys file. Raises ConfigError."""
     store = open_store(registry.state)
     access, observe = registry.access, registry.observe
-    keys = KeysFile(root / Path(access.keys_file).expanduser()) if access.keys_file else None
+    keys = KeysFile(path_in(root, access.keys_file)) if access.keys_file else None
     control = AccessControl(keys.ring if keys else None, store, access.when_down)
     cache: ResponseCache | NoCache = NoCache()
     observers: list[Observer] = [RatedAnswers(feedback)] if registry.feedback else []

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coe.core.files import append_line
+from coe.core.files import append_line, path_in
 from coe.core.openai import first_choice, is_data_url, parse_event, text_of
 from coe.core.types import Receipt, Request
 from coe.registry.service_settings import CaptureSettings, Redacted
@@ -174,7 +174,7 @@ class BoundedFile:
 
 
 def open_recorder(settings: CaptureSettings, root: Path) -> Recorder:
-    return Recorder(root / Path(settings.file).expanduser(), settings)
+    return Recorder(path_in(root, settings.file), settings)
 
 
 def entry(exchange: CapturedExchange, at: float, redact: Callable[[str], str]) -> dict[str, Any]:

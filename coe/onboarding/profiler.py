@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from coe.core.errors import BadRequest, ConfigError
+from coe.core.files import path_in
 from coe.core.types import ExpertId
 from coe.onboarding.protocol import Ask, ProfileReport
 from coe.profiles.evidence import DEFAULT_ENCODER
@@ -139,7 +140,7 @@ class ProbeProfiler:
         async def put(question: str) -> Reply:
             return Reply(await ask(question))
 
-        data = read_recorded(self._root / Path(registry.probes or "").expanduser())
+        data = read_recorded(path_in(self._root, registry.probes or ""))
         folder = prepare(registry, self._root, expert, data)
         profile = ask_profile(data, expert, Asking(put, _record(folder, expert, data), run), ENOUGH)
         return _keep(folder, profile, expert, self._root)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from coe.core.errors import ConfigError
+from coe.core.files import path_in
 from coe.profiles.profile import ExpertProfile
 from coe.profiles.table import QuestionTable, read_table, write_table
 from coe.profiles.weights import are_of, weights_of
@@ -115,9 +116,7 @@ def open_store(registry: Registry, root: Path) -> ProfileStore:
 
 
 def folders(registry: Registry, root: Path) -> tuple[Path, ...]:
-    return tuple(
-        SHIPPED_FOLDER if name == SHIPPED else root / Path(name).expanduser() for name in registry.profiles
-    )
+    return tuple(SHIPPED_FOLDER if name == SHIPPED else path_in(root, name) for name in registry.profiles)
 
 
 def own_folders(registry: Registry, root: Path) -> tuple[ProfileFolder, ...]:
@@ -128,7 +127,7 @@ def own_folders(registry: Registry, root: Path) -> tuple[ProfileFolder, ...]:
 def own_folder(registry: Registry, root: Path) -> ProfileFolder:
     """Where new profiles are written: the last of the registry's folders that is not CoE's own."""
     own = [name for name in registry.profiles if name != SHIPPED]
-    return ProfileFolder(root / Path(own[-1] if own else "profiles").expanduser())
+    return ProfileFolder(path_in(root, own[-1] if own else "profiles"))
 
 
 def combiner_file(registry: Registry, root: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from coe.core.errors import BadRequest, ConfigError, EngineError, UnknownModel
-from coe.core.files import folder_of
+from coe.core.files import folder_of, path_in
 from coe.core.status import Status
 from coe.core.suggest import suggest
 from coe.core.types import ExpertId, Options, Request
@@ -188,7 +188,7 @@ def read_token(listener: AdminListener, root: Path) -> str:
     if listener.token_env is not None:
         token, where = os.environ.get(listener.token_env, ""), f"environment variable {listener.token_env}"
     else:
-        file = root / Path(str(listener.token_file)).expanduser()
+        file = path_in(root, str(listener.token_file))
         token, where = _file_text(file), f"file {file}"
     token = token.strip()
     if len(token) < MIN_TOKEN_CHARS:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coe.aggregators import Outcomes, Setting, build_aggregators
+from coe.core.files import path_in
 from coe.core.types import ExpertId, ExpertView, Router
 from coe.pipeline.feedback import Feedback, NoFeedback
 from coe.pipeline.generation import Generation
@@ -151,7 +152,7 @@ def _files(value: Any, root: Path) -> Iterator[tuple[str, int, int]]:
             yield from _files(inner, root)
     elif isinstance(value, str) and "\0" not in value:
         try:
-            stat = (root / Path(value).expanduser()).stat()
-        except (OSError, RuntimeError):
+            stat = path_in(root, value).stat()
+        except OSError:
             return
         yield value, stat.st_size, stat.st_mtime_ns

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coe.core.errors import ConfigError
+from coe.core.files import path_in
 from coe.core.suggest import suggest
 from coe.routers.encoders.bert import BertEncoder
 from coe.routers.encoders.memory_cache import KeptByText
@@ -126,7 +127,7 @@ def open_encoder(encoder: str, root: Path) -> Encoder:
     known = ENCODERS.get(encoder)
     if known is not None:
         return CachedEncoder(known())
-    folder = root / Path(encoder).expanduser()
+    folder = path_in(root, encoder)
     if not (folder / "modules.json").is_file():
         raise ConfigError(
             f'encoder "{encoder}" is neither built in ({suggest(encoder, ENCODERS)}) nor a'
@@ -148,7 +149,7 @@ class Encoders:
         read again."""
         key = (encoder, 0)
         if encoder not in ENCODERS:
-            folder = (root / Path(encoder).expanduser()).absolute()
+            folder = path_in(root, encoder).absolute()
             key = (str(folder), folder.stat().st_mtime_ns if folder.exists() else 0)
         with self._one_at_a_time:
             found = self._open.get(key)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from coe.core.addresses import is_metadata
 from coe.core.errors import ConfigError, EngineError, ExpertRefused
+from coe.core.files import path_in
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 from coe.engines.base import Setting
 from coe.engines.experts import Experts
@@ -229,7 +230,7 @@ def read_key(host: RemoteHost, root: Path) -> str | None:
         key = os.environ.get(host.api_key_env, "").strip()
         where, hint = f"environment variable {host.api_key_env}", "Set it before starting the service."
     elif host.api_key_file is not None:
-        file = root / Path(host.api_key_file).expanduser()
+        file = path_in(root, host.api_key_file)
         key = file.read_text().strip() if file.is_file() else ""
         where, hint = f"file {file}", "Write the key, and nothing else, into that file."
     else:

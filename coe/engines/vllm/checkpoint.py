@@ -7,6 +7,7 @@ In-place reload is only right for checkpoints of one architecture with untied em
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from coe.core.errors import EngineError
+from coe.core.files import path_in
 
 MAX_HEADER_BYTES = 100_000_000
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -46,13 +48,13 @@ def resolve_model(model: str, root: Path, elsewhere: bool = False) -> ModelSourc
     """
     if model.startswith("hf:"):
         return ModelSource(_hub_id(model.removeprefix("hf:")), None)
-    folder = (root / Path(model).expanduser()).resolve()
-    if folder.is_dir():
+    folder = Path(os.path.realpath(path_in(root, model)))
+    if os.path.isdir(folder):
         return ModelSource.of(folder)
     if elsewhere:
         return ModelSource(model, None)
-    parts = Path(model).parts
-    if len(parts) == 2 and parts[0] not in {".", "..", "/", "~", "models"} and not (root / parts[0]).exists():
+    owner = model.partition("/")[0]
+    if HUB_ID.fullmatch(model) and owner != "models" and not os.path.exists(root / owner):
         return ModelSource(model, None)
     raise EngineError(
         f"The checkpoint folder {folder} does not exist.",
@@ -63,7 +65,7 @@ def resolve_model(model: str, root: Path, elsewhere: bool = False) -> ModelSourc
 
 def _hub_id(name: str) -> str:
     """``org/name``. vLLM would take a folder of that name, from wherever the service runs, for the model."""
-    if HUB_ID.fullmatch(name) is None or Path(name).exists():
+    if HUB_ID.fullmatch(name) is None or os.path.exists(name):
         raise EngineError(
             f"hf:{name} is not a model of a hub.",
             code="checkpoint_missing",
@@ -74,8 +76,8 @@ def _hub_id(name: str) -> str:
 
 def resolve_adapter(adapter: str, root: Path, max_rank: int) -> ModelSource:
     """The PEFT folder ``adapter``. Raises EngineError when it is missing, incomplete or of too high rank."""
-    folder = (root / Path(adapter).expanduser()).resolve()
-    if not folder.is_dir():
+    folder = Path(os.path.realpath(path_in(root, adapter)))
+    if not os.path.isdir(folder):
         raise EngineError(
             f"The adapter folder {folder} does not exist.",
             code="checkpoint_missing",
