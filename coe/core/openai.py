@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from coe.core import json_codec
 from coe.core.addresses import is_metadata, meant_host
 from coe.core.errors import BadRequest
 from coe.core.types import Endpoint
@@ -66,11 +67,28 @@ def tool_calls_of(body: Body) -> tuple[Mapping[str, Any], ...]:
 
 
 def usage_of(body: Body) -> dict[str, int]:
-    """Token counts of the body's usage that are whole numbers and not negative; empty when it has none."""
+    """Token counts of the body's usage that are whole numbers and not negative; empty when it has none. Those
+    of its ``*_details`` have a dot in their name: ``prompt_tokens_details.cached_tokens``."""
     usage = body.get("usage")
-    if not isinstance(usage, Mapping):
-        return {}
-    return {name: count for name, count in usage.items() if type(count) is int and count >= 0}
+    found: dict[str, int] = {}
+    for name, value in usage.items() if isinstance(usage, Mapping) else ():
+        inner = value.items() if name.endswith("_details") and isinstance(value, Mapping) else ()
+        for label, count in ((name, value), *((f"{name}.{key}", count) for key, count in inner)):
+            if type(count) is int and count >= 0:
+                found[label] = count
+    return found
+
+
+def usage_json(usage: Mapping[str, int]) -> dict[str, Any]:
+    """Token counts of :func:`usage_of` as answers have them."""
+    shown: dict[str, Any] = {}
+    for label, count in usage.items():
+        name, _, key = label.partition(".")
+        if key:
+            shown.setdefault(name, {})[key] = count
+        else:
+            shown[name] = count
+    return shown
 
 
 def summed(usages: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -83,7 +101,7 @@ def summed(usages: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def to_json(payload: Body) -> bytes:
-    return json.dumps(payload, separators=(",", ":")).encode()
+    return json_codec.encode(payload)
 
 
 def event(payload: Body) -> bytes:
@@ -158,9 +176,9 @@ def _add_call(call: dict[str, Any], piece: Mapping[str, Any]) -> None:
     call.update({key: value for key, value in piece.items() if key not in ("function", "index")})
 
 
-def usage_event(body_or_chunk: Body, endpoint: Endpoint, usage: Mapping[str, Any]) -> bytes:
+def usage_event(body_or_chunk: Body, endpoint: Endpoint, usage: Mapping[str, int]) -> bytes:
     """The chunk without choices that carries the usage of a stream."""
-    return event({**_head(body_or_chunk, endpoint), "choices": [], "usage": dict(usage)})
+    return event({**_head(body_or_chunk, endpoint), "choices": [], "usage": usage_json(usage)})
 
 
 def _head(body: Body, endpoint: Endpoint) -> dict[str, Any]:

@@ -205,6 +205,7 @@ class AnswerReader:
         if data.strip() == b"[DONE]":
             self.done = True
             return b""
+        data = json_codec.plain(data)
         if named_error or b"error" in data or not (data.startswith(b"{") and data.endswith(b"}")):
             self._require_chunk(data, named_error)
         self.events += 1
@@ -240,6 +241,7 @@ class AnswerReader:
 
     def _whole(self, raw: bytes) -> bytes:
         self.done = True
+        raw = json_codec.plain(raw)
         body = _object(raw)
         if not body:
             raise EngineError(

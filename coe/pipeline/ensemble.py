@@ -180,7 +180,7 @@ class MergedAnswer:
     async def _whole(self, outcome: Outcome) -> bytes:
         if outcome.proposal is None:
             raise RuntimeError("a whole answer has a proposal")
-        return completions.to_json({**outcome.proposal.body, "usage": self._usage()})
+        return completions.to_json({**outcome.proposal.body, "usage": completions.usage_json(self._usage())})
 
     async def _streamed(self, outcome: Outcome) -> AsyncIterator[bytes]:
         endpoint, head = self._request.endpoint, self._head(outcome)
