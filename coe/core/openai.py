@@ -18,6 +18,8 @@ DONE = b"data: [DONE]\n\n"
 
 MOST_VALUES = 10_000
 """In a content part that is looked through for URLs."""
+MAX_TOKENS = 10**9
+"""A usage with more is a mistake of who sent it."""
 
 _WORDS = re.compile(r"\s*\S+|\s+$")
 _UNPRINTED = re.compile(r"[\x00-\x20]+")
@@ -66,15 +68,26 @@ def tool_calls_of(body: Body) -> tuple[Mapping[str, Any], ...]:
     return tuple(call for call in calls if isinstance(call, Mapping)) if isinstance(calls, list) else ()
 
 
+def characters_of(body: Body) -> int:
+    """Of the texts and tool calls of all choices."""
+    found = 0
+    for choice in body.get("choices") or ():
+        alone = {"choices": [choice]}
+        calls = tool_calls_of(alone)
+        found += len(text_of(alone)) + (len(json.dumps(calls)) if calls else 0)
+    return found
+
+
 def usage_of(body: Body) -> dict[str, int]:
-    """Token counts of the body's usage that are whole numbers and not negative; empty when it has none. Those
-    of its ``*_details`` have a dot in their name: ``prompt_tokens_details.cached_tokens``."""
+    """Token counts of the body's usage as far as they can be true: whole numbers, not negative, and no more
+    than any model reads or writes. Empty when it has none. Those of its ``*_details`` have a dot in their
+    name: ``prompt_tokens_details.cached_tokens``."""
     usage = body.get("usage")
     found: dict[str, int] = {}
     for name, value in usage.items() if isinstance(usage, Mapping) else ():
         inner = value.items() if name.endswith("_details") and isinstance(value, Mapping) else ()
         for label, count in ((name, value), *((f"{name}.{key}", count) for key, count in inner)):
-            if type(count) is int and count >= 0:
+            if type(count) is int and 0 <= count <= MAX_TOKENS:
                 found[label] = count
     return found
 

@@ -100,6 +100,17 @@ class Request:
         messages = self.body.get("messages")
         return read_text(self.text) if messages is None else read_chat(messages)
 
+    @property
+    def prompts(self) -> int:
+        """How many it has: a list of texts, or of lists of token ids, is one for each."""
+        prompt = self.body.get("prompt")
+        return len(prompt) if isinstance(prompt, list) and not all(type(p) is int for p in prompt) else 1
+
+    @property
+    def choices(self) -> int:
+        """How many answers an expert writes to each prompt."""
+        return max(int(number(self.body.get(key)) or 1) for key in ("n", "best_of"))
+
 
 @dataclass(frozen=True)
 class ExpertView:

@@ -169,8 +169,8 @@ class MergedAnswer:
             reason = loggable(self._request, error)
             log.warning("request %s: %s could not write: %s", self._request.id, verdict.expert, reason)
             if self._request.stream:
-                outcome = f"failed: {error.code}"
-                self._writer_failed = Leg(expert=verdict.expert, role="aggregator", outcome=outcome)
+                given_up = Leg(verdict.expert, "aggregator", outcome=f"failed: {error.code}")
+                self._writer_failed = failure.leg if isinstance(failure, LegError) else given_up
             best = verdict.otherwise
             reason = (
                 f"{verdict.expert} could not write ({error.code}), so the answer is that of {best.expert}"
