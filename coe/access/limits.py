@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from coe.access.api_keys import Holder, KeyLimits, KeyRing
 from coe.core.errors import BadRequest, CoeError, OverLimit, ServiceDown, Unauthorised
-from coe.core.openai import is_data_url
-from coe.core.types import Leg, Request, is_true, number
+from coe.core.types import Leg, Request, is_data_url, is_true, number
 from coe.registry.schema import Expert, Registry
 from coe.state.memory import MemoryStore
 from coe.state.store import Admission, Bill, Bucket, Refusal, Reservation, Store, StoreDown

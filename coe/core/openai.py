@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from coe.core import json_codec
 from coe.core.addresses import is_metadata, meant_host
 from coe.core.errors import BadRequest
-from coe.core.types import Endpoint
+from coe.core.types import Endpoint, is_data_url
 
 Body = Mapping[str, Any]
 DONE = b"data: [DONE]\n\n"
@@ -23,7 +23,6 @@ MAX_TOKENS = 10**9
 
 _WORDS = re.compile(r"\s*\S+|\s+$")
 _UNPRINTED = re.compile(r"[\x00-\x20]+")
-_DATA_URL = re.compile(r"[\x00-\x20]*data:\S", re.IGNORECASE)
 _WORDED = re.compile(
     "text|refusal|thinking|reasoning(_content)?|summary|content|title|name|description|context|quote|type|id"
     "|tool_(call|use)_id|signature"
@@ -236,11 +235,6 @@ def _text_pieces(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         return
     for word in _WORDS.findall(text):
         yield {"text": word}
-
-
-def is_data_url(text: str) -> bool:
-    """Whether ``text`` is the thing itself, not words and not where it is: ``data:image/png;base64,...``."""
-    return _DATA_URL.match(text) is not None
 
 
 def named_elsewhere(part: Mapping[str, Any], hosts: Collection[str] = ()) -> bool:
