@@ -124,7 +124,7 @@ class AnswerToPrompts:
     def _whole(self) -> Mapping[str, Any]:
         bodies = [self._bodies[at] for at in range(len(self._parts))]
         choices = [choice for at, body in enumerate(bodies) for choice in self._choices(at, body)]
-        usage = self._usage()
+        usage = completions.usage_json(self._usage())
         return {**bodies[0], "choices": choices, **({"usage": usage} if usage else {})}
 
     def _renumbered(self, at: int, raw: bytes, head: dict[str, Any]) -> Iterator[bytes]:
