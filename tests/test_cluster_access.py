@@ -141,6 +141,16 @@ async def test_a_rate_holds_over_all_replicas_and_for_its_key_alone(tmp_path: Pa
 
 
 @pytest.mark.redis
+async def test_of_sixty_at_once_at_two_replicas_exactly_the_budget_is_served(tmp_path: Path) -> None:
+    async with cluster(tmp_path, {"requests_per_month": 20}) as c:
+        answers = await asyncio.gather(*(c.ask(number % 2, stream=number % 3 == 0) for number in range(60)))
+        late = await c.ask(0)
+    assert Counter(answer.status_code for answer in answers) == {200: 20, 429: 40}
+    assert late.json()["error"]["code"] == "budget_exceeded"
+    assert "used up" in late.json()["error"]["message"]
+
+
+@pytest.mark.redis
 async def test_a_budget_in_money_is_charged_by_one_replica_and_refused_by_the_other(tmp_path: Path) -> None:
     async with cluster(tmp_path, {"usd_per_month": 1.5}) as c:
         first, second = await c.ask(0), await c.ask(0)

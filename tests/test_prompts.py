@@ -28,7 +28,7 @@ KEY = "coe-secret"
 
 
 class Echo(FakeEngine):
-    """Answers with the prompt that it was asked, until it falls silent after ``silent_after``. ``most``: of its
+    """Answers with the prompt that it was asked, and after ``silent_after`` of them no more. ``most``: of its
     answers at once."""
 
     most = 0
