@@ -85,6 +85,7 @@ class Directory:
     def __init__(self) -> None:
         self._owners: dict[OwnerId, tuple[float, Entry]] = {}
         self._gateways: dict[SessionId, tuple[float, GatewayReport]] = {}
+        self._ending: set[SessionId] = set()
         self._started = time.monotonic()
 
     async def renew(self, entry: Entry) -> None:
@@ -99,8 +100,14 @@ class Directory:
             return None
         return _fresh(self._owners)
 
-    async def renew_gateway(self, report: GatewayReport) -> None:
+    async def renew_gateway(self, report: GatewayReport) -> bool:
+        """Whether the service ends, of which this gateway is a part."""
         self._gateways[report.session] = (time.monotonic(), report)
+        return report.session in self._ending
+
+    async def end(self) -> None:
+        """Tell the gateways that are there that the service ends. To be said again until they are gone."""
+        self._ending.update(self._gateways)
 
     async def leave_gateway(self, session: SessionId) -> None:
         self._gateways.pop(session, None)
@@ -148,14 +155,15 @@ class DirectoryCalls:
             raise DirectoryLost("it is starting, or busy") from None
         except (RayError, ValueError) as error:
             self._actor = None
-            raise DirectoryLost(str(error).partition("\n")[0] or type(error).__name__) from error
+            raise DirectoryLost(_first_line(error)) from error
 
-    async def send(self, method: str, *args: Any) -> None:
-        """What is sent again, so that nothing is lost when it does not arrive."""
+    async def send(self, method: str, *args: Any) -> Any:
+        """What is sent again, so that nothing is lost when it does not arrive; then None is returned."""
         try:
-            await self.call(method, *args)
+            return await self.call(method, *args)
         except DirectoryLost as error:
             log.warning("the directory cannot be reached: %s", error)
+            return None
 
 
 class RayDirectory:
@@ -216,8 +224,7 @@ class ActorCalls:
         try:
             return await _nobodys_child(getattr(self._actor, method).remote, *args)
         except RayError as error:
-            cause = getattr(error, "cause", None)
-            raise OwnerLost(str(cause or error).partition("\n")[0] or type(error).__name__) from error
+            raise OwnerLost(_first_line(getattr(error, "cause", None) or error)) from error
 
 
 def _nobodys_child(submit: Callable[..., T], *args: Any) -> T:
@@ -227,6 +234,10 @@ def _nobodys_child(submit: Callable[..., T], *args: Any) -> T:
     lease would never be given back. Ray knows whose call it is by the context.
     """
     return contextvars.Context().run(submit, *args)
+
+
+def _first_line(error: object) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 async def _result(call: Awaitable[Any]) -> Any:
@@ -319,7 +330,7 @@ class GatewayDeployment:
         self._directory = DirectoryCalls()
         self._replica: GatewayReplica | None = None
         self._refused: str | None = None
-        self._renewal = asyncio.get_running_loop().create_task(self._renew())
+        self._renewal = asyncio.create_task(self._renew())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         none_yet = Router()
@@ -361,13 +372,14 @@ class GatewayDeployment:
         self._replica = replica
 
     def _report(self) -> GatewayReport:
-        number = self._replica.generation if self._replica else 0
-        outdated = self._replica.outdated if self._replica else ()
+        number, outdated = (self._replica.generation, self._replica.outdated) if self._replica else (0, ())
         return GatewayReport(self._session, machine(), os.getpid(), number, self._refused, outdated)
 
     async def _renew(self) -> None:
         while True:
-            await self._directory.send("renew_gateway", self._report())
+            ends = await self._directory.send("renew_gateway", self._report())
+            if ends and self._replica is not None:
+                self._replica.end()
             await asyncio.sleep(RENEWAL_S)
 
     async def __del__(self) -> None:
