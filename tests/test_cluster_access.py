@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +21,12 @@ from coe.cluster.gateway_replica import GatewayReplica
 from coe.registry.schema import Registry
 from coe.registry.service_settings import Access
 from coe.state.redis_store import RedisStore
+from tests.support.owners import NoOwners
 from tests.support.redis_server import reachable, running_redis
 from tests.support.serving import serving_app
 from tests.support.waiting import until
 
 KEY, OTHER = "coe-" + "k" * 43, "coe-" + "o" * 43
-
-
-class NoOwners:
-    """Experts behind remote APIs are leased by the gateways themselves."""
-
-    async def owners(self) -> Mapping[str, Any]:
-        return {}
-
-    def miss(self, host: str) -> None:
-        raise AssertionError(host)
 
 
 @dataclass

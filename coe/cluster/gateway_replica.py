@@ -53,22 +53,13 @@ class GatewayReplica:
         self._pool = ClusterPool(session, machine, directory, _version(number, registry), self._own)
         self._draining = False
         self._giving_up: asyncio.Task[None] | None = None
-        self._under_way: set[asyncio.Task[Any] | None] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
         self._middlewares = build_middlewares(registry, root, feedback)
         leases: Leases = self._pool
         pipeline = Pipeline(self._generations, leases)
         gateway = Gateway(pipeline, self._generations, Metrics(self), self, self._middlewares)
         names = host_names(registry.service, registry.access.keys_file is not None)
-        self._app: ASGIApp = HostGuard(gateway.app(), names)
-
-    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        task = asyncio.current_task()
-        self._under_way.add(task)
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._under_way.discard(task)
+        self.app: ASGIApp = _counted(HostGuard(gateway.app(), names), self._under_way)
 
     async def start(self) -> None:
         await self._own.start()
@@ -89,8 +80,7 @@ class GatewayReplica:
     async def _give_up_after(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         for task in self._under_way:
-            if task is not None:
-                task.cancel()
+            task.cancel()
 
     async def stop(self, drain_s: float = 30.0) -> None:
         """Refuse those who wait for a remote expert; answers under way have ended before (Ray drains)."""
@@ -168,6 +158,19 @@ class GatewayReplica:
                 for expert, status in report.experts.items():
                     found[expert] = _sum(found[expert], status) if expert in found else status
         return found
+
+
+def _counted(app: ASGIApp, under_way: set[asyncio.Task[Any]]) -> ASGIApp:
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        under_way.add(task)
+        try:
+            await app(scope, receive, send)
+        finally:
+            under_way.discard(task)
+
+    return counted
 
 
 def _sum(one: ExpertStatus, other: ExpertStatus) -> ExpertStatus:

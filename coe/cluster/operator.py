@@ -22,9 +22,9 @@ from ray.serve._private.api import serve_start
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeDeploySchema
 
+from coe.cluster.directory import Entry
 from coe.cluster.known import AUTH_MODE, KnownCluster
 from coe.cluster.messages import GatewayReport, OwnerReport
-from coe.cluster.ray_app import Entry
 from coe.cluster.serve_config import application, http_options, serve_config
 from coe.cluster.settings import APP_NAME, DIRECTORY, NAMESPACE, Deployed
 from coe.core.errors import ConfigError, ExpertUnavailable

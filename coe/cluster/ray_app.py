@@ -21,7 +21,6 @@ import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +33,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coe.cluster.cluster_pool import OWNER_RETURN_S
+from coe.cluster.directory import Directory, Entry
 from coe.cluster.gateway_replica import GatewayReplica
 from coe.cluster.messages import (
     GatewayReport,
@@ -64,61 +64,6 @@ RENEWAL_S = 1.0
 DRAIN_S = 60.0
 """How long answers under way may go on at an owner that stops."""
 CALL_S = 5.0
-SETTLED_S = 3.0
-STALE_S = 8.0
-"""Who has not renewed itself for so long is not in the directory any more."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An owner in the directory."""
-
-    owner: OwnerId
-    actor: ActorHandle
-    hosts: frozenset[HostId]
-
-
-class Directory:
-    """Which owners and gateways there are. Holds nothing that they do not send again within a
-    second, so it may die and be restarted empty."""
-
-    def __init__(self) -> None:
-        self._owners: dict[OwnerId, tuple[float, Entry]] = {}
-        self._gateways: dict[SessionId, tuple[float, GatewayReport]] = {}
-        self._ending: set[SessionId] = set()
-        self._started = time.monotonic()
-
-    async def renew(self, entry: Entry) -> None:
-        self._owners[entry.owner] = (time.monotonic(), entry)
-
-    async def leave(self, owner: OwnerId) -> None:
-        self._owners.pop(owner, None)
-
-    async def owners(self) -> list[Entry] | None:
-        """None while it has just started: not all of them have renewed themselves yet."""
-        if time.monotonic() - self._started < SETTLED_S:
-            return None
-        return _fresh(self._owners)
-
-    async def renew_gateway(self, report: GatewayReport) -> bool:
-        """Whether the service ends, of which this gateway is a part."""
-        self._gateways[report.session] = (time.monotonic(), report)
-        return report.session in self._ending
-
-    async def end(self) -> None:
-        """Tell the gateways that are there that the service ends. To be said again until they are gone."""
-        self._ending.update(self._gateways)
-
-    async def leave_gateway(self, session: SessionId) -> None:
-        self._gateways.pop(session, None)
-
-    async def gateways(self) -> list[GatewayReport]:
-        return _fresh(self._gateways)
-
-
-def _fresh(last_seen: Mapping[str, tuple[float, T]]) -> list[T]:
-    now = time.monotonic()
-    return [what for when, what in last_seen.values() if now - when < STALE_S]
 
 
 def directory() -> ActorHandle:
