@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from coe.routers.encoders.disk_cache import encode_cached
-from coe.routers.encoders.encoder import Vectors, minilm_folder, open_encoder, shortened
-from coe.routers.encoders.static import PACKAGED, TABLE_FILE, TOKENIZER_FILE
+from coe.routers.encoders.encoder import Vectors, minilm_folder, open_encoder
+from coe.routers.encoders.static import PACKAGED, TABLE_FILE, TOKENIZER_FILE, WINDOW
+from coe.routers.encoders.window import Window
 
 if TYPE_CHECKING:
     import torch
@@ -144,14 +145,13 @@ def distil(data: Path, folder: Path, recipe: Recipe) -> None:
     shutil.copyfile(minilm_folder() / TOKENIZER_FILE, folder / TOKENIZER_FILE)
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(256)
+    tokenizer.no_truncation()
     vocabulary = tokenizer.get_vocab()
     names = sorted(vocabulary, key=vocabulary.__getitem__)
     # A piece inside a word is taught as the word it would be alone: close enough for a first guess.
     token_vectors = encode_cached(teacher, [name.removeprefix("##") for name in names], workers=2)
-    encodings = tokenizer.encode_batch([shortened(text) for text in texts], add_special_tokens=False)
     unknown = vocabulary["[UNK]"]
-    ids = [encoding.ids or [unknown] for encoding in encodings]
+    ids = [read or [unknown] for read in Window(tokenizer, WINDOW).ids(texts)]
     save_table(learned_table(token_vectors, ids, taught, recipe), folder)
 
 

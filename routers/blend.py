@@ -20,7 +20,8 @@ from coe.routers.instruction import InstructionEstimator
 from coe.routers.knn import KnnEstimator
 from coe.routers.learning.calibration import CalibratedEstimator
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
-from coe.routers.learning.learned_router import Asked, LearnedOptions, LearnedRouter
+from coe.routers.learning.learned_router import LearnedOptions, LearnedRouter
+from coe.routers.learning.views import Asked
 from coe.routers.traits import TraitsEstimator
 
 PARTS = tuple(name for name in ESTIMATORS if name != "blend")

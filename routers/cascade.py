@@ -20,7 +20,8 @@ from coe.core.types import ExpertId, ExpertView, Ranked
 from coe.routers.base import RouterOptions
 from coe.routers.blend import BlendEstimator, BlendOptions
 from coe.routers.learning.evidence import Estimator
-from coe.routers.learning.learned_router import Asked, Judged, LearnedRouter
+from coe.routers.learning.learned_router import Judged, LearnedRouter
+from coe.routers.learning.views import Asked
 
 
 class CascadeOptions(BlendOptions):

@@ -23,19 +23,16 @@ from coe.core.errors import ConfigError
 from coe.core.files import path_in, readable
 from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
-from coe.routers.category_budget import Budget, BudgetMap, budget_map, kept
 from coe.routers.category_evidence import CategoryScoreRouter
 from coe.routers.encoders.disk_cache import encode_cached
-from coe.routers.encoders.encoder import Encoder, Vectors, is_quick
+from coe.routers.encoders.encoder import Encoder, Vectors, is_quick, read_by
 from coe.routers.learning.cards import described
-from coe.routers.learning.category_classifier import CategoryClassifier, Neighbour
+from coe.routers.learning.category_classifier import GENERAL, CategoryClassifier, Neighbour
+from coe.routers.learning.views import Asked, asked
 from coe.routers.per_pool import PerPool
 
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
-
-GENERAL = "general"
-"""The category whose questions belong to experts marked ``general``."""
 
 _SHOWN_CHARS = 50
 
@@ -50,8 +47,7 @@ class CategoryOptions(RouterOptions):
     card_temperature: of the softmax over cosines with cards; smaller is more decided
     total_parameters_b, average_active_b, average_price: budgets of the map from categories to experts, in
         billions of parameters hosted, of parameters used a question, and US dollars per million output
-        tokens. The map is exact: by the experts' scores where there are profiles, else by their skills and
-        cards, all categories weighing the same. Whoever takes the place of the map's expert keeps them too
+        tokens (with profiles; a map that keeps them is exact)
     """
 
     examples: str | None = None
@@ -65,10 +61,6 @@ class CategoryOptions(RouterOptions):
     @property
     def reads_profiles(self) -> bool:
         return not self.examples
-
-
-def budget_of(options: CategoryOptions) -> Budget:
-    return Budget(options.total_parameters_b, options.average_active_b, options.average_price)
 
 
 @dataclass(frozen=True)
@@ -92,8 +84,6 @@ class _Pool:
     """(m,) number of skills"""
     cards: Vectors
     """(m, d)"""
-    budget: BudgetMap | None
-    """of the categories, then of the newcomers' cards"""
 
 
 @dataclass(frozen=True)
@@ -102,8 +92,6 @@ class _Belief:
 
     masses: Floats
     reason: str
-    row: int
-    """of the budget's map"""
     category: str | None = None
 
 
@@ -128,44 +116,35 @@ class CategoryRouter:
         if not examples and setting.evidence is not None and len(setting.evidence):
             self._scored = CategoryScoreRouter(name, options, setting, self._encoder)
         self.blocking = self._scored is not None or not is_quick(self._encoder)
-        self._budget = budget_of(options)
         self._pools = PerPool[_Pool]()
         self._read_cards(setting)
-        self._check_budget(setting)
 
     def renewed(self, setting: Setting) -> CategoryRouter:
         """What it has learned does not depend on the experts."""
         other = copy.copy(self)
         other._pools = PerPool()
         other._read_cards(setting)
-        other._check_budget(setting)
         return other
-
-    def _check_budget(self, setting: Setting) -> None:
-        """Raises ConfigError where no map of these experts keeps it."""
-        if self._scored is not None:
-            self._scored.renewed(setting)
-        elif self._budget != Budget():
-            self._pools.of(setting.experts, self._pool)
 
     def _read_cards(self, setting: Setting) -> None:
         """Into the encoder's cache."""
         self._encoder.encode([described(view) for view in setting.experts])
 
     def _learn(self, examples: Sequence[Example]) -> CategoryClassifier:
-        texts = [example.text for example in examples]
+        texts = [read_by(self._encoder, example.text) for example in examples]
         labels = [example.category for example in examples]
         return CategoryClassifier().fit(texts, labels, encode_cached(self._encoder, texts))
 
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
         if self._scored is not None:
             return self._scored.route(text, experts)
-        vector = self._encoder.encode([text])
-        pool = kept(self._pools, experts, self._pool)
+        pool = self._pools.of(experts, self._pool)
         if self._classifier is None:
-            belief = self._by_cards(vector, pool, experts)
+            seen = asked(text, self._encoder, lambda vectors: (vectors @ pool.cards.T).max(axis=1))
+            belief = self._by_cards(seen, pool, experts)
         else:
-            belief = self._by_categories(self._classifier, text, vector, pool, experts)
+            seen = asked(text, self._encoder, self._classifier.nearness)
+            belief = self._by_categories(self._classifier, seen, pool, experts)
         return self._decide(belief, pool, experts)
 
     def _pool(self, experts: Sequence[ExpertView]) -> _Pool:
@@ -174,43 +153,30 @@ class CategoryRouter:
         owners = {name: _places(name in view.skills for view in experts) for name in categories}
         if GENERAL in owners and not len(owners[GENERAL]):
             owners[GENERAL] = general
-        everybody = np.arange(len(experts))
-        newcomers = _places(_is_newcomer(view, categories) for view in experts)
-        pool = _Pool(
+        return _Pool(
             ids=tuple(view.id for view in experts),
             owners=owners,
-            heirs=general if len(general) else everybody,
-            newcomers=newcomers if self._classifier else everybody,
+            heirs=general if len(general) else np.arange(len(experts)),
+            newcomers=_places(_is_newcomer(view, categories) for view in experts),
             narrowness=np.asarray([len(view.skills) for view in experts]),
             cards=self._encoder.encode([described(view) for view in experts]),
-            budget=None,
         )
-        return replace(pool, budget=self._map(pool, experts)) if self._budget != Budget() else pool
-
-    def _map(self, pool: _Pool, experts: Sequence[ExpertView]) -> BudgetMap:
-        """By claims: a category's owners are right there, newcomers on what their cards say, and general
-        experts everywhere by half. All weigh the same, as examples are no traffic."""
-        rows = [_map_to_experts({category: 1.0}, pool, experts) for category in pool.owners]
-        claims = np.vstack([*rows, np.eye(len(experts))[pool.newcomers]])
-        claims = np.maximum(claims, [0.5 * view.general for view in experts])
-        return budget_map(claims, np.full(len(claims), 1 / len(claims)), experts, self._budget)
 
     def _by_categories(
         self,
         classifier: CategoryClassifier,
-        text: str,
-        vector: Vectors,
+        seen: Asked,
         pool: _Pool,
         experts: Sequence[ExpertView],
     ) -> _Belief:
-        probabilities = classifier.probabilities(text, vector)
+        views = zip(seen.texts, seen.vectors, strict=True)
+        shares = seen.settled([classifier.shares(text, vector) for text, vector in views], shares=True)
+        probabilities = dict(zip(classifier.categories_, shares.tolist(), strict=True))
         category = max(probabilities, key=probabilities.__getitem__)
+        vector = seen.vector
         nearest = classifier.nearest(category, vector)
         belief = _Belief(
-            masses=_map_to_experts(probabilities, pool, experts),
-            reason=_category_reason(probabilities, nearest),
-            row=list(pool.owners).index(category),
-            category=category,
+            _map_to_experts(probabilities, pool, experts), _category_reason(probabilities, nearest), category
         )
         if not len(pool.newcomers):
             return belief
@@ -234,14 +200,14 @@ class CategoryRouter:
         if new[best] <= known:
             return replace(belief, masses=masses)
         newcomer = experts[pool.newcomers[best]]
-        reason = f"card of {newcomer.id} {new[best]:.2f}, nearer than any example"
-        return _Belief(masses, reason, len(pool.owners) + best)
+        return _Belief(masses, f"card of {newcomer.id} {new[best]:.2f}, nearer than any example")
 
-    def _by_cards(self, vector: Vectors, pool: _Pool, experts: Sequence[ExpertView]) -> _Belief:
-        shares = _softmax(pool.cards @ vector[0], self._options.card_temperature)
+    def _by_cards(self, seen: Asked, pool: _Pool, experts: Sequence[ExpertView]) -> _Belief:
+        cosines = seen.vectors @ pool.cards.T
+        shares = seen.settled([_softmax(row, self._options.card_temperature) for row in cosines], shares=True)
         order = np.argsort(-shares, kind="stable")
         named = [f"{experts[place].id} {shares[place]:.2f}" for place in order[:2]]
-        return _Belief(shares, "nearest card " + "; runner-up ".join(named), int(order[0]))
+        return _Belief(shares, "nearest card " + "; runner-up ".join(named))
 
     def _decide(self, belief: _Belief, pool: _Pool, experts: Sequence[ExpertView]) -> Decision:
         # Of two experts with the same claim the narrower one goes first, then the one listed first.
@@ -249,8 +215,6 @@ class CategoryRouter:
         chances = np.minimum(1.0, belief.masses[order]).tolist()
         ranking = tuple(map(Ranked, map(pool.ids.__getitem__, order.tolist()), chances))
         rule = Rule(general=generals(experts), unsure_below=self._options.low_confidence)
-        if pool.budget is not None:
-            rule = pool.budget.rule(rule, belief.row)
         return decide(self.name, ranking, belief.reason, rule, belief.category)
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self, cast
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
-from coe.core.decision import generals
+from coe.core.decision import before_all, generals
 from coe.core.types import ExpertView, Rule
 from coe.routers.base import Setting
-from coe.routers.category_budget import Budget, BudgetMap, budget_map, kept
+from coe.routers.category_budget import Budget, Sizes, best_map
 from coe.routers.encoders.encoder import Encoder, Vectors
 from coe.routers.learning.calibration import CalibratedEstimator, completed
 from coe.routers.learning.cards import with_newcomers
 from coe.routers.learning.category_shares import CategoryShares
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
-from coe.routers.learning.learned_router import Asked, Judged, LearnedOptions, LearnedRouter
+from coe.routers.learning.learned_router import Floats, Judged, LearnedOptions, LearnedRouter
+from coe.routers.learning.views import Asked
 from coe.routers.per_pool import PerPool
 
 if TYPE_CHECKING:
@@ -34,29 +38,35 @@ class CategoryScoreRouter(LearnedRouter):
         super().__init__(name, LearnedOptions(encoder=options.encoder), setting, encoder)
         self._low_confidence = options.low_confidence
         self._budget = Budget(options.total_parameters_b, options.average_active_b, options.average_price)
-        self._map = PerPool[BudgetMap]()
-        self.renewed(setting)
-
-    def renewed(self, setting: Setting) -> Self:
-        """Raises ConfigError where these experts allow no map within the budget."""
-        if self._budget != Budget():
-            self._map.of(setting.experts, self._made_map)
-        return super().renewed(setting)
+        self._map = PerPool[npt.NDArray[np.intp]]()
 
     def _make(self, options: Any) -> Estimator:  # noqa: ARG002
         return CategoryEstimator()
 
     def _judged(self, asked: Asked, experts: Sequence[ExpertView]) -> Judged:
         learned = cast(CategoryEstimator, self._estimator)
-        shares = learned.category_shares([asked.text], asked.vector)[0]
+        shares = asked.settled(learned.category_shares(asked.texts, asked.vectors), shares=True)
         top = int(shares.argmax())
         category = learned.categories_[top]
         rule = Rule(general=generals(experts), unsure_below=self._low_confidence, sure=float(shares[top]))
         if self._budget != Budget():
-            rule = kept(self._map, experts, self._made_map).rule(rule, top)
+            rule = self._within_budget(rule, top, experts)
         return Judged(rule, category, f"category {category} {shares[top]:.2f}")
 
-    def _made_map(self, experts: Sequence[ExpertView]) -> BudgetMap:
+    def _within_budget(self, rule: Rule, top: int, experts: Sequence[ExpertView]) -> Rule:
+        """The map's expert for the category ``top``; in its place only those that the map hosts."""
+        hosts = self._map.of(experts, self._made_map)
+        mapped = experts[int(hosts[top])].id
+        return replace(
+            rule,
+            among=frozenset(experts[int(place)].id for place in hosts),
+            prefers=partial(before_all, (mapped,)),
+            why="budget",
+            phrase="the category is {expert}'s within the budget",
+        )
+
+    def _made_map(self, experts: Sequence[ExpertView]) -> npt.NDArray[np.intp]:
+        """(c,) places in ``experts``."""
         learned = cast(CategoryEstimator, self._estimator)
         scores = np.full((len(learned.categories_), len(experts)), np.nan)
         for place, view in enumerate(experts):
@@ -64,7 +74,18 @@ class CategoryScoreRouter(LearnedRouter):
                 scores[:, place] = learned.accuracy_[:, self._place[view.id]]
         no_cards = np.zeros(len(experts))
         filled = np.stack([with_newcomers(row, no_cards) for row in scores])
-        return budget_map(filled, learned.shares_.astype(np.float64), experts, self._budget)
+        return best_map(filled, learned.shares_.astype(np.float64), _sizes(experts), self._budget)
+
+
+def _sizes(experts: Sequence[ExpertView]) -> Sizes:
+    def numbers(*values: float | None) -> Floats:
+        return np.asarray([np.nan if value is None else value for value in values])
+
+    return Sizes(
+        parameters=numbers(*(view.parameters_b for view in experts)),
+        active=numbers(*(view.active_b or view.parameters_b for view in experts)),
+        price=numbers(*(view.usd_per_mtok_out for view in experts)),
+    )
 
 
 PRIOR = 5.0

@@ -11,6 +11,7 @@ much more when the instruction is unmistakably one expert's:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -22,7 +23,8 @@ from coe.routers.encoders.encoder import Vectors
 from coe.routers.knn import KnnEstimator
 from coe.routers.learning.calibration import FOLDS, CalibratedEstimator, completed, fold_rows
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
-from coe.routers.learning.learned_router import Asked, Floats
+from coe.routers.learning.learned_router import Floats
+from coe.routers.learning.views import Asked
 from coe.routers.learning.written_router import WriterOptions, WritingRouter
 
 
@@ -105,10 +107,11 @@ class InstructionRouter(WritingRouter):
     def _make(self, options: InstructionOptions) -> Estimator:
         return InstructionEstimator(options.gamma, options.p, options.beta)
 
-    def _noted(self, text: str, note: str | None) -> Asked:
+    def _noted(self, seen: Asked, note: str | None) -> Asked:
         """Where cards alone decide, the instruction is compared with them in the question's place."""
-        compared = note if note is not None and self._estimator is None else text
-        return Asked(text, self._encoder.encode([compared]), note)
+        if note is None or self._estimator is not None:
+            return replace(seen, note=note)
+        return replace(seen, vector=self._encoder.encode([note]), note=note)
 
     def _known(self, asked: Asked, experts: Sequence[ExpertView]) -> Floats:
         """With an instruction, its cosine with the experts' cards counts as well."""

@@ -14,7 +14,8 @@ from coe.routers.base import RouterOptions
 from coe.routers.encoders.encoder import Vectors
 from coe.routers.learning.calibration import CalibratedEstimator, completed, relative_error
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
-from coe.routers.learning.learned_router import SHOWN, Asked, LearnedOptions, LearnedRouter
+from coe.routers.learning.learned_router import SHOWN, LearnedOptions, LearnedRouter
+from coe.routers.learning.views import Asked
 
 NEIGHBOURS = (10, 20, 40, 80, 160, 320)
 _BLOCK = 256

@@ -23,8 +23,9 @@ from coe.routers.base import RouterOptions
 from coe.routers.encoders.encoder import Vectors, unit
 from coe.routers.learning.calibration import CalibratedEstimator, completed, out_of_fold, relative_error
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
-from coe.routers.learning.learned_router import Asked, LearnedOptions, LearnedRouter
+from coe.routers.learning.learned_router import LearnedOptions, LearnedRouter
 from coe.routers.learning.ridge import fit_ridge
+from coe.routers.learning.views import Asked
 
 Pooling = Literal["mean", "max"]
 STRENGTHS = (0.3, 3.0, 30.0)

@@ -10,6 +10,7 @@ ranks the experts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from coe.routers.base import RouterOptions
 from coe.routers.encoders.encoder import Vectors, unit
 from coe.routers.learning.calibration import CalibratedEstimator, completed, out_of_fold
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
-from coe.routers.learning.learned_router import Asked
+from coe.routers.learning.views import Asked
 from coe.routers.learning.written_router import WriterOptions, WritingRouter
 
 Floats = npt.NDArray[np.float64]
@@ -167,9 +168,9 @@ class SkillRouter(WritingRouter):
     def _make(self, options: SkillOptions) -> Estimator:
         return SkillEstimator(options.most, options.threshold, options.combination)
 
-    def _noted(self, text: str, note: str | None) -> Asked:
+    def _noted(self, seen: Asked, note: str | None) -> Asked:
         """The vector is that of the skills the writer lists, in the place of the question's."""
-        return Asked(text, self._encoder.encode([note or text]), note)
+        return replace(seen, vector=self._encoder.encode([note]), note=note) if note else seen
 
     def _because(self, asked: Asked, expert: ExpertId) -> str:  # noqa: ARG002
         nearest: list[tuple[str, float]] = self._estimator.nearest(asked.vector)

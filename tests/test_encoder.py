@@ -19,13 +19,13 @@ from coe.routers.encoders.encoder import (
     Vectors,
     identity_of,
     open_encoder,
-    shortened,
+    read_by,
 )
 from coe.routers.encoders.static import PACKAGED, StaticEncoder
 from coe.routers.learning import features
 from coe.routers.learning.features import text_features
 
-TEXTS = ["What is 3 + 4?", "Monday plus two days", "", "SELECT * FROM users 🗓️", "a b c " * 500]
+TEXTS = ["What is 3 + 4?", "Monday plus two days", "", "SELECT * FROM users 🗓️", "a b c " * 84 + "a b"]
 
 
 REFERENCE = [
@@ -160,12 +160,58 @@ def test_words_of_a_question_are_counted_once_and_not_kept() -> None:
     assert features._ROWS.get(text) is not None
 
 
-def test_long_text_keeps_both_ends() -> None:
-    text = "start" + "x" * 10_000 + "end"
-    assert shortened(text).startswith("start")
-    assert shortened(text).endswith("end")
-    assert len(shortened(text)) < 1300
-    assert shortened("short") == "short"
+def windowed(name: str) -> Encoder:
+    return open_encoder(name, Path())
+
+
+FILLERS = {
+    "words": "the roses bloom and the cat came by again ",
+    "log": "2026-03-01 12:01:11 INFO worker 1 processed 13 items in 7 ms\n",
+    "one word": "x" * 100,
+    "other letters": "Привет, как дела? 12加30等于多少 🗓️ ",
+    "code": "def f(x):\n    return {'a': x ** 2}  # <!-- -->\n",
+}
+
+
+@pytest.mark.parametrize("name", ["static", "minilm"])
+@pytest.mark.parametrize("filler", FILLERS.values(), ids=FILLERS)
+def test_the_ends_of_a_long_text_are_read_and_nothing_else(name: str, filler: str) -> None:
+    encoder, times = windowed(name), 400_000 // len(filler)
+    begins, ends = "Sort the list 3, 1, 2.\n", "\nNow compute 12 + 30."
+    one, other_end, other_begin, other_middle = encoder.encode(
+        [
+            begins + filler * times + ends,
+            begins + filler * times + "\nWrite a poem.",
+            "Write a poem.\n" + filler * times + ends,
+            begins + filler * (times // 2) + "zebra " + filler * (times - times // 2) + ends,
+        ]
+    )
+    assert one @ other_end < 0.9999
+    assert one @ other_begin < 0.9999
+    assert one @ other_middle > 0.99999
+
+
+@pytest.mark.parametrize("name", ["static", "minilm"])
+@pytest.mark.parametrize("filler", FILLERS.values(), ids=FILLERS)
+def test_what_is_read_is_a_text_with_the_same_vector(name: str, filler: str) -> None:
+    encoder = windowed(name)
+    text = "Sort the list 3, 1, 2.\n" + filler * 300 + "\nNow compute 12 + 30."
+    read = read_by(encoder, text)
+    assert (read[:22], read[-20:]) == (text[:22], text[-20:])
+    assert read_by(encoder, read) == pytest.approx(read)
+    whole, again = encoder.encode([text, read])
+    assert whole @ again > 0.995
+    assert len(read) < 5000
+
+
+@pytest.mark.parametrize("name", ["static", "minilm"])
+def test_what_fits_the_window_is_read_as_it_is(name: str) -> None:
+    for text in ("", "short", "word " * 250, "\n a  b \n"):
+        assert read_by(windowed(name), text) == text
+
+
+def test_an_encoder_of_somebodys_own_reads_all() -> None:
+    assert read_by(CountingEncoder(), "x " * 1000) == "x " * 1000
 
 
 def test_static_encoder_puts_like_texts_together() -> None:

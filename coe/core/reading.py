@@ -82,7 +82,7 @@ def read_chat(messages: Sequence[Mapping[str, Any]]) -> Reading:
         last = others or task or [""]
         asked = [last.pop()]
     said = [unwrapped(text, left_out) for text in asked]
-    return Reading(said[-1], _ends(unwrapped("\n".join(task), left_out), TASK_CHARS), said[:-1], left_out)
+    return Reading(said[-1], ends(unwrapped("\n".join(task), left_out), TASK_CHARS), said[:-1], left_out)
 
 
 def read_text(text: str) -> Reading:
@@ -104,7 +104,7 @@ def _said(content: Any, left_out: list[LeftOut]) -> str:
     return printable("\n".join(texts).strip())
 
 
-def _ends(text: str, most: int) -> str:
+def ends(text: str, most: int) -> str:
     """The head and the tail of what is longer than ``most`` characters."""
     return text if len(text) <= most else f"{text[: most // 2]}\n{text[-most // 2 :]}"
 
@@ -189,7 +189,8 @@ def _is_agents(text: str, block: _Block) -> bool:
 _OPENERS = (
     r"(and|but|or|also|plus|then|now|again|same|instead|ok(ay)?|no|nope|yes|wait|sorry|actually|oops|hm+"
     r"|what about|how about|what if|why|explain|elaborate|continue|go on|more|another|one more|next|try|redo"
-    r"|thanks?|thank you|great|good|perfect|cool|nice|i meant|i mean|make (it|that|them)|you (are|were)"
+    r"|are you sure|only|just|thanks?|thank you|great|good|perfect|cool|nice|i meant|i mean"
+    r"|make (it|that|them)|you (are|were)"
     r"|und|aber|oder|auch|jetzt|nochmal|noch|nein|doch|warum|danke|was ist mit|wie w(ä|ae)re|erkl(ä|ae)r\w*"
     r"|et|mais|aussi|maintenant|encore|non|pourquoi|merci|explique\w*"
     r"|y|pero|tambi(é|e)n|ahora|otra vez|gracias|por qu(é|e)|explica\w*|e|ma|anche|adesso|ancora|perch(é|e)"
@@ -199,6 +200,11 @@ _REFERENCES = (
     r"\b(it|its|this|that|these|those|them|they|one|ones|ones?'s|same|instead|above|previous|before|earlier"
     r"|again|too|as well|otherwise|rather|your (answer|result)|last (one|answer)|(first|second|third) one"
     r"|davon|stattdessen|dasselbe|(ç|c)a|cela|ceci|celui|eso|esto|ello|quello|isso)\b"
+)
+_QUESTIONS = re.compile(
+    r"(who|what|where|when|which|how|is|are|was|do|does|did|can|could|should|write|tell|give|translate|wer|was|wo"
+    r"|wann|wie|qui|que|quel(le)?|o(ù|u)|comment|qui(é|e)n|qu(é|e)|cu(á|a)l|c(ó|o)mo|d(ó|o)nde)\b",
+    re.IGNORECASE,
 )
 _OPENS = re.compile(_OPENERS, re.IGNORECASE)
 _REFERS = re.compile(_REFERENCES, re.IGNORECASE)
@@ -214,4 +220,56 @@ def leaning(text: str) -> float:
         return 0.0
     marks = (_OPENS.match(text) is not None) + (_REFERS.search(text) is not None)
     short = words <= _SHORT
-    return (0.0, 0.6, 1.0)[min(2, marks + short)] if marks else 0.4 * short
+    if not marks:
+        return short * (0.15 if _QUESTIONS.match(text) else 0.5)
+    return 1.0 if marks + short > 1 else 0.8
+
+
+def says_something(text: str) -> bool:
+    """Whether a message that leans on another has words of its own: "and 15?" has not, "sort them" has."""
+    rest = _REFERS.sub(" ", _OPENS.sub(" ", text[:400], count=1))
+    return any(not _EMPTY.fullmatch(word) for word in _WORD.findall(rest))
+
+
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_EMPTY = re.compile(
+    r"an|and|another|answer|are|at|be|by|can|could|did|do|does|else|for|from|get|go|how|if|in|is|may|me|mean|meant"
+    r"|more|my|no|not|of|on|or|other|out|please|right|should|so|the|then|thing|think|to|true|try|was|way|were|what"
+    r"|when|which|who|why|will|with|would|wrong|you|your",
+    re.IGNORECASE,
+)
+"""Words that any follow-up may have."""
+
+
+# A long text says what is asked at its head or its tail, seldom between; the rest is material.
+
+LONG_CHARS = 400
+_SPAN_CHARS = 240
+"""About fifty tokens: a task, and little of what stands beside it."""
+_END_CHARS = 1200
+"""Of either end, in which sentences are looked for."""
+_MOST_SENTENCES, _MOST_QUESTIONS = 3, 3
+_STOPS = re.compile(r"(?<=[.!?:])\s+|\n+")
+
+
+def spans(text: str) -> tuple[str, ...]:
+    """The parts of a long text that may say what is asked: its last and its first sentences, and questions
+    in between. None of a text that is not long."""
+    if len(text) <= LONG_CHARS:
+        return ()
+    head = [part for part in _STOPS.split(text[:_END_CHARS].strip()) if part]
+    tail = [part for part in _STOPS.split(text[-_END_CHARS:].strip()) if part]
+    found = []
+    for count in range(1, _MOST_SENTENCES + 1):
+        found += [" ".join(tail[-count:])[-_SPAN_CHARS:], " ".join(head[:count])[:_SPAN_CHARS]]
+    return tuple(dict.fromkeys([*found, *_questions(text[_END_CHARS:-_END_CHARS])]))
+
+
+def _questions(text: str) -> Iterator[str]:
+    """The first sentences with a question mark."""
+    at = -1
+    for _ in range(_MOST_QUESTIONS):
+        at = text.find("?", at + 1)
+        if at < 0:
+            return
+        yield _STOPS.split(text[max(0, at - _SPAN_CHARS) : at + 1])[-1]

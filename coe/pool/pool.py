@@ -110,17 +110,13 @@ class Pool:
         for host in self._transitions.engines:
             self._transitions.start(host)
 
-    def refuse(self) -> None:
-        """Refuse those who wait, and who asks from now on; :meth:`stop` follows. Idempotent."""
-        self._open = False
-        for waiting in self._waiting.values():
-            if not waiting.grant.done():
-                waiting.grant.set_exception(stopping())
-
     async def stop(self, drain_s: float = 30.0) -> None:
         """Refuse those who wait, let leases end for up to ``drain_s`` seconds, stop the engines."""
-        self.refuse()
+        self._open = False
         self.watch.stop()
+        for waiting in self._waiting.values():
+            if not waiting.grant.done():
+                waiting.grant.set_exception(_stopping())
         try:
             async with asyncio.timeout(drain_s):
                 await self._all_back.wait()
@@ -252,7 +248,7 @@ class Pool:
 
     async def _granted(self, ticket: RequestId, arrived: Arrived, timeout_s: float) -> Grant:
         if not self._open:
-            raise stopping()
+            raise _stopping()
         future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         # Before the dispatch, within which the grant may come.
         self._waiting[ticket] = Waiting(arrived.expert, future)
@@ -390,8 +386,7 @@ def _refusal(reject: Reject) -> CoeError:
     )
 
 
-def stopping() -> CoeError:
-    """What those are told who wait when the service ends."""
+def _stopping() -> CoeError:
     return ExpertUnavailable(
         "the service is shutting down",
         code="stopping",

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from coe.routers.encoders.window import Window
+
 if TYPE_CHECKING:
     import onnx
     from tokenizers import Tokenizer
@@ -44,7 +46,9 @@ class BertEncoder:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         model = _bert_model(folder, int8).SerializeToString()
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._tokenizer = _open_tokenizer(folder)
+        tokenizer = open_tokenizer(folder)
+        self._first, self._last = tokenizer.encode("").ids
+        self.window = Window(tokenizer, longest(folder) - 2)
         self._width = int(self._session.get_outputs()[0].shape[1])
 
     @staticmethod
@@ -68,20 +72,26 @@ class BertEncoder:
     def encode(self, texts: Sequence[str]) -> Array:
         """One row of length 1 per text; shape (len(texts), width)."""
         rows = np.zeros((len(texts), self._width), dtype=np.float32)
-        for row, encoding in zip(rows, self._tokenizer.encode_batch(list(texts)), strict=True):
-            row[:] = self._session.run(None, {"ids": np.asarray([encoding.ids], dtype=np.int32)})[0][0]
+        for row, ids in zip(rows, self.window.ids(texts), strict=True):
+            read = np.asarray([[self._first, *ids, self._last]], dtype=np.int32)
+            row[:] = self._session.run(None, {"ids": read})[0][0]
         return rows
 
 
-def _open_tokenizer(folder: Path) -> Tokenizer:
-    """The folder's word-piece tokenizer, cut at the model's length, without padding."""
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The folder's own, which reads texts of any length."""
     from tokenizers import Tokenizer
 
-    limits = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(int(limits["max_seq_length"]))
+    tokenizer.no_truncation()
     return tokenizer
+
+
+def longest(folder: Path) -> int:
+    """Tokens that the model reads at once, with the special ones."""
+    limits = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
+    return int(limits["max_seq_length"])
 
 
 def _bert_model(folder: Path, int8: bool) -> onnx.ModelProto:

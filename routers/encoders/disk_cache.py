@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from coe.routers.encoders.encoder import Encoder, Vectors
+from coe.routers.encoders.window import CERTAINLY_WHOLE, CUT
 
 LOG = logging.getLogger(__name__)
 
@@ -63,7 +64,10 @@ def _cache_folder() -> Path:
 
 
 def _key(encoder: Encoder, text: str) -> bytes:
-    return hashlib.sha256(f"{encoder.identity}\0{text}".encode("utf-8", "surrogatepass")).digest()[:20]
+    """Texts that may be cut have other keys with each way of cutting: their vectors are other ones."""
+    cut = f"{CUT}\0" if len(text) > CERTAINLY_WHOLE else ""
+    named = f"{encoder.identity}\0{cut}{text}"
+    return hashlib.sha256(named.encode("utf-8", "surrogatepass")).digest()[:20]
 
 
 class _Store:

@@ -16,20 +16,21 @@ import numpy.typing as npt
 from coe.core.errors import ConfigError
 from coe.core.files import path_in
 from coe.core.suggest import suggest
-from coe.routers.encoders.bert import BertEncoder
+from coe.routers.encoders.bert import BertEncoder, longest, open_tokenizer
 from coe.routers.encoders.memory_cache import KeptByText
 from coe.routers.encoders.static import STATIC, StaticEncoder
+from coe.routers.encoders.window import Window
 
 Vectors = npt.NDArray[np.float32]
 """Shape (texts, dimensions), each row of length 1."""
 
-_MAX_CHARS = 1200
 _INT8 = "int8/2:"
 """How identities in 8 bits begin; the number counts the ways of rounding."""
 
 
 class Encoder(Protocol):
-    """Thread-safe. ``encode`` blocks: about 10 ms a new text on one free CPU core."""
+    """Thread-safe. ``encode`` blocks: about 10 ms a new text on one free CPU core. One that cannot read long
+    texts whole says by a method ``cut(text) -> str`` what it reads of them."""
 
     identity: str
     """Names the model: equal identities give equal vectors."""
@@ -40,39 +41,67 @@ class Encoder(Protocol):
 
 
 class SentenceEncoder:
-    """Shortens long texts for a model. Thread-safe when the model is."""
+    """A model under the name of its files. Thread-safe when the model is."""
 
-    def __init__(self, identity: str, model: Callable[[list[str]], Vectors]) -> None:
+    def __init__(self, identity: str, model: Model) -> None:
         self.identity = identity
-        self._encode = model
+        self._model = model
 
     @classmethod
     def of_folder(cls, folder: Path) -> SentenceEncoder:
         """A sentence-transformers folder on the CPU, by onnxruntime where possible, else by torch."""
-        model = BertEncoder(folder).encode if BertEncoder.reads(folder) else _in_torch(folder)
+        model: Model = BertEncoder(folder) if BertEncoder.reads(folder) else _InTorch(folder)
         return cls(identity_of(folder), model)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        return self._encode([shortened(text) for text in texts])
+        return self._model.encode(texts)
+
+    def cut(self, text: str) -> str:
+        return self._model.window.cut(text)
 
 
-def _in_torch(folder: Path) -> Callable[[list[str]], Vectors]:
-    import torch
-    from sentence_transformers import SentenceTransformer
+class Model(Protocol):
+    """Reads the head and the tail of what is longer than its window."""
 
-    torch.set_num_threads(1)  # as in BertEncoder
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    # A fast tokenizer keeps its truncation state in itself and fails with "Already borrowed" when two
-    # threads use it at once.
-    one_at_a_time = threading.Lock()
+    @property
+    def window(self) -> Cut: ...
+    def encode(self, texts: Sequence[str]) -> Vectors: ...
 
-    def encode(texts: list[str]) -> Vectors:
-        with one_at_a_time:
-            rows = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-        width = model.get_embedding_dimension() or 0
+
+class Cut(Protocol):
+    def cut(self, text: str) -> str:
+        """What is read of a text."""
+        ...
+
+
+class _InTorch:
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        torch.set_num_threads(1)  # as in BertEncoder
+        self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        self.window: Cut = _Words()
+        if (folder / "tokenizer.json").is_file() and (folder / "sentence_bert_config.json").is_file():
+            self.window = Window(open_tokenizer(folder), longest(folder) - 2)
+        # A fast tokenizer keeps its truncation state in itself and fails with "Already borrowed" when two
+        # threads use it at once.
+        self._one_at_a_time = threading.Lock()
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        read = [self.window.cut(text) for text in texts]
+        with self._one_at_a_time:
+            rows = self._model.encode(read, normalize_embeddings=True, show_progress_bar=False)
+        width = self._model.get_embedding_dimension() or 0
         return np.asarray(rows, dtype=np.float32).reshape(len(texts), width)
 
-    return encode
+
+class _Words:
+    """A window of words, for a model whose tokens are not known: so many are seldom more than 256 tokens."""
+
+    def cut(self, text: str) -> str:
+        words = text.split()
+        return text if len(words) <= 160 else " ".join([*words[:80], *words[-80:]])
 
 
 def identity_of(folder: Path) -> str:
@@ -90,12 +119,10 @@ def unit(vector: Vectors) -> Vectors:
     return vector / max(float(np.linalg.norm(vector)), 1e-9)
 
 
-def shortened(text: str) -> str:
-    """Head and tail of a long text: the model reads 256 word pieces, and the question is at either end."""
-    if len(text) <= _MAX_CHARS:
-        return text
-    half = _MAX_CHARS // 2
-    return f"{text[:half]} ... {text[-half:]}"
+def read_by(encoder: Encoder, text: str) -> str:
+    """What ``encoder`` reads of ``text``; all of it where an encoder of somebody's own does not say."""
+    cut: Callable[[str], str] | None = getattr(encoder, "cut", None)
+    return text if cut is None else cut(text)
 
 
 class CachedEncoder:
@@ -105,6 +132,9 @@ class CachedEncoder:
         self.identity = encoder.identity
         self._encoder = encoder
         self._rows: KeptByText[Vectors] = KeptByText(size)
+
+    def cut(self, text: str) -> str:
+        return read_by(self._encoder, text)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         found = {text: row for text in texts if (row := self._rows.get(text)) is not None}
@@ -170,12 +200,12 @@ def _minilm() -> Encoder:
 
 def _minilm_int8() -> Encoder:
     folder = minilm_folder()
-    return SentenceEncoder(f"{_INT8}{identity_of(folder)}", BertEncoder(folder, int8=True).encode)
+    return SentenceEncoder(f"{_INT8}{identity_of(folder)}", BertEncoder(folder, int8=True))
 
 
 def _static() -> Encoder:
     model = StaticEncoder()
-    return SentenceEncoder(model.identity, model.encode)
+    return SentenceEncoder(model.identity, model)
 
 
 ENCODERS: Mapping[str, Callable[[], Encoder]] = MappingProxyType(

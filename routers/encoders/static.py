@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from coe.routers.encoders.window import Window
+
 Array = npt.NDArray[np.float32]
 
 PACKAGED = Path(__file__).parents[1] / "data"
@@ -22,6 +24,9 @@ PACKAGED = Path(__file__).parents[1] / "data"
 
 TABLE_FILE = "static.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
+
+WINDOW = 256
+"""Tokens: as many as the model reads whose vectors were learned."""
 
 STATIC = "static:"
 """How identities of static encoders begin."""
@@ -37,19 +42,19 @@ class StaticEncoder:
         tensors = load_file(folder / TABLE_FILE)
         self._rows: npt.NDArray[np.int8] = tensors["rows"]
         self._scales: Array = tensors["scales"].astype(np.float32)
-        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self._unknown = self._tokenizer.get_vocab()["[UNK]"]
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._unknown = tokenizer.get_vocab()["[UNK]"]
+        self.window = Window(tokenizer, WINDOW)
         content = b"".join((folder / name).read_bytes() for name in (TABLE_FILE, TOKENIZER_FILE))
         self.identity = f"{STATIC}{hashlib.sha256(content).hexdigest()}"
 
     def encode(self, texts: Sequence[str]) -> Array:
         """One row of length 1 per text; shape (len(texts), dimensions)."""
         vectors = np.zeros((len(texts), self._rows.shape[1]), dtype=np.float32)
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        for vector, encoding in zip(vectors, encodings, strict=True):
-            ids = np.asarray(encoding.ids or [self._unknown])
+        for vector, read in zip(vectors, self.window.ids(texts), strict=True):
+            ids = np.asarray(read or [self._unknown])
             np.matmul(self._scales[ids], self._rows[ids].astype(np.float32), out=vector)
             vector /= np.linalg.norm(vector)
         return vectors

@@ -13,9 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from coe.routers.encoders.encoder import Vectors
+from coe.routers.encoders.memory_cache import KeptByText
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
+
+Floats = npt.NDArray[np.float64]
+
+GENERAL = "general"
+"""The category whose questions belong to experts marked ``general``."""
 
 _DIGITS = re.compile(r"\d+")
 _NGRAMS = (2, 4)
@@ -67,6 +73,9 @@ class CategoryClassifier:
             name: np.flatnonzero(np.asarray(self.labels_, dtype=object) == name) for name in self.categories_
         }
         self._examples = {name: vectors[members] for name, members in self._members.items()}
+        special = [rows for name, rows in self._examples.items() if name != GENERAL]
+        self._special = np.concatenate(special)
+        self._shares: KeptByText[Floats] = KeptByText()
         weights, self._intercept = _one_row_a_class(model.coef_), _one_row_a_class(model.intercept_[:, None])
         width = vectors.shape[1]
         self._vector_weights = np.ascontiguousarray(weights[:, :width])
@@ -74,11 +83,23 @@ class CategoryClassifier:
         return self
 
     def probabilities(self, text: str, vector: Vectors) -> Mapping[str, float]:
-        """Probability of each category for one text and its vector (shape (1, d)); they sum to 1.
+        """Probability of each category for one text and its vector (shape (1, d)); they sum to 1."""
+        return dict(zip(self.categories_, self.shares(text, vector[0]).tolist(), strict=True))
+
+    def shares(self, text: str, vector: Vectors) -> Floats:
+        """(c,) the probabilities in the order of ``categories_``; ``vector``: (d,). Those of texts seen
+        before are kept, as a conversation brings its earlier turns again.
 
         The same numbers as scikit-learn's, without its milliseconds of checks for each call.
         """
-        logits = self._intercept[:, 0] + self._vector_weights @ vector[0]
+        kept = self._shares.get(text)
+        if kept is None:
+            kept = self._computed(text, vector)
+            self._shares.put(text, kept)
+        return kept
+
+    def _computed(self, text: str, vector: Vectors) -> Floats:
+        logits = self._intercept[:, 0] + self._vector_weights @ vector
         # Only in built-in functions: a text of 200 characters has five hundred n-grams.
         counts = Counter(map(self._places.get, _ngrams(_form(text))))
         del counts[None]
@@ -86,8 +107,14 @@ class CategoryClassifier:
             indices = np.fromiter(counts, dtype=np.intp)
             values = (1.0 + np.log(np.fromiter(counts.values(), dtype=np.float64))) * self._rarity[indices]
             logits = logits + (values / np.linalg.norm(values)) @ self._ngram_weights[indices]
-        shares = np.exp(logits - logits.max())
-        return dict(zip(self.categories_, (shares / shares.sum()).tolist(), strict=True))
+        powers = np.exp(logits - logits.max())
+        shares: Floats = powers / powers.sum()
+        return shares
+
+    def nearness(self, vectors: Vectors) -> Floats:
+        """(k,) largest cosine of each vector (k, d) with an example of a specialist's category."""
+        cosines: Floats = (vectors @ self._special.T).max(axis=1).astype(np.float64)
+        return cosines
 
     def nearest(self, category: str, vector: Vectors) -> Neighbour:
         """The example of ``category`` nearest to the text whose vector (shape (1, d)) is given."""

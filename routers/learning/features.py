@@ -18,6 +18,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
+from coe.core.reading import ends
 from coe.routers.encoders.memory_cache import KeptByText
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ WORDS = 2048
 """Buckets of hashed n-grams; the surface follows behind them."""
 
 _READ_CHARS = 2000
+"""Of head and tail together: what a sentence encoder reads of a long text, and a little more."""
 _DIGITS = re.compile(r"\d+")
 _WORD = re.compile(r"\w+|[^\w\s]")
 _OPTION = re.compile(r"^\(?[A-Z][.):]\s+(.*)$", re.MULTILINE)
@@ -46,11 +48,11 @@ def text_features(texts: Sequence[str]) -> csr_matrix:
     from scipy.sparse import csr_matrix
 
     words: dict[str, list[int]] = {}  # many texts at once share most of their words
-    rows = [_row(text[:_READ_CHARS], words) for text in texts]
-    ends = np.cumsum([0, *(len(row.columns) for row in rows)])
+    rows = [_row(ends(text, _READ_CHARS), words) for text in texts]
+    stops = np.cumsum([0, *(len(row.columns) for row in rows)])
     values = np.concatenate([np.zeros(0, np.float32), *(row.values for row in rows)])
     columns = np.concatenate([np.zeros(0, np.int32), *(row.columns for row in rows)])
-    return csr_matrix((values, columns, ends), shape=(len(texts), WORDS + SURFACE))
+    return csr_matrix((values, columns, stops), shape=(len(texts), WORDS + SURFACE))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,9 +15,10 @@ from coe.core.decision import decide, generals
 from coe.core.errors import ConfigError
 from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
-from coe.routers.encoders.encoder import Encoder, Vectors, unit
+from coe.routers.encoders.encoder import Encoder, Vectors
 from coe.routers.learning.cards import described, with_newcomers
 from coe.routers.learning.evidence import Estimator, Evidence
+from coe.routers.learning.views import Asked, asked
 from coe.routers.per_pool import PerPool
 
 Floats = npt.NDArray[np.float64]
@@ -28,17 +30,6 @@ class LearnedOptions(RouterOptions):
     """Options of every router that learns. ``encoder``: the one that the profiles were made with."""
 
     encoder: str = "minilm"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question as the router sees it."""
-
-    text: str
-    vector: Vectors
-    """(1, d)"""
-    note: str | None = None
-    """what an expert wrote about it"""
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,6 @@ class LearnedRouter(ABC):
         if self._evidence is not None:
             check_encoder(name, self._evidence, (options.encoder, self._encoder.identity))
             self._estimator = self._make(options).fit(self._evidence)
-            self._categories, self._centres = _centres(self._evidence)
             self._place = {expert: i for i, expert in enumerate(self._estimator.experts_)}
 
     def renewed(self, setting: Setting) -> Self:
@@ -86,14 +76,25 @@ class LearnedRouter(ABC):
         return self
 
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
-        return self._decided(Asked(text, self._encoder.encode([text])), experts)
+        return self._decided(self._seen(text, experts), experts)
+
+    def _seen(self, text: str, experts: Sequence[ExpertView]) -> Asked:
+        return asked(text, self._encoder, partial(self._nearness, experts))
+
+    def _nearness(self, experts: Sequence[ExpertView], vectors: Vectors) -> Floats:
+        """(k,) largest cosine of vectors (k, d) with a question of the evidence, or with a card."""
+        known = (
+            self._cards.of(experts, self._read_cards) if self._evidence is None else self._evidence.vectors
+        )
+        cosines: Floats = (vectors @ known.T).max(axis=1).astype(np.float64)
+        return cosines
 
     def _decided(self, asked: Asked, experts: Sequence[ExpertView], account: str = "") -> Decision:
         """``account``: for people, what was written about the question."""
         known = self._known(asked, experts)
         chances = known
         if not np.isfinite(known).all():
-            chances = with_newcomers(known, self._card_cosines(asked.vector, experts))
+            chances = with_newcomers(known, self._card_cosines(asked.vectors, experts, asked.weights))
         order = np.argsort(-chances, kind="stable").tolist()
         ids = [experts[i].id for i in order]
         ranking = tuple(map(Ranked, ids, chances[order].tolist()))
@@ -102,21 +103,15 @@ class LearnedRouter(ABC):
         because = "; ".join(part for part in (judged.label, reason, account) if part)
         return decide(self.name, ranking, because, judged.rule, judged.category)
 
-    def _judged(self, asked: Asked, experts: Sequence[ExpertView]) -> Judged:
-        return Judged(Rule(general=generals(experts)), self._category(asked))
-
-    def _category(self, asked: Asked) -> str | None:
-        """The one of the evidence whose questions are nearest on average; None without evidence."""
-        if self._evidence is None:
-            return None
-        return self._categories[int((self._centres @ asked.vector[0]).argmax())]
+    def _judged(self, asked: Asked, experts: Sequence[ExpertView]) -> Judged:  # noqa: ARG002
+        return Judged(Rule(general=generals(experts)))
 
     def _known(self, asked: Asked, experts: Sequence[ExpertView]) -> Floats:
         """(m,) calibrated probabilities; NaN for experts without evidence."""
         places = self._places.of(experts, self._find_places)
         if self._estimator is None or not (places >= 0).any():
             return np.full(len(experts), np.nan)
-        estimates = self._estimator.estimate([asked.text], asked.vector)[0]
+        estimates = asked.settled(self._estimator.estimate(asked.texts, asked.vectors), shares=False)
         found: Floats = np.where(places >= 0, estimates[places], np.nan)
         return found
 
@@ -128,9 +123,13 @@ class LearnedRouter(ABC):
         """(m, d)"""
         return self._encoder.encode([described(view) for view in experts])
 
-    def _card_cosines(self, vector: Vectors, experts: Sequence[ExpertView]) -> Floats:
-        """(m,) cosine of each expert's card with a text whose vector (1, d) is given."""
-        cosines: Floats = (self._cards.of(experts, self._read_cards) @ vector[0]).astype(np.float64)
+    def _card_cosines(
+        self, vectors: Vectors, experts: Sequence[ExpertView], weights: Floats | None = None
+    ) -> Floats:
+        """(m,) cosine of each expert's card with texts whose vectors (k, d) are given, by their weights."""
+        cards = self._cards.of(experts, self._read_cards)
+        seen = vectors[0] if len(vectors) == 1 or weights is None else weights @ vectors
+        cosines: Floats = (cards @ seen).astype(np.float64)
         return cosines
 
     def _reason(self, asked: Asked, ranking: Sequence[Ranked], known_first: bool) -> str:
@@ -163,14 +162,6 @@ class LearnedRouter(ABC):
     def _because(self, asked: Asked, expert: ExpertId) -> str:  # noqa: ARG002
         """What in the evidence speaks for ``expert``, in one line; empty when there is nothing to say."""
         return ""
-
-
-def _centres(evidence: Evidence) -> tuple[tuple[str, ...], Vectors]:
-    """The categories, and the direction (c, d) of each one's questions."""
-    categories = tuple(sorted(set(evidence.categories)))
-    labels = np.asarray(evidence.categories, dtype=object)
-    centres = [evidence.vectors[labels == category].mean(axis=0) for category in categories]
-    return categories, np.stack([unit(centre) for centre in centres])
 
 
 def check_encoder(name: str, evidence: Evidence, encoders: Sequence[str]) -> None:

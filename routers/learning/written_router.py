@@ -14,9 +14,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from coe.core.reading import ends, read_text
 from coe.core.suggest import suggest
 from coe.core.types import Decision, ExpertId, ExpertView, RouterCall, RouterText
-from coe.routers.learning.learned_router import Asked, LearnedOptions, LearnedRouter
+from coe.routers.learning.learned_router import LearnedOptions, LearnedRouter
+from coe.routers.learning.views import Asked
 
 NOT_ASKED = RouterText(None, "not asked")
 READ_CHARS = 2000
@@ -57,7 +59,7 @@ class WritingRouter(LearnedRouter):
         options = self._options
         if options.writer is None:
             return None
-        prompt = self.prompt.format(question=text[:READ_CHARS])
+        prompt = self.prompt.format(question=_question(text))
         return RouterCall(options.writer, prompt, options.writer_tokens, options.writer_deadline_s)
 
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
@@ -66,10 +68,10 @@ class WritingRouter(LearnedRouter):
     def route_with(self, text: str, experts: Sequence[ExpertView], note: RouterText) -> Decision:
         """Decide with what the writer wrote."""
         account = self._account(note) if self._options.writer is not None else ""
-        return self._decided(self._noted(text, note.text), experts, account)
+        return self._decided(self._noted(self._seen(text, experts), note.text), experts, account)
 
     @abstractmethod
-    def _noted(self, text: str, note: str | None) -> Asked:
+    def _noted(self, seen: Asked, note: str | None) -> Asked:
         """The question as the router sees it beside the note, where there is one."""
 
     def _account(self, note: RouterText) -> str:
@@ -77,3 +79,10 @@ class WritingRouter(LearnedRouter):
             return f"without {self.written} by {self._options.writer} ({note.missing})"
         shown = " ".join(note.text.split())[:_SHOWN_CHARS]
         return f'{self.written} by {self._options.writer} "{shown}"'
+
+
+def _question(text: str) -> str:
+    """What the writer is shown: of a long text its ends, and the text before where one leans on it."""
+    reading = read_text(text)
+    before = reading.earlier[-1:] if reading.follow_up else ()
+    return "\n".join(ends(part, READ_CHARS) for part in (*before, reading))

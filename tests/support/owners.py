@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from coe.cluster.cluster_pool import ClusterPool, Version
 from coe.cluster.journal import Journal
@@ -70,16 +69,6 @@ class Owners:
 
     def miss(self, host: str) -> None:
         self.missed.add(host)
-
-
-class NoOwners:
-    """Experts behind remote APIs are leased by the gateways themselves."""
-
-    async def owners(self) -> Mapping[str, Any]:
-        return {}
-
-    def miss(self, host: str) -> None:
-        raise AssertionError(host)
 
 
 class Time:
