@@ -113,6 +113,24 @@ def test_the_status_tells_generation_experts_and_engines(service: Running) -> No
     assert service.admin.get("/admin/experts/sums").json()["entry"]["model"] == "org/sums"
 
 
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (
+            {"yaml": "id: &a [x, x]\nb: &b [" + "*a, " * 99 + "]\nc: [" + "*b, " * 999 + "]"},
+            "invalid_registry",
+        ),
+        ({"yaml": "id: " + "[" * 500}, "invalid_registry"),
+        ({"experts": [{"id": "deep", "skills": json.loads("[" * 900 + "]" * 900)}]}, "invalid_request"),
+    ],
+)
+def test_entries_that_stand_for_much_more_are_refused(
+    service: Running, body: dict[str, Any], code: str
+) -> None:
+    refused = service.admin.post("/admin/experts", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, code), refused.text
+
+
 @pytest.mark.slow
 def test_adding_and_removing_under_load_loses_no_request(service: Running) -> None:
     done = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -322,6 +323,88 @@ def test_remote_host_needs_one_address_and_no_key(tmp_path: Path) -> None:
 )
 def test_what_is_no_registry_at_all_is_explained(tmp_path: Path, text: str, expected: str) -> None:
     assert any(expected in problem for problem in problems(tmp_path, text))
+
+
+def aliases(form: str) -> str:
+    """A few bytes that stand for 9 ** 9 of ``form``, whose {0} is nine aliases of the one before."""
+    pairs = itertools.pairwise("abcdefghi")
+    lines = (f"{name}: &{name} {form.format(','.join(['*' + of] * 9))}" for of, name in pairs)
+    return "\n".join(["a: &a {p: 1, q: 2}", *lines])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (aliases("[{0}]"), "more than 100000 entries"),
+        (aliases("{{<<: [{0}]}}"), "more than 100000 entries"),
+        (aliases("{{x: [{0}], y: 1}}"), "more than 100000 entries"),
+        ("a: " + "[" * 3_000 + "]" * 3_000, "more than 64 levels deep"),
+        ("- " * 3_000 + "x", "more than 64 levels deep"),
+        ("{a: " * 3_000, "more than 64 levels deep"),
+        ("".join(" " * depth + "a:\n" for depth in range(1_000)), "more than 64 levels deep"),
+    ],
+    ids=["lists", "merges", "mappings", "deep lists", "deep dashes", "deep mappings", "deep blocks"],
+)
+def test_a_text_that_stands_for_much_more_is_refused_before_it_does(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    (found,) = problems(tmp_path, text)
+    assert expected in found
+    assert re.match(r"\d+:\d+ YAML syntax", found)
+
+
+def test_aliases_and_merges_of_the_usual_size_are_read(tmp_path: Path) -> None:
+    shared = "  - &one {id: one, host: slot, model: m, skills: &skills [a, b]}\n  - {<<: *one, id: two}\n"
+    registry = load_registry(
+        write(tmp_path, SMALL + shared + "  - {id: x, host: slot, model: m, skills: *skills}\n")
+    )
+    assert [(each.id, each.skills) for each in registry.experts[1:]] == [
+        (name, ("a", "b")) for name in ("one", "two", "x")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("version: '1'", "version: must be the number 1, not text; leave the quotes out"),
+        ("version: 2", "version: 2 is unknown; choose from 1"),
+        ("sleep_level: '2'", "sleep_level: must be the number 2, not text"),
+        ("sleep_level: '3'", 'sleep_level: "3" is unknown'),
+        ("url: http://127.0.0.1:99999/v1", "url: the port of a URL must be a whole number from 1 to 65535"),
+        ("url: http://127.0.0.1:0", "url: the port of a URL"),
+        ("url: http://127.0.0.1:x/v1", "url: the port of a URL"),
+        ("url: 'http://[::1/v1'", "url: not a URL"),
+        ("url: https://a.b/v1/chat/completions", "url: write the URL without /chat/completions at its end"),
+        ("url: https://a.b/v1/completions/", "url: write the URL without /completions"),
+        ("url: https://a.b/v1/models", "url: write the URL without /models"),
+        ("redis_url: redis://:secret@h:70000/0", "state.redis_url: the port of a URL"),
+        ("traces: http://127.0.0.1:65536", "observe.traces: the port of a URL"),
+        ("port: 65536", "service.port: must be at most 65535"),
+        ("port: -1", "service.port: must be at least 0"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["vllm", "remote", "adapter"])
+def test_versions_ports_and_urls_are_checked(tmp_path: Path, line: str, expected: str, kind: str) -> None:
+    key = line.partition(":")[0]
+    section = {"redis_url": "state", "traces": "observe", "port": "service"}.get(key)
+    if key == "url":
+        text = SMALL.replace("experts:", f"    - {{id: far, kind: {kind}, base: b, {line}}}\nexperts:")
+        text = text.replace(", base: b", "") if kind != "adapter" else text
+    elif key == "sleep_level":
+        text = SMALL.replace("device: cpu", f"device: cpu\n      {line}")
+    else:
+        text = (f"{section}: {{{line}}}\n" if section else f"{line}\n") + SMALL
+    found = problems(tmp_path, text)
+    assert any(expected in each for each in found), found
+    assert not any("secret" in each for each in found)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h:1/v1", "https://h:65535", "http://h/v1/models/x", "http://[::1]:80/v1"]
+)
+def test_other_urls_are_fine(tmp_path: Path, url: str) -> None:
+    text = SMALL.replace("experts:", f"    - {{id: far, kind: remote, url: '{url}'}}\nexperts:")
+    assert load_registry(write(tmp_path, text)).pool.hosts[1].id == "far"
 
 
 def test_missing_file_directory_and_binary_are_explained(tmp_path: Path) -> None:

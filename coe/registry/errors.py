@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,9 @@ def _wrong_choice(where: Loc, given: object, context: Mapping[str, Any]) -> str:
     expected = str(context.get("expected") or context.get("expected_tags") or "")
     choices = [part.strip(" '") for part in expected.replace(" or ", ", ").split(",")]
     wrong = context.get("tag", given)
+    numbers = [part for part in re.split(", | or ", expected) if part and part[0] != "'"]
+    if isinstance(wrong, str) and wrong in numbers:
+        return f"{dotted(where)}: must be the number {wrong}, not text; leave the quotes out"
     return f"{dotted(where)}: {_shown(wrong)} is unknown; {suggest(str(wrong), choices)}"
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from coe.core.errors import ConfigError
-from coe.registry.base import Model, Name
+from coe.registry.base import ApiUrl, Model, Name
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class VllmHost(HostBase):
 
     kind: Literal["vllm"] = "vllm"
     swap: Literal["in_place", "sleep"] = "in_place"
-    url: str | None = None
+    url: ApiUrl | None = None
     """a server that already runs; it is not managed"""
     device: Literal["cpu", "gpu"] = "gpu"
     memory_gb: Annotated[float, Field(gt=0)] | None = None
@@ -186,7 +186,7 @@ class AdapterHost(HostBase):
     kind: Literal["adapter"]
     base: str
     """the base model: a folder or a hub id"""
-    url: str | None = None
+    url: ApiUrl | None = None
     device: Literal["cpu", "gpu"] = "gpu"
     max_adapters: Annotated[int, Field(ge=1)] = 8
     """most adapters that stay loaded"""
@@ -230,7 +230,7 @@ class RemoteHost(HostBase):
     """
 
     kind: Literal["remote"]
-    url: str | None = None
+    url: ApiUrl | None = None
     """an OpenAI-compatible server, with or without /v1"""
     provider: str | None = None
     """a provider's name in LiteLLM"""

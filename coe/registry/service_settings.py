@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from coe.registry.base import Model
+from coe.registry.base import Model, Url
 
 
 def _is_host_name(name: str) -> str:
@@ -93,7 +93,7 @@ class CacheSettings(Model):
 class State(Model):
     """The state that gateways share."""
 
-    redis_url: str | None = None
+    redis_url: Url | None = None
     """for example redis://redis:6379/0; none: each process has a state of its own"""
     redis_url_env: str | None = None
     """environment variable that holds the URL, for one with a password"""
@@ -143,7 +143,7 @@ class CaptureSettings(Model):
 class Observe(Model):
     """What is recorded of requests beside metrics and logs. Off by default."""
 
-    traces: str | None = None
+    traces: Url | None = None
     """URL of an OTLP collector (HTTP), such as http://127.0.0.1:4318; none: as the environment variable
     OTEL_EXPORTER_OTLP_ENDPOINT says"""
     capture: CaptureSettings | None = None

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from coe.registry.errors import Issue, Loc, Position, RegistryError
@@ -86,12 +88,55 @@ def _child(node: Node, step: str | int) -> _Child | None:
     return None
 
 
+MAX_DEPTH = 64
+MAX_NODES = 100_000
+"""Keys, values and lists, each alias counted as what it stands for."""
+
+
+class _BoundedComposer(Composer):
+    """Refuses what would be too large or too deep before it is made: a few bytes of aliases can stand for
+    gigabytes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._depth = self._nodes = 0
+        self._sizes: dict[int, int] = {}
+        """of the nodes that are complete, with all that is in them"""
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node:
+        event, before = self.parser.peek_event(), self._nodes
+        self._depth += 1
+        self._require(self._depth <= MAX_DEPTH, f"nested more than {MAX_DEPTH} levels deep", event)
+        node: Node = super().compose_node(parent, index)
+        self._depth -= 1
+        size = self._sizes.get(id(node)) if isinstance(event, AliasEvent) else 1 + self._nodes - before
+        self._require(
+            size is not None,
+            "only plain lists and values are allowed, and this alias stands for what it is in",
+            event,
+        )
+        self._nodes = before + (size or 0)
+        self._require(self._nodes <= MAX_NODES, f"more than {MAX_NODES} entries, aliases counted out", event)
+        self._sizes[id(node)] = self._nodes - before
+        return node
+
+    def _require(self, holds: bool, otherwise: str, event: Any) -> None:
+        if not holds:
+            raise ComposerError(None, None, otherwise, event.start_mark)
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = _BoundedComposer
+    return yaml
+
+
 def parse_source(text: str, path: Path, any_shape: bool = False) -> Source:
     """Parse the text of ``path``. Raises :class:`RegistryError` when it is not YAML, or is no mapping
     (``any_shape``: then ``data`` may be anything). Pure."""
     try:
-        tree = YAML(typ="safe", pure=True).compose(text)
-        data = YAML(typ="safe", pure=True).load(text)
+        tree = _yaml().compose(text)
+        data = _yaml().load(text)
     except MarkedYAMLError as error:
         raise RegistryError(path, (_syntax_issue(error),)) from None
     except (YAMLError, ValueError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from functools import cached_property
@@ -115,7 +116,14 @@ class AdminGateway:
 
     async def _add(self, exchange: Exchange) -> dict[str, Any]:
         body = await _body(exchange, schemas.AddBody)
-        return await self._admin.add(_entries(body), body.shadow, body.profile)
+        # YAML is slow to parse.
+        entries = await asyncio.to_thread(_entries, body)
+        try:
+            return await self._admin.add(entries, body.shadow, body.profile)
+        except RecursionError:
+            raise BadRequest(
+                "the entries are nested too deeply", param="experts", hint="Nest less."
+            ) from None
 
     async def _remove(self, exchange: Exchange) -> dict[str, Any]:
         return await self._admin.remove(exchange.scope["path_params"]["id"])
