@@ -23,6 +23,7 @@ from coe.core.errors import ConfigError
 from coe.core.files import path_in, readable
 from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
+from coe.routers.category_budget import Budget, BudgetMap, budget_map, kept
 from coe.routers.category_evidence import CategoryScoreRouter
 from coe.routers.encoders.disk_cache import encode_cached
 from coe.routers.encoders.encoder import Encoder, Vectors, is_quick, read_by
@@ -47,7 +48,8 @@ class CategoryOptions(RouterOptions):
     card_temperature: of the softmax over cosines with cards; smaller is more decided
     total_parameters_b, average_active_b, average_price: budgets of the map from categories to experts, in
         billions of parameters hosted, of parameters used a question, and US dollars per million output
-        tokens (with profiles; a map that keeps them is exact)
+        tokens. The map is exact: by the experts' scores where there are profiles, else by their skills and
+        cards, all categories weighing the same. Whoever takes the place of the map's expert keeps them too
     """
 
     examples: str | None = None
@@ -61,6 +63,10 @@ class CategoryOptions(RouterOptions):
     @property
     def reads_profiles(self) -> bool:
         return not self.examples
+
+
+def budget_of(options: CategoryOptions) -> Budget:
+    return Budget(options.total_parameters_b, options.average_active_b, options.average_price)
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,8 @@ class _Pool:
     """(m,) number of skills"""
     cards: Vectors
     """(m, d)"""
+    budget: BudgetMap | None
+    """of the categories, then of the newcomers' cards"""
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,8 @@ class _Belief:
 
     masses: Floats
     reason: str
+    row: int
+    """of the budget's map"""
     category: str | None = None
 
 
@@ -116,15 +126,25 @@ class CategoryRouter:
         if not examples and setting.evidence is not None and len(setting.evidence):
             self._scored = CategoryScoreRouter(name, options, setting, self._encoder)
         self.blocking = self._scored is not None or not is_quick(self._encoder)
+        self._budget = budget_of(options)
         self._pools = PerPool[_Pool]()
         self._read_cards(setting)
+        self._check_budget(setting)
 
     def renewed(self, setting: Setting) -> CategoryRouter:
         """What it has learned does not depend on the experts."""
         other = copy.copy(self)
         other._pools = PerPool()
         other._read_cards(setting)
+        other._check_budget(setting)
         return other
+
+    def _check_budget(self, setting: Setting) -> None:
+        """Raises ConfigError where no map of these experts keeps it."""
+        if self._scored is not None:
+            self._scored.renewed(setting)
+        elif self._budget != Budget():
+            self._pools.of(setting.experts, self._pool)
 
     def _read_cards(self, setting: Setting) -> None:
         """Into the encoder's cache."""
@@ -138,7 +158,7 @@ class CategoryRouter:
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
         if self._scored is not None:
             return self._scored.route(text, experts)
-        pool = self._pools.of(experts, self._pool)
+        pool = kept(self._pools, experts, self._pool)
         if self._classifier is None:
             seen = asked(text, self._encoder, lambda vectors: (vectors @ pool.cards.T).max(axis=1))
             belief = self._by_cards(seen, pool, experts)
@@ -153,14 +173,26 @@ class CategoryRouter:
         owners = {name: _places(name in view.skills for view in experts) for name in categories}
         if GENERAL in owners and not len(owners[GENERAL]):
             owners[GENERAL] = general
-        return _Pool(
+        everybody = np.arange(len(experts))
+        newcomers = _places(_is_newcomer(view, categories) for view in experts)
+        pool = _Pool(
             ids=tuple(view.id for view in experts),
             owners=owners,
-            heirs=general if len(general) else np.arange(len(experts)),
-            newcomers=_places(_is_newcomer(view, categories) for view in experts),
+            heirs=general if len(general) else everybody,
+            newcomers=newcomers if self._classifier else everybody,
             narrowness=np.asarray([len(view.skills) for view in experts]),
             cards=self._encoder.encode([described(view) for view in experts]),
+            budget=None,
         )
+        return replace(pool, budget=self._map(pool, experts)) if self._budget != Budget() else pool
+
+    def _map(self, pool: _Pool, experts: Sequence[ExpertView]) -> BudgetMap:
+        """By claims: a category's owners are right there, newcomers on what their cards say, and general
+        experts everywhere by half. All weigh the same, as examples are no traffic."""
+        rows = [_map_to_experts({category: 1.0}, pool, experts) for category in pool.owners]
+        claims = np.vstack([*rows, np.eye(len(experts))[pool.newcomers]])
+        claims = np.maximum(claims, [0.5 * view.general for view in experts])
+        return budget_map(claims, np.full(len(claims), 1 / len(claims)), experts, self._budget)
 
     def _by_categories(
         self,
@@ -176,7 +208,10 @@ class CategoryRouter:
         vector = seen.vector
         nearest = classifier.nearest(category, vector)
         belief = _Belief(
-            _map_to_experts(probabilities, pool, experts), _category_reason(probabilities, nearest), category
+            masses=_map_to_experts(probabilities, pool, experts),
+            reason=_category_reason(probabilities, nearest),
+            row=list(pool.owners).index(category),
+            category=category,
         )
         if not len(pool.newcomers):
             return belief
@@ -200,14 +235,15 @@ class CategoryRouter:
         if new[best] <= known:
             return replace(belief, masses=masses)
         newcomer = experts[pool.newcomers[best]]
-        return _Belief(masses, f"card of {newcomer.id} {new[best]:.2f}, nearer than any example")
+        reason = f"card of {newcomer.id} {new[best]:.2f}, nearer than any example"
+        return _Belief(masses, reason, len(pool.owners) + best)
 
     def _by_cards(self, seen: Asked, pool: _Pool, experts: Sequence[ExpertView]) -> _Belief:
         cosines = seen.vectors @ pool.cards.T
         shares = seen.settled([_softmax(row, self._options.card_temperature) for row in cosines], shares=True)
         order = np.argsort(-shares, kind="stable")
         named = [f"{experts[place].id} {shares[place]:.2f}" for place in order[:2]]
-        return _Belief(shares, "nearest card " + "; runner-up ".join(named))
+        return _Belief(shares, "nearest card " + "; runner-up ".join(named), int(order[0]))
 
     def _decide(self, belief: _Belief, pool: _Pool, experts: Sequence[ExpertView]) -> Decision:
         # Of two experts with the same claim the narrower one goes first, then the one listed first.
@@ -215,6 +251,8 @@ class CategoryRouter:
         chances = np.minimum(1.0, belief.masses[order]).tolist()
         ranking = tuple(map(Ranked, map(pool.ids.__getitem__, order.tolist()), chances))
         rule = Rule(general=generals(experts), unsure_below=self._options.low_confidence)
+        if pool.budget is not None:
+            rule = pool.budget.rule(rule, belief.row)
         return decide(self.name, ranking, belief.reason, rule, belief.category)
 
 

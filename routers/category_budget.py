@@ -9,13 +9,18 @@ subject to  each category has one expert, and only experts that are hosted:  z_c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from coe.core.errors import ConfigError
+from coe.core.decision import before_all
+from coe.core.errors import ConfigError, RoutingError
+from coe.core.types import ExpertId, ExpertView, Rule
+from coe.routers.per_pool import PerPool
 
 if TYPE_CHECKING:
     from scipy.optimize import LinearConstraint
@@ -39,6 +44,75 @@ class Sizes:
     parameters: Floats
     active: Floats
     price: Floats
+
+
+@dataclass(frozen=True)
+class BudgetMap:
+    """Who is asked about each category, and who may be asked in whose place."""
+
+    experts: tuple[ExpertId, ...]
+    """of each category"""
+    allowed: tuple[frozenset[ExpertId], ...]
+    """of each category: hosted, and no dearer on average than the map's expert"""
+    alone: bool
+    """a budget is of one question's average, so that one expert answers"""
+
+    def rule(self, rule: Rule, category: int) -> Rule:
+        """``rule`` within the budget, for a question of the category in this place."""
+        return replace(
+            rule,
+            among=self.allowed[category],
+            alone=self.alone,
+            prefers=partial(before_all, (self.experts[category],)),
+            why="budget",
+            phrase="the category is {expert}'s within the budget",
+        )
+
+
+def budget_map(scores: Floats, shares: Floats, experts: Sequence[ExpertView], budget: Budget) -> BudgetMap:
+    """The best map of ``experts``, see :func:`best_map`."""
+    sizes = _sizes(experts)
+    places = best_map(scores, shares, sizes, budget)
+    ids, hosted = [view.id for view in experts], np.unique(places)
+    bounded = [
+        _large(each)
+        for each, limit in ((sizes.active, budget.average_active), (sizes.price, budget.average_price))
+        if limit is not None
+    ]
+    allowed = (
+        frozenset(ids[other] for other in hosted if all(each[other] <= each[own] for each in bounded))
+        for own in places
+    )
+    return BudgetMap(tuple(ids[place] for place in places), tuple(allowed), bool(bounded))
+
+
+def require_a_map(counts: Sequence[int], experts: Sequence[ExpertView], budget: Budget) -> None:
+    """Raises ConfigError where no map of categories that come this often keeps ``budget``."""
+    shares = np.asarray(counts) / sum(counts)
+    budget_map(np.zeros((len(shares), len(experts))), shares, experts, budget)
+
+
+T = TypeVar("T")
+
+
+def kept(maps: PerPool[T], experts: Sequence[ExpertView], make: Callable[[tuple[ExpertView, ...]], T]) -> T:
+    """What ``maps`` has of ``experts``. Raises RoutingError where fewer are here than the budget was checked
+    with and no map keeps it."""
+    try:
+        return maps.of(experts, make)
+    except ConfigError as error:
+        raise RoutingError(error.message, hint=error.hint) from error
+
+
+def _sizes(experts: Sequence[ExpertView]) -> Sizes:
+    def numbers(*values: float | None) -> Floats:
+        return np.asarray([np.nan if value is None else value for value in values])
+
+    return Sizes(
+        parameters=numbers(*(view.parameters_b for view in experts)),
+        active=numbers(*(view.active_b or view.parameters_b for view in experts)),
+        price=numbers(*(view.usd_per_mtok_out for view in experts)),
+    )
 
 
 def best_map(scores: Floats, shares: Floats, sizes: Sizes, budget: Budget) -> npt.NDArray[np.intp]:

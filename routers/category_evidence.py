@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
-import numpy.typing as npt
 
-from coe.core.decision import before_all, generals
+from coe.core.decision import generals
 from coe.core.types import ExpertView, Rule
 from coe.routers.base import Setting
-from coe.routers.category_budget import Budget, Sizes, best_map
+from coe.routers.category_budget import Budget, BudgetMap, budget_map, kept
 from coe.routers.encoders.encoder import Encoder, Vectors
 from coe.routers.learning.calibration import CalibratedEstimator, completed
 from coe.routers.learning.cards import with_newcomers
 from coe.routers.learning.category_shares import CategoryShares
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
-from coe.routers.learning.learned_router import Floats, Judged, LearnedOptions, LearnedRouter
+from coe.routers.learning.learned_router import Judged, LearnedOptions, LearnedRouter
 from coe.routers.learning.views import Asked
 from coe.routers.per_pool import PerPool
 
@@ -38,7 +35,14 @@ class CategoryScoreRouter(LearnedRouter):
         super().__init__(name, LearnedOptions(encoder=options.encoder), setting, encoder)
         self._low_confidence = options.low_confidence
         self._budget = Budget(options.total_parameters_b, options.average_active_b, options.average_price)
-        self._map = PerPool[npt.NDArray[np.intp]]()
+        self._map = PerPool[BudgetMap]()
+        self.renewed(setting)
+
+    def renewed(self, setting: Setting) -> Self:
+        """Raises ConfigError where these experts allow no map within the budget."""
+        if self._budget != Budget():
+            self._map.of(setting.experts, self._made_map)
+        return super().renewed(setting)
 
     def _make(self, options: Any) -> Estimator:  # noqa: ARG002
         return CategoryEstimator()
@@ -50,23 +54,10 @@ class CategoryScoreRouter(LearnedRouter):
         category = learned.categories_[top]
         rule = Rule(general=generals(experts), unsure_below=self._low_confidence, sure=float(shares[top]))
         if self._budget != Budget():
-            rule = self._within_budget(rule, top, experts)
+            rule = kept(self._map, experts, self._made_map).rule(rule, top)
         return Judged(rule, category, f"category {category} {shares[top]:.2f}")
 
-    def _within_budget(self, rule: Rule, top: int, experts: Sequence[ExpertView]) -> Rule:
-        """The map's expert for the category ``top``; in its place only those that the map hosts."""
-        hosts = self._map.of(experts, self._made_map)
-        mapped = experts[int(hosts[top])].id
-        return replace(
-            rule,
-            among=frozenset(experts[int(place)].id for place in hosts),
-            prefers=partial(before_all, (mapped,)),
-            why="budget",
-            phrase="the category is {expert}'s within the budget",
-        )
-
-    def _made_map(self, experts: Sequence[ExpertView]) -> npt.NDArray[np.intp]:
-        """(c,) places in ``experts``."""
+    def _made_map(self, experts: Sequence[ExpertView]) -> BudgetMap:
         learned = cast(CategoryEstimator, self._estimator)
         scores = np.full((len(learned.categories_), len(experts)), np.nan)
         for place, view in enumerate(experts):
@@ -74,18 +65,7 @@ class CategoryScoreRouter(LearnedRouter):
                 scores[:, place] = learned.accuracy_[:, self._place[view.id]]
         no_cards = np.zeros(len(experts))
         filled = np.stack([with_newcomers(row, no_cards) for row in scores])
-        return best_map(filled, learned.shares_.astype(np.float64), _sizes(experts), self._budget)
-
-
-def _sizes(experts: Sequence[ExpertView]) -> Sizes:
-    def numbers(*values: float | None) -> Floats:
-        return np.asarray([np.nan if value is None else value for value in values])
-
-    return Sizes(
-        parameters=numbers(*(view.parameters_b for view in experts)),
-        active=numbers(*(view.active_b or view.parameters_b for view in experts)),
-        price=numbers(*(view.usd_per_mtok_out for view in experts)),
-    )
+        return budget_map(filled, learned.shares_.astype(np.float64), experts, self._budget)
 
 
 PRIOR = 5.0

@@ -8,20 +8,21 @@ because the differences between experts are faint beside the chance in each outc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from coe.core.types import ExpertId
+from coe.core.types import ExpertView
 from coe.routers.base import RouterOptions
 from coe.routers.encoders.encoder import Vectors
 from coe.routers.learning.calibration import CalibratedEstimator, completed, relative_error
 from coe.routers.learning.category_shares import CategoryShares
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
 from coe.routers.learning.features import WORDS, text_features
-from coe.routers.learning.learned_router import LearnedOptions, LearnedRouter
+from coe.routers.learning.learned_router import Judged, LearnedOptions, LearnedRouter
 from coe.routers.learning.ridge import Floats32, fit_ridge
 from coe.routers.learning.views import Asked
 
@@ -95,7 +96,11 @@ class TraitsRouter(LearnedRouter):
     def _make(self, options: TraitsOptions) -> Estimator:
         return TraitsEstimator(options.strength)
 
-    def _because(self, asked: Asked, expert: ExpertId) -> str:  # noqa: ARG002
+    def _judged(self, asked: Asked, experts: Sequence[ExpertView]) -> Judged:
+        judged = super()._judged(asked, experts)
+        if self._estimator is None:
+            return judged
         subjects = self._estimator.subjects_
         shares = subjects.of([asked.text], asked.vector)[0]
-        return f"category {subjects.categories_[int(shares.argmax())]} {shares.max():.2f}"
+        category = subjects.categories_[int(shares.argmax())]
+        return replace(judged, category=category, label=f"category {category} {shares.max():.2f}")

@@ -19,7 +19,7 @@ from coe.access.limits import ANYBODY, AccessControl, used
 from coe.access.response_cache import ResponseCache, cache_key
 from coe.cli import main
 from coe.core.errors import ConfigError
-from coe.core.types import Leg, Options, Receipt, Request
+from coe.core.types import Leg, Options, Request
 from coe.gateway import middlewares as building
 from coe.gateway.http import WATCH_AFTER_S
 from coe.gateway.middlewares import open_store, without_access
@@ -303,8 +303,7 @@ def test_what_was_used_is_summed_over_all_legs() -> None:
         Leg("sums", run_ms=1500.0, events=7),
         Leg("sums", outcome="failed: engine_failed"),
     )
-    receipt = Receipt("r", 1, "pinned", "sums", None, None, None, "", legs)
-    found = used(receipt, registry(), {"prompt": "x" * 40})
+    found = used([(leg, {"prompt": "x" * 40}) for leg in legs], registry())
     assert (found.tokens, found.gpu_seconds, found.swaps) == (5 + 3 + 10 + 7, 2.0, 1.0)
     assert found.usd == pytest.approx(5 + 2 * 3 + 10 + 2 * 7)
 

@@ -164,6 +164,41 @@ async def test_an_owner_that_stops_sends_those_who_wait_elsewhere_and_lets_the_o
     await stopping
 
 
+async def test_who_waits_is_refused_at_once_when_the_service_ends_and_leases_go_on(tmp_path: Path) -> None:
+    owner = owner_of(Slot("slot", Script()), tmp_path)
+
+    async def ask(expert: str) -> str:
+        with pytest.raises(ExpertUnavailable) as refused:
+            async with pool.lease(f"r-{expert}", expert):
+                pass
+        assert refused.value.retry_after_s is not None
+        return refused.value.code
+
+    async with running(owner), gateway(Calls(owner)) as pool:
+        await until(lambda: len(pool.reports) == 1)
+        async with pool.lease("r", "a"):
+            waiting = [asyncio.create_task(ask(expert)) for expert in ("a", "a", "b")]
+            await until(lambda: sum(e.queued for e in owner.report().experts.values()) == 3)
+            pool.refuse()
+            pool.refuse()
+            assert await asyncio.gather(*waiting, ask("a")) == ["stopping"] * 4
+            assert owner.held_leases == 1
+        assert owner.held_leases == 0
+        await until(lambda: not any(e.queued for e in owner.report().experts.values()))
+
+
+async def test_who_waits_for_an_owner_that_is_gone_is_refused_when_the_service_ends(tmp_path: Path) -> None:
+    calls = Calls(owner_of(Slot("slot", Script()), tmp_path))
+    calls.gone = True
+    async with gateway(calls) as pool:
+        waiting = asyncio.create_task(pool.lease("r", "a").__aenter__())
+        await asyncio.sleep(0.05)
+        pool.refuse()
+        with pytest.raises(ExpertUnavailable) as refused:
+            await waiting
+    assert refused.value.code == "stopping"
+
+
 async def test_a_lease_goes_back_to_an_owner_that_has_left_the_directory(tmp_path: Path) -> None:
     calls = Calls(owner_of(Slot("slot", Script()), tmp_path))
     async with running(calls.owner), gateway(calls) as pool:

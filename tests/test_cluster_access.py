@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +21,12 @@ from coe.cluster.gateway_replica import GatewayReplica
 from coe.registry.schema import Registry
 from coe.registry.service_settings import Access
 from coe.state.redis_store import RedisStore
+from tests.support.owners import NoOwners
 from tests.support.redis_server import reachable, running_redis
 from tests.support.serving import serving_app
 from tests.support.waiting import until
 
 KEY, OTHER = "coe-" + "k" * 43, "coe-" + "o" * 43
-
-
-class NoOwners:
-    """Experts behind remote APIs are leased by the gateways themselves."""
-
-    async def owners(self) -> Mapping[str, Any]:
-        return {}
-
-    def miss(self, host: str) -> None:
-        raise AssertionError(host)
 
 
 @dataclass
@@ -138,6 +129,16 @@ async def test_a_rate_holds_over_all_replicas_and_for_its_key_alone(tmp_path: Pa
         other = await c.ask(0, OTHER)
     assert Counter(answer.status_code for answer in answers) == {200: 4, 429: 6}
     assert other.status_code == 200
+
+
+@pytest.mark.redis
+async def test_of_sixty_at_once_at_two_replicas_exactly_the_budget_is_served(tmp_path: Path) -> None:
+    async with cluster(tmp_path, {"requests_per_month": 20}) as c:
+        answers = await asyncio.gather(*(c.ask(number % 2, stream=number % 3 == 0) for number in range(60)))
+        late = await c.ask(0)
+    assert Counter(answer.status_code for answer in answers) == {200: 20, 429: 40}
+    assert late.json()["error"]["code"] == "budget_exceeded"
+    assert "used up" in late.json()["error"]["message"]
 
 
 @pytest.mark.redis

@@ -271,6 +271,8 @@ def test_compose_starts_the_service_with_redis_prometheus_and_grafana() -> None:
     bound = [mount.split(":")[0] for mount in mounts if mount.startswith(".")]
     assert [b for b in bound if not (DEPLOY / b).exists() and b != "../models"] == []
     assert file["services"]["coe"]["environment"]["COE_REDIS_URL"] == "redis://redis:6379/0"
+    assert "redis:/data" in file["services"]["redis"]["volumes"], "what Redis keeps outlives its container"
+    assert "redis" in file["volumes"]
     assert "Not run" in (DEPLOY / "docker-compose.yaml").read_text()
     target = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"][0]
     assert target["static_configs"][0]["targets"] == ["coe:8000"]

@@ -1,4 +1,5 @@
-"""`coe serve` is told to stop while it works: the real command, a real upstream, real signals."""
+"""`coe serve` is told to stop while it works: the real command, a real upstream, real signals. And a gateway
+of a cluster learns that its service ends."""
 
 from __future__ import annotations
 
@@ -14,7 +15,11 @@ import httpx
 import pytest
 from aiohttp import web
 
+from coe.cluster.gateway_replica import GatewayReplica
+from coe.registry.schema import Registry
 from tests.support.command import ServeCommand, serve_command
+from tests.support.owners import NoOwners
+from tests.support.serving import serving_app
 from tests.support.waiting import until
 
 ASK = {"model": "sums", "messages": [{"role": "user", "content": "count"}]}
@@ -152,3 +157,42 @@ async def until_closed(url: str) -> None:
             except httpx.TransportError:
                 return
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_clusters_gateway_refuses_who_waits_and_gives_up_what_does_not_end(
+    tmp_path: Path, stream: bool
+) -> None:
+    async with upstream() as (expert, far):
+        host = {"id": "far", "kind": "remote", "url": far, "max_running": 1}
+        registry = Registry.model_validate(
+            {
+                "service": {"drain_s": 0.5},
+                "pool": {"hosts": [host]},
+                "experts": [{"id": "sums", "host": "far", "model": "m"}],
+                "routers": {"default": "random"},
+            }
+        )
+        replica = await asyncio.to_thread(
+            GatewayReplica, "gateway-1", "here", NoOwners(), 1, registry, tmp_path
+        )
+        await replica.start()
+        async with (
+            serving_app(replica.app) as url,
+            httpx.AsyncClient(base_url=url, timeout=60) as http,
+        ):
+            running = asyncio.create_task(http.post("/v1/chat/completions", json={**ASK, "stream": stream}))
+            await expert.asked.acquire()
+            waiting = asyncio.create_task(http.post("/v1/chat/completions", json=ASK))
+            await until_queued(http)
+            replica.end()
+            replica.end()
+            refused = await waiting
+            assert not replica.readiness().ready
+            late = await http.post("/v1/chat/completions", json=ASK)
+            given_up = await running
+        await replica.stop(0.1)
+    assert [(r.status_code, r.json()["error"]["code"]) for r in (refused, late)] == [(503, "stopping")] * 2
+    last = json.loads(given_up.text.strip().rsplit("data: ", 1)[-1])
+    assert last["error"]["code"] == "stopping"
+    assert given_up.status_code == (200 if stream else 503)

@@ -83,6 +83,25 @@ async def test_what_cannot_be_aggregated_is_refused_before_anybody_is_asked(
     assert script.asked == []
 
 
+async def test_details_of_usage_are_those_of_all_legs_together() -> None:
+    details = {
+        "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    }
+    says: dict[str, Says | list[Says]] = {}
+    for name in ("sums", "words"):
+        body = completion(name, "4")
+        says[name] = {**body, "usage": {**body["usage"], **details}}
+    got = await get(Script(says), request(experts=2, aggregate="weighted_vote"))
+    assert json.loads(got.raw)["usage"] == {
+        "prompt_tokens": 20,
+        "completion_tokens": 4,
+        "total_tokens": 24,
+        "prompt_tokens_details": {"cached_tokens": 6},
+        "completion_tokens_details": {"reasoning_tokens": 2},
+    }
+
+
 async def test_several_choices_unasked_are_left_to_one_expert() -> None:
     script = Script({})
     await get(script, request(body={"n": 2}))

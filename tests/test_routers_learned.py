@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from coe.routers import BUILTINS, ESTIMATORS, build_router, estimator_class, rou
 from coe.routers.base import Setting
 from coe.routers.blend import BlendEstimator
 from coe.routers.category_budget import Budget, Sizes, best_map
-from coe.routers.encoders.encoder import Vectors
 from coe.routers.learning.calibration import PlattCalibrator, completed, fold_rows
 from coe.routers.learning.evidence import Evidence
 from coe.routers.learning.features import SURFACE, WORDS, surface, text_features
@@ -28,6 +26,7 @@ from coe.routers.learning.ridge import fit_ridge
 from coe.routers.pilot import PilotEstimator
 from coe.routers.skill import SkillEstimator
 from coe.testing.conformance_router import check_router
+from tests.support.choices import WordEncoder
 
 TOPICS = {"sums": "add plus number total", "dates": "month week day year"}
 ADDER = ExpertView("adder", card="adds numbers plus total", usd_per_mtok_out=1.0)
@@ -35,24 +34,6 @@ CALENDAR = ExpertView("calendar", card="knows the month week day year", usd_per_
 PARROT = ExpertView("parrot", card="talks", parameters_b=1.0)
 VIEWS = [ADDER, CALENDAR, PARROT]
 LEARNING = ("category", "skill", "pilot", "instruction", "knn", "linear", "traits", "cascade", "blend")
-
-
-class WordEncoder:
-    """Cosines are those of shared words. No model."""
-
-    identity = "words"
-
-    def __init__(self) -> None:
-        self._words: dict[str, int] = {}
-
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        rows = np.zeros((len(texts), 128), dtype=np.float32)
-        for row, text in zip(rows, texts, strict=True):
-            for word in text.lower().split():
-                row[self._words.setdefault(word, len(self._words) + 1) % 127 + 1] = 1.0
-            row[0] = 0.01
-            row /= np.linalg.norm(row)
-        return rows
 
 
 def evidence(encoder: WordEncoder, count: int = 160, *, with_features: bool = False) -> Evidence:

@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from coe.state.memory import MemoryStore
 from coe.state.redis_store import RedisStore
-from coe.state.store import Admission, Bill, Bucket, Refusal, Store, StoreDown, fill
+from coe.state.store import Admission, Bill, Bucket, Refusal, Reservation, Store, StoreDown, fill
 from tests.support.redis_server import RedisServer, reachable, running_redis
+from tests.support.waiting import until
 
+ROOT = Path(__file__).resolve().parents[1]
 REQUESTS = Bucket("requests", limit=3, period_s=60.0, charged=1.0)
 TOKENS = Bucket("tokens", limit=100, period_s=60.0, charged=0.0)
 
@@ -73,6 +76,78 @@ async def test_a_used_up_budget_refuses_until_the_next_period(store: Store) -> N
     assert await store.admit(Admission("key", budgets={"usd": 2.0}, period="2026-11")) == Refusal("usd", None)
     assert await store.admit(Admission("key", budgets={"usd": 2.1}, period="2026-11")) is None
     assert await store.admit(Admission("key", budgets={"usd": 2.0}, period="2026-12")) is None
+
+
+def asking(name: str, hold_s: float = 600.0, **amounts: float) -> Admission:
+    budgets = {"requests": 20.0, "usd": 1.0}
+    return Admission("key", budgets=budgets, period="2026-11", reserve=Reservation(name, amounts, hold_s))
+
+
+def bill(ask: Admission, **used: float) -> Bill:
+    return Bill("key", used, period="2026-11", keep_s=100.0, reserved=ask.reserve)
+
+
+async def test_of_sixty_at_once_exactly_as_many_come_in_as_the_budget_has_requests(store: Store) -> None:
+    asked = [asking(f"r{number}", requests=1) for number in range(60)]
+    answers = await asyncio.gather(*(store.admit(ask) for ask in asked))
+    assert sum(answer is None for answer in answers) == 20
+    assert {answer for answer in answers if answer} == {Refusal("requests", None, under_way=True)}
+    inside = [ask for ask, answer in zip(asked, answers, strict=True) if answer is None]
+    await asyncio.gather(*(store.charge(bill(ask)) for ask in inside[:5]))  # never came to be asked
+    await asyncio.gather(*(store.charge(bill(ask, requests=1)) for ask in inside[5:]))
+    more = [await store.admit(asking(f"more{number}", requests=1)) for number in range(6)]
+    assert more == [None] * 5 + [Refusal("requests", None, under_way=True)]
+    for number in range(5):
+        await store.charge(bill(asking(f"more{number}", requests=1), requests=1))
+    assert await store.admit(asking("last", requests=1)) == Refusal("requests", None)
+    assert await store.used("key", "2026-11") == {"requests": 20.0}
+
+
+async def test_a_request_that_counts_as_many_has_to_fit_as_a_whole(store: Store) -> None:
+    assert await store.admit(asking("one", requests=15)) is None
+    assert await store.admit(asking("two", requests=6)) == Refusal("requests", None, under_way=True)
+    assert await store.admit(asking("three", requests=5)) is None
+    assert await store.admit(asking("four", requests=21)) == Refusal("requests", None)
+
+
+async def test_what_is_estimated_may_go_over_the_budget_once(store: Store) -> None:
+    dear = asking("dear", requests=1, usd=70.0)
+    assert await store.admit(dear) is None
+    assert await store.admit(asking("other", requests=1, usd=0.1)) == Refusal("usd", None, under_way=True)
+    await store.charge(bill(dear, requests=1, usd=0.25))
+    for number in range(3):
+        assert await store.admit(asking(f"r{number}", requests=1, usd=0.25)) is None
+    assert await store.admit(asking("late", requests=1, usd=0.25)) == Refusal("usd", None, under_way=True)
+
+
+async def test_a_bill_takes_back_its_own_reservation_once(store: Store) -> None:
+    one, other = asking("one", requests=10), asking("other", requests=10)
+    assert [await store.admit(one), await store.admit(other)] == [None, None]
+    for _ in range(3):
+        await store.charge(bill(one))
+    await store.charge(bill(asking("unknown", requests=10)))
+    assert await store.admit(asking("third", requests=11)) == Refusal("requests", None, under_way=True)
+    assert await store.admit(asking("third", requests=10)) is None
+
+
+@pytest.mark.redis
+async def test_the_reservations_of_a_gateway_that_died_end(redis_server: RedisServer) -> None:
+    store = RedisStore(redis_server.url, timeout_s=20.0)
+    await reachable(store)
+    for number in range(20):
+        assert await store.admit(asking(f"r{number}", hold_s=0.3, requests=1, usd=0.001)) is None
+    await until(lambda: admitted(store, asking("next", requests=20)))
+    await store.charge(
+        bill(asking("r0", hold_s=0.3, requests=1, usd=0.001), requests=1)
+    )  # it lives after all
+    assert await store.admit(asking("one more", requests=1)) == Refusal("requests", None, under_way=True)
+    await store.charge(bill(asking("next", requests=20)))
+    assert await store.admit(asking("one more", requests=19)) is None
+    await store.close()
+
+
+async def admitted(store: Store, ask: Admission) -> bool:
+    return await store.admit(ask) is None
 
 
 @pytest.mark.redis
@@ -145,6 +220,26 @@ async def test_a_killed_redis_is_reported_and_its_return_is_noticed(redis_server
             await asyncio.sleep(0.05)
     assert listening.result() == b"8"
     await store.close()
+
+
+@pytest.mark.redis
+async def test_the_redis_of_compose_keeps_what_was_used_and_reserved_when_it_is_killed(
+    tmp_path: Path,
+) -> None:
+    services = yaml.safe_load((ROOT / "deploy" / "docker-compose.yaml").read_text())["services"]
+    _, *options = services["redis"]["command"]
+    with running_redis(tmp_path, *options) as server:
+        store = RedisStore(server.url, timeout_s=20.0)
+        await reachable(store)
+        await store.charge(Bill("key", {"requests": 15}, period="2026-11", keep_s=1000.0))
+        assert await store.admit(asking("under way", requests=4)) is None
+        server.kill()
+        server.start()
+        await reachable(store)
+        assert await store.used("key", "2026-11") == {"requests": 15}
+        assert await store.admit(asking("many", requests=2)) == Refusal("requests", None, under_way=True)
+        assert await store.admit(asking("one", requests=1)) is None
+        await store.close()
 
 
 def test_a_bucket_empties_steadily() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coe.core.errors import EngineError
-from coe.core.openai import usage_of
+from coe.core.openai import summed, usage_json, usage_of
 from coe.engines.upstream import AnswerReader, completion
 
 EVENTS = b"".join(
@@ -171,3 +172,64 @@ def test_an_empty_body_passes_nothing() -> None:
 def test_a_completion_has_choices(body: dict[str, Any]) -> None:
     with pytest.raises(EngineError, match="sums answered no completion"):
         completion("sums", body)
+
+
+def logprobs(*values: float) -> dict[str, Any]:
+    tokens = [{"token": "4", "logprob": value, "top_logprobs": []} for value in values]
+    return {"choices": [{**CHOICES[0], "logprobs": {"content": tokens}}], "usage": USAGE}
+
+
+def strictly(raw: bytes) -> Any:
+    """As JSON has it: a number that is none is an error."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(raw, parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(-math.inf, -9_999.0), (math.nan, None), (math.inf, None), (-0.5, -0.5)]
+)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_numbers_that_json_does_not_have_pass_as_json(
+    value: float, shown: float | None, stream: bool, as_stream: bool
+) -> None:
+    body = logprobs(value)
+    body["choices"][0]["finish_reason"] = "stop"
+    if as_stream:
+        body["choices"][0]["delta"] = body["choices"][0].pop("message")
+    raw = event(body) + b"data: [DONE]\n\n" if as_stream else json.dumps(body).encode()
+    kind = "text/event-stream" if as_stream else "application/json"
+    passed, _, error = read([raw], stream=stream, content_type=kind)
+    assert error == ""
+    found = [strictly(line.removeprefix(b"data: ")) for line in passed.split(b"\n") if line]
+    said = [each["choices"][0].get("logprobs") for each in found if each.get("choices")]
+    told = [token["logprob"] for logprobs in said if logprobs for token in logprobs["content"]]
+    assert told == [] if as_stream and not stream else told == [shown]  # a body put together has none
+
+
+def test_words_that_look_like_such_numbers_stay() -> None:
+    body = {"choices": [{"index": 0, "message": {"content": "NaN and -Infinity"}}]}
+    raw = json.dumps(body).encode()
+    assert read([raw], stream=False)[0] == raw
+
+
+DETAILS = {**USAGE, "prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens_details": None}
+
+
+def test_details_of_usage_are_kept_and_added_up() -> None:
+    told = usage_of({"usage": DETAILS})
+    assert told == {**USAGE, "prompt_tokens_details.cached_tokens": 2}
+    more = usage_of({"usage": {"prompt_tokens_details": {"cached_tokens": 5, "audio_tokens": -1}}})
+    assert usage_json(summed([told, more])) == {**USAGE, "prompt_tokens_details": {"cached_tokens": 7}}
+
+
+def test_a_body_replayed_as_a_stream_keeps_them() -> None:
+    raw = json.dumps({"choices": CHOICES, "usage": DETAILS}).encode()
+    passed, _, _ = read([raw], content_type="application/json")
+    assert strictly(passed.split(b"\n\n")[-2][6:])["usage"] == {
+        **USAGE,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    }

@@ -11,13 +11,11 @@ The keys file (YAML) lists holders; it never contains a key:
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +25,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from coe.core.errors import ConfigError
-from coe.core.files import watch, write_atomically
+from coe.core.files import alone, watch, write_atomically
 
 PREFIX = "coe-"
 BYTES = 32
@@ -138,7 +136,7 @@ def add_key(path: Path, holder: Holder) -> None:
     Raises ConfigError if the id is taken, or if the file cannot be read or written.
     """
     try:
-        with _alone(path):
+        with alone(path):
             listed = list(read_keys(path).holders()) if path.exists() and path.stat().st_size else []
             if any(known.id == holder.id for known in listed):
                 raise ConfigError(
@@ -155,14 +153,6 @@ def add_key(path: Path, holder: Holder) -> None:
             f"the keys file {path} cannot be written: {error.strerror}",
             hint="Create its folder, or name another file.",
         ) from error
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Nobody else edits the file meanwhile; readers are not held up, since it is replaced whole."""
-    with path.with_name(f".{path.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 log = logging.getLogger(__name__)

@@ -33,7 +33,9 @@ def url_option(command: Callable[..., Any]) -> Callable[..., Any]:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 json_file_option = click.option("--json", "json_out", type=PATH, help="Write the figures to this file.")
 address_option = click.option(
-    "--address", help="Address of a Ray cluster, such as 10.0.0.1:6379. [default: the one on this machine]"
+    "--address",
+    help="Address of a Ray cluster, such as 10.0.0.1:6379. [default: RAY_ADDRESS, or the one that the folder "
+    "of the registry was deployed to]",
 )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from coe.cli._options import address_option, json_option
+from coe.cli._options import address_option, json_option, registry_option
 
 if TYPE_CHECKING:
     from coe.cluster.messages import GatewayReport, OwnerReport
@@ -18,16 +19,21 @@ EXIT_NOT_RUNNING = 1
 
 
 @click.command()
+@registry_option
 @address_option
 @json_option
-def main(address: str | None, as_json: bool) -> None:
+def main(registry: Path, address: str | None, as_json: bool) -> None:
     """Show the service on a Ray cluster: generation, gateways, owners, experts, queues and swaps.
 
     Exit code 0: it runs; 1: it does not, or only in part.
     """
+    from coe.cluster.known import find_cluster
+    from coe.core.files import folder_of
+
+    cluster = find_cluster(address, folder_of(registry))
     from coe.cluster import operator as control
 
-    with control.connected(address):
+    with control.connected(cluster):
         status = control.status()
     if as_json:
         click.echo(json.dumps(_finite(status.as_json()), indent=1))

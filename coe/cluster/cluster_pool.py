@@ -43,6 +43,7 @@ from coe.core.types import (
 )
 from coe.engines.address import Address, AddressBook
 from coe.pipeline import Lease, Leases
+from coe.pool.pool import stopping
 from coe.scheduler.events import HostId
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,9 @@ class ClusterPool:
         self._watch: asyncio.Task[None] | None = None
         self._heartbeats: dict[OwnerId, asyncio.Task[None]] = {}
         self._calls: set[asyncio.Task[None]] = set()
+        self._waits: set[asyncio.Timeout] = set()
+        """Of those who have no lease yet; over when the service ends."""
+        self._refusing = False
         self._suspect: set[OwnerId] = set()
         """An engine of theirs has failed since their last report."""
         self._pending_releases: dict[OwnerId, dict[TicketId, str | None]] = {}
@@ -112,6 +116,12 @@ class ClusterPool:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._book.close()
+
+    def refuse(self) -> None:
+        """The service ends: refuse those who wait for an owner's lease, and who asks from now on."""
+        waits, self._refusing = (() if self._refusing else self._waits), True
+        for wait in waits:
+            wait.reschedule(0)
 
     @property
     def reports(self) -> Mapping[OwnerId, OwnerReport]:
@@ -163,7 +173,8 @@ class ClusterPool:
             ) as own:
                 yield own
             return
-        asked, granted = await self._granted(wanted)
+        async with self._refusable():
+            asked, granted = await self._granted(wanted)
         failure: str | None = None
         try:
             yield self._lease(expert, granted)
@@ -174,6 +185,22 @@ class ClusterPool:
             raise
         finally:
             await self._release(asked, granted.ticket, failure)
+
+    @asynccontextmanager
+    async def _refusable(self) -> AsyncIterator[None]:
+        if self._refusing:
+            raise stopping()
+        wait = asyncio.timeout(None)
+        self._waits.add(wait)
+        try:
+            async with wait:
+                yield
+        except TimeoutError:
+            if wait.expired():
+                raise stopping() from None
+            raise
+        finally:
+            self._waits.discard(wait)
 
     @contextmanager
     def expect(

@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coe.cluster.cluster_pool import ClusterPool, Version
 from coe.cluster.messages import Directory, SessionId
@@ -51,21 +52,41 @@ class GatewayReplica:
         self._own = self._remote.pool
         self._pool = ClusterPool(session, machine, directory, _version(number, registry), self._own)
         self._draining = False
+        self._giving_up: asyncio.Task[None] | None = None
+        self._under_way: set[asyncio.Task[Any]] = set()
         self._middlewares = build_middlewares(registry, root, feedback)
         leases: Leases = self._pool
         pipeline = Pipeline(self._generations, leases)
         gateway = Gateway(pipeline, self._generations, Metrics(self), self, self._middlewares)
         names = host_names(registry.service, registry.access.keys_file is not None)
-        self.app: ASGIApp = HostGuard(gateway.app(), names)
+        self.app: ASGIApp = _counted(HostGuard(gateway.app(), names), self._under_way)
 
     async def start(self) -> None:
         await self._own.start()
         await self._pool.start()
         self._middlewares.start()
 
+    def end(self) -> None:
+        """The whole service ends, not this gateway alone: refuse those who wait for an expert, and give up in
+        ``service.drain_s`` seconds what is under way then. :meth:`stop` follows. Idempotent."""
+        if self._giving_up is None:
+            drain_s = self._generations.current.registry.service.drain_s
+            log.info("stopping: requests under way have %g s to end", drain_s)
+            self._draining = True
+            self._pool.refuse()
+            self._own.refuse()
+            self._giving_up = asyncio.create_task(self._give_up_after(drain_s))
+
+    async def _give_up_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        for task in self._under_way:
+            task.cancel()
+
     async def stop(self, drain_s: float = 30.0) -> None:
         """Refuse those who wait for a remote expert; answers under way have ended before (Ray drains)."""
         self._draining = True
+        if self._giving_up is not None:
+            self._giving_up.cancel()
         await self._pool.stop()
         await self._own.stop(drain_s)
         await self._middlewares.close()
@@ -137,6 +158,19 @@ class GatewayReplica:
                 for expert, status in report.experts.items():
                     found[expert] = _sum(found[expert], status) if expert in found else status
         return found
+
+
+def _counted(app: ASGIApp, under_way: set[asyncio.Task[Any]]) -> ASGIApp:
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        under_way.add(task)
+        try:
+            await app(scope, receive, send)
+        finally:
+            under_way.discard(task)
+
+    return counted
 
 
 def _sum(one: ExpertStatus, other: ExpertStatus) -> ExpertStatus:

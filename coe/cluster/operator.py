@@ -6,6 +6,7 @@ Everything is deployed as a Serve config, never with ``serve.run``: that one res
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +22,9 @@ from ray.serve._private.api import serve_start
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeDeploySchema
 
+from coe.cluster.directory import Entry
+from coe.cluster.known import AUTH_MODE, KnownCluster
 from coe.cluster.messages import GatewayReport, OwnerReport
-from coe.cluster.ray_app import Entry
 from coe.cluster.serve_config import application, http_options, serve_config
 from coe.cluster.settings import APP_NAME, DIRECTORY, NAMESPACE, Deployed
 from coe.core.errors import ConfigError, ExpertUnavailable
@@ -73,44 +75,56 @@ class ClusterStatus:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """A connection to the cluster at ``address`` (None: the one that Ray finds on this machine, or in
-    RAY_ADDRESS). Raises ConfigError when there is none."""
-    _require_reachable(address)
+def connected(cluster: KnownCluster) -> Iterator[KnownCluster]:
+    """A connection to it; yields all that is known of it now. Raises ConfigError when it is not there."""
+    _require_reachable(cluster)
     try:
-        ray.init(
-            address=address or "auto", namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR
-        )
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        _init(cluster.address)
     except (ConnectionError, RuntimeError, RayError) as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"no Ray cluster answers at {address or 'this machine'}: {reason}",
-            hint="Start one with `ray start --head`, give --address, or use `coe deploy --local`.",
-        ) from None
+        hint = "Start one with `ray start --head`, give another --address, or use `coe deploy --local`."
+        if AUTH_MODE not in os.environ:
+            hint += f" If it asks for a token, as Ray's clusters do from 2.60 on, set {AUTH_MODE}=token."
+        raise ConfigError(f"no Ray cluster answers at {cluster.address}: {reason}", hint=hint) from None
     try:
-        yield
+        found = _here(cluster.address)
+        if cluster.session not in (None, found.session):
+            raise ConfigError(
+                f"the cluster that was deployed to is gone; at {cluster.address} there is another one",
+                hint=f"If it is yours, give `--address {cluster.address}`.",
+            )
+        yield found
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def local_cluster(cpus: int | None = None) -> Iterator[None]:
+def local_cluster(cpus: int | None = None) -> Iterator[KnownCluster]:
     """A cluster of one node in child processes of this one; it ends with the block."""
-    ray.init(
-        address="local",
-        namespace=NAMESPACE,
-        num_cpus=cpus,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        include_dashboard=False,
-    )
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    _init("local", num_cpus=cpus, include_dashboard=False)
     try:
-        yield
+        yield _here(ray.get_runtime_context().gcs_address)
     finally:
         undeploy()
         ray.shutdown()  # Serve ends with it; serve.shutdown would wait 30 s for its controller each time
+
+
+def _init(address: str, **options: Any) -> None:
+    ray.init(
+        address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options
+    )
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+
+
+def _here(address: str) -> KnownCluster:
+    session = ray.get_runtime_context().get_session_name()
+    return KnownCluster(address, session, token=os.environ.get(AUTH_MODE) == "token")
+
+
+def logs_folder() -> str:
+    """Where Ray writes its logs on this machine."""
+    context = ray.get_runtime_context()
+    return f"{context.get_temp_dir()}/{context.get_session_name()}/logs"
 
 
 def require_free(where: Listening) -> None:
@@ -162,20 +176,25 @@ def deployed_registry() -> Registry | None:
 
 
 def is_deployed() -> bool:
+    """Also while it cannot be told, because a part of Ray is being restarted."""
     try:
         return APP_NAME in serve.status().applications
     except RayServeException:
         return False
+    except RayError:
+        return True
 
 
 def undeploy() -> bool:
-    """Take the service down, after the answers under way have ended; whether there was one. Raises
-    ExpertUnavailable when it is still there after :data:`UNDEPLOY_S`."""
+    """Take the service down: who waits for an expert is refused, answers under way may end. Whether there was
+    one. Raises ExpertUnavailable when it is still there after :data:`UNDEPLOY_S`."""
     existed = is_deployed()
     if existed:
+        _announce_end()
         serve.delete(APP_NAME, _blocking=False)
         deadline = time.monotonic() + UNDEPLOY_S
         while is_deployed():
+            _announce_end()
             if time.monotonic() > deadline:
                 raise ExpertUnavailable(
                     f"the service is still there after {UNDEPLOY_S:g} s", hint="See `coe status`; try again."
@@ -184,6 +203,11 @@ def undeploy() -> bool:
     with suppress(ValueError):
         ray.kill(ray.get_actor(DIRECTORY, NAMESPACE))
     return existed
+
+
+def _announce_end() -> None:
+    with suppress(ValueError, RayError):
+        ray.get(ray.get_actor(DIRECTORY, NAMESPACE).end.remote(), timeout=REACH_S)
 
 
 def status() -> ClusterStatus:
@@ -271,15 +295,16 @@ def _others(client: Any) -> list[dict[str, Any]]:
     return [config for config in configs if config]
 
 
-def _require_reachable(address: str | None) -> None:
+def _require_reachable(cluster: KnownCluster) -> None:
     """Ray itself would try for minutes."""
-    host, _, port = (address or "").rpartition(":")
+    host, _, port = cluster.address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
     except OSError as error:
+        gone = "The cluster that was deployed to has ended. " if cluster.session else ""
         raise ConfigError(
-            f"nothing answers at {address}: {error.strerror or error}",
-            hint="The address is that of the cluster's head, by default with port 6379.",
+            f"nothing answers at {cluster.address}: {error.strerror or error}",
+            hint=f"{gone}The address is that of a cluster's head, by default with port 6379.",
         ) from None

@@ -21,7 +21,6 @@ import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +33,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coe.cluster.cluster_pool import OWNER_RETURN_S
+from coe.cluster.directory import Directory, Entry
 from coe.cluster.gateway_replica import GatewayReplica
 from coe.cluster.messages import (
     GatewayReport,
@@ -64,54 +64,6 @@ RENEWAL_S = 1.0
 DRAIN_S = 60.0
 """How long answers under way may go on at an owner that stops."""
 CALL_S = 5.0
-SETTLED_S = 3.0
-STALE_S = 8.0
-"""Who has not renewed itself for so long is not in the directory any more."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An owner in the directory."""
-
-    owner: OwnerId
-    actor: ActorHandle
-    hosts: frozenset[HostId]
-
-
-class Directory:
-    """Which owners and gateways there are. Holds nothing that they do not send again within a
-    second, so it may die and be restarted empty."""
-
-    def __init__(self) -> None:
-        self._owners: dict[OwnerId, tuple[float, Entry]] = {}
-        self._gateways: dict[SessionId, tuple[float, GatewayReport]] = {}
-        self._started = time.monotonic()
-
-    async def renew(self, entry: Entry) -> None:
-        self._owners[entry.owner] = (time.monotonic(), entry)
-
-    async def leave(self, owner: OwnerId) -> None:
-        self._owners.pop(owner, None)
-
-    async def owners(self) -> list[Entry] | None:
-        """None while it has just started: not all of them have renewed themselves yet."""
-        if time.monotonic() - self._started < SETTLED_S:
-            return None
-        return _fresh(self._owners)
-
-    async def renew_gateway(self, report: GatewayReport) -> None:
-        self._gateways[report.session] = (time.monotonic(), report)
-
-    async def leave_gateway(self, session: SessionId) -> None:
-        self._gateways.pop(session, None)
-
-    async def gateways(self) -> list[GatewayReport]:
-        return _fresh(self._gateways)
-
-
-def _fresh(last_seen: Mapping[str, tuple[float, T]]) -> list[T]:
-    now = time.monotonic()
-    return [what for when, what in last_seen.values() if now - when < STALE_S]
 
 
 def directory() -> ActorHandle:
@@ -148,14 +100,15 @@ class DirectoryCalls:
             raise DirectoryLost("it is starting, or busy") from None
         except (RayError, ValueError) as error:
             self._actor = None
-            raise DirectoryLost(str(error).partition("\n")[0] or type(error).__name__) from error
+            raise DirectoryLost(_first_line(error)) from error
 
-    async def send(self, method: str, *args: Any) -> None:
-        """What is sent again, so that nothing is lost when it does not arrive."""
+    async def send(self, method: str, *args: Any) -> Any:
+        """What is sent again, so that nothing is lost when it does not arrive; then None is returned."""
         try:
-            await self.call(method, *args)
+            return await self.call(method, *args)
         except DirectoryLost as error:
             log.warning("the directory cannot be reached: %s", error)
+            return None
 
 
 class RayDirectory:
@@ -216,8 +169,7 @@ class ActorCalls:
         try:
             return await _nobodys_child(getattr(self._actor, method).remote, *args)
         except RayError as error:
-            cause = getattr(error, "cause", None)
-            raise OwnerLost(str(cause or error).partition("\n")[0] or type(error).__name__) from error
+            raise OwnerLost(_first_line(getattr(error, "cause", None) or error)) from error
 
 
 def _nobodys_child(submit: Callable[..., T], *args: Any) -> T:
@@ -227,6 +179,10 @@ def _nobodys_child(submit: Callable[..., T], *args: Any) -> T:
     lease would never be given back. Ray knows whose call it is by the context.
     """
     return contextvars.Context().run(submit, *args)
+
+
+def _first_line(error: object) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 async def _result(call: Awaitable[Any]) -> Any:
@@ -319,7 +275,7 @@ class GatewayDeployment:
         self._directory = DirectoryCalls()
         self._replica: GatewayReplica | None = None
         self._refused: str | None = None
-        self._renewal = asyncio.get_running_loop().create_task(self._renew())
+        self._renewal = asyncio.create_task(self._renew())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         none_yet = Router()
@@ -361,13 +317,14 @@ class GatewayDeployment:
         self._replica = replica
 
     def _report(self) -> GatewayReport:
-        number = self._replica.generation if self._replica else 0
-        outdated = self._replica.outdated if self._replica else ()
+        number, outdated = (self._replica.generation, self._replica.outdated) if self._replica else (0, ())
         return GatewayReport(self._session, machine(), os.getpid(), number, self._refused, outdated)
 
     async def _renew(self) -> None:
         while True:
-            await self._directory.send("renew_gateway", self._report())
+            ends = await self._directory.send("renew_gateway", self._report())
+            if ends and self._replica is not None:
+                self._replica.end()
             await asyncio.sleep(RENEWAL_S)
 
     async def __del__(self) -> None:

@@ -103,6 +103,14 @@ def append_line(path: Path, line: bytes, mode: int = 0o644) -> None:
         os.close(file)
 
 
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Nobody else edits the file meanwhile; readers are not held up, since it is replaced whole. Blocking."""
+    with path.with_name(f".{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _mode(path: Path) -> int:
     try:
         return stat.S_IMODE(path.stat().st_mode)

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+LEAST_LOGPROB = -9_999.0
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -44,6 +45,21 @@ def decode(raw: bytes) -> Any:
         return msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return json.loads(raw, parse_constant=_no_constant)
+
+
+def plain(raw: bytes) -> bytes:
+    """``raw``, JSON or nearly so, without the numbers that JSON does not have, which servers write as
+    log-probabilities: minus infinity as vLLM and OpenAI write it, others as null."""
+    if b"Infinity" not in raw and b"NaN" not in raw:
+        return raw
+    try:
+        decode(raw)
+    except ValueError:
+        try:
+            return encode(json.loads(raw, parse_constant={"-Infinity": LEAST_LOGPROB}.get))
+        except (ValueError, RecursionError):
+            pass
+    return raw
 
 
 def _parsed(raw: bytes) -> Any:

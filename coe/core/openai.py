@@ -8,19 +8,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from coe.core import json_codec
 from coe.core.addresses import is_metadata, meant_host
 from coe.core.errors import BadRequest
-from coe.core.types import Endpoint
+from coe.core.types import Endpoint, is_data_url
 
 Body = Mapping[str, Any]
 DONE = b"data: [DONE]\n\n"
 
 MOST_VALUES = 10_000
 """In a content part that is looked through for URLs."""
+MAX_TOKENS = 10**9
+"""A usage with more is a mistake of who sent it."""
 
 _WORDS = re.compile(r"\s*\S+|\s+$")
 _UNPRINTED = re.compile(r"[\x00-\x20]+")
-_DATA_URL = re.compile(r"[\x00-\x20]*data:\S", re.IGNORECASE)
 _WORDED = re.compile(
     "text|refusal|thinking|reasoning(_content)?|summary|content|title|name|description|context|quote|type|id"
     "|tool_(call|use)_id|signature"
@@ -65,12 +67,40 @@ def tool_calls_of(body: Body) -> tuple[Mapping[str, Any], ...]:
     return tuple(call for call in calls if isinstance(call, Mapping)) if isinstance(calls, list) else ()
 
 
+def characters_of(body: Body) -> int:
+    """Of the texts and tool calls of all choices."""
+    found = 0
+    for choice in body.get("choices") or ():
+        alone = {"choices": [choice]}
+        calls = tool_calls_of(alone)
+        found += len(text_of(alone)) + (len(json.dumps(calls)) if calls else 0)
+    return found
+
+
 def usage_of(body: Body) -> dict[str, int]:
-    """Token counts of the body's usage that are whole numbers and not negative; empty when it has none."""
+    """Token counts of the body's usage as far as they can be true: whole numbers, not negative, and no more
+    than any model reads or writes. Empty when it has none. Those of its ``*_details`` have a dot in their
+    name: ``prompt_tokens_details.cached_tokens``."""
     usage = body.get("usage")
-    if not isinstance(usage, Mapping):
-        return {}
-    return {name: count for name, count in usage.items() if type(count) is int and count >= 0}
+    found: dict[str, int] = {}
+    for name, value in usage.items() if isinstance(usage, Mapping) else ():
+        inner = value.items() if name.endswith("_details") and isinstance(value, Mapping) else ()
+        for label, count in ((name, value), *((f"{name}.{key}", count) for key, count in inner)):
+            if type(count) is int and 0 <= count <= MAX_TOKENS:
+                found[label] = count
+    return found
+
+
+def usage_json(usage: Mapping[str, int]) -> dict[str, Any]:
+    """Token counts of :func:`usage_of` as answers have them."""
+    shown: dict[str, Any] = {}
+    for label, count in usage.items():
+        name, _, key = label.partition(".")
+        if key:
+            shown.setdefault(name, {})[key] = count
+        else:
+            shown[name] = count
+    return shown
 
 
 def summed(usages: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -83,7 +113,7 @@ def summed(usages: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def to_json(payload: Body) -> bytes:
-    return json.dumps(payload, separators=(",", ":")).encode()
+    return json_codec.encode(payload)
 
 
 def event(payload: Body) -> bytes:
@@ -158,9 +188,9 @@ def _add_call(call: dict[str, Any], piece: Mapping[str, Any]) -> None:
     call.update({key: value for key, value in piece.items() if key not in ("function", "index")})
 
 
-def usage_event(body_or_chunk: Body, endpoint: Endpoint, usage: Mapping[str, Any]) -> bytes:
+def usage_event(body_or_chunk: Body, endpoint: Endpoint, usage: Mapping[str, int]) -> bytes:
     """The chunk without choices that carries the usage of a stream."""
-    return event({**_head(body_or_chunk, endpoint), "choices": [], "usage": dict(usage)})
+    return event({**_head(body_or_chunk, endpoint), "choices": [], "usage": usage_json(usage)})
 
 
 def _head(body: Body, endpoint: Endpoint) -> dict[str, Any]:
@@ -205,11 +235,6 @@ def _text_pieces(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         return
     for word in _WORDS.findall(text):
         yield {"text": word}
-
-
-def is_data_url(text: str) -> bool:
-    """Whether ``text`` is the thing itself, not words and not where it is: ``data:image/png;base64,...``."""
-    return _DATA_URL.match(text) is not None
 
 
 def named_elsewhere(part: Mapping[str, Any], hosts: Collection[str] = ()) -> bool:

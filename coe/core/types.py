@@ -6,6 +6,7 @@ chosen expert, the engine is *asked*, and the *receipt* says what happened on ev
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,9 @@ Role = Literal["answer", "proposer", "aggregator", "router"]
 """``router``: an expert that wrote for the router, before anybody was chosen"""
 
 
+_DATA_URL = re.compile(r"[\x00-\x20]*data:\S", re.IGNORECASE)
+
+
 def is_true(value: Any) -> bool:
     """A switch of a request's body, which may stand there as text or as 1, as chat servers read it."""
     return value is True or value == 1 or (isinstance(value, str) and value.lower() == "true")
@@ -36,6 +40,11 @@ def number(value: Any) -> int | float | None:
         except ValueError:
             return float(value)
     return value if isinstance(value, int | float) else None
+
+
+def is_data_url(text: str) -> bool:
+    """Whether ``text`` is the thing itself, not words and not where it is: ``data:image/png;base64,...``."""
+    return _DATA_URL.match(text) is not None
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,17 @@ class Request:
         """What routers see of it. Made when it is asked for: a pinned request is never read."""
         messages = self.body.get("messages")
         return read_text(self.text) if messages is None else read_chat(messages)
+
+    @property
+    def prompts(self) -> int:
+        """How many it has: a list of texts, or of lists of token ids, is one for each."""
+        prompt = self.body.get("prompt")
+        return len(prompt) if isinstance(prompt, list) and not all(type(p) is int for p in prompt) else 1
+
+    @property
+    def choices(self) -> int:
+        """How many answers an expert writes to each prompt."""
+        return max(int(number(self.body.get(key)) or 1) for key in ("n", "best_of"))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from coe.core import json_codec
 from coe.core.errors import CoeError, EngineError, ExpertRefused
-from coe.core.openai import assembled, first_choice, replay, to_json, usage_event, usage_of
+from coe.core.openai import assembled, characters_of, first_choice, replay, to_json, usage_event, usage_of
 from coe.core.types import Endpoint
 
 OURS_TO_FIX = frozenset({401, 402, 403, 404, 405, 408})
@@ -35,6 +35,7 @@ LONGEST_RETRY_S = 86_400.0
 MAX_BODY_BYTES = 32 * 2**20
 MAX_EVENT_BYTES = 8 * 2**20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+CHARS_PER_TOKEN = 4.0
 FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 
 
@@ -99,6 +100,7 @@ class AnswerReader:
         self._finished = False
         self._error: EngineError | None = None
         self.events = 0
+        """of a stream, each about one token; of a body whose usage is not known, its text in tokens"""
         self.usage: Mapping[str, int] = {}
         """token counts by OpenAI's names, as far as they came"""
         self.done = False
@@ -205,6 +207,7 @@ class AnswerReader:
         if data.strip() == b"[DONE]":
             self.done = True
             return b""
+        data = json_codec.plain(data)
         if named_error or b"error" in data or not (data.startswith(b"{") and data.endswith(b"}")):
             self._require_chunk(data, named_error)
         self.events += 1
@@ -240,6 +243,7 @@ class AnswerReader:
 
     def _whole(self, raw: bytes) -> bytes:
         self.done = True
+        raw = json_codec.plain(raw)
         body = _object(raw)
         if not body:
             raise EngineError(
@@ -250,6 +254,8 @@ class AnswerReader:
         completion(self._name, body)
         self.usage = usage_of(body)
         if not self._stream:
+            if "completion_tokens" not in self.usage:
+                self.events = math.ceil(characters_of(body) / CHARS_PER_TOKEN)
             return raw
         events = list(replay(body, self._endpoint))
         if self.usage and not self._takes_usage:

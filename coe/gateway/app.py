@@ -100,6 +100,7 @@ class Gateway:
 
     async def _preview(self, exchange: Exchange) -> None:
         registry = self._generations.current.registry
+        await self._middlewares.access.admit(exchange.headers)
         raw = await self._body(exchange)
         model = registry.service.model_name
         request = await parsed(raw, partial(parse_route, raw, registry.limits, exchange.request_id, model))

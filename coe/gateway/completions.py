@@ -7,15 +7,16 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 from opentelemetry.trace import get_current_span
 
 from coe.access.api_keys import Holder
-from coe.access.limits import AccessControl, Used, used
+from coe.access.limits import AccessControl, Visit, used
 from coe.access.response_cache import Versioned
+from coe.core.errors import CoeError
 from coe.core.types import Endpoint, Receipt, Request
 from coe.gateway.http import Deadline, Exchange
 from coe.gateway.metrics import Metrics
@@ -31,27 +32,37 @@ from coe.gateway.responses import (
 from coe.observe.tracing import code_of, note, of_request
 from coe.pipeline import Answer, Pipeline
 from coe.pipeline.generation import Generations
-from coe.registry.schema import Registry
+from coe.pipeline.legs import Account
+from coe.registry.schema import Limits, Registry
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Completion:
-    """One completion request and what came of it. ``caller`` is whose request it is, ``registry`` was current
-    when it came. ``body``: what was sent, unless it was a stream; ``failed``: the code of what went wrong."""
+    """One completion request and what came of it. ``registry`` was current when it came. ``body``: what was
+    sent, unless it was a stream; ``failed``: the code of what went wrong."""
 
     request: Request
-    caller: Holder
+    visit: Visit
     registry: Registry
     exchange: Exchange
     cache_key: str | None = None
+    account: Account = field(default_factory=Account)
+    """what experts have done for it"""
+    begun: bool = False
+    """whether experts are asked, so that observers know of it"""
     answer: Answer | None = None
     """None until an expert has begun to answer"""
     body: bytes | None = None
     sent: bytearray | None = None
     """what was sent so far, where an observer asked for it"""
     failed: str | None = None
+
+    @property
+    def caller(self) -> Holder:
+        """Whose request it is."""
+        return self.visit.holder
 
     @property
     def receipt(self) -> Receipt | None:
@@ -111,33 +122,44 @@ class Completions:
         self._settling: set[asyncio.Task[None]] = set()
 
     async def complete(self, exchange: Exchange, endpoint: Endpoint) -> None:
-        """Admit, read, answer from the cache or by experts, settle."""
+        """Read, admit, answer from the cache or by experts, settle."""
         generation = self._generations.current
         limits = generation.registry.limits
-        caller = await self._access.admit(exchange.headers)
+        caller = self._access.identify(exchange.headers)
         async with Deadline(exchange, limits.request_timeout_s) as deadline:
-            raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
-            parse = partial(parse_completion, endpoint, raw, exchange.headers, limits, exchange.request_id)
-            request = await parsed(raw, parse)
+            request = await self._read(exchange, endpoint, caller, limits)
             deadline.watch_client()
             if (span := get_current_span()).is_recording():
                 note(span, of_request(request))
+            visit = self._access.visit(caller, request, generation.registry)
             key = self._cache.key(request, caller.tenant or caller.id, generation)
-            if (cached := await self._cache.find(key)) is not None:
-                body = body_from_cache(cached, request.id)
-                await exchange.send_bytes(body, headers=[(b"x-coe-cache", b"hit")])
-                await self._access.charge(caller, Used())
-                return
-            done = Completion(request, caller, generation.registry, exchange, key)
+            done = Completion(request, visit, generation.registry, exchange, key)
             async with self._settled(done):
-                done.answer = await self._pipeline.answer(request)
+                await self._access.enter(visit)
+                if (cached := await self._cache.find(key)) is not None:
+                    done.account.prompts.add(request.id)
+                    body = body_from_cache(cached, request.id)
+                    await exchange.send_bytes(body, headers=[(b"x-coe-cache", b"hit")])
+                    return
+                done.begun = True
+                for observer in self._observers:
+                    observer.begun(done)
+                done.answer = await self._pipeline.answer(request, done.account)
                 await (_stream if request.stream else _send_whole)(done, done.answer)
+
+    async def _read(self, exchange: Exchange, endpoint: Endpoint, caller: Holder, limits: Limits) -> Request:
+        """The checked request. One that is refused counts to the rates of whoever sent it."""
+        try:
+            raw = await read_body(exchange.receive, exchange.headers, limits.max_body_bytes)
+            parse = partial(parse_completion, endpoint, raw, exchange.headers, limits, exchange.request_id)
+            return await parsed(raw, parse)
+        except CoeError:
+            await self._access.count(caller)
+            raise
 
     @asynccontextmanager
     async def _settled(self, done: Completion) -> AsyncIterator[None]:
         """Whatever ends the block, what was used is given back, charged and seen by the observers."""
-        for observer in self._observers:
-            observer.begun(done)
         try:
             yield
         except BaseException as error:
@@ -151,14 +173,17 @@ class Completions:
             await asyncio.shield(settling)
 
     async def _settle(self, done: Completion) -> None:
+        """The one place where work is paid for: all that experts did, whether or not an answer came of it."""
         if done.answer is not None:
             await done.answer.aclose()
             if done.exchange.receipt is None:  # it broke off
                 done.exchange.receipt = done.answer.receipt()
-            bill = used(done.exchange.receipt, done.registry, done.request.body)
-            self._metrics.charged(bill)
-            await self._access.charge(done.caller, bill)
-        for observer in self._observers:
+        account = done.account
+        bill = used(((leg.leg(), leg.sent) for leg in account.legs), done.registry)
+        self._metrics.charged(bill)
+        prompts = max(len(account.prompts), bool(account.legs))
+        await self._access.charge(done.visit, bill, float(prompts * done.request.choices))
+        for observer in self._observers if done.begun else ():
             try:
                 await observer.completed(done)
             except Exception:

@@ -53,7 +53,9 @@ class Middlewares:
             metrics.watch_gauge("keys_stale", "1 while the keys file is refused.", lambda: float(keys.stale))
 
     def start(self) -> None:
-        """From now on edits of the keys file count. Needs the service's event loop; idempotent."""
+        """From now on edits of the keys file count, and usage is saved. Needs the service's event loop;
+        idempotent."""
+        self.store.start()
         if self.keys is not None:
             self.keys.start(self.access.change_keys)
 
@@ -123,10 +125,12 @@ def without_access() -> Middlewares:
 
 
 def build_middlewares(registry: Registry, root: Path, feedback: FeedbackRecorder) -> Middlewares:
-    """Blocking: reads the keys file. Raises ConfigError."""
+    """Blocking: reads the keys file and what the keys have used. Raises ConfigError."""
     store = open_store(registry.state)
     access, observe = registry.access, registry.observe
     keys = KeysFile(path_in(root, access.keys_file)) if access.keys_file else None
+    if keys is not None and isinstance(store, MemoryStore):
+        store.keep_totals(path_in(root, access.usage_file))
     control = AccessControl(keys.ring if keys else None, store, access.when_down)
     cache: ResponseCache | NoCache = NoCache()
     observers: list[Observer] = [RatedAnswers(feedback)] if registry.feedback else []

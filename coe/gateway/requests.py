@@ -121,7 +121,9 @@ def parse_completion(
         _check_messages(checked.messages, body["messages"], limits)
         text = routing_text(checked.messages)
     else:
-        text = _prompt_text(cast(CompletionBody, checked).prompt, limits)
+        prompt = cast(CompletionBody, checked).prompt
+        _check_prompts(prompt, limits)
+        text = _prompt_text(prompt, limits)
     body.pop("coe", None)
     private = "no-store" in directives(headers.get(b"cache-control", b""))
     return Request(
@@ -232,6 +234,13 @@ def _check_length(chars: int, param: str, limits: Limits) -> None:
             param=param,
             hint="Shorten it, or raise limits.max_prompt_chars in experts.yaml.",
         )
+
+
+def _check_prompts(prompt: Any, limits: Limits) -> None:
+    count = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
+    if count > limits.max_prompts:
+        what = f"the request has {count} prompts"
+        raise _too_many("too_many_prompts", what, limits.max_prompts, "prompt", "max_prompts")
 
 
 def _prompt_text(prompt: Any, limits: Limits) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from coe.core import json_codec as quick_json
 from coe.core.errors import CoeError, EngineError
+from coe.core.openai import usage_json
 from coe.core.types import Endpoint, Leg, Receipt
 
 HeaderList = list[tuple[bytes, bytes]]
@@ -124,7 +125,9 @@ def _usage_by_leg(receipt: Receipt) -> dict[str, Any]:
     """What the answer's usage is the sum of, where several experts were asked."""
     if receipt.aggregator is None:
         return {}
-    legs = [{"expert": leg.expert, "role": leg.role, **leg.usage} for leg in receipt.legs if leg.usage]
+    legs = [
+        {"expert": leg.expert, "role": leg.role, **usage_json(leg.usage)} for leg in receipt.legs if leg.usage
+    ]
     return {"usage_by_leg": legs}
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from coe.core.files import append_line, path_in
-from coe.core.openai import first_choice, is_data_url, parse_event, text_of
-from coe.core.types import Receipt, Request
+from coe.core.openai import first_choice, parse_event, text_of
+from coe.core.types import Receipt, Request, is_data_url
 from coe.registry.service_settings import CaptureSettings, Redacted
 
 log = logging.getLogger(__name__)

@@ -169,8 +169,8 @@ class MergedAnswer:
             reason = loggable(self._request, error)
             log.warning("request %s: %s could not write: %s", self._request.id, verdict.expert, reason)
             if self._request.stream:
-                outcome = f"failed: {error.code}"
-                self._writer_failed = Leg(expert=verdict.expert, role="aggregator", outcome=outcome)
+                given_up = Leg(verdict.expert, "aggregator", outcome=f"failed: {error.code}")
+                self._writer_failed = failure.leg if isinstance(failure, LegError) else given_up
             best = verdict.otherwise
             reason = (
                 f"{verdict.expert} could not write ({error.code}), so the answer is that of {best.expert}"
@@ -180,7 +180,7 @@ class MergedAnswer:
     async def _whole(self, outcome: Outcome) -> bytes:
         if outcome.proposal is None:
             raise RuntimeError("a whole answer has a proposal")
-        return completions.to_json({**outcome.proposal.body, "usage": self._usage()})
+        return completions.to_json({**outcome.proposal.body, "usage": completions.usage_json(self._usage())})
 
     async def _streamed(self, outcome: Outcome) -> AsyncIterator[bytes]:
         endpoint, head = self._request.endpoint, self._head(outcome)

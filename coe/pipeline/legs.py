@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 from opentelemetry.trace import Span, SpanKind
 
-from coe.core.errors import EngineError, ExpertRefused, ExpertUnavailable
-from coe.core.types import EngineAnswer, EngineCall, ExpertId, Leg, Request, Role, is_true
+from coe.core.errors import CoeError, EngineError, ExpertRefused, ExpertUnavailable
+from coe.core.types import EngineCall, ExpertId, Leg, Request, RequestId, Role, is_true
 from coe.engines.upstream import AnswerReader
 from coe.observe.tracing import (
     begin,
@@ -25,29 +26,39 @@ from coe.observe.tracing import (
 from coe.pipeline.leases import Clock, Lease, Leases
 
 
+@dataclass
+class Account:
+    """What a request has had done for it so far, whatever becomes of it: every leg from the moment that its
+    expert was asked. ``prompts``: those of its prompts that were put to an expert."""
+
+    legs: list[LiveLeg] = field(default_factory=list)
+    prompts: set[RequestId] = field(default_factory=set)
+
+
 class LiveLeg:
-    """One expert answering: the lease, the engine's answer under way, and what is known of it so far."""
+    """One expert at work: the lease, the engine's answer under way, and what is known of it so far. ``sent``:
+    what it was asked."""
 
     def __init__(
         self,
         lease: Lease,
-        answer: EngineAnswer,
-        reader: AnswerReader,
-        asked_at: float,
+        held: AsyncExitStack,
+        body: Mapping[str, Any],
         clock: Clock,
         role: Role,
         span: Span,
     ) -> None:
         self.expert = lease.expert
         self.asked_for = lease.asked_for
+        self.sent = body
+        self.span = span
         self._role: Role = role
         self._lease = lease
-        self._held = AsyncExitStack()
+        self._held = held
         self._clock = clock
-        self._span = span
-        self._raw = answer.chunks()
-        self._reader = reader
-        self._asked_at = asked_at
+        self._raw: AsyncIterator[bytes]
+        self._reader: AnswerReader | None = None
+        self._asked_at = clock()
         self._first = b""
         self._run_ms: float | None = None
         self._outcome = "cancelled"
@@ -57,21 +68,35 @@ class LiveLeg:
         """Own what :meth:`aclose` gives back."""
         self._held = held
 
-    async def begin(self) -> None:
-        """Wait for the first bytes, which :meth:`chunks` gives again. Raises EngineError if none come."""
-        self._first = await self._next()
-        if not self._first:
-            raise EngineError(
-                f"{self.expert} answered nothing", hint="Ask again; look at the log of its engine."
-            )
+    async def begin(self, call: EngineCall, take_usage: bool) -> None:
+        """Ask, and wait for the first bytes, which :meth:`chunks` gives again. Raises what the engine raises,
+        and EngineError if no bytes come."""
+        try:
+            answer = await self._lease.engine.ask(self.expert, call)
+            # Above the lease, so that it ends first: an expert that still generates must not be moved.
+            self._held.push_async_callback(answer.aclose)
+            kind = getattr(answer, "content_type", None)
+            self._raw = answer.chunks()
+            self._reader = AnswerReader(self.expert, call.endpoint, call.stream, take_usage, kind)
+            self._first = await self._next(self._reader)
+            if not self._first:
+                raise EngineError(
+                    f"{self.expert} answered nothing", hint="Ask again; look at the log of its engine."
+                )
+        except BaseException as error:
+            if isinstance(error, CoeError):
+                self._outcome = f"failed: {error.code}"
+            self._finish(code_of(error))
+            raise
+        note(self.span, {"gen_ai.response.time_to_first_chunk": self._clock() - self._asked_at})
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The events of a stream without ``[DONE]``, or a whole body. Raises EngineError if it breaks off."""
         try:
-            passed = self._first
-            while passed:
+            passed, reader = self._first, self._reader
+            while passed and reader is not None:
                 yield passed
-                passed = await self._next()
+                passed = await self._next(reader)
             self._outcome = "ok"
         except EngineError as error:
             self._outcome, self._error = f"failed: {error.code}", error
@@ -84,7 +109,8 @@ class LiveLeg:
         return b"".join([chunk async for chunk in self.chunks()])
 
     def leg(self) -> Leg:
-        lease, usage = self._lease, self._reader.usage
+        lease, reader = self._lease, self._reader
+        usage = reader.usage if reader else {}
         return Leg(
             expert=self.expert,
             role=self._role,
@@ -96,7 +122,7 @@ class LiveLeg:
             outcome=self._outcome,
             usage=usage or None,
             prompt_tokens=usage.get("prompt_tokens"),
-            events=self._reader.events,
+            events=reader.events if reader else 0,
         )
 
     async def aclose(self) -> None:
@@ -108,32 +134,32 @@ class LiveLeg:
             type(error) if error else None, error, error.__traceback__ if error else None
         )
 
-    async def _next(self) -> bytes:
+    async def _next(self, reader: AnswerReader) -> bytes:
         """What comes next; empty at the end."""
-        while not self._reader.done:  # after its end nothing is waited for, though more may come
+        while not reader.done:  # after its end nothing is waited for, though more may come
             raw = await anext(self._raw, None)
             if raw is None:
-                return self._reader.end()
-            if passed := self._reader.feed(raw):
+                return reader.end()
+            if passed := reader.feed(raw):
                 return passed
         return b""
 
-    def _finish(self) -> None:
+    def _finish(self, why: str = "") -> None:
         if self._run_ms is None:
             self._run_ms = (self._clock() - self._asked_at) * 1000
-            if self._span.is_recording():
-                note(self._span, of_leg(self.leg()))
+            if self.span.is_recording():
+                note(self.span, of_leg(self.leg()))
             if self._outcome != "ok":
-                fail(self._span, self._outcome.removeprefix("failed: "))
-            self._span.end()
+                fail(self.span, why or self._outcome.removeprefix("failed: "))
+            self.span.end()
 
 
 class LegError(Exception):
-    """One expert could not answer; another may."""
+    """One expert could not answer; another may. ``leg`` is the account of what it did."""
 
-    def __init__(self, expert: ExpertId, error: ExpertUnavailable | EngineError | ExpertRefused) -> None:
+    def __init__(self, leg: Leg, error: ExpertUnavailable | EngineError | ExpertRefused) -> None:
         super().__init__(error.message)
-        self.expert, self.error = expert, error
+        self.expert, self.leg, self.error = leg.expert, leg, error
 
 
 class Asker:
@@ -146,11 +172,13 @@ class Asker:
         pool: Leases,
         patience_s: float,
         clock: Clock,
+        account: Account,
         before: tuple[Leg, ...] = (),
         grouped: bool = False,
     ) -> None:
         self.before = before
         """legs of the request that ended before anybody was chosen"""
+        self._account = account
         self._request = request
         self._pool = pool
         self._patience_s = patience_s
@@ -167,13 +195,15 @@ class Asker:
         body: Mapping[str, Any],
         role: Role = "answer",
         alternatives: Sequence[ExpertId] = (),
+        begun: Callable[[LiveLeg], None] = lambda _: None,
     ) -> LiveLeg:
         """Lease ``expert`` and ask it; returns at the first byte. Close what it returns on every path.
+        ``begun`` gets the leg as soon as there is one, that is, before its expert is asked.
 
         On any failure the lease is given back before the error leaves: LegError where another expert may
         be asked, ExpertTimeout, Overloaded or ExpertRefused where not.
         """
-        tried = expert
+        legs: list[LiveLeg] = []
         lease_on = self._pool.lease(
             self._name(role),
             expert,
@@ -184,48 +214,48 @@ class Asker:
         )
         try:
             async with AsyncExitStack() as held:
-                lease = await _leased(expert, lease_on, held)
-                tried = lease.expert
-                leg = await self._asked(lease, body, role, held)
+                leg = self._begun(await _leased(expert, lease_on, held), held, body, role)
+                legs.append(leg)
+                begun(leg)
+                body, wanted = _asking_for_usage(body)
+                call = EngineCall(
+                    self._request.endpoint, body, headers_under(leg.span), self._request.private
+                )
+                await leg.begin(call, take_usage=role == "aggregator" or not wanted)
                 # Last: up to here a failure gives the lease back, from here on who closes the leg.
                 leg.hold(held.pop_all())
                 return leg
         except (ExpertUnavailable, EngineError) as error:
-            raise LegError(tried, error) from error
+            raise LegError(_ended(legs, expert, role, error), error) from error
         except ExpertRefused as error:
             if not error.elsewhere:
                 raise
-            raise LegError(tried, error) from error
+            raise LegError(_ended(legs, expert, role, error), error) from error
         raise AssertionError("a lease swallowed an error")
 
-    async def _asked(
-        self, lease: Lease, body: Mapping[str, Any], role: Role, held: AsyncExitStack
-    ) -> LiveLeg:
-        """At the first byte."""
-        endpoint, asked_at = self._request.endpoint, self._clock()
+    def on(self, prompt: Request) -> Asker:
+        """Asks for one prompt of the request, on the same account."""
+        return Asker(prompt, self._pool, self._patience_s, self._clock, self._account)
+
+    def _begun(self, lease: Lease, held: AsyncExitStack, body: Mapping[str, Any], role: Role) -> LiveLeg:
+        """From here on the expert works on it, and it is on the account."""
+        endpoint = self._request.endpoint
         span = begin(f"{operation(endpoint)} {lease.expert}", SpanKind.CLIENT)
         note(span, {**of_question(endpoint, lease.expert, body), "coe.host": lease.engine.id})
-        body, wanted = _asking_for_usage(body)
-        try:
-            call = EngineCall(endpoint, body, headers_under(span), self._request.private)
-            answer = await lease.engine.ask(lease.expert, call)
-            # Above the lease, so that it ends first: an expert that still generates must not be moved.
-            held.push_async_callback(answer.aclose)
-            kind = getattr(answer, "content_type", None)
-            take_usage = role == "aggregator" or not wanted
-            reader = AnswerReader(lease.expert, endpoint, call.stream, take_usage, kind)
-            leg = LiveLeg(lease, answer, reader, asked_at, self._clock, role, span)
-            await leg.begin()
-        except BaseException as error:
-            fail(span, code_of(error))
-            span.end()
-            raise
-        note(span, {"gen_ai.response.time_to_first_chunk": self._clock() - asked_at})
+        leg = LiveLeg(lease, held, body, self._clock, role, span)
+        self._account.legs.append(leg)
+        if role != "router":
+            self._account.prompts.add(self._request.id)
         return leg
 
     def _name(self, role: Role) -> str:
         # The aggregator's lease has a name of its own, so that no proposer takes what was announced for it.
         return f"{self._request.id}/aggregator" if role == "aggregator" else self._request.id
+
+
+def _ended(legs: Sequence[LiveLeg], expert: ExpertId, role: Role, error: CoeError) -> Leg:
+    """The one of ``legs``, or what stands for it where ``expert`` never came to be asked."""
+    return legs[0].leg() if legs else Leg(expert, role, outcome=f"failed: {error.code}")
 
 
 def _asking_for_usage(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:

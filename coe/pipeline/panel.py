@@ -48,6 +48,10 @@ class Seat:
     """answered, and the aggregator has not taken the answer yet"""
     considered: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def sit(self, live: LiveLeg) -> None:
+        """Its expert is asked now."""
+        self.live = live
+
     def leg(self) -> Leg:
         base = self.live.leg() if self.live else Leg(expert=self.asked.expert)
         return replace(base, role=self.role, outcome=self.outcome or "cancelled")
@@ -193,9 +197,9 @@ class Panel:
     async def _fill(self, seat: Seat, body: Mapping[str, Any]) -> None:
         """Ask, and read the answer to its end. A proposer's lease is held until its answer was considered:
         given back sooner, it would let the pool swap in an expert that the verdict makes needless."""
-        seat.live = await self._asker.ask(seat.asked.expert, body, seat.role)
-        async with contextlib.aclosing(seat.live):
-            seat.body = json_codec.decode(await seat.live.body())
+        live = await self._asker.ask(seat.asked.expert, body, seat.role, begun=seat.sit)
+        async with contextlib.aclosing(live):
+            seat.body = json_codec.decode(await live.body())
             seat.outcome = "ok"
             if seat.role == "proposer":
                 self._hand_over(seat)

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from coe.core.errors import BadRequest, ExpertUnavailable
@@ -34,8 +35,9 @@ from coe.observe.tracing import hop, note, of_decision
 from coe.pipeline.ensemble import ask_several
 from coe.pipeline.generation import Generation, Generations
 from coe.pipeline.leases import Clock, Leases
-from coe.pipeline.legs import Asker, LegError, LiveLeg
+from coe.pipeline.legs import Account, Asker, LegError, LiveLeg
 from coe.pipeline.plan import AggregationRequest, aggregation_request, explained, plan_for
+from coe.pipeline.prompts import ask_each, places
 from coe.pipeline.routing import PINNED, Write, choose, has_prices, nobody_writes, router_named
 from coe.pipeline.writer_calls import WriterCalls
 from coe.registry.schema import Registry
@@ -113,25 +115,28 @@ class Pipeline:
         self._clock = clock
         self.writer_calls = WriterCalls(pool, clock)
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request, account: Account | None = None) -> Answer:
         """Returns at the first byte of the answer, or, where several experts are asked for a stream, at the
-        first of their answers. Cancelling it gives back everything that it holds.
+        first of their answers. Cancelling it gives back everything that it holds. ``account`` gets every leg.
 
         Raises any :class:`coe.core.errors.CoeError` but ConfigError.
         """
         generation = self._generations.current
+        account = Account() if account is None else account
         # One list for both tries: what was written for the first has been paid, and the receipt says so.
         written: list[Leg] = []
         try:
-            return await self._answer(request, generation, written)
+            return await self._answer(request, generation, account, written)
         except ExpertUnavailable:
             newer = self._generations.current
             if newer.number == generation.number:
                 raise
         # What was chosen may have left the pool in between. Nothing was sent yet, so choose again.
-        return await self._answer(request, newer, written)
+        return await self._answer(request, newer, account, written)
 
-    async def _answer(self, request: Request, generation: Generation, written: list[Leg]) -> Answer:
+    async def _answer(
+        self, request: Request, generation: Generation, account: Account, written: list[Leg]
+    ) -> Answer:
         """``written``: the legs of what experts wrote for the router; those of this call are added."""
         patience_s, began = _patience_s(request.options, generation), self._clock()
         pinned = pinned_to(request, generation)
@@ -141,7 +146,7 @@ class Pipeline:
             _check_cost(request.options, generation, aggregation)
         with hop("route") as span:
             if pinned is None:
-                write = self._writer(request, generation, written, patience_s)
+                write = self._writer(request, generation, account, written, patience_s)
                 decision = await self._chosen(request, generation, write)
             else:
                 decision = pinned
@@ -152,9 +157,12 @@ class Pipeline:
         # Before the lease: what the writer took of the client's patience is not there a second time.
         if written:
             patience_s = max(0.0, patience_s - (self._clock() - began))
-        asker = Asker(request, self._pool, patience_s, self._clock, tuple(written), plan is not None)
+        asker = Asker(request, self._pool, patience_s, self._clock, account, tuple(written), plan is not None)
+        if plan is None and request.prompts > 1:
+            ask = partial(ask_one, decision, generation)
+            return await ask_each(request, ask, asker, places(decision.expert, generation.registry))
         if plan is None:
-            return await ask_one(request, decision, generation, asker)
+            return await ask_one(decision, generation, request, asker)
         return await ask_several(request, plan, generation, asker, patience_s)
 
     async def _chosen(self, request: Request, generation: Generation, write: Write) -> Decision:
@@ -162,12 +170,17 @@ class Pipeline:
         return _with_fallback(decision, generation.registry)
 
     def _writer(
-        self, request: Request, generation: Generation, written: list[Leg], patience_s: float
+        self,
+        request: Request,
+        generation: Generation,
+        account: Account,
+        written: list[Leg],
+        patience_s: float,
     ) -> Write:
         async def write(call: RouterCall) -> RouterText:
             writer = generation.registry.experts_by_id.get(call.writer)
             # Half of the client's patience is left for the answer itself.
-            run = await self.writer_calls.run(call, writer, request, patience_s / 2)
+            run = await self.writer_calls.run(call, writer, request, patience_s / 2, account)
             written.extend([run.leg] if run.leg else [])
             return run.found
 
@@ -242,7 +255,7 @@ def _patience_s(options: Options, generation: Generation) -> float:
     return bound if options.patience_s is None else min(options.patience_s, bound)
 
 
-async def ask_one(request: Request, decision: Decision, generation: Generation, asker: Asker) -> SingleAnswer:
+async def ask_one(decision: Decision, generation: Generation, request: Request, asker: Asker) -> SingleAnswer:
     """The answer of the chosen expert, or of a substitute on the occasions that the decision allows.
 
     Returns at the first byte. Everything before it may be tried once more on another expert; after it, never.
@@ -263,7 +276,7 @@ async def ask_one(request: Request, decision: Decision, generation: Generation, 
         except LegError as failure:
             tried, error = failure.expert, failure.error
             log.warning("request %s: %s could not answer: %s", request.id, tried, loggable(request, error))
-            failed[tried] = Leg(expert=tried, outcome=f"failed: {error.code}")
+            failed[tried] = failure.leg
             again = error.code in _LOST and all(leg.expert != tried for leg in lost)
             if again and (len(failed) == len(candidates) or not _is_elsewhere(tried, registry)):
                 lost.append(failed.pop(tried))

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
@@ -23,7 +23,7 @@ from coe.core.errors import CoeError, ExpertTimeout
 from coe.core.openai import text_of
 from coe.core.types import ExpertId, Leg, Request, RouterCall, RouterText
 from coe.pipeline.leases import Clock, Leases
-from coe.pipeline.legs import Asker, LegError, LiveLeg
+from coe.pipeline.legs import Account, Asker, LegError, LiveLeg
 from coe.registry.schema import Expert
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,16 @@ class WriterCalls:
             return None
         return _text(text)
 
-    async def run(self, call: RouterCall, writer: Expert | None, request: Request, patience_s: float) -> Run:
-        """What came of it, and the ended leg if the writer was asked. Raises nothing but what cancels it."""
+    async def run(
+        self,
+        call: RouterCall,
+        writer: Expert | None,
+        request: Request,
+        patience_s: float,
+        account: Account | None = None,
+    ) -> Run:
+        """What came of it, and the ended leg if the writer was asked, which is on ``account`` also when this
+        is cancelled. Raises nothing but what cancels it."""
         if writer is None or writer.shadow:
             return self._without("failed", f"{call.writer} is not routed to")
         until, key = self._clock() + min(call.deadline_s, patience_s), _key(call, writer)
@@ -94,7 +102,7 @@ class WriterCalls:
         misses = self._misses.setdefault(call.writer, _Misses())
         if self._clock() < misses.until:
             return self._without("paused", "paused: it gave nothing several times")
-        text, leg = await self._asked_for_all(call, request, until, key)
+        text, leg = await self._asked_for_all(call, request, until, key, account or Account())
         if text is None:
             self._missed(call.writer, misses, leg)
             return Run(RouterText(None, leg.outcome), leg)
@@ -117,14 +125,14 @@ class WriterCalls:
         return True
 
     async def _asked_for_all(
-        self, call: RouterCall, request: Request, until: float, key: bytes
+        self, call: RouterCall, request: Request, until: float, key: bytes, account: Account
     ) -> tuple[str | None, Leg]:
         """As :meth:`_asked`; the text is kept, and who waits for it goes on."""
         if request.private:
-            return await self._asked(call, request, until - self._clock())
+            return await self._asked(call, request, until - self._clock(), account)
         ended = self._under_way[key] = asyncio.Event()
         try:
-            text, leg = await self._asked(call, request, until - self._clock())
+            text, leg = await self._asked(call, request, until - self._clock(), account)
             if text is not None:
                 self._texts[key] = text
             return text, leg
@@ -132,20 +140,22 @@ class WriterCalls:
             del self._under_way[key]
             ended.set()
 
-    async def _asked(self, call: RouterCall, request: Request, deadline_s: float) -> tuple[str | None, Leg]:
+    async def _asked(
+        self, call: RouterCall, request: Request, deadline_s: float, account: Account
+    ) -> tuple[str | None, Leg]:
         question = _question(call, request)
-        asker = Asker(question, self._pool, deadline_s, self._clock)
-        live: LiveLeg | None = None
+        asker = Asker(question, self._pool, deadline_s, self._clock, account)
+        asked: list[LiveLeg] = []
         try:
             async with asyncio.timeout(deadline_s):
-                live = await asker.ask(call.writer, question.body, "router")
+                live = await asker.ask(call.writer, question.body, "router", begun=asked.append)
                 async with contextlib.aclosing(live):
                     raw = await live.body()
         except (LegError, CoeError, TimeoutError) as failure:
-            return None, replace(_leg(call, live), outcome=_outcome(failure))
+            return None, replace(_leg(call, asked), outcome=_outcome(failure))
         except Exception:
             log.exception("request %s: the call of %s broke", request.id, call.writer)
-            return None, replace(_leg(call, live), outcome="failed: internal_error")
+            return None, replace(_leg(call, asked), outcome="failed: internal_error")
         return text_of(json_codec.decode(raw)).strip(), live.leg()
 
     def _missed(self, writer: ExpertId, misses: _Misses, leg: Leg) -> None:
@@ -183,8 +193,8 @@ def _outcome(failure: BaseException) -> str:
     return "late"
 
 
-def _leg(call: RouterCall, live: LiveLeg | None) -> Leg:
-    return live.leg() if live is not None else Leg(call.writer, "router")
+def _leg(call: RouterCall, asked: Sequence[LiveLeg]) -> Leg:
+    return asked[0].leg() if asked else Leg(call.writer, "router")
 
 
 def _text(text: str) -> RouterText:

@@ -110,13 +110,17 @@ class Pool:
         for host in self._transitions.engines:
             self._transitions.start(host)
 
-    async def stop(self, drain_s: float = 30.0) -> None:
-        """Refuse those who wait, let leases end for up to ``drain_s`` seconds, stop the engines."""
+    def refuse(self) -> None:
+        """Refuse those who wait, and who asks from now on; :meth:`stop` follows. Idempotent."""
         self._open = False
-        self.watch.stop()
         for waiting in self._waiting.values():
             if not waiting.grant.done():
-                waiting.grant.set_exception(_stopping())
+                waiting.grant.set_exception(stopping())
+
+    async def stop(self, drain_s: float = 30.0) -> None:
+        """Refuse those who wait, let leases end for up to ``drain_s`` seconds, stop the engines."""
+        self.refuse()
+        self.watch.stop()
         try:
             async with asyncio.timeout(drain_s):
                 await self._all_back.wait()
@@ -248,7 +252,7 @@ class Pool:
 
     async def _granted(self, ticket: RequestId, arrived: Arrived, timeout_s: float) -> Grant:
         if not self._open:
-            raise _stopping()
+            raise stopping()
         future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         # Before the dispatch, within which the grant may come.
         self._waiting[ticket] = Waiting(arrived.expert, future)
@@ -386,7 +390,8 @@ def _refusal(reject: Reject) -> CoeError:
     )
 
 
-def _stopping() -> CoeError:
+def stopping() -> CoeError:
+    """What those are told who wait when the service ends."""
     return ExpertUnavailable(
         "the service is shutting down",
         code="stopping",

@@ -63,6 +63,8 @@ class Limits(Model):
     max_messages: Annotated[int, Field(gt=0)] = 256
     max_parts: Annotated[int, Field(gt=0)] = 1_024
     """content parts of all messages together"""
+    max_prompts: Annotated[int, Field(gt=0)] = 256
+    """of one request to /v1/completions; each counts as a request"""
     max_prompt_chars: Annotated[int, Field(gt=0)] = 200_000
     max_queue: Annotated[int, Field(gt=0)] = 1_000
     """most waiting requests; one more is refused with status 429"""

@@ -70,6 +70,8 @@ class Access(Model):
     """file with the API keys and their limits, relative to experts.yaml; without it no key is needed"""
     when_down: Literal["open", "closed"] = "open"
     """while the shared state is down: `open` counts limits in each process, `closed` refuses requests"""
+    usage_file: str = "var/usage.json"
+    """where what keys have used this month is kept if there is no shared state, relative to experts.yaml"""
 
 
 class CacheSettings(Model):

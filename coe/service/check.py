@@ -5,16 +5,21 @@ Reads small files and safetensors headers only; starts nothing and asks no netwo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coe.core.errors import CoeError, ConfigError
 from coe.registry.errors import Issue, Loc, Severity
 from coe.registry.hosts import AdapterHost, Host, RemoteHost, VllmHost
 from coe.registry.schema import Expert, Registry
 from coe.registry.summary import summary
+
+if TYPE_CHECKING:
+    from coe.routers.category import CategoryOptions
 
 
 @dataclass(frozen=True)
@@ -233,9 +238,25 @@ class _Checks:
                 if options_type is CategoryOptions:
                     options = CategoryOptions.model_validate(spec.options)
                     examples = read_examples(options.examples, self._root)
-                    yield from self._skills_without_examples(loc, {each.category for each in examples})
+                    categories = {each.category for each in examples}
+                    yield from self._skills_without_examples(loc, categories)
+                    self._check_budget(options, categories)
             except ConfigError as error:
                 yield Issue(f"{spec.name}: {error.message}", loc, hint=error.hint)
+
+    def _check_budget(self, options: CategoryOptions, categories: Set[str]) -> None:
+        """Raises ConfigError where no map of categories to the experts keeps the router's budget."""
+        from coe.profiles.evidence import evidence_of
+        from coe.profiles.store import open_store
+        from coe.routers.category import budget_of
+        from coe.routers.category_budget import Budget, require_a_map
+
+        budget, routed = budget_of(options), self._registry.routed
+        if budget == Budget():
+            return
+        evidence = None if categories else evidence_of(open_store(self._registry, self._root), routed)
+        rows = evidence.categories if evidence else [*categories, *(each.id for each in routed)]
+        require_a_map(tuple(Counter(rows).values()), [expert.view() for expert in routed], budget)
 
     def _skills_without_examples(self, loc: Loc, categories: set[str]) -> Iterator[Issue]:
         from coe.routers.learning.category_classifier import GENERAL

@@ -25,26 +25,49 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class Reservation:
+    """What a request that was let in may come to use. It counts against the budgets until its bill comes, or
+    for ``hold_s``: a gateway that dies sends no bill. ``id`` is its own."""
+
+    id: str
+    amounts: Mapping[str, float]
+    hold_s: float
+
+
+@dataclass(frozen=True)
 class Admission:
-    """May the holder of ``key`` send another request? ``budgets`` bound its totals in ``period``."""
+    """May the holder of ``key`` send another request? ``budgets`` bound its totals in ``period``,
+    reservations included. Of those in ``whole`` the reservation has to fit; of the others there has to be
+    something left, so that what is left can be used, whatever was estimated."""
 
     key: str
     buckets: tuple[Bucket, ...] = ()
     budgets: Mapping[str, float] = field(default_factory=dict)
     period: str = ""
+    reserve: Reservation | None = None
+    whole: tuple[str, ...] = ("requests",)
+
+    def fits(self, name: str, taken: float) -> bool:
+        """Whether it may come in where so much of a budget is taken."""
+        amount = self.reserve.amounts.get(name, 0.0) if self.reserve and name in self.whole else 0.0
+        budget = self.budgets[name]
+        return taken + amount <= budget if amount else taken < budget
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why not: a bucket's or a budget's name, and seconds until it helps to ask again (None: unknown)."""
+    """Why not: a bucket's or a budget's name, and seconds until it helps to ask again (None: unknown).
+    ``under_way``: the budget is not used up; what is left of it is reserved."""
 
     name: str
     retry_after_s: float | None
+    under_way: bool = False
 
 
 @dataclass(frozen=True)
 class Bill:
-    """What a request has used, added to the totals of ``period``; tokens also fill their buckets."""
+    """What a request has used, added to the totals of ``period`` in place of its reservation there; tokens
+    also fill their buckets."""
 
     key: str
     used: Mapping[str, float]
@@ -52,16 +75,19 @@ class Bill:
     period: str = ""
     keep_s: float = 0.0
     """how long the period's totals are kept"""
+    reserved: Reservation | None = None
 
 
 class Store(Protocol):
     """Every method but ``listen`` returns quickly or raises :class:`StoreDown`."""
 
     async def admit(self, ask: Admission) -> Refusal | None:
-        """Check all buckets and budgets, and charge the buckets if all agree. Atomic."""
+        """Check all buckets and budgets; if all agree, charge the buckets and reserve. Atomic."""
         ...
 
-    async def charge(self, bill: Bill) -> None: ...
+    async def charge(self, bill: Bill) -> None:
+        """Atomic."""
+        ...
 
     async def used(self, key: str, period: str) -> Mapping[str, float]:
         """Totals of a period."""
@@ -83,13 +109,17 @@ class Store(Protocol):
         may have been missed."""
         ...
 
+    def start(self) -> None:
+        """In the event loop where it is used; before that it may be made anywhere. Idempotent."""
+        ...
+
     async def ping(self) -> None: ...
     async def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A bucket after a charge: ``until`` is when it will be empty again (Unix seconds)."""
+    """A bucket after a charge: ``until`` is when it will be empty again, by the clock of ``fill``."""
 
     until: float
     retry_after_s: float

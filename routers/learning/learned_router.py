@@ -15,7 +15,7 @@ from coe.core.decision import decide, generals
 from coe.core.errors import ConfigError
 from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
-from coe.routers.encoders.encoder import Encoder, Vectors
+from coe.routers.encoders.encoder import Encoder, Vectors, unit
 from coe.routers.learning.cards import described, with_newcomers
 from coe.routers.learning.evidence import Estimator, Evidence
 from coe.routers.learning.views import Asked, asked
@@ -68,6 +68,7 @@ class LearnedRouter(ABC):
         if self._evidence is not None:
             check_encoder(name, self._evidence, (options.encoder, self._encoder.identity))
             self._estimator = self._make(options).fit(self._evidence)
+            self._categories, self._centres = _centres(self._evidence)
             self._place = {expert: i for i, expert in enumerate(self._estimator.experts_)}
 
     def renewed(self, setting: Setting) -> Self:
@@ -103,8 +104,14 @@ class LearnedRouter(ABC):
         because = "; ".join(part for part in (judged.label, reason, account) if part)
         return decide(self.name, ranking, because, judged.rule, judged.category)
 
-    def _judged(self, asked: Asked, experts: Sequence[ExpertView]) -> Judged:  # noqa: ARG002
-        return Judged(Rule(general=generals(experts)))
+    def _judged(self, asked: Asked, experts: Sequence[ExpertView]) -> Judged:
+        return Judged(Rule(general=generals(experts)), self._category(asked))
+
+    def _category(self, asked: Asked) -> str | None:
+        """The one of the evidence whose questions are nearest on average; None without evidence."""
+        if self._evidence is None:
+            return None
+        return self._categories[int((self._centres @ asked.vector[0]).argmax())]
 
     def _known(self, asked: Asked, experts: Sequence[ExpertView]) -> Floats:
         """(m,) calibrated probabilities; NaN for experts without evidence."""
@@ -162,6 +169,14 @@ class LearnedRouter(ABC):
     def _because(self, asked: Asked, expert: ExpertId) -> str:  # noqa: ARG002
         """What in the evidence speaks for ``expert``, in one line; empty when there is nothing to say."""
         return ""
+
+
+def _centres(evidence: Evidence) -> tuple[tuple[str, ...], Vectors]:
+    """The categories, and the direction (c, d) of each one's questions."""
+    categories = tuple(sorted(set(evidence.categories)))
+    labels = np.asarray(evidence.categories, dtype=object)
+    centres = [evidence.vectors[labels == category].mean(axis=0) for category in categories]
+    return categories, np.stack([unit(centre) for centre in centres])
 
 
 def check_encoder(name: str, evidence: Evidence, encoders: Sequence[str]) -> None:

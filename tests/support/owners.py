@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from coe.cluster.cluster_pool import ClusterPool, Version
 from coe.cluster.journal import Journal
@@ -69,6 +70,16 @@ class Owners:
 
     def miss(self, host: str) -> None:
         self.missed.add(host)
+
+
+class NoOwners:
+    """Experts behind remote APIs are leased by the gateways themselves."""
+
+    async def owners(self) -> Mapping[str, Any]:
+        return {}
+
+    def miss(self, host: str) -> None:
+        raise AssertionError(host)
 
 
 class Time:

@@ -19,6 +19,7 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from coe.cluster import operator as ray_control
+from coe.cluster.known import KnownCluster
 from coe.cluster.operator import ClusterStatus, Listening
 from coe.cluster.serve_config import http_options
 from coe.cluster.settings import DIRECTORY, NAMESPACE
@@ -138,7 +139,7 @@ def service_on_ray(
         service = ServiceOnRay(cluster, family, folder, _free_port(), more)
         for _ in range(workers):
             service.add_worker()
-        with ray_control.connected(cluster.address):
+        with ray_control.connected(KnownCluster(cluster.address)):
             first = service.registry("", {"copies": copies, **node})
             options = http_options(first, service.where.host, service.where.port)
             # One proxy, on the head: elsewhere a node takes its proxy with it, and its clients' connections.

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from coe.state.store import Store, StoreDown
 class RedisServer:
     port: int
     folder: Path
+    options: Sequence[str] = ("--save", "")
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -25,7 +26,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--save", "", "--bind", "127.0.0.1"]
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", *self.options]
         self.process = subprocess.Popen([*command, "--dir", str(self.folder)], stdout=subprocess.DEVNULL)
 
     def kill(self) -> None:
@@ -35,15 +36,16 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis(folder: Path) -> Iterator[RedisServer]:
-    """On a free port. The test is skipped where redis-server is not installed."""
+def running_redis(folder: Path, *options: str) -> Iterator[RedisServer]:
+    """On a free port, with ``options`` or without persistence. The test is skipped where redis-server is not
+    installed."""
     import pytest
 
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed (deploy/system-packages.sh redis-server)")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = RedisServer(port, folder)
+    server = RedisServer(port, folder, options or RedisServer.options)
     server.start()
     try:
         yield server

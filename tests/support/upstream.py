@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -278,6 +279,7 @@ WHOLE = _table(
         ("gzip unasked", whole(GZIPPED, headers=UNASKED), "next"),
         ("redirect", Act((), status=302, headers=(("Location", "http://127.0.0.1:1/"),)), "next"),
         ("stream instead of a whole answer", stream(events(), DONE), "ok"),
+        ("numbers that are none", whole(completion() | {"p": [-math.inf, math.nan, math.inf]}), "ok"),
     ),
 )  # fmt: skip
 
@@ -303,6 +305,8 @@ STREAMS = _table(
         ("content in parts", stream(events((CHUNKS[0], chunk({"content": [{"type": "text", "text": "42"}]}),
                                             *CHUNKS[3:])), DONE), "ok"),
         ("plain body", whole(completion()), "ok"),
+        ("plain body, numbers that are none", whole(completion() | {"p": -math.inf}), "ok"),
+        ("numbers that are none", stream(events([{**each, "p": -math.inf} for each in CHUNKS]), DONE), "ok"),
         ("plain error", whole(ERROR), "next"),
         ("html", whole(HTML, content_type="text/html"), "next"),
         ("empty", stream(), "next"),
