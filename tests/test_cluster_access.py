@@ -132,7 +132,11 @@ async def test_a_rate_holds_over_all_replicas_and_for_its_key_alone(tmp_path: Pa
 
 
 @pytest.mark.redis
-async def test_of_sixty_at_once_at_two_replicas_exactly_the_budget_is_served(tmp_path: Path) -> None:
+async def test_of_sixty_at_once_at_two_replicas_exactly_the_budget_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A busy machine does not make Redis look dead here: then each replica would count for itself.
+    monkeypatch.setattr(RedisStore.__init__, "__defaults__", ("coe:", 20.0))
     async with cluster(tmp_path, {"requests_per_month": 20}) as c:
         answers = await asyncio.gather(*(c.ask(number % 2, stream=number % 3 == 0) for number in range(60)))
         late = await c.ask(0)
