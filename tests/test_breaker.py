@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from coe.core.errors import CoeError, EngineError, ExpertRefused
-from coe.core.types import EngineCall
+from coe.core.status import judge
+from coe.core.types import EngineCall, EngineStats
 from coe.engines import build_engine
 from coe.engines.remote.openai_url import Breaker
 from coe.registry.hosts import RemoteHost
@@ -91,6 +93,38 @@ def test_a_cancelled_probe_lets_another_one_try(breaker: Breaker, clock: Clock) 
     with pytest.raises(KeyboardInterrupt), breaker.guard():
         raise KeyboardInterrupt
     assert call(breaker) == "ok"
+
+
+@pytest.mark.parametrize(("waited_s", "opens"), [(0.0, False), (29.0, False), (30.0, True), (300.0, True)])
+def test_who_never_answers_is_left_alone_though_its_callers_give_up_first(
+    breaker: Breaker, clock: Clock, waited_s: float, opens: bool
+) -> None:
+    for _ in range(2):
+        with pytest.raises(asyncio.CancelledError), breaker.guard():
+            clock.now += waited_s
+            raise asyncio.CancelledError
+    assert breaker.open == breaker.resting == opens
+
+
+def test_it_rests_for_the_pause_and_while_it_is_probed(breaker: Breaker, clock: Clock) -> None:
+    broken(breaker)
+    assert breaker.resting
+    clock.now = PAUSE_S
+    assert not breaker.resting, "the next call may probe it"
+    with breaker.guard():
+        assert breaker.resting
+
+
+def test_a_service_whose_only_experts_are_left_alone_is_not_ready(clock: Clock) -> None:
+    well = EngineStats("ready", ("a", "b"))
+    half = EngineStats("ready", ("a", "b"), broken=("a",))
+    left = EngineStats("ready", ("a", "b"), broken=("b", "a"))
+    assert judge({"far": half}).ready
+    assert judge({"far": half}).reasons == ()
+    assert not judge({"far": left}).ready
+    assert judge({"far": left}).reasons == ("engine far keeps failing and is left alone for the moment",)
+    assert judge({"far": left, "slot": well}).ready
+    assert judge({"far": left, "slot": well}).reasons == judge({"far": left}).reasons
 
 
 async def test_a_remote_expert_that_keeps_failing_is_left_alone_and_its_stats_say_so(tmp_path: Path) -> None:

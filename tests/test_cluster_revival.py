@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 
-from coe.cluster.owner import REVIVE_S
 from coe.core.errors import EngineError
+from coe.pool.revival import REVIVE_S
 from coe.testing.engines import Script
 from tests.support.owners import Calls, Slot, Time, gateway, owner_of, running, until
 
@@ -58,7 +58,7 @@ async def test_an_engine_that_dies_of_starting_is_started_less_and_less_often(tm
         engine.crash()
         for moment, starts in ((0.0, 2), (1.9, 2), (2.1, 3), (6.0, 3), (6.2, 4), (14.1, 4), (14.3, 5)):
             time.now = moment
-            owner.revive_the_dead()
+            owner.revivals.look()
             await until(
                 lambda n=starts: len(engine.called("start")) == n and engine.stats().state == "failed"
             )

@@ -23,7 +23,7 @@ from coe.engines.vllm.in_place import InPlaceEngine
 from coe.engines.vllm.process import group_lives
 from coe.registry.hosts import VllmHost
 from coe.registry.schema import Expert
-from tests.support.engine_hosts import CPU, FAKE, experts, kill_command, process_of, slot
+from tests.support.engine_hosts import CPU, FAKE, experts, kill_command, process_of, sleepers, slot
 from tests.support.tiny_models import TinyFamily, write_checkpoint
 from tests.support.waiting import until
 
@@ -455,3 +455,31 @@ async def test_a_disk_that_stalls_holds_up_nobody_else(tiny_family: TinyFamily, 
                 await engine.ensure_ready("slow")
         assert time.monotonic() - began < 5, "the loop went on, or the time-out could not have come"
         assert await text(engine, "a")
+
+
+async def test_a_start_from_a_disk_that_stalls_ends_within_its_limit(
+    tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    stalled = tmp_path / "stalled"
+    stalled.mkdir()
+    os.mkfifo(stalled / "config.json")
+    host = VllmHost(id="slot", start_timeout_s=0.5, **CPU)
+    engine = InPlaceEngine(host, [Expert(id="slow", host="slot", model=str(stalled))], tmp_path, program=FAKE)
+    with pytest.raises(EngineError, match="could not be read within"):
+        await engine.start()
+    assert engine.stats().state == "failed"
+
+
+@pytest.mark.parametrize("kind", ["in place", "asleep"])
+async def test_a_start_that_cannot_write_its_log_ends_within_its_limit(
+    kind: str, tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    (tmp_path / "var/log").mkdir(parents=True)
+    name = "slot.log" if kind == "in place" else "slot-a.log"
+    os.mkfifo(tmp_path / "var/log" / name)
+    made = slot if kind == "in place" else sleepers
+    engine = made(tiny_family, tmp_path, start_timeout_s=1.0)
+    with pytest.raises(EngineError, match="not started within"):
+        await engine.start()
+        await engine.ensure_ready("a")
+    await engine.stop()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,88 @@ async def test_an_adapter_for_another_base_is_refused(tiny_family: TinyFamily, t
     engine._experts._by_id["lora"] = spec
     with pytest.raises(EngineError, match="base of its host"):
         await engine.ensure_ready("lora")
+
+
+@pytest.mark.parametrize("moment", ["awake", "asleep", "going to sleep"])
+async def test_a_silent_process_of_an_expert_is_ended_and_replaced(
+    moment: str, tiny_family: TinyFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coe.engines.vllm.server.HEALTH_LIMIT_S", 0.5)
+    engine = sleepers(tiny_family, tmp_path)
+    engine._places["a"].life._silence_s = 3.0
+    await engine.ensure_ready("a")
+    await engine.ensure_ready("b")
+    silent = process(engine, "a")
+    if moment == "asleep":
+        await engine.sleep("a")
+    kill_command(silent, signal.SIGSTOP)
+    if moment == "going to sleep":
+        with pytest.raises(EngineError, match="did not answer"):
+            await engine.sleep("a")
+    await until(lambda: not silent.running)
+    assert engine.stats().awake == ("b",)
+    assert "no sign of life" in str(engine.stats().last_error)
+    await engine.ensure_ready("a")
+    assert process(engine, "a") is not silent
+    assert await text(engine, "a")
+    await engine.stop()
+
+
+async def test_waking_a_silent_process_ends_and_the_next_call_gets_another_one(
+    tiny_family: TinyFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coe.engines.vllm.server.HEALTH_LIMIT_S", 0.5)
+    engine = sleepers(tiny_family, tmp_path)
+    await engine.ensure_ready("a")
+    await engine.sleep("a")
+    silent = process(engine, "a")
+    kill_command(silent, signal.SIGSTOP)
+    with pytest.raises(EngineError, match="did not answer"):
+        await engine.ensure_ready("a")
+    assert not silent.running
+    await engine.ensure_ready("a")
+    assert engine.stats().awake == ("a",)
+    await engine.stop()
+
+
+@pytest.mark.parametrize("act", ["loads", "waits"])
+async def test_a_silent_base_of_adapters_is_ended_and_replaced(
+    act: str, tiny_family: TinyFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coe.engines.vllm.lifecycle.SIGN_S", 0.3)
+    engine = adapters(tiny_family, tmp_path, **({"silence_timeout_s": 3.0} if act == "waits" else {}))
+    await engine.ensure_ready("a")
+    silent = process_of(engine._life)
+    kill_command(silent, signal.SIGSTOP)
+    started = engine._host
+    if act == "loads":
+        engine._host = started.model_copy(update={"start_timeout_s": 1.0})
+        with pytest.raises(EngineError, match="took longer than"):
+            await engine.ensure_ready("lora")
+    await until(lambda: engine.stats().state == "failed")
+    assert engine.stats().awake == ()
+    engine._host = started
+    await engine.ensure_ready("lora")
+    assert process_of(engine._life) is not silent
+    assert engine.stats().awake == ("lora",)
+    await engine.stop()
+
+
+async def test_a_slow_load_of_an_adapter_ends_no_process_that_answers(
+    tiny_family: TinyFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are asked in it."""
+
+    async def slow(*_: object) -> None:
+        await asyncio.sleep(60)
+
+    engine = adapters(tiny_family, tmp_path)
+    await engine.ensure_ready("a")
+    before, started = process_of(engine._life), engine._host
+    monkeypatch.setattr(engine._life.server, "load_adapter", slow)
+    engine._host = started.model_copy(update={"start_timeout_s": 0.5})
+    with pytest.raises(EngineError, match="took longer than"):
+        await engine.ensure_ready("lora")
+    assert process_of(engine._life) is before
+    assert await text(engine, "a")
+    await engine.stop()

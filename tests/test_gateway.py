@@ -251,6 +251,18 @@ async def test_alive_at_once_ready_when_the_engine_is() -> None:
     assert late.json() == {"status": "ready", "reasons": []}
 
 
+async def test_an_engine_that_died_is_started_again_though_no_request_comes() -> None:
+    """Whoever looks at readiness sends none while nobody can answer."""
+    async with world() as w:
+        await until(lambda: w.service.readiness().ready)
+        w.engine.crash("killed")
+        dead = await w.http.get("/readyz")
+        await until(lambda: w.service.readiness().ready)
+        alive = await w.http.get("/readyz")
+    assert (dead.status_code, alive.status_code) == (503, 200)
+    assert "killed" in dead.json()["reasons"][0]
+
+
 async def test_metrics_count_requests_answers_and_engines() -> None:
     async with world() as w:
         await w.client.chat.completions.create(model="coe", messages=ASK)

@@ -34,16 +34,13 @@ from coe.core.files import off_the_loop
 from coe.core.types import ExpertId
 from coe.engines.address import Address, Addressable
 from coe.pool.pool import Lease, Pool
-from coe.scheduler.events import HostId
+from coe.pool.revival import Revivals
 
 log = logging.getLogger(__name__)
 
 SILENCE_S = 15.0
 """A gateway that sends no heartbeat for so long is gone, and its leases are given back."""
 UPKEEP_S = 1.0
-REVIVE_S = (2.0, 300.0)
-"""An engine that has died is started again at once; one that dies of that after these seconds, doubled each
-time up to the last."""
 _REMEMBERED = 10_000
 
 
@@ -53,14 +50,6 @@ class HeldLease:
 
     session: SessionId
     held: AsyncExitStack
-
-
-@dataclass(frozen=True)
-class Revival:
-    """When an engine that has died may be started again, and how long after that once more."""
-
-    not_before: float
-    pause_s: float
 
 
 @dataclass(frozen=True)
@@ -98,7 +87,7 @@ class PoolOwner:
         self._upkeep: asyncio.Task[None] | None = None
         self._recovery: set[asyncio.Task[None]] = set()
         self._leaving = False
-        self._revivals: dict[HostId, Revival] = {}
+        self.revivals = Revivals(pool, clock)
 
     async def start(self) -> None:
         """Start the engines in the background and bring back what the owner before us had in memory."""
@@ -236,7 +225,7 @@ class PoolOwner:
         while True:
             await asyncio.sleep(UPKEEP_S)
             await self._note_residents()
-            self.revive_the_dead()
+            self.revivals.look()
             await self.forget_the_silent()
 
     async def _note_residents(self) -> None:
@@ -247,18 +236,6 @@ class PoolOwner:
             )
         except OSError as error:
             log.warning("the journal of %s cannot be written: %s", self._id, error)
-
-    def revive_the_dead(self) -> None:
-        """Gateways ask elsewhere while an engine is not ready, so no request would start it again."""
-        first, longest = REVIVE_S
-        for host, engine in self._pool.engines.items():
-            state, known = engine.stats().state, self._revivals.get(host)
-            if state == "ready":
-                self._revivals.pop(host, None)
-            elif state == "failed" and (known is None or self._clock() >= known.not_before):
-                pause = known.pause_s if known else first
-                self._revivals[host] = Revival(self._clock() + pause, min(2 * pause, longest))
-                self._pool.revive(host)
 
     async def forget_the_silent(self) -> None:
         """Take back the leases of gateways that have vanished, and what they wait for: a lease granted to

@@ -53,13 +53,12 @@ def judge(
     engines: Mapping[str, EngineStats], draining: bool = False, joined: Collection[str] = ()
 ) -> Readiness:
     """Readiness by the engines' stats. A failed engine beside a ready one is a reason, not an end; nor is
-    one that ``joined`` the running service and is not ready yet."""
-    reasons = [_reason(engine, stats) for engine, stats in engines.items() if stats.state != "ready"]
+    one that ``joined`` the running service and is not ready yet, or one whose experts are all left alone."""
+    reasons = [_reason(engine, stats) for engine, stats in engines.items() if not _answers(stats)]
     if draining:
         return Readiness(False, ("the service is stopping", *reasons))
-    states = {stats.state for stats in engines.values()}
     first = {stats.state for engine, stats in engines.items() if engine not in joined}
-    return Readiness("ready" in states and first <= {"ready", "failed"}, tuple(reasons))
+    return Readiness(any(map(_answers, engines.values())) and first <= {"ready", "failed"}, tuple(reasons))
 
 
 def can_answer(
@@ -76,6 +75,12 @@ def can_answer(
     return not its or any(stats.state == "ready" and expert not in stats.broken for stats in its)
 
 
+def _answers(stats: EngineStats) -> bool:
+    return stats.state == "ready" and (not stats.broken or not set(stats.awake) <= set(stats.broken))
+
+
 def _reason(engine: str, stats: EngineStats) -> str:
+    if stats.state == "ready":
+        return f"engine {engine} keeps failing and is left alone for the moment"
     cause = f": {stats.last_error}" if stats.last_error else ""
     return f"engine {engine} is {stats.state}{cause}"

@@ -29,6 +29,7 @@ from coe.pipeline import Pipeline
 from coe.pipeline.feedback import open_feedback
 from coe.pipeline.generation import Generation, Generations
 from coe.pool.registry_pool import EngineBuilder, RegistryPool
+from coe.pool.revival import Revivals
 from coe.registry.changes import fixed_hosts
 from coe.registry.errors import Issue
 from coe.registry.history import History
@@ -107,11 +108,15 @@ class LocalService:
         """Returns at once; the engines start behind it (:meth:`readiness`). Idempotent."""
         await self.pool.start()
         self._middlewares.start()
-        if self.live is None or self.rebalancer is None or self._following:
+        if self._following:
+            return
+        reviving = Revivals(self.pool).run()
+        self._following = [asyncio.create_task(reviving, name="revive engines")]
+        if self.live is None or self.rebalancer is None:
             return
         registry, store = self.generations.current.registry, self._middlewares.store
         watching = self.live.run(registry.service.watch)
-        self._following = [
+        self._following += [
             asyncio.create_task(watching, name="watch experts.yaml"),
             asyncio.create_task(self.rebalancer.run(), name="rebalance experts"),
         ]

@@ -13,11 +13,13 @@ import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
 from coe.core.errors import CoeError, EngineError, ExpertRefused
+from coe.core.files import off_the_loop
 from coe.core.openai import named_elsewhere
 from coe.core.types import EngineAnswer, EngineCall, ExpertId
 from coe.engines.remote.openai_url import read_key
@@ -91,7 +93,7 @@ class LiteLlmBackend:
 
     async def open(self) -> None:
         if self._litellm is None:
-            self._key = read_key(self._host, self._root)
+            self._key = await off_the_loop(partial(read_key, self._host, self._root))
             self._where = replace(self._where, api_key=self._key)
             self._litellm = await asyncio.to_thread(import_litellm)
 

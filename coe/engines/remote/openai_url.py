@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Protocol
 from urllib.parse import urlsplit
 
 from coe.core.addresses import is_metadata
 from coe.core.errors import ConfigError, EngineError, ExpertRefused
-from coe.core.files import path_in
+from coe.core.files import off_the_loop, path_in
 from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, ExpertSpec
 from coe.engines.base import Setting
 from coe.engines.experts import Experts
@@ -22,6 +24,8 @@ from coe.engines.upstream import Upstream
 from coe.registry.hosts import RemoteHost
 
 CIRCUIT_OPEN = "circuit_open"
+SILENT_S = 30.0
+"""A call that got no answer in this time and was given up counts as a failure."""
 
 
 class Backend(Protocol):
@@ -94,7 +98,7 @@ class RemoteEngine:
                 "ready",
                 self._ids,
                 last_error=self._last_error,
-                broken=tuple(name for name, breaker in self._breakers.items() if breaker.open),
+                broken=tuple(name for name, breaker in self._breakers.items() if breaker.resting),
             )
         return EngineStats("failed" if self._last_error else "stopped", last_error=self._last_error)
 
@@ -120,13 +124,20 @@ class Breaker:
         """Whether it turns callers away, all or all but one probe."""
         return self._in_a_row >= self._failures
 
+    @property
+    def resting(self) -> bool:
+        """Whether it turns all callers away now."""
+        return self.open and (self._probing or self._open_until > self._clock())
+
     @contextmanager
     def guard(self) -> Iterator[None]:
         """Around one call. Raises EngineError (``circuit_open``) instead of letting it pass.
 
         An EngineError inside is a failure; an answer, or a refusal of the request itself, a success. A call
-        that was cancelled says nothing.
+        that was cancelled says nothing, unless it had waited for SILENT_S: its server may never answer, and
+        whoever gives up first would hide that.
         """
+        began = self._clock()
         probe = self.open
         if probe:
             self._check()
@@ -135,6 +146,10 @@ class Breaker:
             yield
         except EngineError:
             self._failed()
+            raise
+        except asyncio.CancelledError:
+            if self._clock() - began >= SILENT_S:
+                self._failed()
             raise
         except ExpertRefused as refusal:
             if refusal.http_status == 429:  # it asks to be left alone
@@ -174,11 +189,12 @@ class UrlBackend:
 
     async def open(self) -> None:
         if self._client is None:
+            key = await off_the_loop(partial(read_key, self._host, self._root))
             self._client = HttpClient(
                 Upstream(
                     self._host.id,
                     self._url,
-                    api_key=read_key(self._host, self._root),
+                    api_key=key,
                     read_timeout_s=self._host.timeout_s,
                     guarded=not self._host.link_local,
                     ours=False,

@@ -10,15 +10,16 @@ Keys are token ids, values natural logarithms at temperature 0; ``tolerance`` is
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coe.core.errors import EngineError
+from coe.core.files import off_the_loop
 from coe.engines.vllm.checkpoint import ModelSource, same_weights
 
 PROMPT = "The capital of France is"
@@ -109,7 +110,7 @@ class Canaries:
 
     async def prove(self, source: ModelSource, ask: Callable[[str], Awaitable[Fingerprint]]) -> None:
         """Raises EngineError (``canary_failed``) unless ``ask`` answers with the weights of ``source``."""
-        recorded = read_canary(source.folder)
+        recorded = await off_the_loop(partial(read_canary, source.folder))
         if recorded is not None:
             seen = await ask(recorded.fingerprint.prompt)
             _require_close(source, seen, recorded.fingerprint, recorded.tolerance)
@@ -126,7 +127,7 @@ class Canaries:
         twin = next((other for other, answer in self._seen.items() if answer == seen), None)
         if twin is None or twin.folder is None or source.folder is None or twin.name == source.name:
             return
-        if not await asyncio.to_thread(same_weights, source.folder, twin.folder):
+        if not await off_the_loop(partial(same_weights, source.folder, twin.folder)):
             raise EngineError(
                 f"The canary of {source.name} failed: it answers with the weights of {twin.name}.",
                 code="canary_failed",

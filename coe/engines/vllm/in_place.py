@@ -70,7 +70,7 @@ class InPlaceEngine:
     async def start(self) -> None:
         async with self._moving:
             if not self._life.alive:
-                await self._boot(await off_the_loop(self._first_usable))
+                await self._boot(await self._first())
 
     async def ensure_ready(self, expert: ExpertId) -> None:
         async with self._moving:
@@ -143,6 +143,20 @@ class InPlaceEngine:
                 errors.append(error)
         self._life.failed(errors[0])
         raise errors[0]
+
+    async def _first(self) -> ExpertSpec:
+        try:
+            async with asyncio.timeout(self._host.start_timeout_s) as limit:
+                return await off_the_loop(self._first_usable)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            failure = EngineError(
+                f"{self.id}: the checkpoints could not be read within {self._host.start_timeout_s:g} s.",
+                hint="Does the disk with the checkpoints answer?",
+            )
+            self._life.failed(failure)
+            raise failure from None
 
     def _source(self, spec: ExpertSpec) -> ModelSource:
         return resolve_model(spec.model, self._root, elsewhere=self._host.url is not None)

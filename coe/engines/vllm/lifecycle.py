@@ -15,6 +15,7 @@ LOG = logging.getLogger(__name__)
 
 DEATH_NOTICE_S = 0.5
 SIGNS_PER_SILENCE = 3
+SIGN_S = 5.0
 State = Literal["stopped", "starting", "ready", "failed"]
 
 
@@ -68,7 +69,7 @@ class Lifecycle:
         self._booting = True
         try:
             await self.stop()
-            self._server = await connect()
+            self._server = await self._connected(connect, timeout_s)
             self._watch = asyncio.create_task(self._notice_death(self._server))
             await self._server.until_healthy(timeout_s)
             # Only now: while it loads its weights it answers nothing for minutes.
@@ -79,6 +80,28 @@ class Lifecycle:
             raise
         finally:
             self._booting = False
+
+    async def _connected(self, connect: Callable[[], Awaitable[VllmServer]], timeout_s: float) -> VllmServer:
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                return await connect()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise EngineError(
+                f"{self._name} was not started within {timeout_s:g} s.",
+                hint="Does the disk with its checkpoint and its log answer?",
+            ) from None
+
+    async def end_if_silent(self) -> None:
+        """After a failure that may be a silence: end a process of ours that gives no sign of life."""
+        server = self._server
+        if server is not None and server.ours and server.alive:
+            try:
+                await server.sign_of_life(SIGN_S)
+            except EngineError as error:
+                LOG.error("%s gives no sign of life: %s", self._name, error.message)
+                await server.kill("gave no sign of life")
 
     async def stop(self) -> None:
         """Idempotent; afterwards the state is ``stopped``."""

@@ -14,6 +14,7 @@ from coe.core.types import EngineAnswer, EngineCall, EngineStats, ExpertId, Expe
 from coe.engines.address import Address
 from coe.engines.base import Setting
 from coe.engines.experts import Experts
+from coe.engines.http import SILENT
 from coe.engines.vllm.canary import Canaries
 from coe.engines.vllm.checkpoint import ModelSource, resolve_adapter, resolve_model
 from coe.engines.vllm.launch import VLLM, log_path, vllm_launch
@@ -67,6 +68,8 @@ class AdapterEngine:
             except (EngineError, TimeoutError) as error:
                 cause = await self._life.cause(error)
                 failure = self._experts.load_failed(expert, cause, self._host.start_timeout_s)
+                if isinstance(error, TimeoutError) or error.code == SILENT:
+                    await self._life.end_if_silent()
                 self._life.failed(failure)
                 raise failure from error
             self._awake[expert] = spec
@@ -136,7 +139,7 @@ class AdapterEngine:
             raise
 
     async def _connect(self) -> VllmServer:
-        base = self._resolve(self._host.base)
+        base = await off_the_loop(partial(self._resolve, self._host.base))
         if self._host.url is not None:
             return await self._join(self._host.url)
         name = f"coe-{self.id}"

@@ -7,9 +7,11 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from coe.core.errors import EngineError
+from coe.core.files import off_the_loop
 from coe.core.types import ExpertId
 from coe.engines.vllm.checkpoint import ModelSource
 
@@ -36,13 +38,14 @@ class ReadAhead:
 
         Raises EngineError where there are no such files on this machine, one cannot be read, or it was
         dropped meanwhile."""
-        files = sorted(source.folder.glob("*.safetensors")) if source.folder else []
+        folder = source.folder
+        files = await off_the_loop(lambda: sorted(folder.glob("*.safetensors"))) if folder else []
         if not files:
             raise EngineError(f"{source.name} has no weight files here that could be read ahead.")
         self.drop(expert)
         read = self._reads[expert] = _Read(files)
         try:
-            await asyncio.to_thread(_read, read)
+            await off_the_loop(partial(_read, read))
         except OSError as error:
             raise EngineError(f"The weights of {source.name} cannot be read: {error}") from error
         except asyncio.CancelledError:
@@ -78,7 +81,7 @@ def _forget(files: Sequence[Path]) -> None:
         return
     for path in files:
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError:  # it was deleted, and its pages with it
             continue
         try:

@@ -29,6 +29,7 @@ POLL_S = 0.2
 HEALTH_EVERY_S = 1.0
 HEALTH_LIMIT_S = 10.0
 RESUME_LIMIT_S = 5.0
+TAIL_LIMIT_S = 2.0
 MAX_HOME_PATH = 107 - len("/b3e8ff2c-3b11-4a5e-8a1c-0b6a1c5f2d3e")
 """Bytes; the kernel's limit for the path of a Unix socket is 107, and vLLM names its inner ones by UUID."""
 CORRUPTION = re.compile(
@@ -255,7 +256,10 @@ class VllmServer:
         )
 
     async def _tail(self) -> str:
-        tail = await off_the_loop(self._process.log.tail) if self._process else ""
+        tail = ""
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(TAIL_LIMIT_S):
+                tail = await off_the_loop(self._process.log.tail) if self._process else ""
         return f" Last lines of its log:\n{tail}" if tail else ""
 
     async def _require_clean_log(self, mark: int) -> None:
