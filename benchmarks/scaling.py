@@ -22,7 +22,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.chaos import Load, Outcome, ask
+from benchmarks.chaos_cluster import Load, Outcome, ask
 from coe.cluster.settings import set_local_env
 
 SECONDS = 90.0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from benchmarks.chaos import Event, Load, Outcome, Row, ask, bearer, end_of, run_events
+from benchmarks.chaos_cluster import Event, Load, Outcome, Row, ask, bearer, end_of, run_events
 from coe.access.api_keys import Holder, KeyLimits, digest
 from coe.cluster.settings import LOCAL_ENV
 from tests.support.redis_server import running_redis

@@ -416,6 +416,27 @@ async def test_a_load_into_a_silent_process_ends_and_the_next_one_gets_a_new_pro
         assert engine.stats().awake == ("b",)
 
 
+@pytest.mark.parametrize("stopped", ["the command", "its leash", "both"])
+async def test_a_stopped_process_whose_end_nobody_waits_for_is_ended_all_the_same(
+    stopped: str, tiny_family: TinyFamily, tmp_path: Path
+) -> None:
+    async with running(slot(tiny_family, tmp_path)) as engine:
+        await engine.ensure_ready("a")
+        process, life = process_of(engine._life), engine._life
+        if stopped != "its leash":
+            kill_command(process, signal.SIGSTOP)
+        if stopped != "the command":
+            os.kill(process.group, signal.SIGSTOP)
+        for _ in range(2):  # given up while it waits for the end, as by a load's time limit
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await life.stop()
+        await life.stop()
+        assert not group_lives(process.group)
+        await engine.ensure_ready("b")
+        assert engine.stats().awake == ("b",)
+
+
 async def test_a_load_that_waits_for_an_engine_that_died_meanwhile_ends(
     tiny_family: TinyFamily, tmp_path: Path
 ) -> None:

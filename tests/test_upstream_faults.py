@@ -134,7 +134,7 @@ async def test_the_next_request_after_a_fault_is_answered(tmp_path: Path) -> Non
 
 
 BY_LITELLM = """
-pool: {hosts: [{id: api, kind: remote, provider: openai, api_key_env: SCRIPTED_KEY, timeout_s: 5}]}
+pool: {hosts: [{id: api, kind: remote, provider: openai, api_key_env: SCRIPTED_KEY, timeout_s: 90}]}
 experts: [{id: first, host: api, model: first}]
 routers:
   default: first
@@ -155,7 +155,7 @@ async def test_a_providers_stream_that_breaks_off_is_broken_off_for_the_client(
         monkeypatch.setenv("OPENAI_API_BASE", f"{upstream.url}/v1")
         upstream.play("first", fault.act)
         service = build_service(parse_registry(BY_LITELLM, tmp_path / "experts.yaml"), tmp_path)
-        async with serving(service) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+        async with serving(service) as url, httpx.AsyncClient(base_url=url, timeout=120) as http:
             answer = await World(upstream, http).ask("coe", True)
     assert upstream.asked_of("first") >= 1
     if fault.right == "ok":

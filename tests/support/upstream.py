@@ -122,24 +122,31 @@ async def _request(reader: asyncio.StreamReader) -> Asked | None:
 
 async def _perform(act: Act, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
     """Whether the connection can serve another request."""
-    await asyncio.sleep(act.before)
+    if act.before and await _left(reader, act.before):
+        return False
     writer.write(_head(act))
     for step in act.steps:
         if isinstance(step, bytes):
             writer.write(b"%x\r\n%s\r\n" % (len(step), step) if act.framing == "chunked" else step)
             await writer.drain()
-        elif isinstance(step, float):
-            await asyncio.sleep(step)
         elif step == "reset":
             writer.transport.abort()
             return False
-        else:
-            await reader.read(1)  # until the other side closes
+        elif await _left(reader, step if isinstance(step, float) else FOREVER):
             return False
     if act.framing == "chunked":
         writer.write(b"0\r\n\r\n")
         await writer.drain()
     return act.framing in ("length", "chunked")
+
+
+async def _left(reader: asyncio.StreamReader, seconds: float) -> bool:
+    """Silence; whether the other side closed meanwhile."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await reader.read(1)
+            return True
+    return False
 
 
 def _head(act: Act) -> bytes:

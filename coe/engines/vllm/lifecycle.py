@@ -31,6 +31,7 @@ class Lifecycle:
         self._server: VllmServer | None = None
         self._watch: asyncio.Task[None] | None = None
         self._heartbeat: asyncio.Task[None] | None = None
+        self._endings: set[asyncio.Task[None]] = set()
         self._booting = False
         self._failed = False
         self._last_error: str | None = None
@@ -104,7 +105,8 @@ class Lifecycle:
                 await server.kill("gave no sign of life")
 
     async def stop(self) -> None:
-        """Idempotent; afterwards the state is ``stopped``."""
+        """Idempotent; afterwards the state is ``stopped``, and every process that there was has ended. Where
+        the caller is cancelled they end all the same, and the next call waits for that too."""
         # No server from here on, so that no request reaches it, and no watch: this end is no death.
         server, self._server = self._server, None
         for task in (self._watch, self._heartbeat):
@@ -112,7 +114,11 @@ class Lifecycle:
                 task.cancel()
         self._watch = self._heartbeat = None
         if server is not None:
-            await server.stop()
+            ending = asyncio.create_task(server.stop())
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+        if self._endings:
+            await asyncio.shield(asyncio.gather(*self._endings))
         self._failed = False
 
     @contextmanager
