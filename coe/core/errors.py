@@ -124,6 +124,9 @@ class ExpertTimeout(CoeError):
 
 class EngineError(CoeError):
     status, type, default_code, source = 502, "expert_error", "engine_failed", "expert"
+    answered = False
+    """its server is there and said so itself (a 500 with an error in the API's form): it may be this request
+    that it cannot do"""
 
 
 class QuorumMissed(CoeError):

@@ -277,7 +277,9 @@ def refusal(upstream: Upstream, status: int, raw: bytes, retry_after: str | None
     fields = _error_fields(_object(raw))
     message = str(fields.get("message") or raw[:500].decode(errors="replace") or f"HTTP {status}")
     if status < 400 or status >= 500 or status in OURS_TO_FIX:
-        return EngineError(f"{upstream.name} answered {status}: {message}", hint=upstream.hint)
+        failed = EngineError(f"{upstream.name} answered {status}: {message}", hint=upstream.hint)
+        failed.answered = status == 500 and bool(fields.get("message"))
+        return failed
     code = _code(status, fields, message)
     hint = "Shorten the prompt or lower max_tokens." if code == "context_length_exceeded" else None
     param = fields.get("param")

@@ -234,9 +234,11 @@ def translated(where: Upstream, error: Exception) -> CoeError:
     code = "context_length_exceeded" if too_long else getattr(error, "code", None)
     status = getattr(error, "status_code", None)
     fields = {"message": message, "code": code, "param": getattr(error, "param", None)}
-    return refusal(
-        where, status if isinstance(status, int) else 502, json.dumps({"error": fields}, default=str).encode()
-    )
+    raw = json.dumps({"error": fields}, default=str).encode()
+    meant = refusal(where, status if isinstance(status, int) else 502, raw)
+    if isinstance(meant, EngineError) and type(error).__name__ != "InternalServerError":
+        meant.answered = False  # LiteLLM says 500 also where nobody answered
+    return meant
 
 
 def _as_json(answer: Any, shown: ExpertId) -> bytes:

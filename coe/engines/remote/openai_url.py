@@ -6,13 +6,14 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 from urllib.parse import urlsplit
 
+from coe.core import json_codec
 from coe.core.addresses import is_metadata
 from coe.core.errors import ConfigError, EngineError, ExpertRefused
 from coe.core.files import off_the_loop, path_in
@@ -26,6 +27,8 @@ from coe.registry.hosts import RemoteHost
 CIRCUIT_OPEN = "circuit_open"
 SILENT_S = 30.0
 """A call that got no answer in this time and was given up counts as a failure."""
+FIFTHS = 5
+"""What a failure counts."""
 
 
 class Backend(Protocol):
@@ -85,7 +88,7 @@ class RemoteEngine:
         breaker = self._breakers.get(expert)
         if breaker is None:
             breaker = self._breakers[expert] = Breaker(expert, self._host.max_failures, self._host.pause_s)
-        with breaker.guard():
+        with breaker.guard(call.body):
             return await self._backend.ask(model, call, expert)
 
     async def stop(self) -> None:
@@ -109,20 +112,26 @@ class Breaker:
     Closed: all may pass. After ``failures`` in a row it opens: all are turned away at once. After ``pause_s``
     one may pass to probe; a success closes it, a failure opens it for another pause. Belongs to one event
     loop; ``clock`` in seconds.
+
+    A server that answers 500 with an error of its own is there, and it may be the request that it cannot do
+    (a grammar, say): nobody waits for it, and one client must not close it to all others. Such a failure
+    counts a fifth, once for each different request; as a probe it lets the next one pass.
     """
 
     def __init__(
         self, name: str, failures: int, pause_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._name, self._failures, self._pause_s, self._clock = name, failures, pause_s, clock
-        self._in_a_row = 0
+        self._in_a_row = self._fifths = 0
+        self._seen: set[int] = set()
+        """requests, by their hash, that were answered so since the last success"""
         self._open_until = -math.inf
         self._probing = False
 
     @property
     def open(self) -> bool:
         """Whether it turns callers away, all or all but one probe."""
-        return self._in_a_row >= self._failures
+        return self._fifths >= self._failures * FIFTHS
 
     @property
     def resting(self) -> bool:
@@ -130,8 +139,9 @@ class Breaker:
         return self.open and (self._probing or self._open_until > self._clock())
 
     @contextmanager
-    def guard(self) -> Iterator[None]:
-        """Around one call. Raises EngineError (``circuit_open``) instead of letting it pass.
+    def guard(self, body: Mapping[str, Any] | None = None) -> Iterator[None]:
+        """Around one call, of a request with ``body``. Raises EngineError (``circuit_open``) in place of a
+        call that may not pass.
 
         An EngineError inside is a failure; an answer, or a refusal of the request itself, a success. A call
         that was cancelled says nothing, unless it had waited for SILENT_S: its server may never answer, and
@@ -144,8 +154,14 @@ class Breaker:
             self._probing = True
         try:
             yield
-        except EngineError:
-            self._failed()
+        except EngineError as error:
+            if not error.answered:
+                self._failed()
+            elif probe:
+                self._fifths = self._failures * FIFTHS - 1
+            elif (request := hash(json_codec.encode(body))) not in self._seen:
+                self._seen.add(request)
+                self._failed(fifths=1)
             raise
         except asyncio.CancelledError:
             if self._clock() - began >= SILENT_S:
@@ -155,10 +171,10 @@ class Breaker:
             if refusal.http_status == 429:  # it asks to be left alone
                 self._failed()
             else:
-                self._in_a_row = 0
+                self._succeeded()
             raise
         else:
-            self._in_a_row = 0
+            self._succeeded()
         finally:
             if probe:
                 self._probing = False
@@ -173,8 +189,13 @@ class Breaker:
                 retry_after_s=max(left, 1.0),
             )
 
-    def _failed(self) -> None:
+    def _succeeded(self) -> None:
+        self._in_a_row = self._fifths = 0
+        self._seen.clear()
+
+    def _failed(self, fifths: int = FIFTHS) -> None:
         self._in_a_row += 1
+        self._fifths += fifths
         if self.open:
             self._open_until = self._clock() + self._pause_s
 
