@@ -12,6 +12,7 @@ import pytest
 
 from coe.core.errors import (
     BadRequest,
+    ConfigError,
     EngineError,
     ExpertRefused,
     ExpertUnavailable,
@@ -350,3 +351,82 @@ async def test_a_preview_ranks_with_waits_and_asks_nobody() -> None:
     assert preview.decision.expert == "sums"
     assert preview.waits_s == (0.0, 1.5, 1.5)
     assert pool.timeouts == []
+
+
+class Sized(Ranking):
+    """Misconfigured: what it needs of the experts is not there."""
+
+    def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
+        raise ConfigError("no map keeps the budget", hint="Raise it.")
+
+
+async def test_a_router_s_misconfiguration_is_no_client_s_fault() -> None:
+    with pytest.raises(RoutingError, match="no map keeps the budget") as caught:
+        await pipeline(FakePool(), generation(ranking=Sized())).answer(request())
+    assert (caught.value.http_status, caught.value.hint) == (500, "Raise it.")
+
+
+@pytest.mark.parametrize("cost", [0.1, 5.0])
+async def test_a_weight_of_cost_is_refused_where_nobody_has_a_price(cost: float) -> None:
+    with pytest.raises(BadRequest, match="no expert of this service has a price") as caught:
+        await pipeline(FakePool()).answer(request(cost=cost))
+    assert (caught.value.code, caught.value.param) == ("no_prices", "coe.cost")
+    assert "price" in (caught.value.hint or "")
+
+
+async def test_without_a_weight_of_cost_or_with_a_named_expert_prices_do_not_matter() -> None:
+    assert (await read(FakePool(), request(cost=0.0)))[1].expert == "sums"
+    assert (await read(FakePool(), request(model="words", cost=2.0)))[1].expert == "words"
+
+
+def priced(dear: str) -> Generation:
+    spec = registry()
+    experts = [
+        {**e.model_dump(), "price": {"input": 0, "output": 10 if e.id == dear else 1}} for e in spec.experts
+    ]
+    whole = Registry.model_validate({**spec.model_dump(), "experts": experts})
+    views = tuple(expert.view() for expert in whole.experts)
+    return replace(generation(ranking=CloseCall()), registry=whole, experts=views)
+
+
+@pytest.mark.parametrize(
+    ("options", "why", "expert"),
+    [
+        ({"cost": 0.5}, "cost", "words"),
+        ({"cost": 0.5, "quality": 0.5}, "cost", "words"),
+        ({"cost": 0.5, "quality": 0.01}, "cost", "words"),
+        ({"cost": 0.01}, "best", "sums"),
+        ({"quality": 0.1}, "best", "sums"),
+        ({}, "best", "sums"),
+    ],
+)
+async def test_a_wish_is_kept_although_another_is_awake(
+    options: dict[str, Any], why: str, expert: str
+) -> None:
+    """base, awake, is far worse; sums is likeliest and dear; words is nearly as good and cheap."""
+    pool = FakePool(awake={"base"})
+    answer = await pipeline(pool, priced("sums")).answer(request(**options))
+    await answer.aclose()
+    receipt = answer.receipt()
+    assert (receipt.expert, receipt.why) == (expert, why)
+    assert receipt.confidence == pytest.approx({"sums": 0.5, "words": 0.43}[expert])
+
+
+async def test_a_dear_expert_that_is_awake_never_answers_for_one_chosen_by_cost() -> None:
+    """The likeliest is also the cheapest, and one nearly as good is awake and ten times as dear."""
+    pool = FakePool(awake={"words"})
+    tried: list[tuple[dict[str, Any], str]] = [({"cost": 0.5}, "sums"), ({}, "words")]
+    for options, expert in tried:
+        answer = await pipeline(pool, priced("words")).answer(request(**options))
+        await answer.aclose()
+        assert answer.receipt().expert == expert
+
+
+async def test_the_preview_says_why_and_who_may_step_in_when() -> None:
+    shown = (await pipeline(FakePool(), generation(ranking=CloseCall())).preview(request())).as_json()
+    assert shown["why"] == "best"
+    assert [(row["expert"], row["steps_in"]) for row in shown["experts"]] == [
+        ("sums", []),
+        ("words", ["awake", "failure", "panel"]),
+        ("base", ["awake", "panel"]),
+    ]

@@ -63,6 +63,7 @@ def _conversation(file: IO[str]) -> Any:
 
 def _decide_here(body: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """As the service's /v1/route, without waits: no queue is known here."""
+    from coe.core.decision import generals, settled
     from coe.core.files import folder_of
     from coe.core.json_codec import encode
     from coe.gateway.requests import parse_route
@@ -77,7 +78,8 @@ def _decide_here(body: Mapping[str, Any], path: Path) -> dict[str, Any]:
     root, spec = folder_of(path), _spec(registry, request.options.router)
     evidence = evidence_of(open_store(registry, root), registry.routed, encoder_of(spec, root))
     built = build_router(spec, registry.routed, root, evidence)
-    decision = built.route(request.reading, [expert.view() for expert in registry.routed])
+    views = [expert.view() for expert in registry.routed]
+    decision = settled(built.route(request.reading, views), generals(views))
     return Preview(None, request.reading, decision, (math.inf,) * len(decision.ranking)).as_json()
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from coe.core.decision import generals, settled
-from coe.core.errors import BadRequest, CoeError, RoutingError, UnknownModel
+from coe.core.errors import BadRequest, CoeError, ConfigError, RoutingError, UnknownModel
 from coe.core.suggest import suggest
 from coe.core.types import (
     USUAL_QUALITY,
@@ -65,6 +65,8 @@ async def _routed(request: Request, named: str | None, generation: Generation, w
             decision = await asyncio.to_thread(decide, request.reading, generation.experts)
         else:
             decision = decide(request.reading, generation.experts)
+    except ConfigError as error:  # the operator's fault, and no client's
+        raise RoutingError(f"the router {router.name}: {error.message}", hint=error.hint) from error
     except CoeError:
         raise
     except Exception as error:

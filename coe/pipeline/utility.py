@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from coe.core.decision import decide
-from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
+from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule, Why
 
 
 @dataclass(frozen=True)
@@ -44,24 +44,21 @@ def weighed(
     rule = decision.rule or Rule(count=len(decision.chosen))
     if rule.fixed:
         return replace(decision, reason=f"{decision.reason}; cost and waiting do not count with this router")
-    utilities = _utilities(decision, experts, preferences, waits_s)
+    allowed = [each for each in decision.ranking if rule.among is None or each.expert in rule.among]
+    utilities = _utilities(decision, allowed, experts, preferences, waits_s)
+    unhurried = _utilities(decision, allowed, experts, preferences, {})
     prefers = partial(_by_utility, utilities, decision.expert)
-    unhurried = _utilities(decision, experts, preferences, {})
-    by_cost = prefers(decision.ranking)[0] == _by_utility(unhurried, decision.expert, decision.ranking)[0]
-    best = next(e for e in prefers(decision.ranking) if rule.among is None or e in rule.among)
-    wish = replace(
-        rule,
-        unsure_below=0.0,
-        prefers=prefers,
-        why="cost" if by_cost else "patience",
-        phrase=f"{best} by cost and wait (utility {utilities[best]:+.2f})",
-    )
+    best = prefers(allowed)[0]
+    why: Why = "cost" if best == _by_utility(unhurried, decision.expert, allowed)[0] else "patience"
+    phrase = f"{best} by cost and wait (utility {utilities[best]:+.2f})"
+    wish = replace(rule, unsure_below=0.0, prefers=prefers, why=why, phrase=phrase)
     because = decision.because or decision.reason
     found = decide(decision.router, decision.ranking, because, wish, decision.category)
     if found.chosen == decision.chosen:
         # A decision without substitutes has none that a wish could order.
         return replace(decision, substitutes=found.substitutes if decision.substitutes else ())
-    return found
+    # Also where it is the likeliest: the router itself chose another.
+    return replace(found, why=why, reason=f"{phrase}; {because}")
 
 
 def _by_utility(
@@ -74,13 +71,15 @@ def _by_utility(
 
 def _utilities(
     decision: Decision,
+    allowed: Sequence[Ranked],
     experts: Sequence[ExpertView],
     preferences: Preferences,
     waits_s: Mapping[ExpertId, float],
 ) -> dict[ExpertId, float]:
-    chances = {each.expert: each.probability for each in decision.ranking}
+    chances = {each.expert: each.probability for each in allowed}
     chances[decision.expert] = max(chances.values())
-    prices = relative_prices([view for view in experts if view.id in chances])
+    ranked = {each.expert for each in decision.ranking}
+    prices = relative_prices([view for view in experts if view.id in ranked])
     return {
         expert: preferences.quality * chance
         - preferences.cost * prices[expert]

@@ -61,6 +61,10 @@ def check_decision(router: Router, decision: Decision, experts: Sequence[ExpertV
     _require(all(_is_share(p) for p in probabilities), "probabilities are between 0 and 1")
     _require(probabilities == sorted(probabilities, reverse=True), "the ranking is in order, best first")
     _require(_is_share(decision.confidence), "confidence is between 0 and 1")
+    first = next(entry.probability for entry in decision.ranking if entry.expert == decision.expert)
+    _require(abs(decision.confidence - first) <= _SLACK, "confidence is the chosen expert's probability")
+    substitutes = {each.expert for each in decision.substitutes}
+    _require(substitutes <= set(ranked) - {decision.expert}, "substitutes are other experts of the ranking")
     _require(decision.reason.strip() != "", "the reason says something")
     _require("\n" not in decision.reason, "the reason is one line")
 
