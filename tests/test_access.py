@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from coe.access.api_keys import Holder, KeyLimits, KeyRing, digest, make_key, read_keys
-from coe.access.limits import ANYBODY, AccessControl, used
+from coe.access.limits import ANYBODY, AccessControl, Used, used
 from coe.access.response_cache import ResponseCache, cache_key
 from coe.cli import main
 from coe.core.errors import ConfigError
@@ -295,6 +295,39 @@ async def test_without_the_store_limits_hold_in_this_process_or_nobody_comes_in(
             found.append(getattr(error, "http_status", 500))
     assert found == statuses
     assert access_control.down == 3
+
+
+class SometimesDown(MemoryStore):
+    down = False
+
+    async def admit(self, ask: Admission) -> Refusal | None:
+        return await (DownStore if self.down else MemoryStore).admit(self, ask)
+
+    async def charge(self, bill: Bill) -> None:
+        await (DownStore if self.down else MemoryStore).charge(self, bill)
+
+
+@pytest.mark.parametrize("down_at", ["admission", "bill", "both"])
+async def test_a_reservation_ends_where_it_was_made_though_the_store_goes_or_comes_back(down_at: str) -> None:
+    holder = Holder(id="alice", sha256=digest(KEY), limits=KeyLimits(requests_per_month=2))
+    store = SometimesDown()
+    control = AccessControl(KeyRing([holder]), store, "open")
+    for number in range(2):
+        asked = Request(f"r{number}", "chat/completions", "sums", ASK, "", Options())
+        visit = control.visit(holder, asked, registry())
+        store.down = down_at != "bill"
+        await control.enter(visit)
+        store.down = down_at != "admission"
+        await control.charge(visit, Used(), 1.0)
+    counted = control._meanwhile if down_at == "both" else store
+    assert control._meanwhile._reserved == {}
+    if down_at == "admission":
+        assert store._reserved == {}
+        assert [*store._totals.values()] == [{"requests": 2.0}]
+    elif down_at == "both":
+        assert [*counted._totals.values()] == [{"requests": 2.0}]
+    else:  # in Redis they would end by themselves; what was used is counted here
+        assert [*control._meanwhile._totals.values()] == [{"requests": 2.0}]
 
 
 def test_what_was_used_is_summed_over_all_legs() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from coe.core.errors import ConfigError
 from coe.core.types import EngineAnswer, EngineCall, ExpertView, Request, RouterCall, RouterText
+from coe.pipeline.legs import Account
 from coe.pipeline.writer_calls import MISSES, Run, WriterCalls
 from coe.registry.schema import Expert, Registry, RouterSpec
 from coe.routers import build_router
@@ -271,6 +272,28 @@ async def test_a_client_that_goes_away_gives_the_writer_s_place_back() -> None:
         await until(lambda: w.service.pool.snapshot().running == 0)
         w.engine.gate.set()
         assert (await w.ask("another"))["coe"]["expert"] == "money"
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_a_writer_worked_is_on_the_account_when_it_is_late_or_nobody_waits(late: bool) -> None:
+    async with world(writer_deadline_s=0.2 if late else 60) as w:
+        w.engine.gate.clear()
+        account = Account()
+        request = Request("r", "chat/completions", "coe", {"messages": []}, MEANINGLESS)
+        asked = asyncio.create_task(w.service.pipeline.answer(request, account))
+        await until(lambda: bool(w.engine.prompts))
+        await asyncio.sleep(0.05)
+        if late:
+            await (await asked).aclose()
+        else:
+            asked.cancel()
+            await asyncio.wait([asked])
+        (writing, *_) = [each.leg() for each in account.legs]
+    assert (writing.expert, writing.role) == ("writer", "router")
+    assert writing.run_ms is not None
+    assert writing.run_ms >= 45
+    assert writing.outcome == "cancelled"
+    assert account.prompts == ({"r"} if late else set())
 
 
 async def test_another_model_behind_the_writer_writes_anew() -> None:
