@@ -55,7 +55,7 @@ ROOMS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "money": (
         ("coe/access/limits.py", "coe/gateway/completions.py"),
-        ("tests/test_access.py", "tests/test_gateway_ends.py", "tests/test_gateway_answers.py"),
+        ("tests/test_access.py", "tests/test_paying.py", "tests/test_gateway_ends.py"),
     ),
     "access": (
         ("coe/access/api_keys.py", "coe/access/response_cache.py", "coe/access/same_question.py"),

@@ -47,6 +47,9 @@ class DownStore(MemoryStore):
     async def get(self, key: str) -> bytes | None:
         raise StoreDown("gone")
 
+    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        raise StoreDown("gone")
+
 
 class SlowStore(MemoryStore):
     """One that takes longer for a charge than a gateway waits until it looks whether its client has left."""
@@ -254,6 +257,39 @@ def test_whatever_the_words_are_they_are_all_that_a_scope_leaves_out(text: str) 
     assert asked != told
 
 
+SCOPES: list[dict[str, Any]] = [
+    {},
+    {"messages": [{"role": "system", "content": "Answer in French."}, ASK["messages"][0]]},
+    {"messages": [{"role": "system", "content": "Answer in Greek."}, ASK["messages"][0]]},
+    {"messages": [{"role": "system", "content": "2 + 2?"}, ASK["messages"][0]]},
+    {"messages": [{**ASK["messages"][0], "name": "bob"}]},
+    {"messages": [{"role": "assistant", "content": "4"}, ASK["messages"][0]]},
+    {"stop": ["."]},
+    {"stop": [","]},
+    {"response_format": {"type": "json_object"}},
+    {"user": "bob"},
+]
+
+
+def test_a_question_put_otherwise_is_kept_apart_by_all_that_stands_around_it() -> None:
+    keys = [cache_key(request(**scope), "alice", "one", rephrased=True) for scope in SCOPES]
+    assert None not in keys
+    assert len(set(keys)) == len(SCOPES)
+
+
+async def test_what_is_kept_for_one_key_is_given_to_its_tenant_only(tmp_path: Path) -> None:
+    names = {"ann": "blue", "ben": "blue", "cat": None, "dan": None}
+    holders = [Holder(id=n, sha256=digest(f"coe-{n}"), tenant=tenant) for n, tenant in names.items()]
+    listed = {"keys": [holder.model_dump(mode="json", exclude_none=True) for holder in holders]}
+    (tmp_path / "keys.yaml").write_text(json.dumps(listed))
+    async with service(tmp_path, access={"keys_file": "keys.yaml"}, cache={}) as client:
+        hits = [
+            (await ask(client, f"coe-{n}")).headers.get("x-coe-cache")
+            for n in ("ann", "ben", "cat", "dan", "cat")
+        ]
+    assert hits == [None, "hit", None, None, "hit"]
+
+
 async def test_a_question_put_otherwise_in_the_same_scope_gets_the_kept_answer() -> None:
     kept = ResponseCache(MemoryStore(), 60.0, rephrased=True)
 
@@ -277,6 +313,8 @@ async def test_without_the_store_answers_are_made_as_if_nothing_were_kept() -> N
     kept = ResponseCache(DownStore(), 60.0)
     assert await kept.find("one") is None
     assert (kept.lookups["miss"], kept.down) == (1, 1)
+    await kept.put("one", b"four")
+    assert kept.down == 2
 
 
 @pytest.mark.parametrize(("when_down", "statuses"), [("open", [200, 200, 429]), ("closed", [503, 503, 503])])

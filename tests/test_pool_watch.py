@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from coe.cluster.gateway_replica import GatewayReplica
 from coe.core.errors import ExpertTimeout
 from coe.pool.pool import Pool
 from coe.pool.watch import LOOKS, WatchLimits
@@ -18,7 +19,7 @@ from coe.scheduler.events import Action, Event, Finished, Grant, Load
 from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.testing.engines import FakeEngine, Script
 from tests.support.gateway import EXPERTS, world
-from tests.support.owners import Slot, owner_of, running
+from tests.support.owners import Calls, Slot, gateway, owner_of, running
 from tests.support.pools import running_pool, settled, take
 from tests.support.waiting import until
 
@@ -154,3 +155,15 @@ async def test_an_owner_reports_it_to_its_gateways(tmp_path: Path) -> None:
             await settled(asking)
     assert report.experts["a"].stuck == "a is said to be loading, and is not"
     assert report.experts["b"].stuck is None
+
+
+async def test_a_gateway_tells_of_every_owner_that_is_stuck(tmp_path: Path) -> None:
+    calls = [Calls(owner_of(Slot("slot", Script()), tmp_path / name)) for name in ("one", "two")]
+    async with gateway(*calls) as pool:
+        await until(lambda: len(pool.reports) == 2)
+        replica = GatewayReplica.__new__(GatewayReplica)
+        replica._pool, replica._own = pool, pool._own  # type: ignore[assignment]
+        assert {each.stuck for each in replica.experts().values()} == {None}
+        calls[1].owner._pool.watch.stuck = {"a": "no grant"}
+        await until(lambda: replica.experts()["a"].stuck == "no grant")
+        assert replica.experts()["b"].stuck is None
