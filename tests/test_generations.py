@@ -17,6 +17,7 @@ from coe.cluster.gateway_replica import GatewayReplica
 from coe.cluster.messages import GatewayReport, OwnerReport
 from coe.cluster.node import NodeOwner
 from coe.core.errors import ConfigError
+from coe.core.status import ExpertStatus
 from coe.registry.hosts import Host
 from coe.registry.schema import Expert, Registry
 from coe.service.build_generation import GenerationBuilder
@@ -124,9 +125,12 @@ def test_coe_status_shows_what_a_part_of_the_cluster_refuses_or_does_not_follow(
     from coe.cli.status import lines
     from coe.cluster.operator import ClusterStatus
 
-    owner = OwnerReport("one", 1, {}, {}, {}, 0, "generation 2: because", ("pool.policy",))
+    experts = {"a": ExpertStatus("awake", 3, 1, "no grant"), "b": ExpertStatus("cold", 0, 0)}
+    owner = OwnerReport("one", 1, {}, experts, {}, 0, "generation 2: because", ("pool.policy",))
     gateway = GatewayReport("gateway-1", "here", 1, 2, None, ("access.keys_file",))
     shown = lines(ClusterStatus(2, "RUNNING", "", "http://x", {}, (gateway,), (owner,)))
+    assert "  a: awake, 3 waiting, 1 running, STUCK: no grant" in shown
+    assert "  b: cold, 0 waiting, 0 running" in shown
     assert "gateway-1: generation 2, still with former access.keys_file" in shown
     assert any(
         "one: generation 1, refuses generation 2: because, still with former pool.policy" in line

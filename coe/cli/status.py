@@ -61,6 +61,7 @@ def _owner(owner: OwnerReport) -> list[str]:
     found = [f"{owner.owner}: {_generation(owner)}, {owner.swaps} swaps; {engines}"]
     found += [
         f"  {expert}: {each.state}, {each.queued} waiting, {each.running} running"
+        + (f", STUCK: {each.stuck}" if each.stuck else "")
         for expert, each in owner.experts.items()
     ]
     return found

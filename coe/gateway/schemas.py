@@ -46,11 +46,13 @@ def _flag(value: Any) -> Any:
 
 
 # As vLLM reads them: JSON has no whole numbers, so 5.0 is one, and a number may stand in quotes.
-Whole = Annotated[int, Field(strict=False), _no_flag("int_type")]
-Number = Annotated[float, Field(strict=False, allow_inf_nan=False), _no_flag("float_type")]
+# Bounds stand before what comes first at run time, or the JSON schema does not have them.
+_WHOLE, _NUMBER = _no_flag("int_type"), _no_flag("float_type")
+Whole = Annotated[int, Field(strict=False), _WHOLE]
+Number = Annotated[float, Field(strict=False, allow_inf_nan=False), _NUMBER]
 Flag = Annotated[bool, BeforeValidator(_flag)]
-Positive = Annotated[Whole, Field(ge=1)]
-Penalty = Annotated[Number, Field(ge=-2, le=2)]
+Positive = Annotated[int, Field(strict=False, ge=1), _WHOLE]
+Penalty = Annotated[float, Field(strict=False, allow_inf_nan=False, ge=-2, le=2), _NUMBER]
 
 
 class Passing(BaseModel):
@@ -200,9 +202,9 @@ class Sampling(Passing):
     )
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
-    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
+    temperature: Annotated[float, Field(strict=False, allow_inf_nan=False, ge=0, le=2), _NUMBER] | None = None
+    top_p: Annotated[float, Field(strict=False, allow_inf_nan=False, gt=0, le=1), _NUMBER] | None = None
+    n: Annotated[int, Field(strict=False, ge=1, le=MAX_CHOICES), _WHOLE] | None = None
     max_tokens: Positive | None = None
     stop: Stop = None
     seed: Whole | None = None
@@ -219,7 +221,7 @@ class ChatBody(Sampling):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Positive | None = None
     logprobs: Flag | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(strict=False, ge=0, le=20), _WHOLE] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: ToolChoice = None
     parallel_tool_calls: Flag | None = None
@@ -232,8 +234,8 @@ class CompletionBody(Sampling):
     prompt: Prompt = Field(description="Token ids need a named expert: they cannot be routed.")
     suffix: str | None = None
     echo: Flag | None = None
-    best_of: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
-    logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    best_of: Annotated[int, Field(strict=False, ge=1, le=MAX_CHOICES), _WHOLE] | None = None
+    logprobs: Annotated[int, Field(strict=False, ge=0, le=20), _WHOLE] | None = None
 
 
 class FeedbackBody(BaseModel):
