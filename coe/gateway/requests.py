@@ -357,7 +357,7 @@ def _fault(error: ErrorDetails, model: type[BaseModel]) -> BadRequest:
         return _refused(f"{where} must be {_KINDS[kind]}, not {given}", where)
     if kind in _BOUNDS:
         bound = next(iter(context.values()))
-        return _refused(f"{where} must be {_BOUNDS[kind]} {bound}, not {given}", where)
+        return _refused(f"{where} must be {_BOUNDS[kind]} {bound:g}, not {given}", where)
     if kind == "literal_error":
         return _refused(f"{where} must be {context['expected']}, not {given}", where)
     if kind in ("too_short", "string_too_short"):
