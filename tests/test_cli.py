@@ -237,7 +237,7 @@ def test_route_shows_what_is_read_of_a_conversation(file: Path, tmp_path: Path, 
         ("[]", "messages must not be empty"),
         ('{"model": "coe"}', "must have either input or messages"),
         ('["2+2?"]', "messages[0] must be an object"),
-        ('[{"role": "nobody", "content": ""}]', "messages[0].role must be"),
+        ('[{"role": "%s", "content": ""}]' % ("x" * 70), "messages[0].role must be"),
     ],
 )
 def test_route_refuses_what_is_no_conversation(file: Path, tmp_path: Path, text: str, fault: str) -> None:
