@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from coe.cluster.cluster_pool import ClusterPool, Version
 from coe.cluster.messages import Directory, SessionId
 from coe.cluster.partition import placed_experts, remote_part
-from coe.core.errors import ConfigError
-from coe.core.status import ExpertStatus, Readiness
+from coe.core.errors import ConfigError, told
+from coe.core.status import ExpertStatus, Readiness, reason
 from coe.core.types import EngineStats, ExpertId
 from coe.engines import build_engine
 from coe.gateway.app import Gateway
@@ -128,14 +128,10 @@ class GatewayReplica:
         engines = self.engines()
         missing = [h.id for h in registry.pool.hosts if h.id not in engines]
         reasons = [f"host {host} has no owner yet" for host in missing]
-        reasons += [
-            f"engine {host} is {stats.state}" + (f": {stats.last_error}" if stats.last_error else "")
-            for host, stats in engines.items()
-            if stats.state != "ready"
-        ]
+        reasons += [reason(host, stats) for host, stats in engines.items() if stats.state != "ready"]
         reports = self._pool.reports
         reasons += [
-            f"owner {owner} refuses {each.refused}" for owner, each in reports.items() if each.refused
+            told(f"owner {owner} refuses {each.refused}") for owner, each in reports.items() if each.refused
         ]
         states = {stats.state for stats in engines.values()}
         return Readiness("ready" in states and not missing and states <= {"ready", "failed"}, tuple(reasons))

@@ -23,9 +23,29 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar, Literal
 
 Source = Literal["router", "expert"]
+
+LOG_FOLLOWS = " Last lines of its log:"
+"""What follows in an error is for the log and for who runs the service."""
+_INSIDE = (
+    (re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]{1,20}://[^\s\"'<>`)\]]+"), "[address]"),
+    (re.compile(r"\[[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*\](:\d+)?"), "[address]"),
+    (re.compile(r"\b\d{1,3}(\.\d{1,3}){3}\b(:\d{1,5})?"), "[address]"),
+    (re.compile(r"\b(localhost|([\w-]+\.)+(?!ya?ml|jsonl?|py)[a-zA-Z]{2,}):\d{1,5}\b"), "[address]"),
+    (re.compile(r"(?<![\w/.:~-])~?(/[\w.@+%=-]+){2,}/?"), "[path]"),
+)
+
+
+def told(text: str) -> str:
+    """``text``, of an engine or of the machine, as anybody may read it: without where things are inside
+    (URLs, addresses, sockets, folders) and without lines of a log. The log has all of it."""
+    text = text.partition(LOG_FOLLOWS)[0]
+    for pattern, instead in _INSIDE:
+        text = pattern.sub(instead, text)
+    return text
 
 
 class CoeError(Exception):
@@ -55,14 +75,15 @@ class CoeError(Exception):
         return self.status
 
     def envelope(self) -> dict[str, Any]:
-        """OpenAI's error body."""
+        """OpenAI's error body. What others said is told without what is inside."""
+        ours = self.source == "router" and self.http_status < 500
         return {
             "error": {
-                "message": self.message,
+                "message": self.message if ours else told(self.message),
                 "type": self.type,
                 "code": self.code,
                 "param": self.param,
-                "hint": self.hint,
+                "hint": self.hint if ours or self.hint is None else told(self.hint),
                 "source": self.source,
             }
         }

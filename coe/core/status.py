@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from coe.core.errors import told
 from coe.core.types import EngineStats, ExpertId
 
+_REASON_CHARS = 120
 GIVEN_UP = frozenset({"quarantined", "leaving"})
 
 
@@ -54,7 +56,7 @@ def judge(
 ) -> Readiness:
     """Readiness by the engines' stats. A failed engine beside a ready one is a reason, not an end; nor is
     one that ``joined`` the running service and is not ready yet, or one whose experts are all left alone."""
-    reasons = [_reason(engine, stats) for engine, stats in engines.items() if not _answers(stats)]
+    reasons = [reason(engine, stats) for engine, stats in engines.items() if not _answers(stats)]
     if draining:
         return Readiness(False, ("the service is stopping", *reasons))
     first = {stats.state for engine, stats in engines.items() if engine not in joined}
@@ -79,8 +81,9 @@ def _answers(stats: EngineStats) -> bool:
     return stats.state == "ready" and (not stats.broken or not set(stats.awake) <= set(stats.broken))
 
 
-def _reason(engine: str, stats: EngineStats) -> str:
+def reason(engine: str, stats: EngineStats) -> str:
+    """Why ``engine`` does not answer, as anybody may read it."""
     if stats.state == "ready":
         return f"engine {engine} keeps failing and is left alone for the moment"
-    cause = f": {stats.last_error}" if stats.last_error else ""
-    return f"engine {engine} is {stats.state}{cause}"
+    cause = told(stats.last_error or "").partition("\n")[0][:_REASON_CHARS]
+    return f"engine {engine} is {stats.state}" + (f": {cause}" if cause else "")

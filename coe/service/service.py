@@ -256,9 +256,11 @@ async def _announce_and_wait(service: LocalService, url: str, stop: asyncio.Even
     """Returns at a signal to stop, or at once when no engine could start."""
     log.info("listening on %s, starting engines: %s", url, ", ".join(service.engines()))
     while not stop.is_set():
-        engines = service.engines().values()
-        if all(stats.state == "failed" for stats in engines):
-            log.error("no engine could start: %s", "; ".join(service.readiness().reasons))
+        engines = service.engines()
+        if all(stats.state == "failed" for stats in engines.values()):
+            # All of what they say, other than /readyz, which anybody may read.
+            whys = (f"engine {name} is failed: {stats.last_error}" for name, stats in engines.items())
+            log.error("no engine could start: %s", "; ".join(whys))
             return EXIT_FAILED
         if service.readiness().ready:
             _settle_memory()

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coe.core.errors import EngineError
+from coe.core.errors import LOG_FOLLOWS, EngineError
 from coe.core.files import off_the_loop
 from coe.core.types import EngineCall
 from coe.engines.address import Address, vllm_body
@@ -260,7 +260,7 @@ class VllmServer:
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(TAIL_LIMIT_S):
                 tail = await off_the_loop(self._process.log.tail) if self._process else ""
-        return f" Last lines of its log:\n{tail}" if tail else ""
+        return f"{LOG_FOLLOWS}\n{tail}" if tail else ""
 
     async def _require_clean_log(self, mark: int) -> None:
         written = await off_the_loop(partial(self._process.log.since, mark)) if self._process else ""
