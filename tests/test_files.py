@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import resource
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from coe.core.files import append_line
+from coe.core.files import Behind, append_line, off_the_loop
 from coe.core.types import Request
 from coe.observe.capture import CapturedExchange, Recorder
 from coe.pipeline.feedback import FeedbackLog, Rating
@@ -91,3 +94,37 @@ def test_a_rating_that_did_not_fit_takes_no_other_with_it(tmp_path: Path) -> Non
         log.append(Rating("two", "maths", "sums", 1.0))
     log.append(Rating("three", "maths", "sums", 0.0))
     assert [rating.request for rating in log.ratings()] == ["one", "three"]
+
+
+def test_what_is_written_behind_comes_in_order_and_its_end_is_waited_for() -> None:
+    behind, done = Behind("the test"), list[int]()
+    for number in range(100):
+        behind.give(partial(done.append, number))
+    behind.close()
+    assert done == list(range(100))
+    Behind("nothing was given").close()
+
+
+def test_a_disk_that_never_answers_holds_up_no_end(caplog: pytest.LogCaptureFixture) -> None:
+    behind, stalled = Behind("the test"), threading.Event()
+    behind.give(partial(wait_for, stalled))
+    behind.close(limit_s=0.05)
+    stalled.set()
+    assert "the test was given up" in caplog.text
+
+
+def wait_for(event: threading.Event) -> None:
+    event.wait(60)
+
+
+async def test_a_read_off_the_loop_gives_what_it_reads_raises_what_it_raises_and_can_be_left() -> None:
+    assert await off_the_loop(max, 3, 4, key=lambda number: -number) == 3
+    with pytest.raises(FileNotFoundError):
+        await off_the_loop(Path("/nowhere").read_text, encoding="utf-8")
+    stalled = threading.Event()
+    waiting = asyncio.create_task(off_the_loop(stalled.wait, 60))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    stalled.set()

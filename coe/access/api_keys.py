@@ -25,7 +25,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from coe.core.errors import ConfigError
-from coe.core.files import alone, watch, write_atomically
+from coe.core.files import alone, off_the_loop, watch, write_atomically
 
 PREFIX = "coe-"
 BYTES = 32
@@ -183,7 +183,7 @@ class KeysFile:
 
     async def _take_up(self, use: Callable[[KeyRing], None]) -> None:
         try:
-            ring = await asyncio.to_thread(read_keys, self._path)
+            ring = await off_the_loop(read_keys, self._path)
         except ConfigError as error:
             self._refuse(f"{error.message} ({error.hint})" if error.hint else error.message)
         except Exception as error:

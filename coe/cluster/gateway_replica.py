@@ -14,6 +14,7 @@ from coe.cluster.cluster_pool import ClusterPool, Version
 from coe.cluster.messages import Directory, SessionId
 from coe.cluster.partition import placed_experts, remote_part
 from coe.core.errors import ConfigError, told
+from coe.core.files import off_the_loop
 from coe.core.status import ExpertStatus, Readiness, reason
 from coe.core.types import EngineStats, ExpertId
 from coe.engines import build_engine
@@ -99,7 +100,7 @@ class GatewayReplica:
         # Owners refuse it too, but by then requests would go by a generation that nobody runs.
         for issue in fixed_hosts(self._generations.current.registry, registry):
             raise ConfigError(issue.message, hint=issue.hint)
-        generation = await asyncio.to_thread(self._builder.build, registry, number)
+        generation = await off_the_loop(self._builder.build, registry, number)
         # Published last: requests go by it once the leases of its experts do.
         await self._remote.switch_to(remote_part(registry))
         self._pool.change_to(_version(number, registry))

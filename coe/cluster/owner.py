@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 
 from cachetools import FIFOCache
 
@@ -230,10 +229,9 @@ class PoolOwner:
 
     async def _note_residents(self) -> None:
         awake = {host: list(engine.stats().awake) for host, engine in self._pool.engines.items()}
+        residents = {host: experts for host, experts in awake.items() if experts}
         try:
-            await off_the_loop(
-                partial(self._journal.note, {host: experts for host, experts in awake.items() if experts})
-            )
+            await off_the_loop(self._journal.note, residents)
         except OSError as error:
             log.warning("the journal of %s cannot be written: %s", self._id, error)
 

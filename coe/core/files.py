@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import csv
 import fcntl
+import logging
 import os
 import stat
 import tempfile
@@ -13,11 +15,15 @@ import threading
 import zipfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import ParamSpec, TypeVar
 
 from coe.core.errors import ConfigError
 
 T = TypeVar("T")
+P = ParamSpec("P")
+log = logging.getLogger(__name__)
+CLOSE_S = 10.0
 
 
 def folder_of(file: Path) -> Path:
@@ -31,15 +37,15 @@ def path_in(folder: Path, name: str) -> Path:
     return folder / os.path.expanduser(name)
 
 
-async def off_the_loop(read: Callable[[], T]) -> T:
-    """``read()`` in a thread of its own, for disks that may stall: a cancelled caller leaves it behind, and
-    it does not hold up the end of the process, as a thread of the loop's own pool would."""
-    loop = asyncio.get_running_loop()
+async def off_the_loop(read: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """``read(...)`` in a thread of its own, for disks that may stall: a cancelled caller leaves it behind. It
+    holds up neither others nor the end of the process, as a thread of the loop's own pool would."""
+    loop, context = asyncio.get_running_loop(), contextvars.copy_context()
     found: asyncio.Future[T] = loop.create_future()
 
     def run() -> None:
         try:
-            value = read()
+            value = context.run(read, *args, **options)
         except BaseException as error:
             settle, given = found.set_exception, error
         else:
@@ -49,6 +55,32 @@ async def off_the_loop(read: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="read", daemon=True).start()
     return await found
+
+
+class Behind:
+    """Does one thing after the other in a thread of its own, behind the back of whoever gives it: writing, to
+    disks that may stall. What is given must not raise."""
+
+    def __init__(self, name: str) -> None:
+        self._given: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def give(self, work: Callable[[], None]) -> None:
+        if not self._thread.ident:
+            self._thread.start()
+        self._given.put(work)
+
+    def close(self, limit_s: float = CLOSE_S) -> None:
+        """Wait for what was given, but for a stalled disk no longer than ``limit_s``. Blocking."""
+        self._given.put(None)
+        if self._thread.ident:
+            self._thread.join(limit_s)
+            if self._thread.is_alive():
+                log.error("%s was given up: the disk does not answer", self._thread.name)
+
+    def _run(self) -> None:
+        while (work := self._given.get()) is not None:
+            work()
 
 
 @contextlib.contextmanager
@@ -143,7 +175,7 @@ async def watch(
     seen: object = None
     last: object = None
     while True:
-        stamp = await asyncio.to_thread(lambda: (_stamp(path), also()))
+        stamp = await off_the_loop(lambda: (_stamp(path), also()))
         if stamp == last and stamp != seen:
             seen = stamp
             await take_up()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from coe.access.api_keys import KeysFile
 from coe.access.limits import AccessControl
 from coe.access.response_cache import ResponseCache
 from coe.core.errors import ConfigError
-from coe.core.files import path_in
+from coe.core.files import off_the_loop, path_in
 from coe.gateway.completions import Completion, NoCache, Observer
 from coe.gateway.metrics import Metrics
 from coe.observe.capture import MAX_ANSWER_BYTES, CapturedExchange, Recorder, open_recorder
@@ -63,10 +62,10 @@ class Middlewares:
         if self.keys is not None:
             self.keys.close()
         for observer in self.observers:
-            await asyncio.to_thread(observer.close)
+            await off_the_loop(observer.close)
         await self.store.close()
         if self.tracer is not None:
-            await asyncio.to_thread(self.tracer.close)
+            await off_the_loop(self.tracer.close)
 
 
 class RatedAnswers(Observer):

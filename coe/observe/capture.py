@@ -12,13 +12,13 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coe.core.files import append_line, path_in
+from coe.core.files import Behind, append_line, path_in
 from coe.core.openai import first_choice, parse_event, text_of
 from coe.core.types import Receipt, Request, is_data_url
 from coe.registry.service_settings import CaptureSettings, Redacted
@@ -94,7 +94,7 @@ class Recorder:
         # Each has one writer: the event loop counts what it takes, the writing thread what it has done with.
         self._taken, self._done = _Count(), _Count()
         self._refused = self._failed = 0
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="capture")
+        self._writer = Behind("the record of prompts")
 
     @property
     def results(self) -> Mapping[str, int]:
@@ -112,11 +112,11 @@ class Recorder:
             self._refused += 1
             return
         self._taken.add(exchange)
-        self._writer.submit(self._write, exchange, time.time())
+        self._writer.give(partial(self._write, exchange, time.time()))
 
     def close(self) -> None:
         """Blocking (milliseconds a record)."""
-        self._writer.shutdown()
+        self._writer.close()
 
     def _write(self, exchange: CapturedExchange, at: float) -> None:
         try:

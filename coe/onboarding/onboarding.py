@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from coe.core.errors import BadRequest
+from coe.core.files import off_the_loop
 from coe.core.types import ExpertId
 from coe.onboarding.protocol import Ask, Gate, Profiler, ProfileReport
 from coe.registry.edit import Edit, Entry, add_experts, remove_expert, set_shadow
@@ -110,7 +110,7 @@ class Onboarding:
     ) -> Onboarded:
         if shadow:
             return Onboarded(expert, True, (f"{expert} was added as a shadow, as requested",), profile)
-        report = await asyncio.to_thread(self._gate.check, registry, expert)
+        report = await off_the_loop(self._gate.check, registry, expert)
         return Onboarded(expert, not report.admit, report.reasons, profile)
 
 

@@ -16,15 +16,15 @@ import json
 import logging
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from cachetools import FIFOCache
 
 from coe.core.decision import with_ranking
 from coe.core.errors import BadRequest
-from coe.core.files import append_line
+from coe.core.files import Behind, append_line
 from coe.core.types import Decision, ExpertId, Ranked, Receipt
 from coe.registry.service_settings import FeedbackSettings
 
@@ -198,17 +198,17 @@ class FeedbackRecorder:
 
     def __init__(self, counts: Feedback, file: FeedbackLog) -> None:
         self.counts, self._file = counts, file
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="feedback")
+        self._writer = Behind("the record of ratings")
 
     def take(self, name: str, score: float) -> Rating:
         """Raises UnknownAnswer. A rating that cannot be written is logged and counts all the same."""
         rating = self.counts.rate(name, score)
-        self._writer.submit(self._write, rating)
+        self._writer.give(partial(self._write, rating))
         return rating
 
     def close(self) -> None:
         """Wait for what is being written. Blocking (milliseconds)."""
-        self._writer.shutdown()
+        self._writer.close()
 
     def _write(self, rating: Rating) -> None:
         try:

@@ -3,11 +3,11 @@ pool owner of a cluster, and for the remote hosts of a gateway."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from coe.core.errors import ConfigError
+from coe.core.files import off_the_loop
 from coe.core.types import Engine
 from coe.pool.pool import Pool
 from coe.pool.watch import WatchLimits
@@ -52,7 +52,7 @@ class RegistryPool:
         for host in new.used_hosts:
             wanted = new.experts_on(host.id)
             if host.id not in self.pool.engines:
-                engines[host.id] = await asyncio.to_thread(self._build, host, wanted, self._root)
+                engines[host.id] = await off_the_loop(self._build, host, wanted, self._root)
             elif self._registry.experts_on(host.id) != wanted:
                 experts[host.id] = wanted
         await self.pool.reconfigure(build_plan(new), engines, experts)

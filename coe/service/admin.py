@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from coe.core.errors import BadRequest, ConfigError, EngineError, UnknownModel
-from coe.core.files import folder_of, path_in
+from coe.core.files import folder_of, off_the_loop, path_in
 from coe.core.status import Status
 from coe.core.suggest import suggest
 from coe.core.types import ExpertId, Options, Request
@@ -112,7 +111,7 @@ class Admin:
 
     async def history(self, compare: int | None = None) -> dict[str, Any]:
         """The accepted generations, oldest first; with ``compare`` what differs from that one to now."""
-        return await asyncio.to_thread(self._history, compare)
+        return await off_the_loop(self._history, compare)
 
     async def rollback(self, number: int) -> dict[str, Any]:
         await self._live.rollback(number)

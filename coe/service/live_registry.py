@@ -17,7 +17,7 @@ from typing import Protocol
 
 from coe.core import files
 from coe.core.errors import BadRequest, CoeError, ConfigError
-from coe.core.files import write_atomically
+from coe.core.files import off_the_loop, write_atomically
 from coe.core.types import ExpertId
 from coe.pipeline.generation import Generation, Generations
 from coe.registry.changes import changes, needs_restart
@@ -116,7 +116,7 @@ class LiveRegistry:
 
     async def run(self, watch: bool = True) -> None:
         """Keep the first generation in the history, then watch the file until cancelled."""
-        await asyncio.to_thread(log_warnings, self._text, self.path)
+        await off_the_loop(log_warnings, self._text, self.path)
         await self._keep(self._service.generations.current, self._text)
         if watch:
             await files.watch(self.path, self._take_up, also=self._inputs)
@@ -126,9 +126,9 @@ class LiveRegistry:
         generation stays."""
         async with self._changing:
             try:
-                text = await asyncio.to_thread(read_text, self.path)
+                text = await off_the_loop(read_text, self.path)
                 registry = self._service.generations.current.registry
-                if text != self._text or await asyncio.to_thread(self._builder.is_outdated, registry):
+                if text != self._text or await off_the_loop(self._builder.is_outdated, registry):
                     await self._accept(text)
                 self.refusal = None
             except ConfigError as error:
@@ -141,8 +141,8 @@ class LiveRegistry:
         Experts without a host stay where ``wanted`` does not name another. Raises CoeError, and then neither
         has changed."""
         async with self._changing:
-            old = await asyncio.to_thread(read_text, self.path)
-            new = await asyncio.to_thread(change, old)
+            old = await off_the_loop(read_text, self.path)
+            new = await off_the_loop(change, old)
             if new != old or old != self._text or self._moves(wanted):
                 await self._accept(new, wanted, replaces=old, number=number)
                 self.refusal = None
@@ -160,7 +160,7 @@ class LiveRegistry:
 
     async def without_host(self) -> frozenset[ExpertId]:
         """Experts of the current generation for which its text names no host."""
-        return await asyncio.to_thread(without_host, self._text, self.path)
+        return await off_the_loop(without_host, self._text, self.path)
 
     async def take_over(self, text: str, number: int) -> Generation:
         """:meth:`edit` to the text that other services serve under ``number``. What is refused shows."""
@@ -177,13 +177,13 @@ class LiveRegistry:
     async def check(self, change: Edit) -> Registry:
         """The registry that :meth:`edit` would give. Changes nothing; raises as it does."""
         old = self._service.generations.current.registry
-        return await asyncio.to_thread(lambda: self._valid(change(read_text(self.path)), old))
+        return await off_the_loop(lambda: self._valid(change(read_text(self.path)), old))
 
     async def rollback(self, number: int) -> Generation:
         """Make an earlier generation a new one: its text, and its experts where they were. Raises CoeError as
         :meth:`edit` does."""
-        entry = await asyncio.to_thread(self.history.entry, number)
-        then = await asyncio.to_thread(lambda: entry.circumstances)
+        entry = await off_the_loop(self.history.entry, number)
+        then = await off_the_loop(lambda: entry.circumstances)
         wanted = Circumstances(f"back to generation {number}", then.hosts)
         return await self.edit(lambda _: entry.text, wanted=wanted)
 
@@ -208,15 +208,15 @@ class LiveRegistry:
     ) -> None:
         """``replaces``: the text that is in the file and gives way to ``text``."""
         old = self._service.generations.current
-        generation = await asyncio.to_thread(self._prepare, text, old, number, wanted)
+        generation = await off_the_loop(self._prepare, text, old, number, wanted)
         if replaces is not None:
-            await asyncio.to_thread(_replace, self.path, replaces, text)
+            await off_the_loop(_replace, self.path, replaces, text)
         try:
             await self._service.switch(generation)
         except BaseException:
             if replaces is not None:
                 with contextlib.suppress(BadRequest):  # somebody has edited it since: theirs stays
-                    await asyncio.to_thread(_replace, self.path, text, replaces)
+                    await off_the_loop(_replace, self.path, text, replaces)
             raise
         self._text = text
         log.info("generation %d: %s", generation.number, generation.reason)
@@ -246,7 +246,7 @@ class LiveRegistry:
     async def _keep(self, generation: Generation, text: str) -> None:
         circumstances = Circumstances(generation.reason, hosts_of(generation.registry))
         try:
-            await asyncio.to_thread(self.history.add, generation.number, text, circumstances)
+            await off_the_loop(self.history.add, generation.number, text, circumstances)
         except OSError as error:
             log.warning("generation %d could not be saved in the history: %s", generation.number, error)
 

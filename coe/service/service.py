@@ -18,6 +18,7 @@ from pathlib import Path
 import uvloop
 
 from coe.core.errors import ConfigError
+from coe.core.files import off_the_loop
 from coe.core.status import ExpertStatus, Readiness, RebalanceCounts, judge
 from coe.core.types import EngineStats, ExpertId
 from coe.engines import build_engine
@@ -238,6 +239,7 @@ async def _serve(service: LocalService, listeners: Sequence[Listener], drain_s: 
     serving = [asyncio.create_task(each.server.serve(sockets=[each.socket])) for each in listeners]
     looking = asyncio.create_task(Descriptors().run(), name="look for free descriptors")
     await service.start()
+    await off_the_loop(lambda: service.gateway.document)  # made by whoever asks first, it would hold all up
     for each in listeners[1:]:
         log.info("admin API on %s/admin", each.url)
     exit_code = await _announce_and_wait(service, listeners[0].url, stop)

@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,7 @@ class LiteLlmBackend:
 
     async def open(self) -> None:
         if self._litellm is None:
-            self._key = await off_the_loop(partial(read_key, self._host, self._root))
+            self._key = await off_the_loop(read_key, self._host, self._root)
             self._where = replace(self._where, api_key=self._key)
             self._litellm = await asyncio.to_thread(import_litellm)
 

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 from urllib.parse import urlsplit
@@ -210,7 +209,7 @@ class UrlBackend:
 
     async def open(self) -> None:
         if self._client is None:
-            key = await off_the_loop(partial(read_key, self._host, self._root))
+            key = await off_the_loop(read_key, self._host, self._root)
             self._client = HttpClient(
                 Upstream(
                     self._host.id,

@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,7 @@ class Canaries:
 
     async def prove(self, source: ModelSource, ask: Callable[[str], Awaitable[Fingerprint]]) -> None:
         """Raises EngineError (``canary_failed``) unless ``ask`` answers with the weights of ``source``."""
-        recorded = await off_the_loop(partial(read_canary, source.folder))
+        recorded = await off_the_loop(read_canary, source.folder)
         if recorded is not None:
             seen = await ask(recorded.fingerprint.prompt)
             _require_close(source, seen, recorded.fingerprint, recorded.tolerance)
@@ -127,7 +126,7 @@ class Canaries:
         twin = next((other for other, answer in self._seen.items() if answer == seen), None)
         if twin is None or twin.folder is None or source.folder is None or twin.name == source.name:
             return
-        if not await off_the_loop(partial(same_weights, source.folder, twin.folder)):
+        if not await off_the_loop(same_weights, source.folder, twin.folder):
             raise EngineError(
                 f"The canary of {source.name} failed: it answers with the weights of {twin.name}.",
                 code="canary_failed",

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -75,7 +74,7 @@ class InPlaceEngine:
     async def ensure_ready(self, expert: ExpertId) -> None:
         async with self._moving:
             spec, self._wanted = self._experts[expert], expert
-            source = await off_the_loop(partial(self._admit, spec))
+            source = await off_the_loop(self._admit, spec)
             if not self._life.alive or self._suspect:
                 await self._boot(spec)
             elif self._loaded != source:
@@ -91,7 +90,7 @@ class InPlaceEngine:
     async def prefetch(self, expert: ExpertId) -> None:
         """The weight files come into the page cache, from which the swap then reads them."""
         spec = self._experts[expert]
-        await self._ahead.read(expert, await off_the_loop(partial(self._source, spec)))
+        await self._ahead.read(expert, await off_the_loop(self._source, spec))
 
     def release(self, expert: ExpertId) -> None:
         self._ahead.drop(expert)
@@ -174,14 +173,14 @@ class InPlaceEngine:
 
     async def _boot(self, spec: ExpertSpec) -> None:
         self._loaded = self._awake = self._started_with = None
-        source = await off_the_loop(partial(self._source, spec))
+        source = await off_the_loop(self._source, spec)
         # Before the start: a checkpoint that takes the process down is tried last the next time.
         self._doubtful.add(spec.id)
         self._taken.clear()
         async with self._loading(spec, source):
             await self._life.boot(lambda: self._connect(spec, source), self._host.start_timeout_s)
             if source.folder is not None:
-                self._started_with = await off_the_loop(partial(Checkpoint.read, source.folder))
+                self._started_with = await off_the_loop(Checkpoint.read, source.folder)
             await self._prove(source)
         self._doubtful.discard(spec.id)
 

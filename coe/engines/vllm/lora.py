@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -57,7 +56,7 @@ class AdapterEngine:
     async def ensure_ready(self, expert: ExpertId) -> None:
         async with self._moving:
             spec = self._experts[expert]
-            source = await off_the_loop(partial(self._admit, spec))
+            source = await off_the_loop(self._admit, spec)
             await self._require_process()
             if expert in self._awake:
                 return
@@ -139,7 +138,7 @@ class AdapterEngine:
             raise
 
     async def _connect(self) -> VllmServer:
-        base = await off_the_loop(partial(self._resolve, self._host.base))
+        base = await off_the_loop(self._resolve, self._host.base)
         if self._host.url is not None:
             return await self._join(self._host.url)
         name = f"coe-{self.id}"

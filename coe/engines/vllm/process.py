@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -158,12 +157,12 @@ class ManagedProcess:
         deadline = asyncio.get_running_loop().time() + patience_s
         if not group_lives(self.group):
             return
-        shared = await off_the_loop(partial(shared_memory, self.group))
+        shared = await off_the_loop(shared_memory, self.group)
         while group_lives(self.group) and asyncio.get_running_loop().time() < deadline:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.group, signal.SIGKILL)
             await asyncio.sleep(0.02)
-        await off_the_loop(partial(forget, shared, self.group))
+        await off_the_loop(forget, shared, self.group)
 
 
 def _hold(file: BinaryIO) -> bool:

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from coe.core.errors import EngineError
@@ -45,7 +44,7 @@ class ReadAhead:
         self.drop(expert)
         read = self._reads[expert] = _Read(files)
         try:
-            await off_the_loop(partial(_read, read))
+            await off_the_loop(_read, read)
         except OSError as error:
             raise EngineError(f"The weights of {source.name} cannot be read: {error}") from error
         except asyncio.CancelledError:

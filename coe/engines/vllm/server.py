@@ -11,7 +11,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +262,7 @@ class VllmServer:
         return f"{LOG_FOLLOWS}\n{tail}" if tail else ""
 
     async def _require_clean_log(self, mark: int) -> None:
-        written = await off_the_loop(partial(self._process.log.since, mark)) if self._process else ""
+        written = await off_the_loop(self._process.log.since, mark) if self._process else ""
         line = next((line for line in written.splitlines() if CORRUPTION.search(line)), None)
         if line is not None:
             raise EngineError(

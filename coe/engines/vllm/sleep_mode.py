@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -113,7 +112,7 @@ class SleepEngine:
     async def prefetch(self, expert: ExpertId) -> None:
         """The weight files come into the page cache, from which the expert's new process then reads them."""
         spec = self._experts[expert]
-        await self._ahead.read(expert, await off_the_loop(partial(self._source, spec)))
+        await self._ahead.read(expert, await off_the_loop(self._source, spec))
 
     def release(self, expert: ExpertId) -> None:
         self._ahead.drop(expert)
@@ -171,7 +170,7 @@ class SleepEngine:
 
     async def _raise_up(self, spec: ExpertSpec, place: _Place) -> None:
         """Cold or asleep to awake, then the canary."""
-        source = await off_the_loop(partial(self._source, spec))
+        source = await off_the_loop(self._source, spec)
         level, trusted = place.asleep, place.proven
         # Until the canary has answered: what is cut off on the way is started anew and not woken.
         place.proven = False
