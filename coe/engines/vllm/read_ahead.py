@@ -19,9 +19,10 @@ CHUNK_BYTES = 4 << 20
 
 @dataclass
 class _Read:
-    """One expert's files, read or being read until ``given_up`` is set."""
+    """One expert's files, read or being read until ``given_up`` is set; found by the thread that reads."""
 
-    files: Sequence[Path]
+    folder: Path
+    files: Sequence[Path] = ()
     given_up: threading.Event = field(default_factory=threading.Event)
 
 
@@ -37,12 +38,11 @@ class ReadAhead:
 
         Raises EngineError where there are no such files on this machine, one cannot be read, or it was
         dropped meanwhile."""
-        folder = source.folder
-        files = await off_the_loop(lambda: sorted(folder.glob("*.safetensors"))) if folder else []
-        if not files:
-            raise EngineError(f"{source.name} has no weight files here that could be read ahead.")
+        nothing = EngineError(f"{source.name} has no weight files here that could be read ahead.")
+        if source.folder is None:
+            raise nothing
         self.drop(expert)
-        read = self._reads[expert] = _Read(files)
+        read = self._reads[expert] = _Read(source.folder)
         try:
             await off_the_loop(_read, read)
         except OSError as error:
@@ -54,6 +54,8 @@ class ReadAhead:
             raise
         if read.given_up.is_set():
             raise EngineError(f"Reading {source.name} ahead was given up.")
+        if not read.files:
+            raise nothing
         self.count += 1
 
     def drop(self, expert: ExpertId) -> None:
@@ -65,7 +67,7 @@ class ReadAhead:
 
 
 def _read(read: _Read) -> None:
-    piece = bytearray(CHUNK_BYTES)
+    read.files, piece = sorted(read.folder.glob("*.safetensors")), bytearray(CHUNK_BYTES)
     for path in read.files:
         with path.open("rb", buffering=0) as file:
             while not read.given_up.is_set() and file.readinto(piece):
