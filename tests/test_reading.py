@@ -123,6 +123,19 @@ def test_a_task_longer_than_what_is_read_of_it_keeps_its_head_and_tail() -> None
     assert (task[:6], task[-16:], len(task) < 2100) == ("Sort. ", " Alphabetically.", True)
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "Today is Monday.",
+        "Today's date: 2026-11-30",
+        "Current date: Friday, 9 May.",
+        "The current time is 12:30.",
+    ],
+)
+def test_the_date_is_no_part_of_the_task(told: str) -> None:
+    assert read_chat([{"role": "system", "content": f"{told}\nSort."}, *said("b, a")]).task == "Sort."
+
+
 def test_a_thousand_turns_are_read() -> None:
     reading = read_chat(said(*(f"What is {n} + 1?" for n in range(1000)), "and 3?"))
     assert (len(reading.earlier), reading) == (500, "and 3?")

@@ -82,7 +82,17 @@ def read_chat(messages: Sequence[Mapping[str, Any]]) -> Reading:
         last = others or task or [""]
         asked = [last.pop()]
     said = [unwrapped(text, left_out) for text in asked]
-    return Reading(said[-1], ends(unwrapped("\n".join(task), left_out), TASK_CHARS), said[:-1], left_out)
+    return Reading(said[-1], _task(unwrapped("\n".join(task), left_out)), said[:-1], left_out)
+
+
+_DATES = re.compile(
+    r"\b(today('s date)?|(the )?current (date|time|day|year))( and time)?( is|:)[^.\n]*\.?", re.I
+)
+
+
+def _task(said: str) -> str:
+    """What a system prompt says is to be done. Many tell the date, which is nobody's task."""
+    return ends(_DATES.sub("", ends(said, 4 * TASK_CHARS)).strip(), TASK_CHARS)
 
 
 def read_text(text: str) -> Reading:
@@ -188,29 +198,34 @@ def _is_agents(text: str, block: _Block) -> bool:
 
 _OPENERS = (
     r"(and|but|or|also|plus|then|now|again|same|instead|ok(ay)?|no|nope|yes|wait|sorry|actually|oops|hm+"
-    r"|what about|how about|what if|why|explain|elaborate|continue|go on|more|another|one more|next|try|redo"
-    r"|are you sure|only|just|thanks?|thank you|great|good|perfect|cool|nice|i meant|i mean"
-    r"|make (it|that|them)|you (are|were)"
-    r"|und|aber|oder|auch|jetzt|nochmal|noch|nein|doch|warum|danke|was ist mit|wie w(ä|ae)re|erkl(ä|ae)r\w*"
-    r"|et|mais|aussi|maintenant|encore|non|pourquoi|merci|explique\w*"
-    r"|y|pero|tambi(é|e)n|ahora|otra vez|gracias|por qu(é|e)|explica\w*|e|ma|anche|adesso|ancora|perch(é|e)"
-    r"|grazie|spiega\w*|mas|tamb(é|e)m|agora|obrigad[oa])\b"
+    r"|what about|how about|what if|elaborate|continue|go on|more|another|one more|next|try|redo|only|just"
+    r"|are you sure|thanks?|thank you|thx|great|good|perfect|cool|nice|i meant|i mean|make (it|that|them)"
+    r"|you (are|were)|(why|explain|erkl(ä|ae)r\w*|warum|pourquoi|explique\w*|por qu(é|e))"
+    r"(?=\W*(\w+\W*){0,2}$)"
+    r"|und|aber|oder|auch|jetzt|nochmal|noch|nein|doch|danke|was ist mit|wie w(ä|ae)re"
+    r"|et|mais|aussi|maintenant|encore|non|merci|pero|tambi(é|e)n|ahora|otra vez|gracias|[ey](?= \w)"
+    r"|anche|adesso|ancora|grazie|mas|tamb(é|e)m|agora|obrigad[oa])\b"
 )
 _REFERENCES = (
-    r"\b(it|its|this|that|these|those|them|they|one|ones|ones?'s|same|instead|above|previous|before|earlier"
-    r"|again|too|as well|otherwise|rather|your (answer|result)|last (one|answer)|(first|second|third) one"
+    r"\b(its?(?! (like to|true))"
+    r"|th(at|is|ose|ese)(?=\W*$|\W*[.,?!]| (is|was|with|as|in|to|by|from|for|be|then)\b)"
+    r"|them|same|instead|previous|again|as well|otherwise|rather|your (answer|result)|the (answer|result)"
+    r"|(the|that|this|last|first|second|third|next|other) ones?"
     r"|davon|stattdessen|dasselbe|(ç|c)a|cela|ceci|celui|eso|esto|ello|quello|isso)\b"
-)
-_QUESTIONS = re.compile(
-    r"(who|what|where|when|which|how|is|are|was|do|does|did|can|could|should|write|tell|give|translate|wer|was|wo"
-    r"|wann|wie|qui|que|quel(le)?|o(ù|u)|comment|qui(é|e)n|qu(é|e)|cu(á|a)l|c(ó|o)mo|d(ó|o)nde)\b",
-    re.IGNORECASE,
 )
 _OPENS = re.compile(_OPENERS, re.IGNORECASE)
 _REFERS = re.compile(_REFERENCES, re.IGNORECASE)
+_IMPERSONAL = re.compile(r"it('s| is| was)\b|(is|was) it\b", re.IGNORECASE)
+_QUESTIONS = re.compile(
+    r"(who|what|where|when|which|how|why|is|are|was|do|does|did|can|could|should|write|tell|give|translate|wer|wo"
+    r"|wann|wie|qui|que|quel(le)?|o(ù|u)|comment|qui(é|e)n|qu(é|e)|cu(á|a)l|c(ó|o)mo|d(ó|o)nde)\b",
+    re.IGNORECASE,
+)
 _WORDS = re.compile(r"\w+")
 _SHORT, _LONG = 5, 14
 """Words. Up to so few a message may lean on another without saying so; with more than so many it does not."""
+_WORDS_BEFORE = 5
+"""What a pronoun means stands before the message unless more words stand before it."""
 
 
 def leaning(text: str) -> float:
@@ -218,11 +233,21 @@ def leaning(text: str) -> float:
     words = len(_WORDS.findall(text[:400]))
     if words > _LONG:
         return 0.0
-    marks = (_OPENS.match(text) is not None) + (_REFERS.search(text) is not None)
-    short = words <= _SHORT
-    if not marks:
-        return short * (0.15 if _QUESTIONS.match(text) else 0.5)
-    return 1.0 if marks + short > 1 else 0.8
+    opens, refers = _OPENS.match(text) is not None, _refers(text)
+    if opens or refers:
+        return 1.0 if (opens and refers) or words <= _SHORT else 0.9
+    if words > _SHORT:
+        return 0.0
+    return 0.15 if _QUESTIONS.match(text) else 0.5 if words <= _SHORT - 2 else 0.25
+
+
+def _refers(text: str) -> bool:
+    """Whether something is named that nothing in the message itself can be."""
+    found = _REFERS.search(text)
+    if found is None or _IMPERSONAL.match(text):
+        return False
+    before = text[: found.start()]
+    return len(_WORDS.findall(before)) <= _WORDS_BEFORE and not re.search(r"[.:;?!]\s", before)
 
 
 def says_something(text: str) -> bool:
@@ -249,7 +274,7 @@ _SPAN_CHARS = 240
 _END_CHARS = 1200
 """Of either end, in which sentences are looked for."""
 _MOST_SENTENCES, _MOST_QUESTIONS = 3, 3
-_STOPS = re.compile(r"(?<=[.!?:])\s+|\n+")
+_STOPS = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 def spans(text: str) -> tuple[str, ...]:

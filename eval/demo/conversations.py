@@ -7,15 +7,20 @@ the two parts are disjoint; what reads conversations was tuned on ``design``, an
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
+
+from coe.core.errors import ExpertUnavailable
 from coe.demo.questions import distinct_questions
 from coe.demo.skill import Question
 from coe.demo.skills import all_skills
 from coe.eval.demo import conversation_wordings as w
+from coe.eval.demo.asking import Job, Row, answered
 from coe.eval.demo.conversation_wordings import Part, Texts
+from coe.eval.demo.demo import Asking
 from coe.eval.statistics import share
 from coe.outcomes.statistics import Share
 
@@ -256,10 +261,30 @@ class Sent:
     right: bool
 
 
-def judged(conversation: Conversation, expert: str, general: Iterable[str]) -> Sent:
-    """``general``: the ids of the general experts; a specialist's id is its skill."""
-    right = expert in conversation.right or (GENERAL in conversation.right and expert in set(general))
-    return Sent(conversation, expert, right)
+def judged(conversation: Conversation, expert: str) -> Sent:
+    """A specialist's id is its skill, in the demonstration; anybody else is general."""
+    skills = {skill.name for skill in all_skills()}
+    return Sent(conversation, expert, (expert if expert in skills else GENERAL) in conversation.right)
+
+
+async def route_all(asked: Sequence[Conversation], asking: Asking) -> AsyncIterator[Sent]:
+    """Where the service sends each. Raises ExpertUnavailable with its message where it refuses one."""
+    jobs = {place: _job(place, each, asking.url) for place, each in enumerate(asked)}
+    rows = answered(jobs, lambda row: int(row["place"]), None, asking.concurrency)
+    async for row in rows:
+        yield judged(asked[row["place"]], row["expert"])
+
+
+def _job(place: int, conversation: Conversation, url: str) -> Job:
+    async def ask(session: aiohttp.ClientSession) -> Row:
+        body = {"messages": conversation.messages}
+        async with session.post(f"{url}/v1/route", json=body) as response:
+            answer = await response.json()
+            if response.status != 200:
+                raise ExpertUnavailable(f"/v1/route answered {response.status}: {answer['error']['message']}")
+        return {"place": place, "expert": answer["expert"]}
+
+    return ask
 
 
 @dataclass(frozen=True)

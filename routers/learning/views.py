@@ -23,8 +23,8 @@ Near = Callable[[Vectors], Floats]
 """(k,) cosines of vectors (k, d) with what is known of specialists."""
 
 _MOST_TURNS = 8
-_WHOLE = 0.05
-"""A part of a long text counts when it is by so much nearer than the whole."""
+_NEARER, _NEAR = 0.05, 0.5
+"""A part of a long text counts when it is by so much nearer than the whole, and near at all."""
 _TASK_FROM, _TASK_FULL = 0.4, 0.55
 """Nearness from which a system prompt counts, and fully: "You are a helpful assistant" has about .3."""
 _FLOOR = 0.012
@@ -153,6 +153,7 @@ def _weighed(turn: Turn, nearness: float) -> Turn:
     if not turn.leaning:
         return turn
     says = float(np.clip((nearness - _SAYS_FROM) / (_SAYS_FULL - _SAYS_FROM), _SAYS_LEAST, 1.0))
+    says = 1.0 - turn.leaning * (1.0 - says)
     return replace(turn, says=says * (_EMPTY if turn.empty else 1.0))
 
 
@@ -163,7 +164,7 @@ def _parts(text: str, encoder: Encoder) -> list[str]:
 
 def _nearest(nearness: Floats) -> int:
     best = int(nearness.argmax())
-    return best if nearness[best] > nearness[0] + _WHOLE else 0
+    return best if nearness[best] > max(nearness[0] + _NEARER, _NEAR) else 0
 
 
 def _mixed_shares(parts: Sequence[tuple[float, Floats]]) -> Floats:
