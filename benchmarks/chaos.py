@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import random
 import signal
@@ -33,10 +34,11 @@ from typing import Any
 import aiohttp
 import psutil
 
+from coe.access.limits import Used, Visit
 from coe.core.types import Engine
 from coe.engines import build_engine
 from coe.engines.vllm.in_place import InPlaceEngine
-from coe.gateway.completions import Completion, Observer
+from coe.gateway.completions import Completion, Completions, Observer
 from coe.registry.hosts import Host, VllmHost
 from coe.registry.schema import Expert
 from coe.service.live_registry import RegistryFile
@@ -98,11 +100,22 @@ class End:
 
 
 class Ledger(Observer):
-    """Each request that reached an expert, from inside: begun once, completed once."""
+    """Each request that reached an expert, from inside: begun once, completed once; and what was charged."""
 
     def __init__(self) -> None:
         self.begun_ids: Counter[str] = Counter()
         self.completed_ids: Counter[str] = Counter()
+        self.charged: list[Used] = []
+
+    def watch(self, completions: Completions) -> None:
+        completions._observers = (*completions._observers, self)
+        charge = completions._access.charge
+
+        async def noted(visit: Visit, used: Used, requests: float) -> None:
+            self.charged.append(used)
+            await charge(visit, used, requests)
+
+        completions._access.charge = noted  # type: ignore[method-assign]
 
     def begun(self, done: Completion) -> None:
         self.begun_ids[done.request.id] += 1
@@ -308,8 +321,7 @@ async def stormy(folder: Path, seed: int) -> AsyncIterator[Storm]:
         start = RegistryFile(file, text)
         service = build_service(start.registry(), folder, _stand_in, start)
         ledger = Ledger()
-        completions = service.gateway._completions
-        completions._observers = (*completions._observers, ledger)
+        ledger.watch(service.gateway._completions)
         url = await stack.enter_async_context(serving(service))
         admin = await stack.enter_async_context(serving_app(service.admin_gateway(TOKEN).app()))
         yield Storm(service, url, admin, file, upstream, _answers(family), seed, ledger)
@@ -369,6 +381,13 @@ async def _after(storm: Storm, before: Counter[str]) -> list[str]:
         for each in _uneven(storm.ledger)
     ]
     wrong += [f"stuck: {name}: {why}" for name, why in storm.service.pool.watch.stuck.items()]
+    charged, shown = sum(each.usd for each in storm.ledger.charged), _metric(storm, "coe_usd_total")
+    if not math.isclose(charged, shown, rel_tol=1e-9) or not charged:
+        wrong.append(f"{charged} dollars were charged, {shown} are shown")
+    if len(storm.ledger.charged) < len(storm.ledger.begun_ids):
+        wrong.append(
+            f"{len(storm.ledger.begun_ids)} requests were begun, {len(storm.ledger.charged)} charged"
+        )
     counted = _metric(storm, "coe_requests_total", "completions")
     if not storm.sent - storm.ends["hung up"] <= counted <= storm.sent:  # who hangs up may not have come
         wrong.append(f"{storm.sent} requests were sent and {counted:g} are counted")

@@ -373,13 +373,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=10.0, help="when no further mutant is begun")
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="of mutants, beside one run of all the tests"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rooms", default=",".join(ROOMS), help=f"some of {','.join(ROOMS)}")
     parser.add_argument("--out", type=Path, default=ROOT / "var")
     options = parser.parse_args()
     os.nice(10)
-    ends = time.monotonic() + 60 * options.minutes
     for name in HEAVY:
         importlib.import_module(name)
     verdicts: list[Verdict] = []
@@ -390,6 +391,7 @@ def main() -> None:
         baseline = baseline_of(root, rooms)
         print(f"{len(baseline.seconds)} tests run the sources; they pass unchanged", flush=True)
         sys.dont_write_bytecode = True
+        ends = time.monotonic() + 60 * options.minutes
         for mutant in sample(root, rooms, options.seed):
             if time.monotonic() > ends:
                 break
