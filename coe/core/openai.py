@@ -103,6 +103,16 @@ def usage_json(usage: Mapping[str, int]) -> dict[str, Any]:
     return shown
 
 
+def stand_in(body: Body, named: str) -> str | None:
+    """Who answered in place of the expert ``named`` by the request, as the receipt of this service says; None
+    where it answered itself, or where another server did. What an expert is worth is measured by its own
+    answers alone."""
+    receipt = body.get("coe")
+    if not isinstance(receipt, Mapping) or receipt.get("router") != "pinned":
+        return None
+    return None if receipt.get("expert") in (None, named) else str(receipt["expert"])
+
+
 def summed(usages: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Token counts added up, key by key."""
     total: dict[str, int] = {}

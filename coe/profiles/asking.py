@@ -22,6 +22,7 @@ import numpy as np
 from coe.core.errors import ConfigError, EngineError
 from coe.core.extraction import LETTERS, choice, extract
 from coe.core.files import append_line
+from coe.core.openai import stand_in
 from coe.outcomes.outcome_set import Question
 from coe.profiles.names import name_among
 from coe.profiles.newcomer import Floats, NewcomerModel, Rows
@@ -160,6 +161,8 @@ def through_url(url: str, model: str, trust: ssl.SSLContext | None = None) -> Pu
             async with httpx.AsyncClient(timeout=_PATIENCE_S, verify=trust or True) as client:
                 answer = (await client.post(f"{base}/v1/chat/completions", json=body)).json()
             text = str(answer["choices"][0]["message"]["content"] or "")
+            if (other := stand_in(answer, model)) is not None:
+                raise ValueError(f"{other} answered in its place")
         except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
             raise EngineError(
                 f"{model} at {url} did not answer a probe question: {type(error).__name__} {error}",

@@ -172,6 +172,8 @@ def _asker(pipeline: Answering, expert: ExpertId) -> Ask:
             raw = b"".join([chunk async for chunk in answer.chunks()])
         finally:
             await answer.aclose()
+        if (other := answer.receipt().expert) != expert:
+            raise EngineError(f"{other} answered a probe question in place of {expert}", hint="Ask again.")
         try:
             return str(json.loads(raw)["choices"][0]["message"].get("content") or "")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):

@@ -13,6 +13,7 @@ import aiohttp
 
 from coe.core.errors import ExpertUnavailable
 from coe.core.files import append_line
+from coe.core.openai import stand_in
 
 _TIMEOUT_S = 600.0
 K = TypeVar("K")
@@ -82,6 +83,8 @@ async def complete(session: aiohttp.ClientSession, url: str, body: Mapping[str, 
             raise ExpertUnavailable(
                 f"{body['model']} answered {response.status}: {answer['error']['message']}"
             )
+        if (other := stand_in(answer, str(body["model"]))) is not None:
+            raise ExpertUnavailable(f"{other} answered in place of {body['model']}")
     return dict(answer)
 
 

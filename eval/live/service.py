@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 
 from coe.core.errors import CoeError, ConfigError, ExpertUnavailable
+from coe.core.openai import stand_in
 
 _PASSING = (429, 502, 503, 504)
 _LONGEST_WAIT_S = 60.0
@@ -164,6 +165,10 @@ def _reply(answer: Mapping[str, Any], model: str, latency_ms: float) -> Reply:
         output = choice["message"].get("content") or ""
     except (KeyError, IndexError, TypeError, AttributeError):
         raise Refused("the answer is not a chat completion") from None
+    if (other := stand_in(answer, model)) is not None:
+        raise Refused(
+            f"{other} answered in place of {model}, whose fallback it is", code="answered_by_fallback"
+        )
     usage, receipt = answer.get("usage") or {}, answer.get("coe")
     return Reply(
         output=str(output),
