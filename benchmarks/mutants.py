@@ -62,7 +62,7 @@ ROOMS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tests/test_access.py", "tests/test_keys_file.py", "tests/test_same_question.py"),
     ),
     "votes": (("coe/aggregators/ballots.py",), ("tests/test_aggregators.py", "tests/test_votes*.py")),
-    "live": (("coe/service/live_registry.py",), ("tests/test_live.py",)),
+    "live": (("coe/service/live_registry.py",), ("tests/test_live.py", "tests/test_sharing.py")),
 }
 """Sources, and the tests that are meant to notice a fault in them."""
 MARKS = "not (slow or models or redis or real_vllm or real_ray)"
@@ -334,7 +334,7 @@ def judge(root: Path, mutant: Mutant, baseline: Baseline) -> Verdict:
         before = path.read_bytes()
         path.write_bytes(mutant.applied(before))
         try:
-            limit_s = 60.0 + 5 * sum(baseline.seconds[test] for test in tests)
+            limit_s = 30.0 + 3 * sum(baseline.seconds[test] for test in tests)
             by = run_tests(root, tests, frozenset(), limit_s)["failed"]
         finally:
             path.write_bytes(before)

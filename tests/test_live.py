@@ -254,6 +254,16 @@ async def test_a_change_that_could_not_be_made_is_taken_back_but_no_edit_that_ca
         assert w.generation == 1
 
 
+@pytest.mark.parametrize(("asked", "given"), [(0, 2), (1, 2), (2, 2), (7, 7)])
+async def test_an_edit_is_the_next_generation_or_a_later_one_that_is_named(
+    tmp_path: Path, asked: int, given: int
+) -> None:
+    async with live_world(tmp_path, text=UNWATCHED) as w:
+        made = await w.live.edit(lambda text: text.replace("routers:", LAW + "routers:"), number=asked)
+        assert (made.number, w.generation) == (given, given)
+        assert (await w.ask("law")).headers["x-coe-generation"] == str(given)
+
+
 async def test_settings_that_count_after_a_restart_are_named(tmp_path: Path) -> None:
     async with live_world(tmp_path) as w:
         w.write("min_residency_s: 0\n", "min_residency_s: 1\n")

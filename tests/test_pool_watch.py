@@ -19,6 +19,7 @@ from coe.scheduler.events import Action, Event, Finished, Grant, Load
 from coe.scheduler.plan import ExpertPlan, HostPlan, PoolPlan
 from coe.testing.engines import FakeEngine, Script
 from tests.support.gateway import EXPERTS, world
+from tests.support.live import TEXT, live_world
 from tests.support.owners import Calls, Slot, gateway, owner_of, running
 from tests.support.pools import running_pool, settled, take
 from tests.support.waiting import until
@@ -167,3 +168,16 @@ async def test_a_gateway_tells_of_every_owner_that_is_stuck(tmp_path: Path) -> N
         calls[1].owner._pool.watch.stuck = {"a": "no grant"}
         await until(lambda: replica.experts()["a"].stuck == "no grant")
         assert replica.experts()["b"].stuck is None
+
+
+async def test_the_watch_goes_by_the_registry_and_its_edits(tmp_path: Path) -> None:
+    async with live_world(tmp_path, text=TEXT + "limits: {request_timeout_s: 40}\n") as w:
+        watch = w.service.pool.watch
+        assert watch.limits == WatchLimits(30.0, 40.0)
+        w.write("pool:", "pool:\n  stuck_after_s: 5")
+        await until(lambda: w.generation == 2)
+        assert watch.limits == WatchLimits(5.0, 40.0)
+        w.write("request_timeout_s: 40", "request_timeout_s: 50")
+        await until(lambda: w.generation == 3)
+        assert watch.limits == WatchLimits(5.0, 50.0)
+        assert not w.live.needs_restart
