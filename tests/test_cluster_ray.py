@@ -164,13 +164,15 @@ def test_an_edited_registry_reaches_every_gateway_and_restarts_nothing(
 
 @pytest.mark.real_ray
 @pytest.mark.redis
-@pytest.mark.parametrize("what", ["directory", "expert", "gateway", "owner", "node"])
+@pytest.mark.parametrize(
+    "what", ["kill_directory", "kill_expert", "silence_expert", "kill_gateway", "kill_owner", "kill_node"]
+)
 def test_whatever_dies_every_request_ends_clearly_and_the_service_is_whole_again(
     service: ServiceOnRay, whole: Callable[[], None], what: str
 ) -> None:
     whole()
-    row = under_load(service, Event(what, getattr(service, f"kill_{what}"), whole))
-    assert set(row.ends) <= (ENDS_WELL if what == "directory" else ENDS_CLEARLY), row
+    row = under_load(service, Event(what, getattr(service, what), whole))
+    assert set(row.ends) <= (ENDS_WELL if what == "kill_directory" else ENDS_CLEARLY), row
     assert row.ends["answer"] > 0, row
     # The last resort for what hangs:
     assert not any("expert_timeout" in detail for detail in row.details), row

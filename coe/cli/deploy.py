@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -137,7 +138,7 @@ def _guard(command: Sequence[str], folder: Path, patience_s: float) -> int:
 
 
 def _drive(registry: Registry, folder: Path, root: str, timeout_s: float) -> None:
-    """A cluster on this machine with the service on it, until it is told to stop."""
+    """A cluster on this machine with the service on it, until it is told to stop. Does not return then."""
     from coe.cluster.settings import set_local_env
 
     set_local_env()
@@ -147,19 +148,19 @@ def _drive(registry: Registry, folder: Path, root: str, timeout_s: float) -> Non
     where = control.Listening(registry.service.host, registry.service.port)
     control.require_free(where)
     _say("starting Ray on this machine")
-    with control.local_cluster() as cluster:
-        # Ray's own handler takes its time, and until the service answers there is nothing to end well.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        record(folder, cluster, local=True)
-        _say(f"Ray's logs are in {control.logs_folder()}")
-        _tell(control.deploy(registry, root, where, timeout_s, _say))
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
-        _say("Ctrl-C stops it")
-        while not stop.wait(WATCH_S) and control.is_deployed():
-            pass
-        _say("stopping: answers under way end first")
-        control.undeploy()
+    cluster = control.start_local_cluster()
+    # Ray's own handler takes its time, and until the service answers there is nothing to end well.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    record(folder, cluster, local=True)
+    _tell(control.deploy(registry, root, where, timeout_s, _say))
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    _say("Ctrl-C stops it")
+    while not stop.wait(WATCH_S) and control.is_deployed():
+        pass
+    _say("stopping: answers under way end first")
+    control.undeploy()
+    os._exit(0)  # Ray would take seconds to end by itself what our guard ends at once
 
 
 def _tell(status: ClusterStatus) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import psutil
 
@@ -23,7 +25,8 @@ from coe.engines.vllm import leash
 POLL_S = 0.2
 DAEMONS = frozenset({"gcs_server", "raylet"})
 """The processes without which nothing in a cluster of one node goes on."""
-OWN_END_S = 5.0
+SESSION = re.compile(r"/[^\s=]*/session_[^/\s]+")
+OWN_END_S = 8.0
 """How long the driver may take to end when one of them is gone: at its end it takes them down itself."""
 
 
@@ -64,12 +67,19 @@ def _ended_by_signal(number: int, told: bool) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Daemon:
+    name: str
+    process: psutil.Process
+    logs: str
+
+
 class _Watch:
     """Looks at processes only: whoever hangs cannot hold it up."""
 
     def __init__(self, process: subprocess.Popen[bytes], told: Sequence[int], patience_s: float) -> None:
         self._process, self._told, self._patience_s = process, told, patience_s
-        self._daemons: dict[str, psutil.Process] = {}
+        self._daemons: dict[str, Daemon] = {}
         self._lost: tuple[float, str] | None = None
         self._stop: float | None = None
 
@@ -98,18 +108,20 @@ class _Watch:
     def _look_at_daemons(self, now: float) -> None:
         if len(self._daemons) < len(DAEMONS):
             self._daemons |= _daemons_below(self._process.pid)
-        for name, each in self._daemons.items():
-            if self._lost is None and not _runs(each):
-                self._lost = now, _died(name, each.pid)
+        for each in self._daemons.values():
+            if self._lost is None and not _runs(each.process):
+                self._lost = now, _died(each)
 
 
-def _daemons_below(pid: int) -> dict[str, psutil.Process]:
+def _daemons_below(pid: int) -> dict[str, Daemon]:
     found = {}
     with contextlib.suppress(psutil.Error):  # it ends while we look
         for each in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                found[each.name()] = each
-    return {name: found[name] for name in DAEMONS & found.keys()}
+                if (name := each.name()) in DAEMONS:
+                    session = SESSION.search(" ".join(each.cmdline()))
+                    found[name] = Daemon(name, each, f"{session[0]}/logs" if session else "/tmp/ray")
+    return found
 
 
 def _runs(process: psutil.Process) -> bool:
@@ -118,8 +130,10 @@ def _runs(process: psutil.Process) -> bool:
     return False
 
 
-def _died(name: str, pid: int) -> str:
+def _died(daemon: Daemon) -> str:
     return (
-        f"Ray's {name} (process {pid}) has died; the cluster is ended, with the connections of its clients\n"
-        "Hint: the kernel kills it when memory runs out (see `dmesg`). Run `coe deploy --local` again."
+        f"Ray's {daemon.name} (process {daemon.process.pid}) has died; the cluster is ended, "
+        "with the connections of its clients\n"
+        f"Hint: Ray's logs are in {daemon.logs}. The kernel kills it when memory runs out (see `dmesg`), "
+        "and it ends by itself when the machine is too busy to start it."
     )

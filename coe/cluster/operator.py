@@ -98,15 +98,10 @@ def connected(cluster: KnownCluster) -> Iterator[KnownCluster]:
         ray.shutdown()
 
 
-@contextmanager
-def local_cluster(cpus: int | None = None) -> Iterator[KnownCluster]:
-    """A cluster of one node in child processes of this one; it ends with the block."""
-    _init("local", num_cpus=cpus, include_dashboard=False)
-    try:
-        yield _here(ray.get_runtime_context().gcs_address)
-    finally:
-        undeploy()
-        ray.shutdown()  # Serve ends with it; serve.shutdown would wait 30 s for its controller each time
+def start_local_cluster() -> KnownCluster:
+    """A cluster of one node in child processes of this one, which end with it."""
+    _init("local", include_dashboard=False)
+    return _here(ray.get_runtime_context().gcs_address)
 
 
 def _init(address: str, **options: Any) -> None:
@@ -119,12 +114,6 @@ def _init(address: str, **options: Any) -> None:
 def _here(address: str) -> KnownCluster:
     session = ray.get_runtime_context().get_session_name()
     return KnownCluster(address, session, token=os.environ.get(AUTH_MODE) == "token")
-
-
-def logs_folder() -> str:
-    """Where Ray writes its logs on this machine."""
-    context = ray.get_runtime_context()
-    return f"{context.get_temp_dir()}/{context.get_session_name()}/logs"
 
 
 def require_free(where: Listening) -> None:

@@ -3,6 +3,7 @@ and measurements of what happens when parts of it die."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -24,7 +25,7 @@ from coe.cluster.operator import ClusterStatus, Listening
 from coe.cluster.serve_config import http_options
 from coe.cluster.settings import DIRECTORY, NAMESPACE
 from coe.registry.schema import Registry
-from tests.support.tiny_models import TinyFamily
+from tests.support.tiny_models import TinyFamily, build_tiny_family
 
 SLOT = "coe_slot"
 """The custom resource that a copy of the node takes; each worker has one."""
@@ -86,9 +87,16 @@ class ServiceOnRay:
 
     def kill_expert(self) -> None:
         """One vLLM process, as the kernel does when memory runs out."""
+        self._strike_expert(signal.SIGKILL)
+
+    def silence_expert(self) -> None:
+        """One vLLM process stays and does nothing any more."""
+        self._strike_expert(signal.SIGSTOP)
+
+    def _strike_expert(self, number: signal.Signals) -> None:
         victim = self._experts()[0]
         self._killed.add(victim)
-        os.kill(victim, signal.SIGKILL)
+        os.kill(victim, number)
 
     def kill_gateway(self) -> None:
         pids = (gateway.pid for gateway in ray_control.status().gateways)
@@ -102,10 +110,11 @@ class ServiceOnRay:
         os.kill(_pid_of(ray.get_actor(DIRECTORY, NAMESPACE)), signal.SIGKILL)
 
     def kill_node(self) -> None:
-        """A worker that has a copy of the node, without a warning."""
+        """A worker that has a copy of the node, without a warning. Its vLLM processes have to end with it."""
         entry = ray.get(ray.get_actor(DIRECTORY, NAMESPACE).owners.remote())[0]
         here = ray.get(entry.actor.__ray_call__.remote(_node_id))
-        self._killed.add(entry.owner)
+        started = psutil.Process(_pid_of(entry.actor)).children(recursive=True)
+        self._killed.update({entry.owner}, {each.pid for each in started} & set(self._experts()))
         victim = next(node for node in self._workers if node.node_id == here)
         self._workers.remove(victim)
         self._cluster.remove_node(victim, allow_graceful=False)
@@ -132,11 +141,11 @@ def service_on_ray(
 ) -> Iterator[ServiceOnRay]:
     """Started, deployed and ready. ``family`` lies below ``folder``, which all paths start from; ``more``
     and ``node``: see :func:`fake_registry`."""
-    _write_stand_in(folder)
+    write_stand_in(folder)
     args = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 * 1024 * 1024}
     cluster = Cluster(initialize_head=True, head_node_args=args)
     try:
-        service = ServiceOnRay(cluster, family, folder, _free_port(), more)
+        service = ServiceOnRay(cluster, family, folder, free_port(), more)
         for _ in range(workers):
             service.add_worker()
         with ray_control.connected(KnownCluster(cluster.address)):
@@ -177,6 +186,7 @@ def fake_registry(
         "max_running": cluster.get("max_running", 16),
         "env": {"PYTHONPATH": path},
         "start_timeout_s": 120.0,
+        "silence_timeout_s": 15.0,
     }
     node = {"id": "pool", "hosts": ["slot"], "resources": {SLOT: 1}, "copies": cluster.get("copies", 2)}
     node |= {key: cluster[key] for key in ("max_copies", "cpus") if key in cluster}
@@ -202,7 +212,19 @@ def fake_registry(
     )
 
 
-def _write_stand_in(folder: Path) -> None:
+def write_local_registry(folder: Path, port: int, **cluster: Any) -> None:
+    """What `coe deploy --local` needs in ``folder``, for one host with a stand-in for vLLM. An answer may go
+    on for a second after the service is told to stop."""
+    write_stand_in(folder)
+    family = build_tiny_family(folder / "tiny")
+    registry = fake_registry(family, folder, "", {"copies": 1, "gateways": 1, **cluster}, {})
+    written = registry.model_dump(mode="json", exclude_defaults=True)
+    written["cluster"]["nodes"] = []
+    written["service"] = {"port": port, "drain_s": 1.0}
+    (folder / "experts.yaml").write_text(json.dumps(written), encoding="utf-8")
+
+
+def write_stand_in(folder: Path) -> None:
     """A package ``vllm`` that goes before the real one, for the engines' processes alone."""
     place = folder / "stand-in" / "vllm" / "entrypoints" / "openai"
     place.mkdir(parents=True, exist_ok=True)
@@ -223,6 +245,6 @@ def _node_id(_: object) -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
