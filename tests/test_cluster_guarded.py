@@ -285,3 +285,49 @@ async def test_gateways_that_are_there_learn_that_the_service_ends_and_later_one
     assert not await directory.renew_gateway(new)
     await directory.end()
     assert await directory.renew_gateway(new)
+
+
+@pytest.mark.slow  # imports ray
+@pytest.mark.parametrize(
+    ("wanted", "there", "refused"),
+    [
+        (OURS, "session_1", False),
+        (KnownCluster(OURS.address), "session_2", False),  # that address was asked for
+        (OURS, "session_2", True),
+    ],
+)
+def test_another_cluster_at_the_address_is_not_taken_for_ours(
+    monkeypatch: pytest.MonkeyPatch, wanted: KnownCluster, there: str, refused: bool
+) -> None:
+    from coe.cluster import operator
+
+    monkeypatch.setattr(operator, "_require_reachable", lambda _: None)
+    monkeypatch.setattr(operator, "_init", lambda _: None)
+    monkeypatch.setattr(operator, "_here", lambda address: KnownCluster(address, there))
+    if not refused:
+        with operator.connected(wanted) as found:
+            assert found == KnownCluster(OURS.address, there)
+        return
+    with pytest.raises(ConfigError, match="there is another one") as error, operator.connected(wanted):
+        pass
+    assert f"--address {OURS.address}" in (error.value.hint or "")
+
+
+@pytest.mark.slow  # imports ray
+@pytest.mark.parametrize(("mode", "named"), [(None, True), ("token", False), ("disabled", False)])
+def test_a_cluster_that_may_ask_for_a_token_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, mode: str | None, named: bool
+) -> None:
+    from coe.cluster import operator
+
+    def refuse(_: str) -> None:
+        raise RuntimeError("Failed to connect to GCS")
+
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr(operator, "_require_reachable", lambda _: None)
+    monkeypatch.setattr(operator, "_init", refuse)
+    with pytest.raises(ConfigError) as error, operator.connected(OURS):
+        pass
+    assert ("RAY_AUTH_MODE=token" in (error.value.hint or "")) == named
