@@ -12,9 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from coe.cluster.cluster_pool import ClusterPool
 from coe.cluster.journal import Journal
-from coe.cluster.messages import Granted, LeaseRequest, OwnerLost, Refused
-from coe.cluster.owner import SILENCE_S
+from coe.cluster.messages import Granted, LeaseRequest, OwnerLost, OwnerReport, Refused
+from coe.cluster.owner import SILENCE_S, PoolOwner
 from coe.core.errors import EngineError, ExpertUnavailable, Overloaded
 from coe.core.types import EngineCall
 from coe.engines.address import Address
@@ -328,6 +329,7 @@ def test_a_successor_claims_the_journal_of_the_dead_and_a_neighbour_gets_its_own
     script = """
 import sys
 from pathlib import Path
+from coe.cluster.cluster_pool import ClusterPool
 from coe.cluster.journal import Journal
 journal = Journal.claim(Path(sys.argv[1]), "gpu")
 print(dict(journal.residents()), flush=True)
@@ -363,3 +365,55 @@ sys.stdin.read()
             if process is not None:
                 process.kill()
                 process.communicate()
+
+
+class Stopped(Calls):
+    """An owner whose process can be stopped (SIGSTOP): its calls arrive and are never answered."""
+
+    def __init__(self, owner: PoolOwner) -> None:
+        super().__init__(owner)
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+
+    async def acquire(self, wanted: LeaseRequest) -> Granted | Refused:
+        await self.goes_on.wait()
+        return await super().acquire(wanted)
+
+    async def release(self, session: str, ticket: str, failure: str | None) -> None:
+        await self.goes_on.wait()
+        await super().release(session, ticket, failure)
+
+    async def heartbeat(self, session: str) -> OwnerReport:
+        await self.goes_on.wait()
+        return await super().heartbeat(session)
+
+
+@pytest.mark.parametrize("holds", [True, False], ids=["holds a lease", "waits for one"])
+async def test_an_owner_that_falls_silent_is_lost_until_it_answers_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holds: bool
+) -> None:
+    monkeypatch.setattr("coe.cluster.cluster_pool.OWNER_SILENCE_S", 0.5)
+    monkeypatch.setattr("coe.cluster.cluster_pool.HEARTBEAT_S", 0.05)
+    silent = Stopped(owner_of(Slot("slot", Script()), tmp_path / "x"))
+    other = Calls(owner_of(Slot("slot", Script()), tmp_path / "y"))
+    async with running(silent.owner), running(other.owner), gateway(silent, other) as pool:
+        await until(lambda: len(pool.reports) == 2)
+        other.gone = True
+        await until(lambda: pool.lost == {"owner-1"})
+        if holds:
+            async with pool.lease("first", "a"):
+                silent.goes_on.clear()
+        else:
+            silent.goes_on.clear()
+        waiting = asyncio.create_task(lease_of(pool, "second"))
+        await until(lambda: "owner-0" in pool.lost)
+        other.gone = False
+        await asyncio.wait_for(waiting, timeout=60)
+        silent.goes_on.set()
+        await until(lambda: not pool.lost)
+        await until(lambda: not silent.owner.held_leases)
+
+
+async def lease_of(pool: ClusterPool, request: str) -> None:
+    async with pool.lease(request, "a"):
+        pass

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from coe.cluster.messages import (
     Directory,
@@ -48,8 +48,11 @@ from coe.scheduler.events import HostId
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 HEARTBEAT_S = 1.0
 RETRY_S = 0.5
+OWNER_SILENCE_S = 15.0
+"""An owner that was heard of and then answers nothing for so long is lost until it does."""
 OWNER_RETURN_S = 60.0
 """How long a request waits for an owner that is being restarted, where no other has the expert."""
 
@@ -280,19 +283,33 @@ class ClusterPool:
             await asyncio.sleep(RETRY_S)
 
     async def _acquire(self, asked: _Asked, wanted: LeaseRequest) -> Granted | Refused:
+        """Waits for as long as the owner is heard of."""
+        answer = asyncio.ensure_future(asked.calls.acquire(wanted))
         try:
-            return await asked.calls.acquire(wanted)
+            while not (await asyncio.wait({answer}, timeout=HEARTBEAT_S))[0]:
+                if asked.owner in self._lost:
+                    raise OwnerLost("it gives no sign of life")
+            return answer.result()
         except BaseException as error:
+            answer.cancel()
             if not isinstance(error, OwnerLost):
                 await self._release(asked, wanted.ticket, None)
             raise
+
+    async def _heard(self, owner: OwnerId, call: Coroutine[Any, Any, T]) -> T:
+        """What ``call`` gives. Raises OwnerLost where an owner that was heard of has fallen silent."""
+        try:
+            async with asyncio.timeout(OWNER_SILENCE_S if owner in self._reports else None):
+                return await call
+        except TimeoutError:
+            raise OwnerLost(f"it did not answer within {OWNER_SILENCE_S:g} s") from None
 
     async def _release(self, asked: _Asked, ticket: TicketId, failure: str | None) -> None:
         """Goes on when the caller is cancelled."""
 
         async def release() -> None:
             try:
-                await asked.calls.release(self._session, ticket, failure)
+                await self._heard(asked.owner, asked.calls.release(self._session, ticket, failure))
             except OwnerLost:
                 self._release_later(asked.owner, ticket, failure)
 
@@ -340,7 +357,7 @@ class ClusterPool:
         while True:
             try:
                 calls = self._owners[owner].calls
-                report = await calls.heartbeat(self._session)
+                report = await self._heard(owner, calls.heartbeat(self._session))
                 if report.generation < self._version.number:
                     await calls.apply_generation(self._version.number, self._version.registry)
                 # Before it counts as found: requests would wait for what was never given back.
