@@ -399,6 +399,28 @@ def test_utility_weighs_quality_cost_and_waiting(
     assert found.ranking == DECISION.ranking
 
 
+GENERAL = ExpertView("general", usd_per_mtok_out=5.0, general=True)
+HOPELESS = Decision(
+    "r", (Ranked("dear", 0.8), Ranked("general", 0.05), Ranked("cheap", 0.0001)), ("dear",), 0.8, "because"
+)
+
+
+@pytest.mark.parametrize(
+    ("preferences", "waits", "expert"),
+    [
+        (Preferences(patience_s=1.0, min_probability=0.1), {"dear": 90.0, "general": 90.0}, "dear"),
+        (Preferences(patience_s=1.0, min_probability=0.1), {"dear": 90.0}, "general"),
+        (Preferences(cost=9.0, min_probability=0.1), {}, "general"),
+        (Preferences(cost=9.0), {}, "cheap"),
+        (Preferences(patience_s=1.0), {"dear": 90.0, "general": 90.0}, "cheap"),
+    ],
+)
+def test_no_wish_chooses_an_expert_that_cannot_answer(
+    preferences: Preferences, waits: dict[str, float], expert: str
+) -> None:
+    assert weighed(HOPELESS, [DEAR, CHEAP, GENERAL], preferences, waits).expert == expert
+
+
 def test_an_unknown_price_counts_as_the_dearest() -> None:
     assert relative_prices([DEAR, CHEAP, PARROT]) == {"dear": 1.0, "cheap": 0.1, "parrot": 1.0}
 

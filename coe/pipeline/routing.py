@@ -96,6 +96,7 @@ def _as_preferred(
         quality=options.weight_of_quality / USUAL_QUALITY,
         cost=options.cost or 0.0 if priced else 0.0,
         patience_s=options.patience_s,
+        min_probability=generation.registry.routers.min_probability,
     )
     waits = {}
     if preferences.patience_s is not None:

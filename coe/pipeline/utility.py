@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from coe.core.decision import decide
+from coe.core.decision import decide, generals
 from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule, Why
 
 
@@ -23,6 +24,8 @@ class Preferences:
     quality: float = 1.0
     cost: float = 0.0
     patience_s: float | None = None
+    min_probability: float = 0.0
+    """of an expert that a wish may choose, as a share of the likeliest one's"""
 
 
 def weighed(
@@ -35,8 +38,9 @@ def weighed(
 
     The ranking stays by probability. The router's own choice counts as likely as the best one, as that is
     what it was chosen as (a general expert where it was unsure). Where neither cost nor a wait counts it
-    stands, and so it does where it goes by no probability. ``waits_s`` are expected waits; an expert without
-    one does not wait.
+    stands, and so it does where it goes by no probability. No wish makes up for an expert that cannot answer:
+    one below ``min_probability`` is not considered unless it is general or the router's choice. ``waits_s``
+    are expected waits; an expert without one does not wait.
     """
     hurried = preferences.patience_s is not None and any(waits_s.values())
     if not preferences.cost and not hurried:
@@ -44,9 +48,13 @@ def weighed(
     rule = decision.rule or Rule(count=len(decision.chosen))
     if rule.fixed:
         return replace(decision, reason=f"{decision.reason}; cost and waiting do not count with this router")
+    floor = preferences.min_probability * decision.ranking[0].probability
+    able = {each.expert for each in decision.ranking if each.probability >= floor}
+    able |= {*decision.chosen, *generals(experts)}
     allowed = [each for each in decision.ranking if rule.among is None or each.expert in rule.among]
-    utilities = _utilities(decision, allowed, experts, preferences, waits_s)
-    unhurried = _utilities(decision, allowed, experts, preferences, {})
+    considered = [each for each in allowed if each.expert in able]
+    utilities = _utilities(decision, considered, experts, preferences, waits_s)
+    unhurried = _utilities(decision, considered, experts, preferences, {})
     prefers = partial(_by_utility, utilities, decision.expert)
     best = prefers(allowed)[0]
     why: Why = "cost" if best == _by_utility(unhurried, decision.expert, allowed)[0] else "patience"
@@ -64,9 +72,12 @@ def weighed(
 def _by_utility(
     utilities: Mapping[ExpertId, float], chosen: ExpertId, ranking: Sequence[Ranked]
 ) -> tuple[ExpertId, ...]:
-    """Of equal ones the router's choice first, then the likelier one."""
-    experts = [each.expert for each in ranking]
-    return tuple(sorted(experts, key=lambda expert: (-utilities[expert], expert != chosen)))
+    """Of equal ones the router's choice first, then the likelier one; those not considered come last."""
+
+    def place(expert: ExpertId) -> tuple[float, bool]:
+        return -utilities.get(expert, -math.inf), expert != chosen
+
+    return tuple(sorted((each.expert for each in ranking), key=place))
 
 
 def _utilities(

@@ -181,6 +181,9 @@ class RouterSpec(Model):
 class Routers(Model):
     default: Name = "category"
     """the router of requests that name none"""
+    min_probability: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """a wish for cost or time chooses no expert with less than this share of the likeliest one's probability,
+    general experts excepted"""
     available: tuple[RouterSpec, ...] = ()
 
 
