@@ -409,6 +409,7 @@ def _kept(storm: Storm) -> list[str]:
         "waiting": pool._waiting, "leases": pool._leases, "announced": pool._expected, "moving": moving,
         "queued": state.waiting, "leased": state.leases, "expected": state.expected, "groups": state.groups,
     }  # fmt: skip
+    kept["legs"] = [e.id for e in state.experts.values() if e.legs or e.expected or e.stealable]
     running = {h.plan.id: h.running for h in state.hosts.values() if h.running}
     return [f"{name}: {list(each)[:5]}" for name, each in (*kept.items(), ("running", running)) if each]
 

@@ -176,6 +176,22 @@ def test_after_the_quarantine_a_request_tries_again_and_success_clears_the_recor
     assert expert.replicas[0].failures == 0
 
 
+@pytest.mark.parametrize(("end", "failures"), [("answered", 0), ("failed", 1), ("cancelled", 1)])
+def test_only_an_answer_clears_the_record(end: str, failures: int) -> None:
+    world = slot_world("a", retry_s=0.1)
+    world.arrive("first", "a")
+    world.fail_load("a")
+    world.wait(1.0)
+    world.ready("a")
+    if end == "cancelled":
+        world.cancel("first")
+    else:
+        world.finish("first", ok=end == "answered")
+    snapshot = world.scheduler.snapshot().expert("a")
+    assert snapshot is not None
+    assert [replica.failures for replica in snapshot.replicas] == [failures]
+
+
 def test_one_more_failure_after_the_quarantine_quarantines_again() -> None:
     world = quarantined_world()
     world.wait(30.0)

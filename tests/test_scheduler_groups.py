@@ -125,6 +125,36 @@ def test_experts_of_one_group_do_not_displace_each_other_while_others_can_go() -
     assert (w.place("a", "slot-0"), w.place("b", "slot-1")) == ("awake", "going")
 
 
+@pytest.mark.parametrize("ends", ["withdrawn", "arrives and is finished", "arrives and is cancelled"])
+def test_nothing_of_an_expectation_is_left_once_it_has_ended(ends: str) -> None:
+    w = world(slots=2)
+    w.arrive("leg", "a", group="g")
+    w.expect("sum", "d", group="g")
+    w.ready("a")
+    w.ready("d")
+    if ends == "withdrawn":
+        w.withdraw("sum")
+    else:
+        w.arrive("sum", "d", group="g")
+        (w.finish if ends.endswith("finished") else w.cancel)("sum")
+    w.finish("leg")
+    state = w.scheduler._state
+    assert [state.groups, state.expected, state.waiting, state.leases] == [{}, {}, {}, {}]
+    assert all(not (e.legs or e.expected or e.stealable) for e in state.experts.values())
+
+
+@pytest.mark.parametrize(("size", "leave"), [(6.0, set()), (10.0, {"old"}), (18.0, {"old", "new"})])
+def test_an_expected_expert_closes_no_more_than_it_needs(size: float, leave: set[str]) -> None:
+    sizes = {"old": 8.0, "new": 8.0, "d": size}
+    experts = tuple(ExpertPlan(e, ("gpu",), footprint, max_running=2) for e, footprint in sizes.items())
+    w = World(PoolPlan((HostPlan("gpu", capacity=24.0, sleeps=True),), experts))
+    awake(w, "old")
+    w.wait(1.0)
+    awake(w, "new")
+    w.expect("sum", "d", group="g")
+    assert {seat.expert for seat in w.seats("going")} == leave
+
+
 def test_expectations_are_ignored_with_groups_switched_off() -> None:
     w = world(policy=without("groups"))
     assert w.expect("sum", "d", group="g") == []

@@ -186,6 +186,18 @@ def test_the_forecast_follows_the_loads_and_runs_that_were_seen() -> None:
     assert world.scheduler.forecast("a", world.now) == pytest.approx(7.0)
 
 
+@pytest.mark.parametrize("first", ["left", "right"])
+def test_the_forecast_is_that_of_the_best_host(first: str) -> None:
+    hosts = (HostPlan("left", max_running=1), HostPlan("right", max_running=1))
+    experts = tuple(ExpertPlan(e, ("left", "right"), max_running=1, load_s=9.0) for e in "ab")
+    world = World(PoolPlan(tuple(sorted(hosts, key=lambda h: h.id != first)), experts))
+    world.arrive("r", "a")
+    world.ready("a")
+    world.finish("r")
+    assert world.scheduler.forecast("a", world.now) == 0.0
+    assert world.scheduler.forecast("b", world.now) == pytest.approx(9.0)
+
+
 def test_the_forecast_counts_older_work_of_other_experts() -> None:
     world = slot_world()
     world.arrive("b", "b")

@@ -376,3 +376,19 @@ def test_a_request_that_only_its_owner_knows_is_stuck() -> None:
     world = slot_world("a")
     found = world.scheduler.waits_in_vain(UnderWay({"r": "a"}, {}, {}, {}), 0.0)
     assert found == {"a": "a request waits that the scheduler does not know"}
+
+
+@pytest.mark.parametrize("full", ["left", "right"])
+def test_a_place_that_is_free_on_one_host_is_free_whatever_the_others_do(full: str) -> None:
+    words: list[str] = []
+    hosts = (HostPlan("left", max_running=1), HostPlan("right", max_running=1))
+    world = World(PoolPlan(hosts, (ExpertPlan("a", ("left", "right"), max_running=1),)), Silent(words))
+    for number in range(2):
+        world.arrive(f"r{number}", "a")
+    for host in ("left", "right"):
+        world.ready("a", host)
+    words.append("grant")
+    world.arrive("waits", "a")
+    assert math.isinf(trips_after(world))
+    world.finish(next(request for request, seat in world.leases.items() if seat.host != full))
+    assert AFTER_S <= trips_after(world) <= AFTER_S + TICK_S
