@@ -137,8 +137,9 @@ def test_nothing_of_an_expectation_is_left_once_it_has_ended(ends: str) -> None:
     else:
         w.arrive("sum", "d", group="g")
         (w.finish if ends.endswith("finished") else w.cancel)("sum")
-    w.finish("leg")
     state = w.scheduler._state
+    assert state.groups.keys() == {"g"}, "a leg is still out"
+    w.finish("leg")
     assert [state.groups, state.expected, state.waiting, state.leases] == [{}, {}, {}, {}]
     assert all(not (e.legs or e.expected or e.stealable) for e in state.experts.values())
 

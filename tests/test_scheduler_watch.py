@@ -353,6 +353,19 @@ def test_a_policy_that_says_nothing_of_idle_places_is_only_watched_for_losses() 
     assert AFTER_S <= trips_after(lost) <= AFTER_S + TICK_S
 
 
+@pytest.mark.parametrize(("wakes_in_s", "stuck"), [(60.0, False), (math.inf, True)])
+def test_a_policy_that_has_no_plan_for_later_is_stuck_where_nothing_happens(
+    wakes_in_s: float, stuck: bool
+) -> None:
+    class Sleeper(Planner):
+        def wake_at(self, view: HostView) -> float:
+            return view.now + wakes_in_s
+
+    world = World(PoolPlan((HostPlan("slot"),), (ExpertPlan("a", ("slot",)),)), Sleeper(["swap"]))
+    world.arrive("r", "a")
+    assert math.isfinite(trips_after(world)) is stuck
+
+
 def test_the_watch_forgets_who_got_on() -> None:
     watch = StuckWatch()
     assert watch.look({"a": "x", "b": "y"}, 0.0, 10.0) == {}
