@@ -29,6 +29,7 @@ from coe.routers.encoders.disk_cache import encode_cached
 from coe.routers.encoders.encoder import Encoder, Vectors, is_quick, read_by
 from coe.routers.learning.cards import described
 from coe.routers.learning.category_classifier import GENERAL, CategoryClassifier, Neighbour
+from coe.routers.learning.familiarity import Familiarity, unless_far
 from coe.routers.learning.views import Asked, asked
 from coe.routers.per_pool import PerPool
 
@@ -121,10 +122,13 @@ class CategoryRouter:
         self._options = options
         examples = read_examples(options.examples, setting.root)
         self._encoder = encoder or setting.encoder(options.encoder)
-        self._classifier = self._learn(examples) if examples else None
+        self._classifier: CategoryClassifier | None = None
+        self._familiarity = Familiarity(None if encoder else self._encoder)
+        if examples:
+            self._learn(examples)
         self._scored: CategoryScoreRouter | None = None
         if not examples and setting.evidence is not None and len(setting.evidence):
-            self._scored = CategoryScoreRouter(name, options, setting, self._encoder)
+            self._scored = CategoryScoreRouter(name, options, setting, encoder)
         self.blocking = self._scored is not None or not is_quick(self._encoder)
         self._budget = budget_of(options)
         self._pools = PerPool[_Pool]()
@@ -147,13 +151,18 @@ class CategoryRouter:
             self._pools.of(setting.experts, self._pool)
 
     def _read_cards(self, setting: Setting) -> None:
-        """Into the encoder's cache."""
+        """Into the encoder's cache; and what tells general questions, where there is a general expert."""
         self._encoder.encode([described(view) for view in setting.experts])
+        if self._scored is None:
+            self._familiarity.prepare(setting.experts)
 
-    def _learn(self, examples: Sequence[Example]) -> CategoryClassifier:
+    def _learn(self, examples: Sequence[Example]) -> None:
         texts = [read_by(self._encoder, example.text) for example in examples]
         labels = [example.category for example in examples]
-        return CategoryClassifier().fit(texts, labels, encode_cached(self._encoder, texts))
+        vectors = encode_cached(self._encoder, texts)
+        self._classifier = CategoryClassifier().fit(texts, labels, vectors)
+        special = [i for i, label in enumerate(labels) if label != GENERAL]
+        self._familiarity = self._familiarity.taught_by(vectors[special], [labels[i] for i in special])
 
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
         if self._scored is not None:
@@ -165,7 +174,13 @@ class CategoryRouter:
         else:
             seen = asked(text, self._encoder, self._classifier.nearness)
             belief = self._by_categories(self._classifier, seen, pool, experts)
-        return self._decide(belief, pool, experts)
+        share = self._familiar(seen, pool, experts) if generals(experts) else 1.0
+        return self._decide(belief, share, pool, experts)
+
+    def _familiar(self, seen: Asked, pool: _Pool, experts: Sequence[ExpertView]) -> float:
+        carded = _places(not view.general for view in experts) if self._classifier is None else pool.newcomers
+        shares = self._familiarity.of(seen.vectors, pool.cards[carded])
+        return float(seen.settled(shares, shares=False)[0])
 
     def _pool(self, experts: Sequence[ExpertView]) -> _Pool:
         categories = self._classifier.categories_ if self._classifier else ()
@@ -245,15 +260,20 @@ class CategoryRouter:
         named = [f"{experts[place].id} {shares[place]:.2f}" for place in order[:2]]
         return _Belief(shares, "nearest card " + "; runner-up ".join(named), int(order[0]))
 
-    def _decide(self, belief: _Belief, pool: _Pool, experts: Sequence[ExpertView]) -> Decision:
+    def _decide(self, belief: _Belief, share: float, pool: _Pool, experts: Sequence[ExpertView]) -> Decision:
+        """``share``: how probably the question is of a known kind; the rest is the first general expert's."""
+        sure, general = min(1.0, float(belief.masses.max())), generals(experts)
+        rule = Rule(general=general, unsure_below=self._options.low_confidence, sure=sure)
+        masses = share * belief.masses
+        if rule.general:
+            masses[pool.heirs[0]] += 1 - share
         # Of two experts with the same claim the narrower one goes first, then the one listed first.
-        order = np.lexsort((pool.narrowness, -belief.masses))
-        chances = np.minimum(1.0, belief.masses[order]).tolist()
+        order = np.lexsort((pool.narrowness, -masses))
+        chances = np.minimum(1.0, masses[order]).tolist()
         ranking = tuple(map(Ranked, map(pool.ids.__getitem__, order.tolist()), chances))
-        rule = Rule(general=generals(experts), unsure_below=self._options.low_confidence)
         if pool.budget is not None:
             rule = pool.budget.rule(rule, belief.row)
-        return decide(self.name, ranking, belief.reason, rule, belief.category)
+        return decide(self.name, ranking, belief.reason, unless_far(rule, share), belief.category)
 
 
 def _map_to_experts(probabilities: Mapping[str, float], pool: _Pool, experts: Sequence[ExpertView]) -> Floats:

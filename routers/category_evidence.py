@@ -31,7 +31,9 @@ class CategoryScoreRouter(LearnedRouter):
     certain than ``low_confidence``, a general expert is asked if there is one.
     """
 
-    def __init__(self, name: str, options: CategoryOptions, setting: Setting, encoder: Encoder) -> None:
+    def __init__(
+        self, name: str, options: CategoryOptions, setting: Setting, encoder: Encoder | None = None
+    ) -> None:
         super().__init__(name, LearnedOptions(encoder=options.encoder), setting, encoder)
         self._low_confidence = options.low_confidence
         self._budget = Budget(options.total_parameters_b, options.average_active_b, options.average_price)

@@ -21,6 +21,7 @@ from coe.core.types import ExpertId
 from coe.routers.base import RouterOptions
 from coe.routers.encoders.encoder import Vectors, unit
 from coe.routers.learning.calibration import CalibratedEstimator, completed, out_of_fold
+from coe.routers.learning.clusters import groups
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
 from coe.routers.learning.views import Asked
 from coe.routers.learning.written_router import WriterOptions, WritingRouter
@@ -30,7 +31,6 @@ Combination = Literal["sum", "weakest"]
 
 _GROUP_SIZE = 60
 """Questions a skill, about: fewer tell nothing, more are a category again."""
-_ROUNDS = 8
 _TEMPERATURE = 0.5
 """T of the paper: global competency ** (1 / T)."""
 _PRIOR = 10.0
@@ -108,31 +108,14 @@ def _combined(suitability: Floats, weight: Floats, combination: Combination) -> 
 
 
 def _groups(evidence: Evidence) -> list[tuple[str, npt.NDArray[np.intp]]]:
-    """Rows of each skill, by spherical k-means inside each category; no group is empty."""
+    """Names and rows of the skills, by spherical k-means inside each category."""
     labels = np.asarray(evidence.categories, dtype=object)
-    found = []
+    group = groups(evidence.vectors, labels, _GROUP_SIZE)
+    found: list[tuple[str, npt.NDArray[np.intp]]] = []
     for category in sorted(set(evidence.categories)):
-        rows = np.flatnonzero(labels == category)
-        parts = _clusters(evidence.vectors[rows], max(1, len(rows) // _GROUP_SIZE))
-        found += [
-            (f"{category} {part + 1}", rows[parts == part])
-            for part in range(int(parts.max()) + 1)
-            if (parts == part).any()
-        ]
+        inside = np.unique(group[labels == category])
+        found += [(f"{category} {i}", np.flatnonzero(group == part)) for i, part in enumerate(inside, 1)]
     return found
-
-
-def _clusters(vectors: Vectors, count: int) -> npt.NDArray[np.intp]:
-    """Spherical k-means with a fixed start: the same evidence gives the same skills."""
-    centres = vectors[np.random.default_rng(0).permutation(len(vectors))[:count]]
-    for _ in range(_ROUNDS):
-        nearest = (vectors @ centres.T).argmax(axis=1)
-        sums = np.stack([vectors[nearest == i].sum(axis=0) for i in range(len(centres))])
-        centres = np.stack(
-            [unit(total) if total.any() else old for total, old in zip(sums, centres, strict=True)]
-        )
-    closest: npt.NDArray[np.intp] = (vectors @ centres.T).argmax(axis=1)
-    return closest
 
 
 class SkillOptions(WriterOptions):

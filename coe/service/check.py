@@ -240,6 +240,8 @@ class _Checks:
                     examples = read_examples(options.examples, self._root)
                     categories = {each.category for each in examples}
                     yield from self._skills_without_examples(loc, categories)
+                    if not examples:
+                        yield from self._category_by_profiles(loc, spec.name)
                     self._check_budget(options, categories)
             except ConfigError as error:
                 yield Issue(f"{spec.name}: {error.message}", loc, hint=error.hint)
@@ -257,6 +259,23 @@ class _Checks:
         evidence = None if categories else evidence_of(open_store(self._registry, self._root), routed)
         rows = evidence.categories if evidence else [*categories, *(each.id for each in routed)]
         require_a_map(tuple(Counter(rows).values()), [expert.view() for expert in routed], budget)
+
+    def _category_by_profiles(self, loc: Loc, name: str) -> Iterator[Issue]:
+        """Without examples the first profile makes another router of it."""
+        from coe.profiles.store import open_store
+
+        try:
+            store = open_store(self._registry, self._root)
+            known = [expert.id for expert in self._registry.routed if store.of(expert)]
+        except CoeError:
+            return  # told with the profiles
+        if not known:
+            message = f"{name}: without examples it goes by the experts' cards, until one has a profile"
+            yield Issue(message, loc, "note", "Give it examples, and profiles change nothing.")
+            return
+        message = f"{name}: without examples it goes by the profiles of {', '.join(known)}, not by cards"
+        hint = "Give it examples to have categories learned from these, whatever profiles there are."
+        yield Issue(message, loc, "note", hint)
 
     def _skills_without_examples(self, loc: Loc, categories: set[str]) -> Iterator[Issue]:
         from coe.routers.learning.category_classifier import GENERAL

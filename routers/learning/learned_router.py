@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -18,6 +18,7 @@ from coe.routers.base import RouterOptions, Setting
 from coe.routers.encoders.encoder import Encoder, Vectors, unit
 from coe.routers.learning.cards import described, with_newcomers
 from coe.routers.learning.evidence import Estimator, Evidence
+from coe.routers.learning.familiarity import Familiarity, unless_far
 from coe.routers.learning.views import Asked, asked
 from coe.routers.per_pool import PerPool
 
@@ -47,7 +48,8 @@ class LearnedRouter(ABC):
     """Ranks experts by an estimator's calibrated probability that they answer rightly.
 
     A subclass names its estimator and says why (``_because``). Experts without evidence compete by their
-    cards; when no expert has any, cards alone decide. Thread-safe; deterministic.
+    cards; when no expert has any, cards alone decide. Where there is a general expert, the less a question is
+    like what the others are known by, the likelier it is the general one's. Thread-safe; deterministic.
     """
 
     options_type: ClassVar[type[RouterOptions]] = LearnedOptions
@@ -70,10 +72,14 @@ class LearnedRouter(ABC):
             self._estimator = self._make(options).fit(self._evidence)
             self._categories, self._centres = _centres(self._evidence)
             self._place = {expert: i for i, expert in enumerate(self._estimator.experts_)}
+        known = () if self._evidence is None else (self._evidence.vectors, self._evidence.categories)
+        self._familiarity = Familiarity(None if encoder else self._encoder, *known)
+        self._familiarity.prepare(setting.experts)
 
     def renewed(self, setting: Setting) -> Self:
         """What was learned stays: experts without evidence are judged by their cards at each decision."""
         self._read_cards(setting.experts)
+        self._familiarity.prepare(setting.experts)
         return self
 
     def route(self, text: str, experts: Sequence[ExpertView]) -> Decision:
@@ -96,11 +102,15 @@ class LearnedRouter(ABC):
         chances = known
         if not np.isfinite(known).all():
             chances = with_newcomers(known, self._card_cosines(asked.vectors, experts, asked.weights))
+        judged = self._judged(asked, experts)
+        if judged.rule.general:
+            share = self._familiar(asked, experts)
+            chances = share * chances + (1 - share) * self._beyond(experts)
+            judged = replace(judged, rule=unless_far(judged.rule, share))
         order = np.argsort(-chances, kind="stable").tolist()
         ids = [experts[i].id for i in order]
         ranking = tuple(map(Ranked, ids, chances[order].tolist()))
         reason = self._reason(asked, ranking, known_first=bool(np.isfinite(known[order[0]])))
-        judged = self._judged(asked, experts)
         because = "; ".join(part for part in (judged.label, reason, account) if part)
         return decide(self.name, ranking, because, judged.rule, judged.category)
 
@@ -112,6 +122,27 @@ class LearnedRouter(ABC):
         if self._evidence is None:
             return None
         return self._categories[int((self._centres @ asked.vector[0]).argmax())]
+
+    def _familiar(self, asked: Asked, experts: Sequence[ExpertView]) -> float:
+        """How probably the question is of a kind that one of the specialists is known for."""
+        known = self._places.of(experts, self._find_places) >= 0
+        special = np.asarray([not view.general for view in experts])
+        cards = self._cards.of(experts, self._read_cards)[special & ~known]
+        vectors = self._encoder.encode(asked.texts)  # not that of what a writer wrote
+        shares = self._familiarity.of(vectors, cards, taught=bool((special & known).any()))
+        return float(asked.settled(shares, shares=False)[0])
+
+    def _beyond(self, experts: Sequence[ExpertView]) -> Floats:
+        """(m,) probabilities of a right answer to a question of no known kind, where nobody was marked: even
+        for a general expert, or as the best on what is known; for others as where they are at their worst."""
+        level, worst = 0.5, np.zeros(0)
+        if self._estimator is not None:
+            estimates = self._estimator.cross_fitted_
+            level = min(level, float(estimates.max(axis=1).mean()))
+            worst = np.quantile(estimates, 0.1, axis=0)
+        places = self._places.of(experts, self._find_places).tolist()
+        others = [level / 2 if place < 0 else min(level, float(worst[place])) for place in places]
+        return np.asarray([level if v.general else p for v, p in zip(experts, others, strict=True)])
 
     def _known(self, asked: Asked, experts: Sequence[ExpertView]) -> Floats:
         """(m,) calibrated probabilities; NaN for experts without evidence."""
