@@ -6,7 +6,6 @@ is asked shares no wording with what routers learn from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,21 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.general_questions import (
+    LEARNED,
+    demo_views,
+    drawn_profiles,
+    own_questions,
+    own_right,
+    to_general,
+)
 from coe.core.decision import decide
 from coe.core.types import ExpertView, Ranked, Router, Rule
-from coe.demo.questions import distinct_questions
-from coe.demo.skills import all_skills
 from coe.routers import router_class
 from coe.routers.base import Setting
 from coe.routers.encoders.encoder import Encoders
 from coe.routers.learning.evidence import Evidence
 from coe.routers.learning.familiarity import FAR, Familiarity, everyday, unless_far
-from coe.routers.learning.features import text_features
 from tests.support.general_questions import greetings, next_to_nothing, off_topic
 
-LEARNED = ("skill", "instruction", "knn", "linear", "traits", "pilot", "blend", "cascade", "category")
-BASE = ExpertView("base", card="General chat and everything that no specialist covers.", general=True)
-VIEWS = [BASE, *(ExpertView(s.name, card=s.card, skills=(s.name,), parameters_b=0.1) for s in all_skills())]
+VIEWS = demo_views()
 NO_GENERAL = [replace(view, general=False) for view in VIEWS]
 GENERAL_QUESTIONS = {
     "greetings": greetings(),
@@ -44,28 +46,8 @@ def encoders() -> Encoders:
 
 
 @cache
-def own_questions() -> tuple[tuple[str, str], ...]:
-    return tuple((q.text, s.name) for s in all_skills() for q in distinct_questions(s, "test", 30, 11))
-
-
-@cache
 def profiles(encoder: str) -> Evidence:
-    """20 questions of each skill; its specialist is right on 90%, everybody else on a few."""
-    asked = [(q, s.name) for s in all_skills() for q in distinct_questions(s, "train", 20, 7)]
-    texts, skills = [q.text for q, _ in asked], [name for _, name in asked]
-    model = encoders().open(encoder, Path())
-    chance = [[0.9 if view.id == name else 0.04 for view in VIEWS] for name in skills]
-    scores = (np.random.default_rng(5).random((len(asked), len(VIEWS))) < chance).astype(np.float32)
-    return Evidence(
-        ids=tuple(q.id for q, _ in asked),
-        categories=tuple(skills),
-        vectors=model.encode(texts),
-        experts=tuple(view.id for view in VIEWS),
-        scores=scores,
-        counts=np.ones_like(scores),
-        encoder=model.identity,
-        features=text_features(texts),
-    )
+    return drawn_profiles(encoders().open(encoder, Path()))
 
 
 def built(kind: str, evidence: Evidence | None, encoder: str = "minilm", **options: Any) -> Router:
@@ -73,15 +55,6 @@ def built(kind: str, evidence: Evidence | None, encoder: str = "minilm", **optio
     setting = Setting(experts=tuple(VIEWS), evidence=evidence, encoders=encoders())
     router: Router = cls("mine", cls.options_type(encoder=encoder, **options), setting)
     return router
-
-
-def to_general(router: Router, texts: Sequence[str]) -> float:
-    return sum(router.route(text, VIEWS).expert == "base" for text in texts) / len(texts)
-
-
-def own_right(router: Router, views: Sequence[ExpertView]) -> float:
-    right = [router.route(text, views).expert == skill for text, skill in own_questions()]
-    return sum(right) / len(right)
 
 
 def test_the_questions_asked_are_not_those_learned_from() -> None:
