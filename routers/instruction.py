@@ -18,14 +18,15 @@ import numpy as np
 from pydantic import Field
 
 from coe.core.types import ExpertId, ExpertView
-from coe.routers.base import RouterOptions
-from coe.routers.encoders.encoder import Vectors
+from coe.routers.base import RouterOptions, Setting
+from coe.routers.encoders.encoder import Encoder, Vectors
 from coe.routers.knn import KnnEstimator
 from coe.routers.learning.calibration import FOLDS, CalibratedEstimator, completed, fold_rows
 from coe.routers.learning.evidence import Estimator, Evidence, Matrix
-from coe.routers.learning.learned_router import Floats
+from coe.routers.learning.learned_router import Floats, LearnedOptions
 from coe.routers.learning.views import Asked
 from coe.routers.learning.written_router import WriterOptions, WritingRouter
+from coe.routers.per_pool import PerPool
 
 
 class InstructionEstimator(CalibratedEstimator):
@@ -104,6 +105,12 @@ class InstructionRouter(WritingRouter):
     prompt = _PROMPT
     written = "instruction"
 
+    def __init__(
+        self, name: str, options: LearnedOptions, setting: Setting, encoder: Encoder | None = None
+    ) -> None:
+        super().__init__(name, options, setting, encoder)
+        self._worth = PerPool[tuple[float, float]]()
+
     def _make(self, options: InstructionOptions) -> Estimator:
         return InstructionEstimator(options.gamma, options.p, options.beta)
 
@@ -120,9 +127,29 @@ class InstructionRouter(WritingRouter):
         if asked.note is None or not known.any():
             return found
         cosines = self._card_cosines(self._encoder.encode([asked.note]), experts)
-        moved = self._estimator.combined(found[None, known], cosines[None, known])
-        found[known] = moved[0]
+        weight, reach = self._worth.of(experts, self._learn_worth)
+        moved = self._estimator.combined(found[None, known], cosines[None, known])[0] - found[known]
+        found[known] = np.clip(found[known] + weight * np.clip(moved, -reach, reach), 0.0, 1.0)
         return found
+
+    def _learn_worth(self, experts: Sequence[ExpertView]) -> tuple[float, float]:
+        """How much of what cards move a probability by holds true, from 0 to 1, and the most that is known.
+
+        The profiles' questions stand for instructions, which nobody wrote of them. Least squares, held near 0
+        as by a few questions: without evidence that cards tell experts apart, they say nothing.
+        """
+        places = self._places.of(experts, self._find_places)
+        known = places >= 0
+        evidence = self._evidence
+        assert evidence is not None  # somebody is known
+        before = self._estimator.cross_fitted_[:, places[known]]
+        cosines = evidence.vectors @ self._cards.of(experts, self._read_cards)[known].T
+        moved = (self._estimator.combined(before, cosines) - before).astype(np.float64)
+        asked = np.isfinite(evidence.scores[:, places[known]])
+        error = np.where(asked, evidence.scores[:, places[known]] - before, 0.0)
+        moved = np.where(asked, moved, 0.0)
+        weight = float((moved * error).sum() / ((moved**2).sum() + 1.0))
+        return float(np.clip(weight, 0.0, 1.0)), float(np.quantile(np.abs(moved), 0.99))
 
     def _because(self, asked: Asked, expert: ExpertId) -> str:
         if asked.note is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from coe.core.errors import ConfigError
-from coe.core.types import Decision, ExpertView, Ranked, Router
+from coe.core.types import Decision, ExpertView, Ranked, Router, RouterText
 from coe.pipeline.utility import Preferences, relative_prices, weighed
 from coe.registry.schema import Expert, RouterSpec
 from coe.routers import BUILTINS, ESTIMATORS, build_router, estimator_class, router_class
@@ -279,6 +279,31 @@ def test_evidence_of_another_encoder_is_refused(encoder: WordEncoder) -> None:
 def test_reason_can_be_read(kind: str, words: list[str], encoder: WordEncoder) -> None:
     reason = built(kind, encoder, evidence(encoder)).route("add plus total", VIEWS).reason
     assert all(word in reason for word in words), reason
+
+
+@pytest.mark.parametrize("telling", [True, False])
+def test_an_instruction_moves_probabilities_as_far_as_cards_have_held_true(
+    telling: bool, encoder: WordEncoder
+) -> None:
+    """Whoever's card a text is near to is not right for that; only where the profiles say so."""
+    known = evidence(encoder, 400)
+    if not telling:
+        draws = np.random.default_rng(2)
+        known = replace(known, scores=(draws.random((400, 3)) < [0.3, 0.3, 0.6]).astype(np.float32))
+    router: Any = built("instruction", encoder, known)
+    for note in (ADDER.card, CALENDAR.card, "add plus number total", "garden"):
+        without, with_note = (
+            {each.expert: each.probability for each in decision.ranking}
+            for decision in (
+                router.route_with("w1 w2", VIEWS, RouterText(None)),
+                router.route_with("w1 w2", VIEWS, RouterText(note)),
+            )
+        )
+        assert all(0 <= chance <= 1 for chance in with_note.values())
+        if not telling:
+            assert max(abs(with_note[each] - without[each]) for each in without) < 0.05
+        elif note == ADDER.card:
+            assert with_note["adder"] - without["adder"] > with_note["calendar"] - without["calendar"]
 
 
 # A cascade
