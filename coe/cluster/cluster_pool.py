@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from coe.cluster.leased import AddressedEngine, ClusterLease
 from coe.cluster.messages import (
     Directory,
     Granted,
@@ -32,16 +33,10 @@ from coe.cluster.messages import (
 from coe.core.errors import EngineError, ExpertUnavailable
 from coe.core.types import (
     DeadlineClass,
-    Engine,
-    EngineAnswer,
-    EngineCall,
-    EngineStats,
     ExpertId,
-    ExpertSpec,
     RequestId,
-    WakeFrom,
 )
-from coe.engines.address import Address, AddressBook
+from coe.engines.address import AddressBook
 from coe.pipeline import Lease, Leases
 from coe.pool.pool import stopping
 from coe.scheduler.events import HostId
@@ -374,36 +369,3 @@ class ClusterPool:
                 log.exception("pool owner %s sent a report that cannot be used", owner)
                 self._lost.add(owner)
             await asyncio.sleep(HEARTBEAT_S)
-
-
-class AddressedEngine:
-    """A leased expert's server. Asking is a gateway's part of :class:`coe.core.types.Engine`; the rest is its
-    owner's, and does nothing here."""
-
-    def __init__(self, host: HostId, address: Address, book: AddressBook) -> None:
-        self.id = host
-        self._address, self._book = address, book
-
-    async def ask(self, expert: ExpertId, call: EngineCall) -> EngineAnswer:
-        return await self._book.ask(self._address, expert, call)
-
-    async def start(self) -> None: ...
-    async def ensure_ready(self, expert: ExpertId) -> None: ...
-    async def sleep(self, expert: ExpertId, level: int = 1) -> None: ...
-    async def set_experts(self, experts: Sequence[ExpertSpec]) -> None: ...
-    async def stop(self) -> None: ...
-
-    def stats(self) -> EngineStats:
-        return EngineStats("ready")
-
-
-@dataclass(frozen=True)
-class ClusterLease:
-    """See :class:`coe.pipeline.Lease`."""
-
-    expert: ExpertId
-    asked_for: ExpertId
-    engine: Engine
-    queue_ms: float
-    swap_ms: float
-    wake_from: WakeFrom
