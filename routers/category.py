@@ -28,7 +28,12 @@ from coe.routers.category_evidence import CategoryScoreRouter
 from coe.routers.encoders.disk_cache import encode_cached
 from coe.routers.encoders.encoder import Encoder, Vectors, is_quick, read_by
 from coe.routers.learning.cards import described
-from coe.routers.learning.category_classifier import GENERAL, CategoryClassifier, Neighbour
+from coe.routers.learning.category_classifier import (
+    GENERAL,
+    CategoryClassifier,
+    Neighbour,
+    largest_cosines,
+)
 from coe.routers.learning.familiarity import Familiarity, unless_far
 from coe.routers.learning.views import Asked, asked
 from coe.routers.per_pool import PerPool
@@ -169,7 +174,7 @@ class CategoryRouter:
             return self._scored.route(text, experts)
         pool = kept(self._pools, experts, self._pool)
         if self._classifier is None:
-            seen = asked(text, self._encoder, lambda vectors: (vectors @ pool.cards.T).max(axis=1))
+            seen = asked(text, self._encoder, lambda vectors: largest_cosines(vectors, pool.cards))
             belief = self._by_cards(seen, pool, experts)
         else:
             seen = asked(text, self._encoder, self._classifier.nearness)

@@ -15,7 +15,7 @@ CUT = "2"
 """The number of the way of cutting: vectors of longer texts than a window are other ones than before."""
 CERTAINLY_WHOLE = 250
 """Characters: no text up to so long has more tokens than a window of 254."""
-_CHARS_A_TOKEN = 16
+_CHARS_A_TOKEN = 8
 """More than any text has on average, but for what is no text: a longer one is not tokenized whole."""
 
 

@@ -25,6 +25,8 @@ GENERAL = "general"
 
 _DIGITS = re.compile(r"\d+")
 _NGRAMS = (2, 4)
+_ONE_THREAD = 200_000
+"""Multiplications up to which BLAS does not share a product between threads."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,7 @@ class CategoryClassifier:
 
     def nearness(self, vectors: Vectors) -> Floats:
         """(k,) largest cosine of each vector (k, d) with an example of a specialist's category."""
-        cosines: Floats = (vectors @ self._special.T).max(axis=1).astype(np.float64)
-        return cosines
+        return largest_cosines(vectors, self._special)
 
     def nearest(self, category: str, vector: Vectors) -> Neighbour:
         """The example of ``category`` nearest to the text whose vector (shape (1, d)) is given."""
@@ -127,6 +128,15 @@ class CategoryClassifier:
 
         ngrams = self._ngrams.transform(list(texts))
         return csr_matrix(hstack([csr_matrix(vectors), self.ngram_weight * ngrams]))
+
+
+def largest_cosines(vectors: Vectors, known: Vectors) -> Floats:
+    """(k,) of each vector (k, d) with one of ``known`` (n, d). In blocks that BLAS multiplies in this thread:
+    it takes longer to have others help, and much longer on a busy machine."""
+    rows = max(1, _ONE_THREAD // max(1, vectors.size))
+    found = [(known[at : at + rows] @ vectors.T).max(axis=0) for at in range(0, len(known), rows)]
+    largest: Floats = np.max(found, axis=0).astype(np.float64)
+    return largest
 
 
 def _form(text: str) -> str:

@@ -17,6 +17,7 @@ from coe.core.types import Decision, ExpertId, ExpertView, Ranked, Rule
 from coe.routers.base import RouterOptions, Setting
 from coe.routers.encoders.encoder import Encoder, Vectors, unit
 from coe.routers.learning.cards import described, with_newcomers
+from coe.routers.learning.category_classifier import largest_cosines
 from coe.routers.learning.evidence import Estimator, Evidence
 from coe.routers.learning.familiarity import Familiarity, unless_far
 from coe.routers.learning.views import Asked, asked
@@ -93,8 +94,7 @@ class LearnedRouter(ABC):
         known = (
             self._cards.of(experts, self._read_cards) if self._evidence is None else self._evidence.vectors
         )
-        cosines: Floats = (vectors @ known.T).max(axis=1).astype(np.float64)
-        return cosines
+        return largest_cosines(vectors, known)
 
     def _decided(self, asked: Asked, experts: Sequence[ExpertView], account: str = "") -> Decision:
         """``account``: for people, what was written about the question."""
