@@ -30,6 +30,7 @@ BUILTINS: Mapping[str, str] = MappingProxyType(
         "knn": "coe.routers.knn:KnnRouter",
         "linear": "coe.routers.linear:LinearRouter",
         "traits": "coe.routers.traits:TraitsRouter",
+        "transfer": "coe.routers.transfer:TransferRouter",
         "cascade": "coe.routers.cascade:CascadeRouter",
         "blend": "coe.routers.blend:BlendRouter",
         "static": "coe.routers.static:StaticRouter",
@@ -48,6 +49,7 @@ ESTIMATORS: Mapping[str, str] = MappingProxyType(
         "knn": "coe.routers.knn:KnnEstimator",
         "linear": "coe.routers.linear:LinearEstimator",
         "traits": "coe.routers.traits:TraitsEstimator",
+        "transfer": "coe.routers.transfer:TransferEstimator",
         "blend": "coe.routers.blend:BlendEstimator",
     }
 )

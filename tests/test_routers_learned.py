@@ -33,7 +33,18 @@ ADDER = ExpertView("adder", card="adds numbers plus total", usd_per_mtok_out=1.0
 CALENDAR = ExpertView("calendar", card="knows the month week day year", usd_per_mtok_out=1.0)
 PARROT = ExpertView("parrot", card="talks", parameters_b=1.0)
 VIEWS = [ADDER, CALENDAR, PARROT]
-LEARNING = ("category", "skill", "pilot", "instruction", "knn", "linear", "traits", "cascade", "blend")
+LEARNING = (
+    "category",
+    "skill",
+    "pilot",
+    "instruction",
+    "knn",
+    "linear",
+    "traits",
+    "transfer",
+    "cascade",
+    "blend",
+)
 
 
 def evidence(encoder: WordEncoder, count: int = 160, *, with_features: bool = False) -> Evidence:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from coe.core.errors import ConfigError
-from coe.profiles.profile import ExpertProfile
+from coe.profiles.profile import ENOUGH, ExpertProfile
 from coe.profiles.store import ProfileStore, open_store
 from coe.profiles.table import QuestionTable
 from coe.registry.schema import Expert, Registry, RouterSpec
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 DEFAULT_ENCODER = "minilm"
 """The encoder of the profiles that come with CoE."""
+
+_FEWEST = 3
+"""Models that say how models differ."""
 
 _TWINS = {"minilm": ("minilm-int8",), "minilm-int8": ("minilm",)}
 """One model in two precisions: the cosine of a text's two vectors is about .99
@@ -45,7 +49,29 @@ def evidence_of(
     known = [
         e for e, column in zip(joined.experts, joined.scores.T, strict=True) if np.isfinite(column).any()
     ]
-    return joined.only(known) if known else None
+    if not known:
+        return None
+    return replace(joined.only(known), reference=_reference(store, by_expert, encoder))
+
+
+def _reference(
+    store: ProfileStore, by_expert: Mapping[str, Sequence[ExpertProfile]], encoder: str
+) -> Evidence | None:
+    """What the profiles say of models that are no experts here: how models differ."""
+    used = {id(profile) for profiles in by_expert.values() for profile in profiles}
+    names = {profile.expert for profiles in by_expert.values() for profile in profiles}
+    others = [p for p in store.profiles if id(p) not in used and p.expert not in names]
+    told: dict[str, list[ExpertProfile]] = {}
+    for profile in others:
+        if profile.overall.count >= ENOUGH:
+            told.setdefault(profile.expert, []).append(profile)
+    tables = [t for t in store.tables.values() if _vectors(t, encoder) is not None]
+    parts = [
+        part
+        for table in tables
+        if np.isfinite((part := _on_table(table, told, encoder)).scores).any(axis=1).all() and part.experts
+    ]
+    return _stacked(parts) if len(told) >= _FEWEST and parts else None
 
 
 def described(registry: Registry, root: Path) -> list[str]:

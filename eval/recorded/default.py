@@ -1,7 +1,9 @@
 """What the service does when nobody says: chosen on learning questions only, and modest.
 
-Every candidate is judged by estimates that were made for each question without it. The best one is taken
-only if it beats the best single expert beyond doubt there; else that expert answers everything.
+Every candidate, the best single expert too, is judged on questions that did not choose it. From many
+questions the best one is taken only if it beats the best single expert beyond doubt; else that expert answers
+everything. Few questions can put nothing beyond doubt, so there what is known beforehand weighs in: that a
+vote of experts who err apart gains, and that models differ here as other models do elsewhere.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coe.eval.recorded.combining import combiner
+from coe.eval.recorded.methods import expert_accuracy
 from coe.eval.statistics import paired_bootstrap
 from coe.outcomes.combiner_fits import available_top
 from coe.outcomes.combiner_tables import Lessons
@@ -23,7 +26,14 @@ COMBINING = ("vote", "weighted_vote")
 LEARNING = "learned"
 ADAPTIVE = "adaptive"
 """The learning combiner, asking one after the other until another answer is not worth its price."""
+FEW = 1500
+"""Questions below which what is known beforehand counts."""
 _DRAWS = 2000
+_ONE, _SEVERAL = (0.01, 0.01), (0.03, 0.03)
+"""Gain expected beforehand and its deviation: of one expert chosen by ``transfer``, and of several that vote.
+Round numbers below what pools of other models show (docs/measurements/routing-results.md)."""
+_CAUTION = 0.5
+"""Deviations by which the gain expected afterwards must be above 0."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,15 @@ class Choice:
 ALONE = Choice("static")
 
 
-def choose_default(learned: OutcomeSet, most: int, held_out: Callable[[str], Floats], seed: int) -> Choice:
-    """The best way to answer with at most ``most`` experts; ``held_out(router)`` are estimates (n, m)."""
-    base = _scores(ALONE, learned, held_out)
+def choose_default(
+    learned: OutcomeSet, most: int, held_out: Callable[[str], Floats], seed: int, related: bool = False
+) -> Choice:
+    """The best way to answer with at most ``most`` experts; ``held_out(router)`` are estimates (n, m).
+    ``related``: what other models did is known too."""
+    few = related and len(learned) < FEW
+    base = _best_in_halves(learned)
     best, best_scores = ALONE, base
-    for ways in _ways(learned, most):
+    for ways in _ways(learned, most, few):
         tried = [(choice, _scores(choice, learned, held_out)) for choice in ways]
         choice, scores = max(tried, key=lambda one: float(one[1].mean()))
         if best == ALONE or _clearly_better(scores, best_scores):
@@ -56,14 +70,35 @@ def choose_default(learned: OutcomeSet, most: int, held_out: Callable[[str], Flo
             best, best_scores = choice, scores
     if best == ALONE:
         return ALONE
+    if few:
+        return best if _expected(best, best_scores - base) else ALONE
     gain = paired_bootstrap(best_scores, base, draws=_DRAWS, seed=seed)
     return best if gain.low > 0 else ALONE
 
 
-def _ways(learned: OutcomeSet, most: int) -> Iterator[list[Choice]]:
+def _expected(choice: Choice, gained: Floats) -> bool:
+    """Whether a gain is expected after ``gained`` (n,), on top of what is expected beforehand."""
+    prior, spread = _ONE if choice.count == 1 else _SEVERAL
+    weight, told = spread**-2, len(gained) / max(float(gained.var()), 1e-9)
+    mean = (weight * prior + told * float(gained.mean())) / (weight + told)
+    return mean > float(_CAUTION * (weight + told) ** -0.5)
+
+
+def _best_in_halves(learned: OutcomeSet) -> Floats:
+    """(n,) scores of the best single expert, each half answered by that of the other: the best of several on
+    the very questions that made it the best flatters itself."""
+    scores, halves = np.zeros(len(learned)), np.arange(len(learned)) % 2 == 0
+    for half in (halves, ~halves):
+        strength = np.tile(expert_accuracy(learned.scores[~half]), (int(half.sum()), 1))
+        first = available_top(strength, learned.scores[half], 1)[:, 0]
+        scores[half] = learned.scores[half][np.arange(len(first)), first]
+    return scores
+
+
+def _ways(learned: OutcomeSet, most: int, few: bool) -> Iterator[list[Choice]]:
     """What can be done with each router, the most dependable router first."""
     combine = learned.answers is not None and most > 1
-    for router in (*CANDIDATES, "static"):
+    for router in (*(("transfer",) if few else ()), *CANDIDATES, "static"):
         several = [Choice(router, name, most) for name in COMBINING if combine]
         yield [Choice(router), *several]
 

@@ -16,7 +16,7 @@ from coe.core.errors import ConfigError
 from coe.core.types import ExpertId
 from coe.eval.recorded.combining import combiner
 from coe.eval.recorded.default import ADAPTIVE, Choice, choose_default
-from coe.eval.recorded.folds import Fold, cross_folds
+from coe.eval.recorded.folds import Fold, cross_folds, wording
 from coe.eval.recorded.kept import KeptFits
 from coe.eval.recorded.masses import by_mass
 from coe.eval.recorded.methods import CASCADE, Fitted, Lesson, expert_accuracy, method
@@ -78,6 +78,8 @@ class Study:
     vectors: Vectors
     """(n, d); zero where a question has no text"""
     plan: Plan
+    reference: OutcomeSet | None = None
+    """other models on the same questions: what they did on those that are not asked says how models differ"""
     kept: KeptFits | None = None
     """where fits are kept between runs"""
     _fits: dict[tuple[str, int], tuple[Fitted, float]] = field(default_factory=dict)
@@ -102,6 +104,7 @@ class Study:
             self.outcomes,
             self.vectors,
             replace(self.plan, folds=folds, seed=seed),
+            self.reference,
             self.kept,
             _read=self._read,
         )
@@ -211,6 +214,7 @@ class Study:
                 count,
                 lambda router: self.fitted(router, fold)[0].held_out,
                 self.plan.seed,
+                self.reference is not None,
             )
         return self._defaults[fold, count]
 
@@ -254,12 +258,8 @@ class Study:
             outcomes=self.outcomes,
             train=fold.train,
             test=fold.test,
-            evidence=evidence_of(
-                self.outcomes,
-                self.vectors,
-                self._read.features(self.outcomes),
-                fold.train[learned],
-                self.plan.encoder,
+            evidence=replace(
+                self._evidence(self.outcomes, fold.train[learned]), reference=self._others(fold)
             ),
             learned=learned,
             vectors=self.vectors[fold.test],
@@ -267,6 +267,20 @@ class Study:
             texts=tuple(questions[i].text or "" for i in fold.test),
             seed=self.plan.seed,
         )
+
+    def _evidence(self, outcomes: OutcomeSet, rows: Indices) -> Evidence:
+        return evidence_of(
+            outcomes, self.vectors, self._read.features(self.outcomes), rows, self.plan.encoder
+        )
+
+    def _others(self, fold: Fold) -> Evidence | None:
+        """What the other models did on questions that are not asked."""
+        if self.reference is None:
+            return None
+        asked = {wording(self.outcomes.questions[i]) for i in fold.test}
+        questions = self.reference.questions
+        rows = [i for i, q in enumerate(questions) if q.text is not None and wording(q) not in asked]
+        return self._evidence(self.reference, np.asarray(rows, dtype=np.intp))
 
 
 def evidence_of(

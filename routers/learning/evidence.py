@@ -51,6 +51,8 @@ class Evidence:
     features: csr_matrix | None = None
     """(n, f) wording of the questions by :func:`coe.routers.learning.features.text_features`; None where
     not at hand"""
+    reference: Evidence | None = None
+    """what other models did on other questions, by the same encoder; None where nothing is at hand"""
 
     def __len__(self) -> int:
         return len(self.ids)
