@@ -41,6 +41,7 @@ MINIMAL = {
             "card": "c",
             "skills": [name],
             "general": name == "general",
+            "parameters_b": 7.0,
         }
         for name in ("general", "base", "code")
     ],
