@@ -173,7 +173,7 @@ def test_no_cluster_at_the_address_is_a_clear_error(command: str, tmp_path: Path
     result = run(command, *registry_option, "--address", "127.0.0.1:1")
     assert result.exit_code == 2
     assert "nothing answers at 127.0.0.1:1" in result.stderr
-    assert "Hint: The address is that of the cluster's head" in result.stderr
+    assert "Hint: The address is that of a cluster's head" in result.stderr
 
 
 def test_local_and_address_exclude_each_other(tmp_path: Path) -> None:

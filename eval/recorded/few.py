@@ -76,7 +76,7 @@ def gains(
     vectors, found = question_vectors(pool, opened), defaultdict[str, list[float]](list)
     for seed in seeds:
         fold = drawn(pool.questions, labels, tested, seed)
-        study = Study(pool, vectors, Plan((fold,), (), (), (1,), seed, opened.identity), others)
+        study = Study(pool, vectors, Plan((fold,), (), (), (1,), seed, opened.identity), reference=others)
         base = study.asked("static", "first", 1).scores
         for way, scores in _scores(study):
             found[way].append(float((scores - base).mean()))

@@ -58,7 +58,7 @@ def open_study(settings: Settings) -> Study:
     kept = None
     if settings.fits is not None:
         kept = KeptFits(settings.fits, digest_of(outcomes, vectors, encoder.identity))
-    return Study(outcomes, vectors, plan, kept=kept)
+    return Study(outcomes, vectors, plan, kept)
 
 
 def _folds(settings: Settings, outcomes: OutcomeSet) -> list[Fold]:

@@ -78,10 +78,11 @@ class Study:
     vectors: Vectors
     """(n, d); zero where a question has no text"""
     plan: Plan
-    reference: OutcomeSet | None = None
-    """other models on the same questions: what they did on those that are not asked says how models differ"""
     kept: KeptFits | None = None
     """where fits are kept between runs"""
+    reference: OutcomeSet | None = None
+    """other models on the same questions: what they did on those that are not asked says how models differ;
+    no fits are kept of it"""
     _fits: dict[tuple[str, int], tuple[Fitted, float]] = field(default_factory=dict)
     _defaults: dict[tuple[int, int], Choice] = field(default_factory=dict)
     _taught: dict[tuple[str, int, int], Lessons] = field(default_factory=dict)
@@ -104,8 +105,8 @@ class Study:
             self.outcomes,
             self.vectors,
             replace(self.plan, folds=folds, seed=seed),
-            self.reference,
             self.kept,
+            self.reference,
             _read=self._read,
         )
 
