@@ -31,7 +31,7 @@ FEW = 1500
 _DRAWS = 2000
 _ONE, _SEVERAL = (0.01, 0.01), (0.03, 0.03)
 """Gain expected beforehand and its deviation: of one expert chosen by ``transfer``, and of several that vote.
-Round numbers below what pools of other models show (docs/measurements/routing-results.md)."""
+Round numbers, near what draws of pool A showed that no table uses (docs/measurements/routing-results.md)."""
 _CAUTION = 0.5
 """Deviations by which the gain expected afterwards must be above 0."""
 
