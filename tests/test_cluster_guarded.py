@@ -5,6 +5,7 @@ A stand-in for Ray's driver has processes that are called as Ray's are, and one 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -130,6 +131,9 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="orphans are found on
 async def test_the_command_ends_with_rays_daemons(tmp_path: Path, name: str, ends: str) -> None:
     with deployed(tmp_path, ends) as command:
         victim = command.pids[DAEMONS.index(name)]
+        await asyncio.sleep(
+            3
+        )  # the command looks for them five times a second; what it never saw it cannot miss
         os.kill(victim, signal.SIGKILL)
         code, said = await command.ended()
     assert code == 1
