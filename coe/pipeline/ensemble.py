@@ -21,7 +21,7 @@ from coe.core.types import ExpertId, Leg, Receipt, Request, is_true
 from coe.observe.logs import loggable
 from coe.observe.tracing import hop, note
 from coe.pipeline.generation import Generation
-from coe.pipeline.legs import Asker, LegError, LiveLeg
+from coe.pipeline.legs import Asker, LegError, LiveLeg, started
 from coe.pipeline.panel import Panel
 from coe.pipeline.plan import Plan, written_body
 
@@ -33,13 +33,7 @@ async def ask_several(
 ) -> MergedAnswer:
     """Asks all of ``plan``. Returns at the verdict, for a stream at the first proposal, so that what fails
     before has a status of its own. Cancelling it ends every leg."""
-    answer = MergedAnswer(request, plan, generation, asker, patience_s)
-    try:
-        await answer.begin()
-    except BaseException:
-        await answer.aclose()
-        raise
-    return answer
+    return await started(MergedAnswer(request, plan, generation, asker, patience_s))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from opentelemetry.trace import Span, SpanKind
 
@@ -160,6 +160,26 @@ class LegError(Exception):
     def __init__(self, leg: Leg, error: ExpertUnavailable | EngineError | ExpertRefused) -> None:
         super().__init__(error.message)
         self.expert, self.leg, self.error = leg.expert, leg, error
+
+
+class Beginning(Protocol):
+    """An answer of several legs that has asked nobody yet."""
+
+    async def begin(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+Started = TypeVar("Started", bound=Beginning)
+
+
+async def started(answer: Started) -> Started:
+    """``answer`` once it has begun. Where that fails or is cancelled, its legs have ended."""
+    try:
+        await answer.begin()
+    except BaseException:
+        await answer.aclose()
+        raise
+    return answer
 
 
 class Asker:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from coe.core import json_codec
 from coe.core import openai as completions
 from coe.core.types import ExpertId, Receipt, Request, is_true, number
-from coe.pipeline.legs import Asker
+from coe.pipeline.legs import Asker, started
 from coe.registry.schema import Registry
 
 if TYPE_CHECKING:
@@ -31,13 +31,7 @@ PIECES = 64
 async def ask_each(request: Request, ask_one: AskOne, asker: Asker, at_once: int) -> AnswerToPrompts:
     """Has ``ask_one`` ask for each prompt, ``at_once`` of them together. Returns once all is answered, a
     stream at its first bytes. Cancelling it ends every leg."""
-    answer = AnswerToPrompts(request, ask_one, asker, at_once)
-    try:
-        await answer.begin()
-    except BaseException:
-        await answer.aclose()
-        raise
-    return answer
+    return await started(AnswerToPrompts(request, ask_one, asker, at_once))
 
 
 class AnswerToPrompts:
