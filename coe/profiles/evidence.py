@@ -58,20 +58,17 @@ def _reference(
     store: ProfileStore, by_expert: Mapping[str, Sequence[ExpertProfile]], encoder: str
 ) -> Evidence | None:
     """What the profiles say of models that are no experts here: how models differ."""
-    used = {id(profile) for profiles in by_expert.values() for profile in profiles}
-    names = {profile.expert for profiles in by_expert.values() for profile in profiles}
-    others = [p for p in store.profiles if id(p) not in used and p.expert not in names]
+    here = {profile.expert for profiles in by_expert.values() for profile in profiles}
     told: dict[str, list[ExpertProfile]] = {}
-    for profile in others:
-        if profile.overall.count >= ENOUGH:
+    for profile in store.profiles:
+        if profile.expert not in here and profile.overall.count >= ENOUGH:
             told.setdefault(profile.expert, []).append(profile)
+    if len(told) < _FEWEST:
+        return None
     tables = [t for t in store.tables.values() if _vectors(t, encoder) is not None]
-    parts = [
-        part
-        for table in tables
-        if np.isfinite((part := _on_table(table, told, encoder)).scores).any(axis=1).all() and part.experts
-    ]
-    return _stacked(parts) if len(told) >= _FEWEST and parts else None
+    found = [_on_table(table, told, encoder) for table in tables]
+    parts = [part for part in found if np.isfinite(part.scores).any(axis=1).all()]
+    return _stacked(parts) if parts else None
 
 
 def described(registry: Registry, root: Path) -> list[str]:

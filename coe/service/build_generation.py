@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ from coe.routers.learning.evidence import Evidence
 log = logging.getLogger(__name__)
 
 
+_Profiles = tuple[tuple[ExpertId, str], ...]
+"""Experts that have a profile, each with a digest of it."""
+
+
 @dataclass(frozen=True)
 class _Recipe:
     """What a router was built from, but for the experts. ``files``: of its options, name, size and time of
@@ -32,8 +37,8 @@ class _Recipe:
 
     spec: str
     files: tuple[tuple[str, int, int], ...]
-    profiles: tuple[tuple[ExpertId, str], ...]
-    """of the experts that have one, with a digest of it; none where the router reads none"""
+    profiles: _Profiles
+    """none where the router reads none"""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,24 @@ class _Built:
     router: Router
 
 
-_Known = dict[tuple[str, tuple[tuple[ExpertId, str], ...]], Evidence | None]
+_Known = dict[tuple[str, _Profiles], Evidence | None]
 """What the profiles say, by encoder and profiles: the routers of a generation share it."""
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What all routers of one build are made from; worked out once."""
+
+    registry: Registry
+    store: ProfileStore
+
+    @cached_property
+    def experts(self) -> tuple[ExpertView, ...]:
+        return tuple(expert.view() for expert in self.registry.routed)
+
+    @cached_property
+    def profiles(self) -> _Profiles:
+        return tuple((e.id, digest(found)) for e in self.registry.routed if (found := self.store.of(e)))
 
 
 class GenerationBuilder:
@@ -67,9 +88,9 @@ class GenerationBuilder:
         """Blocking (seconds, where a router is new). Raises ConfigError, and then changes nothing."""
         inputs = self.inputs(registry)
         store = open_store(registry, self._root)
-        known: _Known = {}
-        built = {spec.name: self._router(spec, registry, store, known) for spec in _specs(registry)}
-        experts = tuple(expert.view() for expert in registry.routed)
+        new, known = _Inputs(registry, store), _Known()
+        built = {spec.name: self._router(spec, new, known) for spec in _specs(registry)}
+        experts = new.experts
         generation = Generation(
             number=number,
             registry=registry,
@@ -105,19 +126,16 @@ class GenerationBuilder:
             best_aggregators(registry, self._root, store),
         )
 
-    def _router(self, spec: RouterSpec, registry: Registry, store: ProfileStore, evidence: _Known) -> _Built:
-        reads = router_options(spec, registry.routed, self._root).reads_profiles
-        recipe = _Recipe(
-            spec.model_dump_json(),
-            tuple(_files(spec.options, self._root)),
-            _profiles(registry, store) if reads else (),
-        )
-        experts = tuple(expert.view() for expert in registry.routed)
+    def _router(self, spec: RouterSpec, new: _Inputs, evidence: _Known) -> _Built:
+        experts, routed = new.experts, new.registry.routed
+        reads = router_options(spec, routed, self._root).reads_profiles
+        files = tuple(_files(spec.options, self._root))
+        recipe = _Recipe(spec.model_dump_json(), files, new.profiles if reads else ())
         known = self._built.get(spec.name)
         if known is not None and known.recipe == recipe:
             if known.experts == experts:
                 return known
-            renewed = renew_router(known.router, spec, registry.routed, self._root, self._encoders)
+            renewed = renew_router(known.router, spec, routed, self._root, self._encoders)
             if renewed is not None:
                 return _Built(recipe, experts, renewed)
         log.info("building router %s", spec.name)
@@ -126,13 +144,9 @@ class GenerationBuilder:
             key = (encoder_of(spec, self._root), recipe.profiles)
             if key not in evidence:
                 kept = self._known.get(key)
-                evidence[key] = kept or evidence_of(store, registry.routed, key[0])
+                evidence[key] = kept or evidence_of(new.store, routed, key[0])
             said = evidence[key]
-        return _Built(recipe, experts, build_router(spec, registry.routed, self._root, said, self._encoders))
-
-
-def _profiles(registry: Registry, store: ProfileStore) -> tuple[tuple[ExpertId, str], ...]:
-    return tuple((e.id, digest(found)) for e in registry.routed if (found := store.of(e)))
+        return _Built(recipe, experts, build_router(spec, routed, self._root, said, self._encoders))
 
 
 def _specs(registry: Registry) -> tuple[RouterSpec, ...]:
