@@ -87,12 +87,19 @@ def _expected(choice: Choice, gained: Floats) -> bool:
 def _best_in_halves(learned: OutcomeSet) -> Floats:
     """(n,) scores of the best single expert, each half answered by that of the other: the best of several on
     the very questions that made it the best flatters itself."""
-    scores, halves = np.zeros(len(learned)), np.arange(len(learned)) % 2 == 0
-    for half in (halves, ~halves):
-        strength = np.tile(expert_accuracy(learned.scores[~half]), (int(half.sum()), 1))
-        first = available_top(strength, learned.scores[half], 1)[:, 0]
-        scores[half] = learned.scores[half][np.arange(len(first)), first]
+    scores = np.zeros(len(learned))
+    for taught, judged in _halves(len(learned)):
+        strength = np.tile(expert_accuracy(learned.scores[taught]), (len(judged), 1))
+        first = available_top(strength, learned.scores[judged], 1)[:, 0]
+        scores[judged] = learned.scores[judged, first]
     return scores
+
+
+def _halves(count: int) -> Iterator[tuple[Indices, Indices]]:
+    """Rows that teach and rows that are judged, and the other way round."""
+    even, odd = np.arange(0, count, 2), np.arange(1, count, 2)
+    yield odd, even
+    yield even, odd
 
 
 def _ways(learned: OutcomeSet, most: int, few: bool) -> Iterator[list[Choice]]:
@@ -122,9 +129,7 @@ def _scores(choice: Choice, learned: OutcomeSet, held_out: Callable[[str], Float
 def _in_halves(choice: Choice, learned: OutcomeSet, asked: Indices, probabilities: Floats) -> Floats:
     """Scores of a combiner, each half judged by a fit to the other."""
     scores = np.zeros(len(learned))
-    halves = np.arange(len(learned)) % 2 == 0
-    for half in (halves, ~halves):
-        taught, judged = np.flatnonzero(~half), np.flatnonzero(half)
+    for taught, judged in _halves(len(learned)):
         lessons = Lessons(learned.rows(taught), probabilities[taught], asked[taught])
         made = combiner(choice.aggregator).fit(lessons)
         scores[judged] = made.scores(learned.rows(judged), asked[judged], probabilities[judged])

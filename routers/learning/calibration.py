@@ -63,7 +63,7 @@ class PlattCalibrator:
 
     def apply(self, scores: Matrix) -> Matrix:
         """Probabilities of the same shape (k, m) as ``scores``."""
-        return _sigmoid(self.slope_ * np.clip(_logit(scores), *self.range_) + self.shift_).astype(np.float32)
+        return sigmoid(self.slope_ * np.clip(_logit(scores), *self.range_) + self.shift_).astype(np.float32)
 
 
 def _lines(z: Floats, right: Floats, weight: Floats, slope_pull: float, shift_pull: Floats) -> Floats:
@@ -113,7 +113,7 @@ class _Aim:
 
     def step(self, line: Floats) -> tuple[Floats, Floats]:
         """Newton's step (2, m), and the gain (m,) that it promises."""
-        p, middle, pull = _sigmoid(line[0] * self.z + line[1]), self.middle, self.shift_pull
+        p, middle, pull = sigmoid(line[0] * self.z + line[1]), self.middle, self.shift_pull
         error, curve = self.weight * (p - self.target), self.weight * p * (1 - p)
         off = pull * (line[1] - line[0] * middle)
         by_slope = (error * self.z).sum(0) + self.slope_pull * (line[0] - 1) - off * middle
@@ -141,7 +141,7 @@ def _logit(scores: Matrix) -> Floats:
     return z
 
 
-def _sigmoid(z: Floats) -> Floats:
+def sigmoid(z: Floats) -> Floats:
     p: Floats = 1 / (1 + np.exp(-np.clip(z, -30.0, 30.0)))
     return p
 

@@ -20,6 +20,8 @@ import numpy.typing as npt
 from coe.core.types import ExpertView, Rule
 from coe.routers.encoders.disk_cache import encode_cached
 from coe.routers.encoders.encoder import Encoder, Vectors
+from coe.routers.learning.calibration import sigmoid
+from coe.routers.learning.category_classifier import largest_cosines
 from coe.routers.learning.clusters import groups
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ class Familiarity:
         # As far above the middle as the lowest are below: the highest may be what a card does cover.
         limit, spread = 2 * middle - low, max(float(middle - low) / 1.645, 1e-6)
         found = (vectors @ cards.T).max(axis=1) - 0.5 * _nearest(vectors, self._everyday, itself=False)
-        return _sigmoid(2 * (found - limit) / spread)
+        return sigmoid(2 * (found - limit) / spread)
 
 
 def unless_far(rule: Rule, share: float) -> Rule:
@@ -146,17 +148,12 @@ class _Boundary:
 
     def known(self, vectors: Vectors) -> Floats:
         """(k,)"""
-        inputs = self._inputs(vectors, (vectors @ self._known.T).max(axis=1), itself=False)
-        return _sigmoid(self._model.decision_function(inputs) + self._shift)
+        inputs = self._inputs(vectors, largest_cosines(vectors, self._known), itself=False)
+        return sigmoid(self._model.decision_function(inputs) + self._shift)
 
     def _inputs(self, vectors: Vectors, to_known: Floats, *, itself: bool) -> Floats:
         near = np.stack([to_known, _nearest(vectors, self._everyday, itself=itself)], axis=1)
         return np.hstack([vectors, near]).astype(np.float64)
-
-
-def _sigmoid(odds: Floats) -> Floats:
-    found: Floats = 1 / (1 + np.exp(-np.clip(odds, -30, 30)))
-    return found
 
 
 def _parted(inside: Floats, outside: Floats) -> LogisticRegression:
