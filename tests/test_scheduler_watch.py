@@ -199,10 +199,7 @@ def a_grant_lost() -> World:
 
 
 def a_release_lost() -> World:
-    world = slot_world("a", "b", batch=1)
-    bring_in(world, "a")
-    world.arrive("first", "a")
-    world.arrive("r", "b")
+    world = a_long_wait_for_work()
     faulty(world, "release").finish("first")
     return world
 
